@@ -1,0 +1,41 @@
+# On a fresh machine with Python >= 3.11: `make demo` runs the benchmark on digits, `make test` the quick tests.
+# Each makes .venv by itself. PYTHON=python3.12 chooses the interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo grid test test-all lab lint clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/ready
+	$(BIN)/python -m semlib grid params/demo/benchmark.yaml
+
+# make grid PARAMS=params/fast/table3_cifar10.yaml
+PARAMS ?= params/demo/benchmark.yaml
+grid: $(VENV)/ready
+	$(BIN)/python -m semlib grid $(PARAMS)
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest -m "not slow and not notebook and not browser and not slurm and not data"
+
+test-all: $(VENV)/ready
+	$(BIN)/python -m pytest -m "slow or notebook or browser or slurm or data"
+
+lab: $(VENV)/lab
+	$(BIN)/jupyter lab --notebook-dir=. notebooks
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	touch $@
+
+$(VENV)/lab: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --editable ".[lab]"
+	touch $@
+
+clean:
+	rm -rf $(VENV)

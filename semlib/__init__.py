@@ -1,0 +1,1 @@
+"""Detecting semantic anomalies (Ahmed & Courville, AAAI 2020): the hold-out-class benchmark, as a package."""

@@ -1,0 +1,250 @@
+"""The command line: `python -m semlib run|grid|data`. Papermill and Snakemake do the work; this checks what they don't."""
+
+import argparse
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from semlib import config, datasets, store, tables
+from semlib.config import ConfigError, Experiment
+from semlib.files import ROOT, resolve, save_atomically
+
+SNAKEFILE = ROOT / "workflow" / "Snakefile"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 1 a run or a cell failed, 2 a wrong parameter (nothing was started)."""
+    args = _parser().parse_args(arguments)
+    try:
+        return args.command(args)
+    except (ConfigError, datasets.DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m semlib", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+
+    run = commands.add_parser("run", help="execute a notebook through Papermill; unknown or mistyped parameters are refused")
+    run.add_argument("notebook", help="notebooks/table3_cifar10.ipynb")
+    run.add_argument("-f", "--file", action="append", default=[], help="a YAML file of parameters")
+    run.add_argument("-o", "--out", type=Path, help="the executed notebook (default: in outputs/<profile>/)")
+    run.add_argument("--done", type=Path, help="a file to write last, when every run's record is there")
+    run.add_argument("--timeout", type=int, help="seconds that one cell may take")
+    run.set_defaults(command=_run)
+
+    grid = commands.add_parser("grid", help="a table's runs, a notebook for each held-out class side by side, then the table")
+    grid.add_argument("file", help="params/<profile>/<notebook>.yaml")
+    grid.add_argument("--jobs", type=int, help="held-out classes side by side (default: the GPUs, else the CPU cores)")
+    grid.set_defaults(command=_grid)
+
+    for command in (run, grid):
+        pair = {"nargs": 2, "metavar": ("NAME", "VALUE"), "action": "append", "default": []}
+        command.add_argument("-p", "--parameter", **pair, help="one parameter, over the file's")
+
+    data = commands.add_parser("data", help="prepare a data set (download or decode), or check a prepared one")
+    data.add_argument("what", choices=("prepare", "check"))
+    data.add_argument("dataset", help="a name, or a folder with train/<class>/* and test/<class>/*")
+    data.add_argument("--root", help="the folder of prepared data sets (default: $SEMLIB_DATA, else data/)")
+    data.add_argument("--side", type=int, default=32, help="own images: pixels a side")
+    data.set_defaults(command=_data)
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
+
+    from semlib import runs
+
+    notebook = _existing(args.notebook)
+    parameters, experiment = _parameters(notebook, args.file, args.parameter)
+    runs.check(experiment)
+    out = args.out or _output(notebook, experiment)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    if experiment.threads:
+        os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(experiment.threads)))
+    print(f"executing {_short(notebook)} -> {_short(out)}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="semlib-") as sockets, _at_root():
+        # ipc: kernels side by side can't take each other's ports; a short path: a socket's name is at most 107 long
+        kernel = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}})
+        how = {"progress_bar": False, "log_output": True, "execution_timeout": args.timeout, "config": kernel}
+        try:
+            papermill.execute_notebook(_short(notebook), _short(out), parameters, **how)
+        except PapermillExecutionError as error:
+            print(f"error: {error.ename}: {error.evalue}\nits traceback is in {_short(out)}", file=sys.stderr)
+            return 1
+        except Exception as error:  # a dead kernel, a timeout, a full disk
+            print(f"error: {type(error).__name__}: {error}\nthe notebook so far is {_short(out)}", file=sys.stderr)
+            return 1
+    # The records decide: a notebook whose kernel was killed looks completed.
+    missing = store.missing(experiment) if experiment.missing == "train" else []
+    if missing:
+        print(f"error: not finished: {'; '.join(run.title for run in missing)}", file=sys.stderr)
+        return 1
+    if args.done:
+        save_atomically(args.done, lambda file: None)
+    return 0
+
+
+def _parameters(notebook: Path, files: Sequence[str], pairs: Sequence[Sequence[str]]) -> tuple[dict, Experiment]:
+    """What to pass to the notebook, and the experiment that it will make of it; ConfigError names the choices."""
+    import papermill
+
+    inferred = papermill.inspect_notebook(str(notebook))
+    given: dict[str, Any] = {}
+    for file in files:
+        given |= config.read_parameters(_existing(file))
+    given |= {name: _value(name, text) for name, text in pairs}
+    for name in given:
+        if name not in inferred and name not in Experiment.model_fields:
+            raise ConfigError(config.unknown(name, tuple(inferred)))
+    defaults = {name: ast.literal_eval(p["default"]) for name, p in inferred.items() if name in Experiment.model_fields}
+    chosen = {name: value for name, value in given.items() if name in Experiment.model_fields}
+    return given, config.create(defaults | chosen)
+
+
+def _value(name: str, text: str) -> Any:
+    """A command line's text as YAML has it, but for text fields: -p hold_out 7 is the class 7, -p hold_out [a, b] two."""
+    default = Experiment.model_fields[name].default if name in Experiment.model_fields else None
+    if isinstance(default, str | tuple) and not text.startswith("["):
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"{name}: {text!r} isn't a value") from None
+
+
+def _output(notebook: Path, experiment: Experiment) -> Path:
+    """outputs/<profile>/table3_cifar10.ipynb; holdout-cifar10-cat.ipynb for one held-out class."""
+    which = [] if experiment.hold_out == ("all",) else [experiment.dataset_name, *experiment.hold_out]
+    return experiment.folder / f"{_slug('-'.join([notebook.stem, *which]))}.ipynb"
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name)
+
+
+def _grid(args: argparse.Namespace) -> int:
+    import torch
+
+    from semlib import runs
+
+    file = _existing(args.file)
+    notebook, one = (ROOT / "notebooks" / f"{name}.ipynb" for name in (file.stem, "holdout"))
+    _, experiment = _parameters(_existing(notebook), [str(file)], args.parameter)
+    _parameters(one, [str(file)], args.parameter)
+    runs.check(experiment)
+    datasets.load(experiment.dataset, experiment.data_root, experiment.image_side)  # prepared once, not by each job
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jobs = args.jobs or torch.cuda.device_count() or cores
+    threads = experiment.threads or max(1, cores // jobs)
+    where = experiment.folder / ".grid" / notebook.stem
+    where.mkdir(parents=True, exist_ok=True)
+    names = [name or "none" for name in store.held_out(experiment)]
+    slugs = [_slug(name) for name in names]
+    held_out = dict(zip(slugs if len(set(slugs)) == len(names) else map(str, range(len(names))), names, strict=True))
+    settings = {
+        "run": [sys.executable, "-m", "semlib", "run"],
+        "parameters": [
+            "-f",
+            str(file),
+            *(word for pair in args.parameter for word in ("-p", *pair)),
+            "-p",
+            "threads",
+            str(threads),
+        ],
+        "notebooks": {"table": str(notebook), "holdout": str(one)},
+        "outputs": {
+            "table": str(_output(notebook, experiment)),
+            "holdout": str(experiment.folder / f"holdout-{_slug(experiment.dataset_name)}"),
+        },
+        "hold_outs": held_out,
+        "threads": threads,
+    }
+    try:
+        with FileLock(where / "grid.lock", timeout=0):
+            # Only what isn't finished runs again, whatever Snakemake remembers; the table always does.
+            unfinished = {run.hold_out or "none" for run in store.missing(experiment)}
+            for slug, name in held_out.items():
+                if name in unfinished:
+                    (where / "holdout" / f"{slug}.done").unlink(missing_ok=True)
+            (where / "table.done").unlink(missing_ok=True)
+            save_atomically(where / "config.json", lambda f: f.write(json.dumps(settings, indent=1).encode()))
+            snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(where)]
+            snakemake += ["--cores", str(jobs * threads), "--configfile", str(where / "config.json")]
+            subprocess.run([*snakemake, "--unlock", "--quiet"], capture_output=True)  # a killed grid's: we hold the lock
+            how = ["--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime", "--quiet", "rules", "host"]
+            status = subprocess.run([*snakemake, *how]).returncode
+    except Timeout:
+        print(f"error: this grid is running already ({_short(where)})", file=sys.stderr)
+        return 1
+    return _report(experiment, notebook, held_out, where, status)
+
+
+def _report(experiment: Experiment, notebook: Path, held_out: dict[str, str], where: Path, status: int) -> int:
+    """Print the table of what is finished and where everything lies."""
+    records = store.finished(experiment)
+    table = tables.by_class(experiment, records)
+    print(f"\n{notebook.stem}, {experiment.dataset_name}, {experiment.profile}: average precision and accuracy, %")
+    print(tables.as_text(table))
+    print(*tables.remarks(experiment, records), sep="\n")
+    failed = [name for slug, name in held_out.items() if not (where / "holdout" / f"{slug}.done").exists()]
+    if failed:
+        print(f"failed, the traceback in its notebook: {', '.join(failed)}; the same command runs only these again")
+    folder = _short(experiment.folder)
+    print(f"the executed notebooks, with the precision-recall curves: {folder}/*.ipynb; the runs: {folder}/runs/")
+    return status
+
+
+def _data(args: argparse.Namespace) -> int:
+    if args.what == "check" and not datasets.prepared(args.dataset, args.root):
+        raise ConfigError(f"{args.dataset} isn't prepared in {datasets.data_root(args.root)}; see: data prepare")
+    data = datasets.load(args.dataset, args.root, args.side)
+    shape = "x".join(map(str, data.train.images.shape[1:]))
+    print(f"{data.name}: {len(data.train)} training and {len(data.test)} test images of {shape}")
+    print(f"digest {datasets.digest(data)}")
+    print(f"{len(data.classes)} classes: {', '.join(data.classes)}")
+    return 0
+
+
+def _existing(path: str | Path) -> Path:
+    """The file, from this folder or else from the checkout's root."""
+    for candidate in (Path(path).absolute(), resolve(path)):
+        if candidate.is_file():
+            return candidate
+    raise ConfigError(f"{path}: no such file")
+
+
+def _short(path: Path) -> str:
+    """A path as seen from the checkout's root: executed notebooks keep it, and should name no machine's folders."""
+    path = path.absolute()
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+@contextmanager
+def _at_root():
+    before = Path.cwd()
+    os.chdir(ROOT)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

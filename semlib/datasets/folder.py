@@ -1,0 +1,73 @@
+"""Own images: a folder laid out train/<class>/*, test/<class>/*, in any format that Pillow reads."""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+from tqdm.auto import tqdm
+
+from semlib.datasets.arrays import DataError, Dataset, ImageSet
+
+
+def classes(root: Path) -> tuple[str, ...]:
+    """The class names, sorted: the folders in train/, which those in test/ must equal."""
+    names = [{p.name for p in (root / part).glob("*") if p.is_dir() and p.name[0] != "."} for part in ("train", "test")]
+    if not names[0]:
+        raise DataError(f"{root} has no images to train on; lay them out as train/<class>/* and test/<class>/*")
+    if names[0] != names[1]:
+        only = ", ".join(sorted(names[0] ^ names[1]))
+        raise DataError(f"train/ and test/ in {root} should hold the same classes; only one of them holds {only}")
+    return tuple(sorted(names[0]))
+
+
+def files(root: Path, part: str) -> list[tuple[Path, int]]:
+    """Every (file, label) of a part, in order; hidden files are passed over."""
+    found = []
+    for label, name in enumerate(classes(root)):
+        members = sorted(p for p in (root / part / name).iterdir() if p.is_file() and p.name[0] != ".")
+        if not members:
+            raise DataError(f"{root / part / name} holds no image")
+        found += [(path, label) for path in members]
+    return found
+
+
+def listing(root: Path) -> str:
+    """A digest of the files' names, sizes and times: it changes when an image is added, removed or replaced."""
+    sha = hashlib.sha256()
+    for part in ("train", "test"):
+        for path, label in files(root, part):
+            stat = path.stat()
+            sha.update(f"{path.relative_to(root)}\0{label}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return sha.hexdigest()
+
+
+def read(root: Path, side: int) -> Dataset:
+    """Decode all images to uint8 (N, 3, side, side): the shorter side resized to `side`, then the centre cropped."""
+    parts = {}
+    for part in ("train", "test"):
+        found = files(root, part)
+        images = np.empty((len(found), 3, side, side), np.uint8)
+        with ThreadPoolExecutor() as pool:  # Pillow decodes and resizes outside the interpreter's lock
+            decoded = pool.map(lambda item: decode(item[0], side), found)
+            for i, image in enumerate(tqdm(decoded, f"{root.name} {part}", len(found), unit="image", leave=False)):
+                images[i] = image
+        parts[part] = ImageSet(images, np.array([label for _, label in found], np.int64))
+    return Dataset(root.name, parts["train"], parts["test"], classes(root))
+
+
+def decode(path: Path, side: int) -> np.ndarray:
+    """One image file as uint8 (3, side, side); DataError names a file that can't be read."""
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)  # a photo is upright as its viewer shows it: rotation is a task here
+            if image.mode.startswith("I;16"):
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # convert() would clip 16 bits at 255
+            image = image.convert("RGB")
+    except Exception as error:
+        raise DataError(f"{path} can't be read as an image ({error})") from error
+    scale = side / min(image.size)
+    image = image.resize([max(side, round(length * scale)) for length in image.size], Image.Resampling.BILINEAR)
+    left, top = ((length - side) // 2 for length in image.size)
+    return np.asarray(image.crop((left, top, left + side, top + side))).transpose(2, 0, 1)

@@ -1,0 +1,32 @@
+"""Where files lie, and writing them whole or not at all."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+_package = Path(__file__).resolve().parent
+# Relative paths count from the checkout, not from the kernel's folder: Lab and Papermill start kernels in different ones.
+ROOT = _package.parent if (_package.parent / "pyproject.toml").exists() else Path.cwd()
+
+
+def resolve(path: str | Path) -> Path:
+    """An absolute path; a relative one counts from the checkout's root, ~ is the home folder."""
+    return ROOT / Path(path).expanduser()
+
+
+def save_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Call write(file) so that path holds the whole of it or is as before, however this process ends.
+
+    The temporary file is this process's own; its name begins with a dot and ends in .part.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+        Path(part).chmod(0o644)
+        Path(part).replace(path)
+    finally:
+        Path(part).unlink(missing_ok=True)

@@ -1,0 +1,86 @@
+"""Every score: one float64 an image, higher = more anomalous.
+
+Networks are evaluated in float32 and the softmax is taken in float64: in bfloat16 ODIN's perturbation of 5e-5 drowns, and
+a float32 softmax ties at 1.0, which changes the average precision.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Score = Callable[..., Tensor]  # of any of net, images, logits, by these names
+
+
+def max_softmax(logits: Tensor) -> Tensor:
+    """MSP (Hendrycks & Gimpel 2017): (N, classes) -> (N,) float64, minus the largest probability."""
+    return -logits.double().softmax(1).amax(1)
+
+
+def odin(
+    net: nn.Module, images: Tensor, temperature: float = 1000.0, epsilon: float = 5e-5, logits: Tensor | None = None
+) -> Tensor:
+    """ODIN (Liang et al. 2018): (N, C, H, W) -> (N,) float64. epsilon is in [0, 1] pixel units; images are not clipped.
+
+    Each pixel moves by epsilon in the direction that raises the predicted class's probability at the temperature; the
+    score is minus the largest probability of the moved image. The network's mode and gradients stay as they were.
+    logits: net(images) where it is there already, of images that require a gradient.
+    """
+    with evaluating(net), torch.inference_mode(False), torch.enable_grad():
+        if logits is None:
+            images = images.detach().clone().requires_grad_()
+            logits = net(images)
+        # sum, not mean: the gradient's sign is the same, and its size doesn't shrink with the batch towards underflow
+        loss = F.cross_entropy(logits / temperature, logits.argmax(1), reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, images)
+        with torch.no_grad():
+            return max_softmax(net(images - epsilon * gradient.sign()).double() / temperature)
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[nn.Module]:
+    """The network in evaluation mode and full float32 (no autocast, no TF32); every module's mode is restored after."""
+    modes = [(module, module.training) for module in net.modules()]
+    device = next(net.parameters()).device.type
+    precision = torch.get_float32_matmul_precision()
+    net.eval()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device, enabled=False), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield net
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        for module, training in modes:
+            module.training = training
+
+
+def score(
+    net: nn.Module, images: np.ndarray, scores: Mapping[str, Score], batch_size: int = 500
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Predicted classes (N,) int64 and, by name, scores (N,) float64 of uint8 images (N, C, H, W), batch by batch.
+
+    scores: functions that are given what their parameters name of net, images and logits: max_softmax, odin (settings
+    bound by functools.partial), a user's own. One forward pass serves the prediction and every score that takes logits.
+    ValueError if a score isn't one number an image.
+    """
+    device = next(net.parameters()).device
+    offered = {name: inspect.signature(function).parameters for name, function in scores.items()}
+    differentiable = any({"images", "logits"} <= set(parameters) for parameters in offered.values())
+    predicted, found = [], {name: [] for name in scores}
+    with evaluating(net), torch.set_grad_enabled(differentiable):
+        for start in range(0, len(images), batch_size):
+            batch = torch.from_numpy(images[start : start + batch_size]).to(device).float().div_(255)
+            batch = batch.contiguous(memory_format=torch.channels_last).requires_grad_(differentiable)
+            logits = net(batch)
+            predicted.append(logits.argmax(1).cpu())
+            given = {"net": net, "images": batch, "logits": logits}
+            for name, function in scores.items():
+                values = function(**{key: value for key, value in given.items() if key in offered[name]}).detach()
+                if values.shape != (len(batch),):
+                    raise ValueError(f"score {name} should be ({len(batch)},), one number an image, not {tuple(values.shape)}")
+                found[name].append(values.double().cpu())
+    return torch.cat(predicted).numpy(), {name: torch.cat(parts).numpy() for name, parts in found.items()}

@@ -1,0 +1,138 @@
+"""Figures from records: precision-recall curves, learning curves, images ranked by score. Each returns a matplotlib Figure."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from sklearn.metrics import precision_recall_curve
+
+from semlib import store, tables
+from semlib.config import Experiment
+from semlib.datasets import Dataset
+from semlib.store import Record
+
+DPI = 110
+STYLES = ("-", (0, (4, 1.5)), ":", "-.")  # one a score; the colour is the method
+
+
+def _colours(names: Sequence[str]) -> dict[str, tuple]:
+    return dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
+
+
+def precision_recall(experiment: Experiment, records: Sequence[Record], columns: int = 5) -> Figure:
+    """A panel for each held-out class: a curve for each method and score (each trial a line), the skew as the baseline.
+
+    The legend gives the average precision in percent, mean and std over trials.
+    """
+    wanted, colours = store.scoring(experiment), _colours(experiment.methods)
+    classes = [name for name in store.held_out(experiment) if name is not None]
+    if not classes:
+        raise ValueError("precision-recall curves need a held-out class; hold_out is none")
+    columns = min(columns, len(classes))
+    rows = -(-len(classes) // columns)
+    width = 6 if columns == 1 else 3.1
+    size = (width * columns, (width + 1) * rows + 0.4)
+    figure, axes = plt.subplots(rows, columns, figsize=size, dpi=DPI, squeeze=False, sharey=True)
+    for axis in axes.flat[len(classes) :]:
+        axis.remove()
+    for axis, hold_out in zip(axes.flat, classes, strict=False):
+        members = [record for record in records if record.hold_out == hold_out]
+        scores = [record.scores() for record in members]
+        for method in experiment.methods:
+            for (name, how), style in zip(wanted.items(), STYLES * len(wanted), strict=False):
+                found = [(r, s, r.key(how)) for r, s in zip(members, scores, strict=True) if r.method == method and r.key(how)]
+                precisions = pd.Series([100 * record.metrics[key] for record, _, key in found], dtype=float)
+                text = f"{tables.label(method)} {tables.label(name)}: {tables.mean_std(precisions.mean(), precisions.std())}"
+                for i, (_, arrays, key) in enumerate(found):
+                    precision, recall, _ = precision_recall_curve(arrays["is_anomaly"], arrays[key])
+                    # the last precision point, (0, 1), is scikit-learn's convention and no threshold of Eq. 3
+                    line = {"color": colours[method], "linestyle": style, "linewidth": 1.1, "alpha": 0.85}
+                    axis.plot(recall[:-1], precision[:-1], drawstyle="steps-post", label=None if i else text, **line)
+        if members:
+            skew = members[0].skew
+            axis.axhline(skew, color="0.45", linewidth=1, linestyle=(0, (1, 2)), label=f"skew: {100 * skew:.2f}")
+            below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "frameon": False}
+            axis.legend(title="average precision (%)", title_fontsize=7, fontsize=7, **below)
+        else:
+            axis.text(0.5, 0.5, "not run", ha="center", va="center", color="0.5")
+        axis.set(title=hold_out, xlabel="recall", xlim=(0, 1), ylim=(0, 1.02))
+    for axis in axes[:, 0]:
+        axis.set_ylabel("precision")
+    figure.suptitle(f"Precision-recall of the held-out class, {experiment.dataset_name} ({experiment.profile})")
+    figure.tight_layout()
+    return figure
+
+
+def learning_curves(experiment: Experiment, records: Sequence[Record]) -> Figure:
+    """Cost, accuracy and average precision by epoch (the paper's Figure 1), a line a held-out class and method, in percent.
+
+    Trials are their mean with a band of one std.
+    """
+    parts = []
+    for record in records:
+        whose = {"held out": record.hold_out or "none", "method": tables.label(record.method)}
+        parts.append(record.history().assign(**whose))
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4.2), dpi=DPI)
+    if not parts:
+        for axis in axes:
+            axis.text(0.5, 0.5, "not run", ha="center", va="center", color="0.5")
+        return figure
+    history = pd.concat(parts, ignore_index=True)
+    panels = {
+        "loss": ("cost (training)", 1),
+        "accuracy": ("test accuracy (%)", 100),
+        "msp": ("average precision, MSP (%)", 100),
+    }
+    several = history["held out"].nunique() > 1
+    hue = {"hue": "held out", "style": "method"} if several else {"hue": "method", "style": "method"}
+    for axis, (column, (text, factor)) in zip(axes, panels.items(), strict=True):
+        if column in history:
+            scaled = history.assign(value=history[column] * factor)
+            sns.lineplot(
+                scaled, x="epoch", y="value", **hue, ax=axis, errorbar="sd", palette="colorblind", marker="o", markersize=4
+            )
+            axis.get_legend().remove()
+        axis.set(xlabel="epoch", ylabel=text)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    handles, labels = axes[0].get_legend_handles_labels()
+    axes[-1].legend(handles, labels, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    held_out = ", ".join(history["held out"].unique()) if not several else "each class"
+    figure.suptitle(f"Learning curves, {experiment.dataset_name}, {held_out} held out ({experiment.profile})")
+    figure.tight_layout()
+    return figure
+
+
+def ranked_images(record: Record, data: Dataset, score: str = "msp", count: int = 10) -> Figure:
+    """The test images that a score gets right and wrong, in four rows ranked by score, each titled class -> predicted.
+
+    score: a name in the record's scores.npz. count: images a row.
+    """
+    arrays = record.scores()
+    if score not in record.scoring:
+        raise ValueError(f"{score!r} is not a score of this run; choose from {', '.join(record.scoring)}")
+    order, is_anomaly = np.argsort(arrays[score], kind="stable"), arrays["is_anomaly"]
+    anomalies, normal = order[is_anomaly[order]], order[~is_anomaly[order]]
+    rows = {
+        "anomalies found\n(most anomalous)": anomalies[::-1],
+        "anomalies missed\n(least anomalous)": anomalies,
+        "normal, flagged\n(most anomalous)": normal[::-1],
+        "normal, passed\n(least anomalous)": normal,
+    }
+    figure, axes = plt.subplots(len(rows), count, figsize=(1.25 * count + 1, 1.55 * len(rows)), dpi=DPI, squeeze=False)
+    for line, (text, ranked) in zip(axes, rows.items(), strict=True):
+        for axis in line:
+            axis.set(xticks=[], yticks=[], frame_on=False)
+        line[0].set_ylabel(text, fontsize=8, rotation=0, ha="right", va="center")
+        for axis, k in zip(line, ranked, strict=False):
+            image = data.test.images[k].transpose(1, 2, 0)
+            axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+            is_, taken_for = (record.classes[arrays[name][k]] for name in ("label", "predicted"))
+            axis.set_title(f"{is_} → {taken_for}\n{arrays[score][k]:.4g}", fontsize=6.5)
+    method = tables.label(record.method)
+    figure.suptitle(f"{tables.label(score)}, {method}, {record.hold_out} held out: class → predicted class, score", fontsize=10)
+    figure.tight_layout()
+    return figure

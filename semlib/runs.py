@@ -1,0 +1,265 @@
+"""One run: load -> hold out -> train -> score -> record. And all runs of an experiment that aren't finished yet."""
+
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from filelock import FileLock
+
+from semlib import auxiliary, config, datasets, metrics, models, store, training
+from semlib.config import ConfigError, Experiment
+from semlib.files import ROOT, save_atomically
+from semlib.store import Record, Run
+
+
+def complete(experiment: Experiment) -> list[Record]:
+    """The records of all the experiment's runs; with missing: train, what isn't finished is trained first.
+
+    A run whose loss isn't finite doesn't keep the others from finishing; it is named in a FloatingPointError at the end.
+    """
+    check(experiment)
+    missing = store.missing(experiment) if experiment.missing == "train" else []
+    data = datasets.load(experiment.dataset, experiment.data_root, experiment.image_side) if missing else None
+    failed = []
+    for run in missing:
+        try:
+            finish(run, data)
+        except FloatingPointError as error:
+            failed.append(f"{run.title}: {error}")
+    _clear_progress()
+    if failed:
+        raise FloatingPointError("; ".join(failed))
+    return store.finished(experiment)
+
+
+def check(experiment: Experiment) -> None:
+    """ConfigError, one line, if the experiment names a class, network, method, score or device that there isn't."""
+    store.held_out(experiment)
+    try:
+        models.build(experiment.architecture, classes=2, stem_stride=experiment.stem_stride)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    for method in experiment.methods:
+        auxiliary.find(method)
+    store.scoring(experiment)
+    _device(experiment)
+
+
+def finish(run: Run, data: datasets.Dataset) -> Record:
+    """Train and score a run unless it is finished; add the scores that a finished one lacks, from its kept weights."""
+    run.home.mkdir(parents=True, exist_ok=True)
+    with FileLock(run.home / "run.lock"):  # freed when its owner dies
+        for leftover in run.home.glob(".*.part"):  # a killed process's half-written file
+            leftover.unlink()
+        record = run.record()
+        return _train(run, data) if record is None else _add_scores(run, record, data)
+
+
+def _train(run: Run, data: datasets.Dataset) -> Record:
+    experiment, split = run.experiment, datasets.hold_out(data, run.hold_out)
+    device, autocast, threads = _device(experiment), _autocast(experiment), _threads(experiment)
+    digest = datasets.digest(data)
+    net = _network(run, data, split)
+    wanted = store.scoring(experiment)
+    scored = {}  # epoch -> arrays, the last one only
+
+    def evaluate(epoch: int) -> dict[str, float]:
+        last = epoch > experiment.epochs - experiment.average_last_epochs
+        arrays = _score(run, net, data, split, wanted if last else {"msp": {"score": "msp"}})
+        scored.clear()
+        scored[epoch] = arrays
+        return _measures(arrays)
+
+    checkpoint = run.home / "checkpoint.pt"
+    history = training.train(
+        net,
+        split.train,
+        experiment,
+        auxiliary.find(run.method),
+        seed=run.trial,
+        device=device,
+        autocast=autocast,
+        evaluate=evaluate,
+        checkpoint=checkpoint,
+        stamp={"fingerprint": run.fingerprint, "data": digest},
+        machine={"device": _device_name(device), "threads": threads, "bfloat16": autocast},
+        description=f"{run.hold_out or 'none'}, {run.method}, trial {run.trial}",
+    )
+    averaged = pd.DataFrame(history[-experiment.average_last_epochs :]).mean()
+    arrays = scored.get(experiment.epochs) or _score(run, net, data, split, wanted)  # resumed after its last epoch
+    sha256 = store.write_scores(run.home / "scores.npz", arrays)
+    columns = pd.DataFrame(history).to_csv(index=False)
+    save_atomically(run.home / "history.csv", lambda file: file.write(columns.encode()))
+    if experiment.keep_weights:
+        save_atomically(run.home / "weights.pt", lambda file: torch.save(net.state_dict(), file))
+    record = store.write_record(
+        run.home,
+        dataset=experiment.dataset_name,
+        hold_out=run.hold_out,
+        method=run.method,
+        trial=run.trial,
+        fingerprint=run.fingerprint,
+        settings=run.settings,
+        classes=data.classes,
+        metrics={name: float(averaged[name]) for name in _measures(arrays)},
+        scoring=wanted,
+        scores_sha256=sha256,
+        skew=float(split.is_anomaly.mean()),
+        seconds=history[-1]["seconds"],
+        device=_device_name(device),
+        precision="bfloat16" if autocast else "float32",
+        threads=threads,
+        versions={"python": platform.python_version()} | {name: version(name) for name in ("semlib", "torch", "numpy")},
+        commit=_commit(),
+        data_digest=digest,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    checkpoint.unlink(missing_ok=True)
+    return record
+
+
+def _add_scores(run: Run, record: Record, data: datasets.Dataset) -> Record:
+    """Nothing that is there changes; a score with other settings than the stored one is kept under a name of its own."""
+    added = {
+        name if name not in record.scoring else _own_name(how): how
+        for name, how in store.scoring(run.experiment).items()
+        if record.key(how) is None
+    }
+    if not added:
+        return record
+    weights = run.home / "weights.pt"
+    if not weights.exists():
+        raise ConfigError(
+            f"{run.title}: finished without {', '.join(added)}, and its weights were not kept (keep_weights); "
+            "choose scores that it has, or another profile to train it again"
+        )
+    if datasets.digest(data) != record.data_digest:
+        raise ConfigError(f"{run.title}: was trained on other data than {data.name} is now; choose another profile")
+    split = datasets.hold_out(data, run.hold_out)
+    net = _network(run, data, split).to(_device(run.experiment))
+    net.load_state_dict(torch.load(weights, weights_only=True))
+    arrays = _score(run, net, data, split, added)
+    fields = record.model_dump() | {
+        "scores_sha256": store.write_scores(run.home / "scores.npz", record.scores() | {name: arrays[name] for name in added}),
+        "metrics": _measures(arrays) | record.metrics,
+        "scoring": record.scoring | added,
+    }
+    return store.write_record(run.home, **fields)
+
+
+def _own_name(how: dict[str, Any]) -> str:
+    return f"{how['score']}({','.join(f'{k}={v}' for k, v in how.items() if k != 'score')})"
+
+
+def _network(run: Run, data: datasets.Dataset, split: datasets.Split) -> models.WideResNet:
+    """The run's network with its initial weights: those of the trunk are the same for every method of a trial."""
+    pixels = split.train.images
+    means, squares = zip(*(_moments(pixels[:, c]) for c in range(pixels.shape[1])), strict=True)
+    std = np.sqrt(np.subtract(squares, np.square(means))).clip(1e-3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.trial)
+        return models.build(
+            run.experiment.architecture,
+            classes=len(split.classes),
+            image_shape=pixels.shape[1:],
+            dropout=run.experiment.dropout,
+            heads=getattr(auxiliary.find(run.method), "heads", None),
+            norm_batch=run.experiment.norm_batch,
+            mean=means,
+            std=std,
+            stem_stride=run.experiment.stem_stride,
+        )
+
+
+def _moments(pixels: np.ndarray) -> tuple[float, float]:
+    """Mean and mean square of uint8 pixels in [0, 1], from their histogram: exact, and no float copy of the images."""
+    share, values = np.bincount(pixels.ravel(), minlength=256) / pixels.size, np.arange(256) / 255
+    return float(share @ values), float(share @ values**2)
+
+
+def _score(run: Run, net: Any, data: datasets.Dataset, split: datasets.Split, wanted: dict[str, dict]) -> dict[str, np.ndarray]:
+    """The arrays of scores.npz."""
+    functions = {name: _function(how) for name, how in wanted.items()}
+    predicted, scores = metrics.score(net, split.test.images, functions, run.experiment.score_batch)
+    for name, values in scores.items():
+        if np.isnan(values).any():
+            raise FloatingPointError(f"score {name} is NaN for {np.isnan(values).sum()} of {len(values)} test images")
+    return {
+        "label": data.test.labels.astype(np.int16),
+        "predicted": split.kept[predicted].astype(np.int16),
+        "is_anomaly": split.is_anomaly,
+        **scores,
+    }
+
+
+def _function(how: dict[str, Any]) -> Callable[..., torch.Tensor]:
+    name, settings = how["score"], {k: v for k, v in how.items() if k in ("temperature", "epsilon")}
+    return (
+        partial(metrics.odin, **settings) if name == "odin" else metrics.max_softmax if name == "msp" else config.function(name)
+    )
+
+
+def _measures(arrays: dict[str, np.ndarray]) -> dict[str, float]:
+    """Accuracy over normal test images and, if a class is held out, the average precision of each score."""
+    label, predicted, is_anomaly = arrays["label"], arrays["predicted"], arrays["is_anomaly"]
+    scores = {k: v for k, v in arrays.items() if k not in ("label", "predicted", "is_anomaly")} if is_anomaly.any() else {}
+    precisions = {name: metrics.average_precision(is_anomaly, values) for name, values in scores.items()}
+    return {"accuracy": metrics.accuracy(label, predicted, is_anomaly), **precisions}
+
+
+def _device(experiment: Experiment) -> str:
+    cuda = torch.cuda.is_available()
+    if experiment.device.startswith("cuda") and not cuda:
+        raise ConfigError("device: PyTorch sees no CUDA device here; choose auto or cpu")
+    return ("cuda" if cuda else "cpu") if experiment.device == "auto" else experiment.device
+
+
+def _autocast(experiment: Experiment) -> bool:
+    """Whether to train in bfloat16: as asked, or where the processor computes in it."""
+    if experiment.precision != "auto":
+        return experiment.precision == "bfloat16"
+    if _device(experiment).startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def _threads(experiment: Experiment) -> int:
+    if experiment.threads:
+        torch.set_num_threads(experiment.threads)
+    return torch.get_num_threads()
+
+
+def _device_name(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    try:
+        with Path("/proc/cpuinfo").open() as lines:
+            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """The checkout's git commit, with + if files differ from it; None outside a checkout."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _clear_progress() -> None:
+    """Take the progress bars out of a notebook's cell; the executed notebook is to be read as a page."""
+    if "ipykernel" in sys.modules:
+        from IPython.display import clear_output
+
+        clear_output()

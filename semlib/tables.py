@@ -1,0 +1,139 @@
+"""Records -> tables in percent, mean +- std over trials, beside the published numbers. Every number is read from a record."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import pandas as pd
+
+from semlib import store
+from semlib.config import Experiment
+from semlib.files import save_atomically
+from semlib.store import Record
+
+PUBLISHED = {"cifar10": "table3_cifar10", "stl10": "table4_stl10"}  # the hold-out table of each data set
+LABELS = {"msp": "MSP", "odin": "ODIN", "accuracy": "Accuracy", "classification": "Classification-only"}
+LABELS |= {"rotation": "Rotation-augmented", "average": "Average"}
+
+
+def label(name: str) -> str:
+    """How a method, a measure or a row is shown: the paper's words, or a user's function without its module."""
+    return LABELS.get(name, name.rpartition(":")[2])
+
+
+def published(table: str) -> pd.DataFrame:
+    """The paper's numbers in semlib/published/<table>.csv, in percent; each mean is followed by its std."""
+    return pd.read_csv(str(files("semlib") / "published" / f"{table}.csv"), index_col=0, dtype={"hold_out": str})
+
+
+def measurements(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
+    """One row a run: hold_out, method, trial, and accuracy and each score's average precision, in percent."""
+    wanted = store.scoring(experiment)
+    rows = []
+    for record in records:
+        keys = {name: record.key(how) for name, how in wanted.items()}
+        values = {name: record.metrics.get(key, math.nan) * 100 for name, key in keys.items() if key}
+        row = {"hold_out": record.hold_out or "none", "method": record.method, "trial": record.trial}
+        rows.append(row | values | {"accuracy": record.metrics["accuracy"] * 100})
+    return pd.DataFrame(rows, columns=["hold_out", "method", "trial", *wanted, "accuracy"])
+
+
+def by_class(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
+    """The paper's hold-out table (Tables 3, 4, Appendix B, C): a row a class, then the average; NaN where nothing was run.
+
+    Columns: (method, measure, statistic), the statistic one of mean, std, paper, paper_std. std is the sample standard
+    deviation over trials, NaN for one trial. The average row is the mean over classes within a trial, then mean and std
+    over the trials that have all classes.
+    """
+    runs = measurements(experiment, records)
+    rows = [name or "none" for name in store.held_out(experiment)]
+    paper = _paper(experiment, rows)
+    columns = {}
+    for method in experiment.methods:
+        for measure in (*experiment.scores, "accuracy"):
+            trials = runs[runs.method == method].pivot(index="hold_out", columns="trial", values=measure).reindex(rows)
+            trials.loc["average"] = trials.mean(skipna=False)
+            columns[method, measure, "mean"] = trials.mean(axis=1)
+            columns[method, measure, "std"] = trials.std(axis=1, ddof=1)
+            if f"{method}_{measure}" in paper:
+                columns[method, measure, "paper"] = paper[f"{method}_{measure}"]
+                columns[method, measure, "paper_std"] = paper[f"{method}_{measure}_std"]
+    table = pd.DataFrame(columns)
+    table.columns.names = ("method", "measure", "statistic")
+    return table
+
+
+def _paper(experiment: Experiment, rows: list[str]) -> pd.DataFrame:
+    """The paper's table of this data set, if it has one; its average row only where all of its classes are asked for."""
+    if experiment.dataset_name not in PUBLISHED:
+        return pd.DataFrame()
+    paper = published(PUBLISHED[experiment.dataset_name])
+    whole = set(paper.index) == {*rows, "average"}
+    return paper.reindex([*rows, "average"] if whole else rows)
+
+
+def mean_std(mean: float, std: float, absent: str = "not run") -> str:
+    """34.92 ± 0.41 as the paper prints it; "-" for the std of one trial."""
+    if math.isnan(mean):
+        return absent
+    return f"{mean:.2f} ± {'-' if math.isnan(std) else format(std, '.2f')}"
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of by_class as text to look at: "mean ± std" here and in the paper, "not run" where nothing was run."""
+    columns = {}
+    for method, measure in dict.fromkeys((m, s) for m, s, _ in table.columns):
+        for where, mean, std, absent in (("here", "mean", "std", "not run"), ("paper", "paper", "paper_std", "")):
+            if (method, measure, mean) in table.columns:
+                pairs = zip(table[method, measure, mean], table[method, measure, std], strict=True)
+                columns[label(method), label(measure), where] = [mean_std(m, s, absent) for m, s in pairs]
+    text = pd.DataFrame(columns, index=[label(name) for name in table.index])
+    if not any(column[2] == "paper" for column in text.columns):
+        text.columns = text.columns.droplevel(2)
+    return text.rename_axis(index="Anomaly")
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """A table of by_class for a terminal."""
+    return shown(table).to_string(line_width=200)
+
+
+def save(table: pd.DataFrame, path: Path) -> None:
+    """Write a table of by_class as CSV, each mean directly followed by its std, then the paper's."""
+    names = {"mean": "", "std": "_std", "paper": "_paper", "paper_std": "_paper_std"}
+    flat = table.set_axis([f"{method}_{measure}{names[s]}" for method, measure, s in table.columns], axis=1)
+    text = flat.rename_axis(index="hold_out").to_csv(float_format="%.2f")
+    save_atomically(path, lambda file: file.write(text.encode()))
+
+
+def heading(experiment: Experiment) -> str:
+    """The experiment in a line of Markdown, for a notebook's top."""
+    e = experiment
+    training = f"{e.architecture}, {e.epochs} epochs of batches of {e.batch_size}, {e.schedule} schedule"
+    return f"**{e.dataset_name}**, profile **{e.profile}**: {training}, {e.trials} trial{'s' * (e.trials > 1)}."
+
+
+def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:
+    """What a reader must know of a table: how much was run, where, how long it took, and whether all on the same data."""
+    where = (
+        f", trained in {_duration(sum(r.seconds for r in records))} on {_counted(r.device for r in records)}" if records else ""
+    )
+    lines = [f"{len(records)} of {len(store.plan(experiment))} runs are finished{where}."]
+    if len({record.data_digest for record in records}) > 1:
+        lines.append(f"NOT COMPARABLE, runs on different data: {_counted(f'digest {r.data_digest[:8]}' for r in records)}.")
+    return lines
+
+
+def summary(experiment: Experiment, records: Sequence[Record]) -> str:
+    """remarks as Markdown."""
+    return "  \n".join(remarks(experiment, records))
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _counted(names: Iterable[str]) -> str:
+    return ", ".join(f"{name} ({count})" for name, count in Counter(names).items())

@@ -1,0 +1,179 @@
+"""The paper's training (Sec. 4, 5.1): in each iteration a step on the auxiliary task, then one on classification."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD
+from torch.optim.swa_utils import update_bn
+from tqdm import tqdm
+
+from semlib.auxiliary import Loss
+from semlib.config import Experiment
+from semlib.datasets import ImageSet, augmentation
+from semlib.files import save_atomically
+
+STEP_MILESTONES = (0.3, 0.6, 0.8)  # epochs 60, 120, 160 of 200
+
+
+def rate_factor(schedule: str, progress: float) -> float:
+    """The learning rate's factor at `progress`, the share of all steps that is done. step is the paper's."""
+    if schedule == "step":
+        return 0.2 ** sum(progress >= milestone for milestone in STEP_MILESTONES)
+    rise = 0.25  # one_cycle: up in a quarter of the steps, down to zero in the rest
+    return progress / rise if progress < rise else (1 - progress) / (1 - rise)
+
+
+def train(
+    net: nn.Module,
+    data: ImageSet,
+    experiment: Experiment,
+    auxiliary: Loss | None = None,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    autocast: bool = False,
+    evaluate: Callable[[int], dict[str, float]] | None = None,
+    checkpoint: Path | None = None,
+    stamp: dict[str, Any] | None = None,
+    machine: dict[str, Any] | None = None,
+    description: str = "training",
+) -> list[dict[str, float]]:
+    """Train net on labelled images and return its history, a dict for each evaluated epoch.
+
+    evaluate(epoch): measures to add to the history, called every evaluate_every epochs and for the last ones.
+    checkpoint: a file to resume from if it was written under the same stamp; it is left in place at the end. Resumed on
+    the same machine (threads, precision), training ends bit for bit as if it had never stopped.
+    FloatingPointError if a loss isn't finite.
+    """
+    net.to(device, memory_format=torch.channels_last)
+    batch, steps = experiment.batch_size, len(data) // experiment.batch_size  # an incomplete last batch is dropped
+    if not steps:
+        raise ValueError(f"batch_size = {batch} is more than the {len(data)} training images")
+    height, width = data.images.shape[2:]
+    padding = height // 8 if experiment.crop_padding is None else experiment.crop_padding
+    images = torch.from_numpy(augmentation.pad(data.images, padding)).to(device)
+    labels = torch.from_numpy(data.labels).to(device)
+    generator = torch.Generator(device).manual_seed(seed)
+    optimizers = {"classification": _optimizer(net, experiment, lambda head: head == "classification")}
+    if auxiliary:
+        optimizers["auxiliary"] = _optimizer(net, experiment, lambda head: head != "classification")
+    forward = torch.compile(net) if experiment.compile else net
+
+    def view(index: Tensor, augment: bool) -> Tensor:
+        if not augment:
+            centre = torch.full_like(index, padding)
+            return augmentation.to_float(augmentation.crop(images, index, centre, centre, height, width))
+        cropped = augmentation.random_crop(images, index, height, width, generator)
+        return augmentation.to_float(augmentation.random_flip(cropped, generator) if experiment.flip else cropped)
+
+    def update(task: str, loss: Tensor, weight: float, rate: float) -> Tensor:
+        optimizer = optimizers[task]
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad(set_to_none=True)
+        (weight * loss).backward()
+        optimizer.step()
+        return loss.detach()
+
+    devices = [torch.device(device)] if device.startswith("cuda") else []
+    with torch.random.fork_rng(devices):  # dropout draws from the global generators
+        torch.manual_seed(seed)
+        state = _load(checkpoint, stamp, machine, device) if checkpoint else None
+        history, seconds, begin = _restore(state, net, optimizers, generator, device) if state else ([], 0.0, 0)
+        epochs = range(begin, experiment.epochs)
+        for epoch in tqdm(epochs, description, experiment.epochs, initial=begin, unit="epoch", leave=False, mininterval=1):
+            started = time.perf_counter()
+            net.train()
+            order = torch.randperm(len(data), generator=generator, device=device)
+            losses = torch.zeros(2, steps, device=device)  # stays there: reading one a step would hold the device up
+            for step in range(steps):
+                rate = experiment.learning_rate * rate_factor(experiment.schedule, (epoch + step / steps) / experiment.epochs)
+                index = order[step * batch : (step + 1) * batch]
+                with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=autocast):
+                    if auxiliary:
+                        part = index[: max(1, batch // getattr(auxiliary, "share", 1))]
+                        loss = auxiliary(forward, view(part, experiment.auxiliary_augment))
+                        losses[1, step] = update("auxiliary", loss, experiment.auxiliary_weight, rate)
+                    loss = F.cross_entropy(forward(view(index, True)), labels[index])
+                    losses[0, step] = update("classification", loss, 1.0, rate)
+            _check_finite(losses, epoch, experiment)
+            if epoch + 1 == experiment.epochs and experiment.recompute_statistics:
+                update_bn((view(part, False) for part in order.split(batch)), net)
+            seconds += time.perf_counter() - started
+            final = epoch + 1 > experiment.epochs - experiment.average_last_epochs
+            if evaluate and (final or (epoch + 1) % experiment.evaluate_every == 0):
+                row = {"epoch": epoch + 1, "loss": losses[0].mean().item()}
+                row |= {"auxiliary_loss": losses[1].mean().item()} if auxiliary else {}
+                history.append(row | evaluate(epoch + 1) | {"seconds": round(seconds, 3)})
+            if checkpoint and ((epoch + 1) % experiment.checkpoint_every == 0 or epoch + 1 == experiment.epochs):
+                _save(checkpoint, stamp, machine, net, optimizers, generator, device, (history, seconds, epoch + 1))
+    return history
+
+
+def _optimizer(net: nn.Module, experiment: Experiment, mine: Callable[[str], bool]) -> SGD:
+    """SGD over the shared weights and a task's own heads: the other task's heads get no step, and no decay (Sec. 5.1)."""
+    parts = ((name.split("."), parameter) for name, parameter in net.named_parameters())
+    parameters = [p for name, p in parts if name[0] != "heads" or mine(name[1])]
+    fused = next(net.parameters()).device.type == "cuda"
+    rate, decay = experiment.learning_rate, experiment.weight_decay
+    return SGD(parameters, lr=rate, momentum=0.9, nesterov=True, weight_decay=decay, fused=fused or None)
+
+
+def _check_finite(losses: Tensor, epoch: int, experiment: Experiment) -> None:
+    bad = (~losses.isfinite()).any(0).nonzero()
+    if len(bad):
+        step, steps = bad[0].item(), losses.shape[1]
+        rate = experiment.learning_rate * rate_factor(experiment.schedule, (epoch + step / steps) / experiment.epochs)
+        raise FloatingPointError(
+            f"the loss isn't finite at epoch {epoch + 1}, step {step + 1} of {steps}, learning rate {rate:.4g}; "
+            "try a lower learning_rate"
+        )
+
+
+def _save(path, stamp, machine, net, optimizers, generator, device, progress) -> None:
+    state = {
+        "stamp": stamp,
+        "machine": machine,
+        "net": net.state_dict(),
+        "optimizers": {task: optimizer.state_dict() for task, optimizer in optimizers.items()},
+        "generator": generator.get_state(),
+        "cpu_generator": torch.get_rng_state(),
+        "cuda_generator": torch.cuda.get_rng_state(device) if device.startswith("cuda") else None,
+        "progress": progress,
+    }
+    save_atomically(path, lambda file: torch.save(state, file))
+
+
+def _load(path: Path, stamp: Any, machine: Any, device: str) -> dict | None:
+    """The checkpoint's state, or None where there is none that can be read and was written under the same stamp."""
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        if state["stamp"] == stamp:
+            if state["machine"] != machine:
+                tqdm.write(
+                    f"{path.parent.name} goes on with {machine}, was begun with {state['machine']}: last digits may differ"
+                )
+            return state
+        reason = "was made by other settings or on other data"
+    except Exception as error:  # truncated or corrupt: torch and zipfile raise many kinds
+        reason = f"can't be read ({type(error).__name__})"
+    tqdm.write(f"{path.name} in {path.parent.name} {reason}; training starts anew")
+    return None
+
+
+def _restore(state: dict, net: nn.Module, optimizers: dict, generator: torch.Generator, device: str) -> tuple:
+    net.load_state_dict(state["net"])
+    for task, optimizer in optimizers.items():
+        optimizer.load_state_dict(state["optimizers"][task])
+    generator.set_state(state["generator"].cpu())
+    torch.set_rng_state(state["cpu_generator"].cpu())
+    if device.startswith("cuda"):
+        torch.cuda.set_rng_state(state["cuda_generator"].cpu(), device)
+    return state["progress"]
