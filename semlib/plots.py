@@ -49,9 +49,9 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
                 text = f"{tables.label(method)} {tables.label(name)}: {tables.mean_std(precisions.mean(), precisions.std())}"
                 for i, (_, arrays, key) in enumerate(found):
                     precision, recall, _ = precision_recall_curve(arrays["is_anomaly"], arrays[key])
-                    # the last precision point, (0, 1), is scikit-learn's convention and no threshold of Eq. 3
+                    precision[-1] = precision[-2]  # scikit-learn ends at (0, 1), no threshold's point; the steps' area is Eq. 4
                     line = {"color": colours[method], "linestyle": style, "linewidth": 1.1, "alpha": 0.85}
-                    axis.plot(recall[:-1], precision[:-1], drawstyle="steps-post", label=None if i else text, **line)
+                    axis.plot(recall, precision, drawstyle="steps-post", label=None if i else text, **line)
         if members:
             skew = members[0].skew
             axis.axhline(skew, color="0.45", linewidth=1, linestyle=(0, (1, 2)), label=f"skew: {100 * skew:.2f}")
@@ -68,9 +68,9 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
 
 
 def learning_curves(experiment: Experiment, records: Sequence[Record]) -> Figure:
-    """Cost, accuracy and average precision by epoch (the paper's Figure 1), a line a held-out class and method, in percent.
+    """Cost, accuracy and average precision by epoch (the paper's Figure 1), in percent.
 
-    Trials are their mean with a band of one std.
+    A line for each method and, up to three, each held-out class; the line is the mean, the band one std over the rest.
     """
     parts = []
     for record in records:
@@ -87,7 +87,8 @@ def learning_curves(experiment: Experiment, records: Sequence[Record]) -> Figure
         "accuracy": ("test accuracy (%)", 100),
         "msp": ("average precision, MSP (%)", 100),
     }
-    several = history["held out"].nunique() > 1
+    classes = history["held out"].unique()
+    several = 1 < len(classes) <= 3
     hue = {"hue": "held out", "style": "method"} if several else {"hue": "method", "style": "method"}
     for axis, (column, (text, factor)) in zip(axes, panels.items(), strict=True):
         if column in history:
@@ -100,7 +101,7 @@ def learning_curves(experiment: Experiment, records: Sequence[Record]) -> Figure
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles, labels = axes[0].get_legend_handles_labels()
     axes[-1].legend(handles, labels, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    held_out = ", ".join(history["held out"].unique()) if not several else "each class"
+    held_out = ", ".join(classes) if len(classes) <= 3 else f"mean of {len(classes)} classes"
     figure.suptitle(f"Learning curves, {experiment.dataset_name}, {held_out} held out ({experiment.profile})")
     figure.tight_layout()
     return figure

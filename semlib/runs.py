@@ -69,12 +69,13 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
     device, autocast, threads = _device(experiment), _autocast(experiment), _threads(experiment)
     digest = datasets.digest(data)
     net = _network(run, data, split)
-    wanted = store.scoring(experiment)
+    msp = {"msp": {"score": "msp"}}  # every record has it: learning curves show it, and it costs nothing
+    wanted = msp | store.scoring(experiment)
     scored = {}  # epoch -> arrays, the last one only
 
     def evaluate(epoch: int) -> dict[str, float]:
         last = epoch > experiment.epochs - experiment.average_last_epochs
-        arrays = _score(run, net, data, split, wanted if last else {"msp": {"score": "msp"}})
+        arrays = _score(run, net, data, split, wanted if last else msp)
         scored.clear()
         scored[epoch] = arrays
         return _measures(arrays)

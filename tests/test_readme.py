@@ -1,0 +1,63 @@
+"""What README.md shows is run as it stands there, from outside the package."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from semlib import store
+from semlib.__main__ import main
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+SMALL = [word for name, value in (("epochs", "1"), ("trials", "1"), ("hold_out", "8")) for word in ("-p", name, value)]
+
+
+def snippet(name: str) -> str:
+    return next(text for text in PYTHON if text.startswith(f"# {name}"))
+
+
+@pytest.fixture
+def outside(tmp_path, monkeypatch):
+    """README's files in a folder of their own on the Python path."""
+    for name in ("my_score.py", "my_task.py"):
+        (tmp_path / name).write_text(snippet(name))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return tmp_path
+
+
+def command(name: str, outside: Path) -> list[str]:
+    """README's command that names this file, at a budget of seconds."""
+    line = next(
+        line for line in README.replace("\\\n", " ").splitlines() if line.startswith("python -m semlib") and name in line
+    )
+    words = re.findall(r'"[^"]*"|\S+', line.removeprefix("python -m semlib "))
+    return [*(word.strip('"') for word in words), *SMALL, "-p", "outputs", str(outside / "out")]
+
+
+@pytest.mark.notebook
+def test_own_score_and_own_task_run_as_shown_and_the_score_trains_nothing(outside):
+    assert main(command("my_task:hidden_quadrant", outside)) == 0
+    records = {path: store.read_record(path.parent) for path in outside.rglob("record.json")}
+    assert {record.method for record in records.values()} == {"classification", "my_task:hidden_quadrant"}
+    assert main([*command("my_score:energy", outside), "-p", "methods", "classification"]) == 0
+    for path, before in records.items():
+        after = store.read_record(path.parent)
+        assert after.finished == before.finished, "trained again"
+        if after.method == "classification":
+            assert set(after.metrics) == {"accuracy", "msp", "odin", "my_score:energy"}
+
+
+def test_the_lines_of_python_run(tmp_path):
+    code = next(text for text in PYTHON if "metrics.score(" in text)
+    out = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert 0 < float(out) < 1
+
+
+def test_readme_names_only_files_that_are_there():
+    for path in re.findall(r"(?:notebooks|params|semlib|docs)/[\w/]+\.(?:ipynb|yaml|py|png)", README):
+        assert (ROOT / path).exists(), path
