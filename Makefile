@@ -22,7 +22,7 @@ test-all: $(VENV)/ready
 	$(BIN)/python -m pytest -m "slow or notebook or browser or slurm or data"
 
 lab: $(VENV)/lab
-	$(BIN)/jupyter lab --notebook-dir=. notebooks
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check
