@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("what", choices=("prepare", "check"))
     data.add_argument("dataset", help="a name, or a folder with train/<class>/* and test/<class>/*")
     data.add_argument("--root", help="the folder of prepared data sets (default: $SEMLIB_DATA, else data/)")
-    data.add_argument("--side", type=int, default=32, help="own images: pixels a side")
+    data.add_argument("--side", type=int, help="own images and ImageNet: pixels a side")
     data.set_defaults(command=_data)
     return parser
 
@@ -147,9 +147,9 @@ def _grid(args: argparse.Namespace) -> int:
     file = _existing(args.file)
     notebook, one = (ROOT / "notebooks" / f"{name}.ipynb" for name in (file.stem, "holdout"))
     _, experiment = _parameters(_existing(notebook), [str(file)], args.parameter)
-    _parameters(one, [str(file)], args.parameter)
+    _check_same_runs(experiment, _parameters(one, [str(file)], args.parameter)[1], file)
     runs.check(experiment)
-    datasets.load(experiment.dataset, experiment.data_root, experiment.image_side)  # prepared once, not by each job
+    runs.load(experiment)  # prepared once, not by each job
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jobs = args.jobs or torch.cuda.device_count() or cores
     threads = experiment.threads or max(1, cores // jobs)
@@ -196,6 +196,15 @@ def _grid(args: argparse.Namespace) -> int:
     return _report(experiment, notebook, held_out, where, status)
 
 
+def _check_same_runs(table: Experiment, single: Experiment, file: Path) -> None:
+    """ConfigError where the file leaves a setting to the two notebooks' parameters cells and they differ in it."""
+    pairs = zip(store.plan(table), store.plan(single.model_copy(update={"hold_out": table.hold_out})), strict=True)
+    for mine, other in pairs:
+        if mine.fingerprint != other.fingerprint:
+            names = [name for name, value in mine.settings.items() if other.settings[name] != value]
+            raise ConfigError(f"{file}: should set {', '.join(names)}, in which the table's notebook and holdout.ipynb differ")
+
+
 def _report(experiment: Experiment, notebook: Path, held_out: dict[str, str], where: Path, status: int) -> int:
     """Print the table of what is finished and where everything lies."""
     records = store.finished(experiment)
@@ -212,7 +221,7 @@ def _report(experiment: Experiment, notebook: Path, held_out: dict[str, str], wh
 
 
 def _data(args: argparse.Namespace) -> int:
-    if args.what == "check" and not datasets.prepared(args.dataset, args.root):
+    if args.what == "check" and not datasets.prepared(args.dataset, args.root, args.side):
         raise ConfigError(f"{args.dataset} isn't prepared in {datasets.data_root(args.root)}; see: data prepare")
     data = datasets.load(args.dataset, args.root, args.side)
     shape = "x".join(map(str, data.train.images.shape[1:]))

@@ -34,9 +34,9 @@ rotation.heads = {"rotation": 4}
 rotation.share = 4  # a quarter of the batch, four turns each: both tasks' steps cost the same
 
 
-LOSSES: dict[str, Loss | None] = {"classification": None, "rotation": rotation}
+LOSSES: dict[str, Loss | None] = {"classification": None, "center_mask": None, "rotation": rotation}
 
 
 def find(method: str) -> Loss | None:
-    """The auxiliary loss of a method: None for plain classification, else a built-in or the user's function."""
+    """The auxiliary loss of a method: a built-in, the user's function, or None (center_mask only masks its images)."""
     return LOSSES[method] if method in LOSSES else config.function(method)

@@ -5,6 +5,7 @@ an unknown name or a value of the wrong type is an error that names the choices.
 """
 
 import importlib
+import inspect
 import math
 import sys
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from semlib.files import ROOT, resolve
 
-METHODS = ("classification", "rotation")
+METHODS = ("classification", "rotation", "center_mask")
 SCORES = ("msp", "odin")
 
 
@@ -57,6 +58,8 @@ Text = Annotated[str, BeforeValidator(_text), Field(min_length=1)]
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_names), Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 OptionalCount = Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_none)]
+OptionalSide = Annotated[Annotated[int, Field(ge=8)] | None, BeforeValidator(_none)]
+Fold = Annotated[Annotated[int, Field(ge=0, le=9)] | None, BeforeValidator(_none)]
 OptionalText = Annotated[str | None, BeforeValidator(_none)]
 
 
@@ -69,13 +72,16 @@ class Experiment(BaseModel):
     profile: Annotated[Text, Field(pattern=r"^[A-Za-z0-9_.-]*[A-Za-z0-9_-]$")] = "paper"  # outputs/<profile>/
     dataset: Text = "cifar10"  # a name, or a folder with train/<class>/* and test/<class>/*
     hold_out: Names = ("all",)  # class names; all: each class in turn; none: no class
-    methods: Names = METHODS  # or package.module:function
+    methods: Names = ("classification", "rotation")  # or center_mask, or package.module:function
     trials: Count = 3  # trial k is seeded with k
     scores: Names = SCORES  # or package.module:function
     missing: Literal["skip", "train"] = "skip"  # what to do about a run that isn't in outputs/ yet
 
     # data
-    image_side: Annotated[int, Field(ge=8)] = 32  # own images: pixels a side
+    image_side: OptionalSide = None  # pixels a side of prepared images; None: 32 for own ones, 256 for ImageNet's
+    crop_side: OptionalSide = None  # pixels a side of training crops, and of the test images' centre; None: the whole image
+    fold: Fold = None  # STL-10: one of its 10 predefined folds of 1,000 training images
+    evaluate_on: Literal["test", "validation"] = "test"  # validation: images kept from training; no test image is loaded
     crop_padding: OptionalCount = None  # reflected pixels around an image before a random crop; None: an eighth of its side
     flip: bool = True  # random horizontal reflection
 
@@ -93,6 +99,7 @@ class Experiment(BaseModel):
     schedule: Literal["step", "one_cycle"] = "step"
     auxiliary_weight: Annotated[Number, Field(ge=0)] = 0.5  # the paper's lambda
     auxiliary_augment: bool = False  # crop and flip the auxiliary task's images too
+    mask_fill: Annotated[Number | None, BeforeValidator(_none)] = None  # center_mask's pixels; None: the training mean
     recompute_statistics: bool = False  # batch-norm statistics over upright training images before scoring
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the processor has it
 
@@ -146,8 +153,8 @@ def function(name: str) -> Callable[..., Any]:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"{name}: {error}; name a function as package.module:function") from error
-    if not callable(found):
-        raise ConfigError(f"{name} isn't a function")
+    if not inspect.isfunction(found):
+        raise ConfigError(f"{name} isn't a Python function")
     return found
 
 

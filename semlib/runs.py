@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from semlib import auxiliary, config, datasets, metrics, models, store, training
 from semlib.config import ConfigError, Experiment
+from semlib.datasets import augmentation
 from semlib.files import ROOT, save_atomically
 from semlib.store import Record, Run
 
@@ -28,7 +29,10 @@ def complete(experiment: Experiment) -> list[Record]:
     """
     check(experiment)
     missing = store.missing(experiment) if experiment.missing == "train" else []
-    data = datasets.load(experiment.dataset, experiment.data_root, experiment.image_side) if missing else None
+    for run in store.plan(experiment):
+        if run not in missing and experiment.missing == "train":  # killed after its record, before this
+            (run.home / "checkpoint.pt").unlink(missing_ok=True)
+    data = load(experiment) if missing else None
     failed = []
     for run in missing:
         try:
@@ -39,6 +43,12 @@ def complete(experiment: Experiment) -> list[Record]:
     if failed:
         raise FloatingPointError("; ".join(failed))
     return store.finished(experiment)
+
+
+def load(experiment: Experiment) -> datasets.Dataset:
+    """The experiment's data; with evaluate_on: validation, `test` is made of training images and no test image is read."""
+    validation = experiment.evaluate_on == "validation"
+    return datasets.load(experiment.dataset, experiment.data_root, experiment.image_side, experiment.fold, validation)
 
 
 def check(experiment: Experiment) -> None:
@@ -87,6 +97,7 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
         experiment,
         auxiliary.find(run.method),
         seed=run.trial,
+        transform=_transform(run, net),
         device=device,
         autocast=autocast,
         evaluate=evaluate,
@@ -146,8 +157,9 @@ def _add_scores(run: Run, record: Record, data: datasets.Dataset) -> Record:
     if datasets.digest(data) != record.data_digest:
         raise ConfigError(f"{run.title}: was trained on other data than {data.name} is now; choose another profile")
     split = datasets.hold_out(data, run.hold_out)
-    net = _network(run, data, split).to(_device(run.experiment))
-    net.load_state_dict(torch.load(weights, weights_only=True))
+    # channels last as in training: the scores are then the same to the bit
+    net = _network(run, data, split).to(_device(run.experiment), memory_format=torch.channels_last)
+    net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     arrays = _score(run, net, data, split, added)
     fields = record.model_dump() | {
         "scores_sha256": store.write_scores(run.home / "scores.npz", record.scores() | {name: arrays[name] for name in added}),
@@ -171,7 +183,7 @@ def _network(run: Run, data: datasets.Dataset, split: datasets.Split) -> models.
         return models.build(
             run.experiment.architecture,
             classes=len(split.classes),
-            image_shape=pixels.shape[1:],
+            image_shape=augmentation.centre(pixels[:1], run.experiment.crop_side).shape[1:],
             dropout=run.experiment.dropout,
             heads=getattr(auxiliary.find(run.method), "heads", None),
             norm_batch=run.experiment.norm_batch,
@@ -179,6 +191,16 @@ def _network(run: Run, data: datasets.Dataset, split: datasets.Split) -> models.
             std=std,
             stem_stride=run.experiment.stem_stride,
         )
+
+
+def _transform(run: Run, net: models.WideResNet) -> Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None:
+    """What the method does to the images of a classification step, after crop and flip."""
+    if run.method != "center_mask":
+        return None
+    fill = run.experiment.mask_fill
+    return lambda images, generator: augmentation.center_mask(
+        images, net.mean if fill is None else torch.full_like(net.mean, fill), generator
+    )
 
 
 def _moments(pixels: np.ndarray) -> tuple[float, float]:
@@ -190,7 +212,8 @@ def _moments(pixels: np.ndarray) -> tuple[float, float]:
 def _score(run: Run, net: Any, data: datasets.Dataset, split: datasets.Split, wanted: dict[str, dict]) -> dict[str, np.ndarray]:
     """The arrays of scores.npz."""
     functions = {name: _function(how) for name, how in wanted.items()}
-    predicted, scores = metrics.score(net, split.test.images, functions, run.experiment.score_batch)
+    images = augmentation.centre(split.test.images, run.experiment.crop_side)
+    predicted, scores = metrics.score(net, images, functions, run.experiment.score_batch)
     for name, values in scores.items():
         if np.isnan(values).any():
             raise FloatingPointError(f"score {name} is NaN for {np.isnan(values).sum()} of {len(values)} test images")

@@ -28,7 +28,7 @@ RECIPE = 1  # raised when the meaning of training changes, so that older runs ar
 _WHICH = {"profile", "dataset", "hold_out", "methods", "trials", "scores", "missing", "data_root", "outputs"}
 _SCORING = {"temperature", "epsilon"}
 _MACHINE = {"device", "threads", "compile", "evaluate_every", "checkpoint_every", "keep_weights", "score_batch"}
-_AUXILIARY = {"auxiliary_weight", "auxiliary_augment"}  # nothing to a plain classifier
+_AUXILIARY = {"auxiliary_weight", "auxiliary_augment"}  # nothing to methods without an auxiliary task
 
 
 class Record(BaseModel):
@@ -91,7 +91,9 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """What the run's training depends on, besides its data."""
-        skipped = _WHICH | _SCORING | _MACHINE | (_AUXILIARY if self.method == "classification" else set())
+        skipped = _WHICH | _SCORING | _MACHINE
+        skipped |= _AUXILIARY if self.method in ("classification", "center_mask") else set()
+        skipped |= set() if self.method == "center_mask" else {"mask_fill"}
         return self.experiment.model_dump(mode="json", exclude=skipped)
 
     @property

@@ -15,7 +15,7 @@ from semlib.store import Record
 
 PUBLISHED = {"cifar10": "table3_cifar10", "stl10": "table4_stl10"}  # the hold-out table of each data set
 LABELS = {"msp": "MSP", "odin": "ODIN", "accuracy": "Accuracy", "classification": "Classification-only"}
-LABELS |= {"rotation": "Rotation-augmented", "average": "Average"}
+LABELS |= {"rotation": "Rotation-augmented", "center_mask": "Random-center-masked", "average": "Average"}
 
 
 def label(name: str) -> str:
@@ -60,7 +60,7 @@ def by_class(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
             if f"{method}_{measure}" in paper:
                 columns[method, measure, "paper"] = paper[f"{method}_{measure}"]
                 columns[method, measure, "paper_std"] = paper[f"{method}_{measure}_std"]
-    table = pd.DataFrame(columns)
+    table = pd.DataFrame(columns, index=[*rows, "average"])
     table.columns.names = ("method", "measure", "statistic")
     return table
 
@@ -104,7 +104,12 @@ def save(table: pd.DataFrame, path: Path) -> None:
     """Write a table of by_class as CSV, each mean directly followed by its std, then the paper's."""
     names = {"mean": "", "std": "_std", "paper": "_paper", "paper_std": "_paper_std"}
     flat = table.set_axis([f"{method}_{measure}{names[s]}" for method, measure, s in table.columns], axis=1)
-    text = flat.rename_axis(index="hold_out").to_csv(float_format="%.2f")
+    save_plain(flat.rename_axis(index="hold_out"), path)
+
+
+def save_plain(table: pd.DataFrame, path: Path) -> None:
+    """Write any table of percents as CSV, two decimals."""
+    text = table.to_csv(float_format="%.2f")
     save_atomically(path, lambda file: file.write(text.encode()))
 
 

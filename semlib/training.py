@@ -35,6 +35,7 @@ def train(
     auxiliary: Loss | None = None,
     *,
     seed: int = 0,
+    transform: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     device: str = "cpu",
     autocast: bool = False,
     evaluate: Callable[[int], dict[str, float]] | None = None,
@@ -45,6 +46,7 @@ def train(
 ) -> list[dict[str, float]]:
     """Train net on labelled images and return its history, a dict for each evaluated epoch.
 
+    transform(images, generator): what classification steps do to their float images after crop and flip.
     evaluate(epoch): measures to add to the history, called every evaluate_every epochs and for the last ones.
     checkpoint: a file to resume from if it was written under the same stamp; it is left in place at the end. Resumed on
     the same machine (threads, precision), training ends bit for bit as if it had never stopped.
@@ -54,7 +56,7 @@ def train(
     batch, steps = experiment.batch_size, len(data) // experiment.batch_size  # an incomplete last batch is dropped
     if not steps:
         raise ValueError(f"batch_size = {batch} is more than the {len(data)} training images")
-    height, width = data.images.shape[2:]
+    height, width = augmentation.centre(data.images[:1], experiment.crop_side).shape[2:]
     padding = height // 8 if experiment.crop_padding is None else experiment.crop_padding
     images = torch.from_numpy(augmentation.pad(data.images, padding)).to(device)
     labels = torch.from_numpy(data.labels).to(device)
@@ -66,8 +68,8 @@ def train(
 
     def view(index: Tensor, augment: bool) -> Tensor:
         if not augment:
-            centre = torch.full_like(index, padding)
-            return augmentation.to_float(augmentation.crop(images, index, centre, centre, height, width))
+            top, left = (torch.full_like(index, (a - b) // 2) for a, b in zip(images.shape[2:], (height, width), strict=True))
+            return augmentation.to_float(augmentation.crop(images, index, top, left, height, width))
         cropped = augmentation.random_crop(images, index, height, width, generator)
         return augmentation.to_float(augmentation.random_flip(cropped, generator) if experiment.flip else cropped)
 
@@ -99,7 +101,10 @@ def train(
                         part = index[: max(1, batch // getattr(auxiliary, "share", 1))]
                         loss = auxiliary(forward, view(part, experiment.auxiliary_augment))
                         losses[1, step] = update("auxiliary", loss, experiment.auxiliary_weight, rate)
-                    loss = F.cross_entropy(forward(view(index, True)), labels[index])
+                    batch_images = view(index, True)
+                    loss = F.cross_entropy(
+                        forward(transform(batch_images, generator) if transform else batch_images), labels[index]
+                    )
                     losses[0, step] = update("classification", loss, 1.0, rate)
             _check_finite(losses, epoch, experiment)
             if epoch + 1 == experiment.epochs and experiment.recompute_statistics:

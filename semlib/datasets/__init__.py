@@ -2,9 +2,12 @@
 
 from semlib.datasets.arrays import DataError, Dataset, ImageSet, Split, digest, hold_out
 from semlib.datasets.loading import BUILT_IN, classes, data_root, load, prepared
+from semlib.datasets.ood import SOURCES as OOD
+from semlib.datasets.ood import load_ood
 
 __all__ = [
     "BUILT_IN",
+    "OOD",
     "DataError",
     "Dataset",
     "ImageSet",
@@ -14,5 +17,6 @@ __all__ = [
     "digest",
     "hold_out",
     "load",
+    "load_ood",
     "prepared",
 ]

@@ -32,3 +32,31 @@ def random_flip(images: Tensor, generator: Generator) -> Tensor:
 def to_float(images: Tensor) -> Tensor:
     """uint8 [0, 255] -> float32 [0, 1], channels last."""
     return images.float().div_(255).contiguous(memory_format=torch.channels_last)
+
+
+def centre(images: np.ndarray, side: int | None) -> np.ndarray:
+    """The centre of each image, (N, C, H, W) -> (N, C, side, side), a view; None: the whole."""
+    height, width = images.shape[2:]
+    if side is None:
+        return images
+    if side > min(height, width):
+        raise ValueError(f"crop_side = {side} is more than the images' {width}x{height} pixels")
+    top, left = (height - side) // 2, (width - side) // 2
+    return images[:, :, top : top + side, left : left + side]
+
+
+def center_mask(images: Tensor, fill: Tensor, generator: Generator) -> Tensor:
+    """Float images with a region of half their side blanked at random within the centre (Sec. 5.2).
+
+    In 32x32 images: 16x16 pixels within the central 21x21, so that its corner lies on row and column 5 to 10. fill: (C, 1, 1).
+    """
+    n, _, height, width = images.shape
+    masks = []
+    for length in (height, width):
+        region = 21 * length // 32
+        first, places = (length - region) // 2, region - length // 2 + 1
+        start = first + torch.randint(places, (n, 1), generator=generator, device=images.device)
+        pixel = torch.arange(length, device=images.device)
+        masks.append((pixel >= start) & (pixel < start + length // 2))  # (N, length)
+    hidden = masks[0][:, None, :, None] & masks[1][:, None, None, :]
+    return torch.where(hidden, fill.to(images.dtype), images)

@@ -1,14 +1,19 @@
 """Own images: a folder laid out train/<class>/*, test/<class>/*, in any format that Pillow reads."""
 
 import hashlib
+import io
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from semlib.datasets.arrays import DataError, Dataset, ImageSet
+
+Named = tuple[str, Path | io.BytesIO]  # what to call a file in an error, and the file
 
 
 def classes(root: Path) -> tuple[str, ...]:
@@ -48,25 +53,35 @@ def read(root: Path, side: int) -> Dataset:
     parts = {}
     for part in ("train", "test"):
         found = files(root, part)
-        images = np.empty((len(found), 3, side, side), np.uint8)
-        with ThreadPoolExecutor() as pool:  # Pillow decodes and resizes outside the interpreter's lock
-            decoded = pool.map(lambda item: decode(item[0], side), found)
-            for i, image in enumerate(tqdm(decoded, f"{root.name} {part}", len(found), unit="image", leave=False)):
-                images[i] = image
+        named = ((str(path), path) for path, _ in found)
+        images = decode_all(named, len(found), side, f"{root.name} {part}")
         parts[part] = ImageSet(images, np.array([label for _, label in found], np.int64))
     return Dataset(root.name, parts["train"], parts["test"], classes(root))
 
 
-def decode(path: Path, side: int) -> np.ndarray:
+def decode_all(files: Iterable[Named], count: int, side: int, description: str) -> np.ndarray:
+    """Decode named files in parallel into uint8 (count, 3, side, side), in their order, a few hundred at a time."""
+    images = np.empty((count, 3, side, side), np.uint8)
+    named, done = iter(files), 0
+    with ThreadPoolExecutor() as pool, tqdm(total=count, desc=description, unit="image", leave=False) as bar:
+        while chunk := list(islice(named, 256)):  # Pillow decodes and resizes outside the interpreter's lock
+            for image in pool.map(lambda item: decode(item[1], side, item[0]), chunk):
+                images[done] = image
+                done += 1
+            bar.update(len(chunk))
+    return images
+
+
+def decode(file: Path | io.BytesIO, side: int, name: str = "") -> np.ndarray:
     """One image file as uint8 (3, side, side); DataError names a file that can't be read."""
     try:
-        with Image.open(path) as opened:
+        with Image.open(file) as opened:
             image = ImageOps.exif_transpose(opened)  # a photo is upright as its viewer shows it: rotation is a task here
             if image.mode.startswith("I;16"):
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # convert() would clip 16 bits at 255
             image = image.convert("RGB")
     except Exception as error:
-        raise DataError(f"{path} can't be read as an image ({error})") from error
+        raise DataError(f"{name or file} can't be read as an image ({error})") from error
     scale = side / min(image.size)
     image = image.resize([max(side, round(length * scale)) for length in image.size], Image.Resampling.BILINEAR)
     left, top = ((length - side) // 2 for length in image.size)

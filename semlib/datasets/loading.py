@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from semlib.datasets import folder
+from semlib.datasets import folder, imagenet
 from semlib.datasets.arrays import DataError, Dataset, ImageSet
 from semlib.files import resolve, save_atomically
 
@@ -53,37 +53,106 @@ def cifar10(root: Path) -> Dataset:
     return Dataset("cifar10", parts[0], parts[1], tuple(part.classes))
 
 
-BUILT_IN: dict[str, Callable[[Path], Dataset]] = {"digits": lambda root: digits(), "cifar10": cifar10}
+def stl10(root: Path) -> Dataset:
+    """STL-10's labelled images (5,000 to train, 8,000 to test, 96x96), downloaded and checked by torchvision."""
+    from torchvision.datasets import STL10
+
+    try:
+        parts = [STL10(root, split=split, download=True) for split in ("train", "test")]
+    except Exception as error:
+        raise DataError(
+            f"stl10 could not be downloaded ({error}); run again when online, or put a prepared stl10.npz into {root}"
+        ) from error
+    train, test = (ImageSet(part.data, np.asarray(part.labels, np.int64)) for part in parts)
+    return Dataset("stl10", train, test, tuple(parts[0].classes))
+
+
+def stl10_folds(root: Path) -> np.ndarray:
+    """The publisher's 10 folds, (10, 1000) indices of training images."""
+    return np.loadtxt(root / "stl10_binary" / "fold_indices.txt", dtype=np.int64)
+
+
+def _subset(name: str) -> Callable[[Path, int | None], Dataset]:
+    return lambda root, side: imagenet.prepare(name, side or imagenet.SIDE)
+
+
+BUILT_IN: dict[str, Callable[[Path, int | None], Dataset]] = {
+    "digits": lambda root, side: digits(),
+    "cifar10": lambda root, side: cifar10(root),
+    "stl10": lambda root, side: stl10(root),
+    **{name: _subset(name) for name in imagenet.SUBSETS},
+}
 CLASSES = {
     "digits": tuple("0123456789"),
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    "stl10": ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"),
+    **{name: tuple(synsets.values()) for name, synsets in imagenet.SUBSETS.items()},
 }
 
 
-def load(name: str, root: str | Path | None = None, side: int = 32) -> Dataset:
+def prepared_path(name: str, root: str | Path | None = None, side: int | None = None) -> Path:
+    """Where a named data set's prepared form lies; ImageNet's subsets have one for each side but 256."""
+    other_side = name in imagenet.SUBSETS and side not in (None, imagenet.SIDE)
+    return data_root(root) / (f"{name}-{side}px.npz" if other_side else f"{name}.npz")
+
+
+def load(
+    name: str, root: str | Path | None = None, side: int | None = None, fold: int | None = None, validation: bool = False
+) -> Dataset:
     """The data set of that name: a prepared NAME.npz in the data root, a built-in one, or a folder of images.
 
-    side: pixels a side of a folder's images. DataError names the choices, or the file that can't be read.
+    side: pixels a side of a folder's images (None: 32) and of ImageNet's (None: 256). fold: one of STL-10's 10 predefined
+    folds of training images. validation: `test` is made of training images (see `validation_part`) and the real test
+    images are not read. DataError names the choices, or the file that can't be read.
     """
-    where = data_root(root)
-    source = resolve(name)
-    if os.sep not in name and (where / f"{name}.npz").exists():
-        return read(where / f"{name}.npz")
-    if name == "digits":
-        return digits()  # ships with scikit-learn: nothing to prepare
-    if name in BUILT_IN:
-        write(where / f"{name}.npz", BUILT_IN[name](where))
-        return read(where / f"{name}.npz")
-    if source.is_dir():
-        return _load_folder(source, where, side)
-    files = sorted(p.stem for p in where.glob("*.npz") if not p.stem.startswith("folder-"))
-    known = ", ".join(dict.fromkeys([*BUILT_IN, *files]))
-    raise DataError(f"data set {name!r} is unknown and not a folder; choose from {known}, or a folder with train/ and test/")
+    path, source = prepared_path(name, root, side), resolve(name)
+    known = os.sep not in name and (path.exists() or name in BUILT_IN)
+    if known and name == "digits" and not path.exists():
+        return _with_validation(digits()) if validation else digits()  # ships with scikit-learn: nothing to prepare
+    if known and not path.exists():
+        also = {"folds": stl10_folds} if name == "stl10" else {}
+        write(path, BUILT_IN[name](path.parent, side), **{key: make(path.parent) for key, make in also.items()})
+    if not known and source.is_dir():
+        path = _prepare_folder(source, data_root(root), side or 32)
+    elif not known:
+        files = sorted(p.stem for p in data_root(root).glob("*.npz") if not p.stem.startswith(("folder-", "ood-")))
+        names = ", ".join(dict.fromkeys([*BUILT_IN, *files]))
+        raise DataError(
+            f"data set {name!r} is unknown and not a folder; choose from {names}, or a folder with train/ and test/"
+        )
+    data = read(path, name if known else source.name, tests=not validation)
+    if name in imagenet.SUBSETS and not validation:
+        imagenet.warn_if_fewer(data)
+    if fold is not None:
+        data = Dataset(data.name, data.train[_fold(path, fold)], data.test, data.classes)
+    return _with_validation(data) if validation else data
 
 
-def prepared(name: str, root: str | Path | None = None) -> bool:
-    """Whether `load` needs no download: the data set is prepared, ships with scikit-learn or is a folder."""
-    return name == "digits" or (data_root(root) / f"{name}.npz").exists() or (name not in BUILT_IN and resolve(name).is_dir())
+def _fold(path: Path, fold: int) -> np.ndarray:
+    folds = _arrays(path, ("folds",), optional=True).get("folds")
+    if folds is None or not 0 <= fold < len(folds):
+        raise DataError(f"{path} has no fold {fold}; only stl10 has predefined folds, 0 to 9")
+    return folds[fold]
+
+
+def _with_validation(data: Dataset) -> Dataset:
+    """The data set with part of its training images in place of its test images: CIFAR-10's last 10,000, else a fifth.
+
+    The fifth is stratified by class and the same each time (seed 0).
+    """
+    from sklearn.model_selection import train_test_split
+
+    index = np.arange(len(data.train))
+    if data.name == "cifar10" and len(index) == 50000:
+        train, kept = index[:40000], index[40000:]
+    else:
+        train, kept = train_test_split(index, test_size=0.2, stratify=data.train.labels, random_state=0)
+    return Dataset(data.name, data.train[train], data.train[kept], data.classes)
+
+
+def prepared(name: str, root: str | Path | None = None, side: int | None = None) -> bool:
+    """Whether `load` needs neither a download nor ImageNet's files: prepared, with scikit-learn, or a folder."""
+    return name == "digits" or prepared_path(name, root, side).exists() or (name not in BUILT_IN and resolve(name).is_dir())
 
 
 def classes(name: str, root: str | Path | None = None) -> tuple[str, ...]:
@@ -96,19 +165,20 @@ def classes(name: str, root: str | Path | None = None) -> tuple[str, ...]:
     return folder.classes(resolve(name)) if resolve(name).is_dir() else load(name, root).classes  # which names the choices
 
 
-def _load_folder(source: Path, where: Path, side: int) -> Dataset:
-    listing = folder.listing(source)
-    path = where / f"folder-{source.name}-{side}px.npz"
+def _prepare_folder(source: Path, where: Path, side: int) -> Path:
+    """The prepared file of a folder of images, made anew if the folder has changed."""
+    listing, path = folder.listing(source), where / f"folder-{source.name}-{side}px.npz"
     if not path.exists() or str(_arrays(path, ("source",), optional=True).get("source")) != listing:
-        write(path, folder.read(source, side), source=listing)
-    return read(path, source.name)
+        write(path, folder.read(source, side), source=np.array(listing))
+    return path
 
 
-def read(path: Path, name: str | None = None) -> Dataset:
-    """A prepared data set; DataError names the file and what is wrong with it."""
-    arrays = _arrays(path, KEYS)
+def read(path: Path, name: str | None = None, tests: bool = True) -> Dataset:
+    """A prepared data set; DataError names the file and what is wrong with it. tests False: its test images are left out."""
+    keys = KEYS if tests else tuple(key for key in KEYS if not key.startswith("test"))
+    arrays = _arrays(path, keys)
     names = tuple(map(str, arrays["classes"].ravel()))
-    parts = [ImageSet(arrays[f"{p}_images"], arrays[f"{p}_labels"]) for p in ("train", "test")]
+    parts = [ImageSet(arrays[f"{p}_images"], arrays[f"{p}_labels"]) for p in ("train", "test") if f"{p}_images" in arrays]
     for part in parts:
         wrong = (
             part.images.dtype != np.uint8 or part.images.ndim != 4 or part.labels.shape != part.images.shape[:1],
@@ -120,8 +190,8 @@ def read(path: Path, name: str | None = None) -> Dataset:
                 f"{path} isn't a prepared data set: images should be uint8 (N, C, H, W), labels whole numbers (N,) "
                 f"from 0 to {len(names) - 1}; delete it to prepare it again"
             )
-    train, test = (ImageSet(p.images, p.labels.astype(np.int64)) for p in parts)
-    return Dataset(name or path.stem, train, test, names)
+    train, *test = (ImageSet(p.images, p.labels.astype(np.int64)) for p in parts)
+    return Dataset(name or path.stem, train, test[0] if test else train[:0], names)
 
 
 def _arrays(path: Path, keys: tuple[str, ...], optional: bool = False) -> dict[str, np.ndarray]:
@@ -132,7 +202,7 @@ def _arrays(path: Path, keys: tuple[str, ...], optional: bool = False) -> dict[s
         raise DataError(f"{path} can't be read ({error}); delete it to prepare it again") from error
 
 
-def write(path: Path, data: Dataset, **also: str) -> None:
+def write(path: Path, data: Dataset, **also: np.ndarray) -> None:
     """Write the prepared form atomically: a reader sees the whole file or none, however the writer ends."""
     arrays = {"classes": np.array(data.classes)}
     for part in ("train", "test"):

@@ -1,6 +1,17 @@
 """Every score: one float an image, higher = more anomalous. Every metric: the anomaly is the positive class."""
 
 from semlib.metrics.detection import accuracy, average_precision
+from semlib.metrics.pixel_gaussian import PixelGaussian, PixelMixture, edge_energy
 from semlib.metrics.scores import evaluating, max_softmax, odin, score
 
-__all__ = ["accuracy", "average_precision", "evaluating", "max_softmax", "odin", "score"]
+__all__ = [
+    "PixelGaussian",
+    "PixelMixture",
+    "accuracy",
+    "average_precision",
+    "edge_energy",
+    "evaluating",
+    "max_softmax",
+    "odin",
+    "score",
+]

@@ -17,14 +17,22 @@ class Group(NamedTuple):
     stride: int
 
 
+WRN_28_4 = (Group(64, 4, 1), Group(128, 4, 2), Group(256, 4, 2))
+# Sec. 5.1: for STL-10 a fourth group as wide as the third; for ImageNet average pooling after the first convolution too.
+NAMED = {"wrn-stl10": (*WRN_28_4, Group(256, 4, 2)), "wrn-imagenet": (*WRN_28_4, Group(256, 4, 2))}
+POOLED = ("wrn-imagenet",)
+
+
 def groups(architecture: str) -> tuple[Group, ...]:
-    """The table of groups of wrn-D-K: D layers deep, K times as wide. ValueError names what is valid."""
+    """The table of wrn-D-K, D layers deep and K times as wide, or of a named network. ValueError names the choices."""
+    if architecture in NAMED:
+        return NAMED[architecture]
     match = re.fullmatch(r"wrn-(\d+)-(\d+)", architecture)
     depth, widen_factor = map(int, match.groups()) if match else (0, 0)
     if depth < 10 or depth % 6 != 4 or widen_factor < 1:
         raise ValueError(
             f"unknown architecture {architecture!r}; choose wrn-D-K with depth D = 10, 16, 22, 28, ... (6n + 4) "
-            "and widening K = 1, 2, ..., such as wrn-28-10"
+            f"and widening K = 1, 2, ..., such as wrn-28-10, or {', '.join(NAMED)}"
         )
     n = (depth - 4) // 6
     return Group(16 * widen_factor, n, 1), Group(32 * widen_factor, n, 2), Group(64 * widen_factor, n, 2)
@@ -79,12 +87,14 @@ class WideResNet(nn.Module):
         stem_stride: int = 1,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        pooled: bool = False,
     ):
         super().__init__()
         for name, values, default in (("mean", mean, 0.0), ("std", std, 1.0)):
             values = torch.as_tensor([default] * channels if values is None else values, dtype=torch.float32)
             self.register_buffer(name, values.reshape(-1, 1, 1))
         self.stem = nn.Conv2d(channels, 16, 3, stem_stride, padding=1, bias=False)
+        self.pool = nn.AvgPool2d(2) if pooled else nn.Identity()
         blocks, width = [], 16
         for group in table:
             for i in range(group.blocks):
@@ -92,15 +102,18 @@ class WideResNet(nn.Module):
                 width = group.width
         self.blocks = nn.Sequential(*blocks)
         self.norm = BatchNorm(width, norm_batch)
-        self.heads = nn.ModuleDict({name: nn.Linear(width, outputs) for name, outputs in heads.items()})
+        self.heads = nn.ModuleDict({"classification": nn.Linear(width, heads["classification"])})
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)  # He et al. 2015, fan-in
+        for name, outputs in heads.items():  # drawn last: all methods of a trial begin with the same trunk
+            if name != "classification":
+                self.heads[name] = nn.Linear(width, outputs)
 
     def features(self, images: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, width): what every head sees."""
         images = (images - self.mean) / self.std
-        return F.relu(self.norm(self.blocks(self.stem(images)))).mean((2, 3))
+        return F.relu(self.norm(self.blocks(self.pool(self.stem(images))))).mean((2, 3))
 
     def forward(self, images: Tensor, head: str = "classification") -> Tensor:
         if not images.is_floating_point():
@@ -127,16 +140,16 @@ def build(
 ) -> WideResNet:
     """A network with random weights, from torch's global generator.
 
-    architecture: wrn-D-K. image_shape: (C, H, W). heads: outputs of each further linear head, e.g. {"rotation": 4}.
-    norm_batch: images that share batch-norm statistics in training (None: the batch). mean, std: of each channel, in
-    [0, 1] pixel units (None: no normalisation).
+    architecture: wrn-D-K, wrn-stl10 or wrn-imagenet. image_shape: (C, H, W). heads: outputs of each further linear head,
+    e.g. {"rotation": 4}. norm_batch: images that share batch-norm statistics in training (None: the batch). mean, std: of
+    each channel, in [0, 1] pixel units (None: no normalisation). stem_stride: 2 halves the resolution at once.
     """
     channels, *sides = image_shape
     table = groups(architecture)
-    smallest = min(sides) // stem_stride
+    smallest = min(sides) // stem_stride // (2 if architecture in POOLED else 1)
     for group in table:
         smallest //= group.stride
     if smallest < 1:
         raise ValueError(f"{architecture} with stem_stride {stem_stride} needs larger images than {sides[0]}x{sides[1]}")
     named = {"classification": classes, **(heads or {})}
-    return WideResNet(table, named, channels, dropout, norm_batch, stem_stride, mean, std)
+    return WideResNet(table, named, channels, dropout, norm_batch, stem_stride, mean, std, pooled=architecture in POOLED)

@@ -1,0 +1,181 @@
+"""The paper's five subsets of ILSVRC2012 (Tables 1 and 7), from the usual folders or from the original tar files."""
+
+import io
+import os
+import tarfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from semlib.datasets.arrays import DataError, Dataset, ImageSet
+from semlib.datasets.folder import Named, decode_all
+from semlib.files import resolve
+
+SIDE = 256  # pixels: shorter side and centre crop (Appendix A); training crops 224 of them
+
+# synset -> the paper's name, in the order of Table 7
+SUBSETS = {
+    "imagenet_dog": {
+        "n02091244": "Ibizan hound",
+        "n02088632": "bluetick",
+        "n02088364": "beagle",
+        "n02088094": "Afghan hound",
+        "n02092339": "Weimaraner",
+        "n02091831": "Saluki",
+        "n02090379": "redbone",
+        "n02091635": "otterhound",
+        "n02091467": "Norwegian elkhound",
+        "n02088238": "basset hound",
+        "n02092002": "Scottish deerhound",
+        "n02088466": "bloodhound",
+    },
+    "imagenet_car": {
+        "n03777568": "Model T",
+        "n04037443": "race car",
+        "n04285008": "sports car",
+        "n03770679": "minivan",
+        "n02701002": "ambulance",
+        "n02930766": "cab",
+        "n02814533": "beach wagon",
+        "n03594945": "jeep",
+        "n03100240": "convertible",
+        "n03670208": "limo",
+    },
+    "imagenet_snake": {
+        "n01728920": "ringneck snake",
+        "n01739381": "vine snake",
+        "n01729322": "hognose snake",
+        "n01728572": "thunder snake",
+        "n01735189": "garter snake",
+        "n01734418": "king snake",
+        "n01740131": "night snake",
+        "n01729977": "green snake",
+        "n01737021": "water snake",
+    },
+    "imagenet_spider": {
+        "n01774750": "tarantula",
+        "n01773157": "Argiope aurantia",
+        "n01773549": "barn spider",
+        "n01774384": "black widow",
+        "n01773797": "garden spider",
+        "n01775062": "wolf spider",
+    },
+    "imagenet_fungus": {
+        "n13040303": "stinkhorn",
+        "n13054560": "bolete",
+        "n13052670": "hen-of-the-woods",
+        "n13044778": "earthstar",
+        "n13037406": "gyromitra",
+        "n12985857": "coral fungus",
+    },
+}
+# Table 1: training and test images
+COUNTS = {
+    "imagenet_dog": (14864, 600),
+    "imagenet_car": (13000, 500),
+    "imagenet_snake": (11700, 450),
+    "imagenet_spider": (7800, 300),
+    "imagenet_fungus": (7800, 300),
+}
+TRAIN_TAR, VAL_TAR, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
+
+
+def source(root: str | Path | None = None) -> Path:
+    """The ILSVRC2012 folder: root, else $SEMLIB_ILSVRC. DataError says what should be in it."""
+    where = root or os.environ.get("SEMLIB_ILSVRC")
+    if not where or not resolve(where).is_dir():
+        found = f"{where} is no folder" if where else "it is not set"
+        raise DataError(
+            "the ImageNet subsets are read from an ILSVRC2012 folder with train/<synset>/ and val/<synset>/, or with "
+            f"{TRAIN_TAR}, {VAL_TAR} and {DEVKIT}; name it in $SEMLIB_ILSVRC ({found})"
+        )
+    return resolve(where)
+
+
+def prepare(name: str, side: int = SIDE, root: str | Path | None = None) -> Dataset:
+    """A subset as uint8 (N, 3, side, side), the shorter side resized to `side`, then the centre cropped.
+
+    DataError names a missing class or a corrupt file; what is prepared holds one copy of the images, 2.9 GB for the dogs.
+    """
+    where, synsets = source(root), SUBSETS[name]
+    parts = []
+    for part in ("train", "val"):
+        files = {wnid: _files(where, part, wnid) for wnid in synsets}
+        absent = [f"{synsets[wnid]} ({part}/{wnid})" for wnid, (count, _) in files.items() if not count]
+        if absent:
+            raise DataError(f"{where} has no images of {', '.join(absent)}")
+        counts = [count for count, _ in files.values()]
+        stream = (named for _, members in files.values() for named in members)
+        images = decode_all(stream, sum(counts), side, f"{name} {part}")
+        parts.append(ImageSet(images, np.repeat(np.arange(len(synsets)), counts)))
+    return Dataset(name, parts[0], parts[1], tuple(synsets.values()))
+
+
+def warn_if_fewer(data: Dataset) -> None:
+    """A warning if a subset holds fewer images than Table 1 says."""
+    found = len(data.train), len(data.test)
+    if found != COUNTS[data.name]:
+        train, test = (f"{n} of {of}" for n, of in zip(found, COUNTS[data.name], strict=True))
+        warnings.warn(f"{data.name} has {train} training and {test} test images of the paper's Table 1", stacklevel=3)
+
+
+def _files(where: Path, part: str, wnid: str) -> tuple[int, Iterator[Named] | list[Named]]:
+    """The number of a class's images and the images, from its folder or from the tar files."""
+    folder = where / part / wnid
+    if folder.is_dir():
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpeg", ".jpg"))
+        return len(paths), [(str(path), path) for path in paths]
+    if part == "train" and (where / TRAIN_TAR).exists():
+        return _train_tar(where / TRAIN_TAR, wnid)
+    if part == "val" and (where / VAL_TAR).exists():
+        names = [name for name, label in _val_labels(where / DEVKIT).items() if label == wnid]
+        return len(names), _members(where / VAL_TAR, names)
+    return 0, []
+
+
+def _train_tar(path: Path, wnid: str) -> tuple[int, Iterator[Named]]:
+    """A class's images from the tar of tars, read in place: nothing is unpacked, so nothing can land elsewhere."""
+    return sum(1 for _ in _inner(path, wnid, read=False)), _inner(path, wnid)
+
+
+def _inner(path: Path, wnid: str, read: bool = True) -> Iterator[Named]:
+    try:
+        with tarfile.open(path) as outer:
+            for member in outer:
+                if member.name == f"{wnid}.tar":
+                    with tarfile.open(fileobj=outer.extractfile(member)) as tar:
+                        for image in (m for m in tar if m.isfile()):
+                            yield f"{path}: {wnid}/{image.name}", io.BytesIO(tar.extractfile(image).read() if read else b"")
+                    return
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise DataError(f"{path} can't be read at {wnid} ({error})") from error
+
+
+def _members(path: Path, names: list[str]) -> Iterator[Named]:
+    wanted = set(names)
+    try:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if Path(member.name).name in wanted:
+                    yield f"{path}: {member.name}", io.BytesIO(tar.extractfile(member).read())
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise DataError(f"{path} can't be read ({error})") from error
+
+
+def _val_labels(devkit: Path) -> dict[str, str]:
+    """The synset of each validation image, from the development kit."""
+    from scipy.io import loadmat
+
+    if not devkit.exists():
+        raise DataError(f"{devkit} is missing: it says which class each validation image shows")
+    try:
+        with tarfile.open(devkit) as tar:
+            files = {Path(m.name).name: tar.extractfile(m).read() for m in tar if m.isfile()}
+        synsets = loadmat(io.BytesIO(files["meta.mat"]), squeeze_me=True)["synsets"]
+        wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
+        truth = files["ILSVRC2012_validation_ground_truth.txt"].split()
+    except Exception as error:
+        raise DataError(f"{devkit} can't be read ({error})") from error
+    return {f"ILSVRC2012_val_{k:08}.JPEG": wnids[int(label)] for k, label in enumerate(truth, 1)}

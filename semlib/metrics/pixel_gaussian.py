@@ -1,0 +1,68 @@
+"""Appendix D's trivial detectors: densities of raw pixels, and the energy of edges. Higher = more anomalous."""
+
+import numpy as np
+
+
+class PixelGaussian:
+    """A Gaussian with full covariance over the pixels of each colour channel, fitted on uint8 images (N, C, H, W).
+
+    The score (N,) is minus the sum over channels of the log-density. Pixels are dequantised as (x + u) / 256 with u
+    uniform in [0, 1), from the seed: without it the density of a constant patch has no bound.
+    """
+
+    def __init__(self, seed: int = 0):
+        self.seed = seed
+
+    def fit(self, images: np.ndarray) -> "PixelGaussian":
+        from scipy.stats import multivariate_normal  # slow to import, and needed only here
+
+        pixels = self._dequantised(images)
+        self._densities = [
+            multivariate_normal(channel.mean(0), np.cov(channel, rowvar=False), allow_singular=True) for channel in pixels
+        ]
+        return self
+
+    def score(self, images: np.ndarray) -> np.ndarray:
+        pixels = self._dequantised(images)
+        return -sum(density.logpdf(channel) for density, channel in zip(self._densities, pixels, strict=True))
+
+    def _dequantised(self, images: np.ndarray) -> np.ndarray:
+        if images.dtype != np.uint8 or images.ndim != 4:
+            raise ValueError(f"images should be uint8 (N, C, H, W), not {images.dtype} {images.shape}")
+        noise = np.random.default_rng(self.seed).random(images.shape)
+        n, channels = images.shape[:2]
+        return ((images + noise) / 256).reshape(n, channels, -1).swapaxes(0, 1)  # (C, N, H * W)
+
+
+class PixelMixture:
+    """Three Gaussians over the single pixel values of each colour channel: the paper's wording of Appendix D, read literally.
+
+    Fitted on a seeded sample of the pixels of uint8 images (N, C, H, W); the score (N,) is minus the sum of log-densities.
+    """
+
+    def __init__(self, components: int = 3, sample: int = 100_000, seed: int = 0):
+        self.components, self.sample, self.seed = components, sample, seed
+
+    def fit(self, images: np.ndarray) -> "PixelMixture":
+        from sklearn.mixture import GaussianMixture
+
+        random, values = np.random.default_rng(self.seed), (np.arange(256)[:, None] + 0.5) / 256
+        self._log_densities = []
+        for channel in images.swapaxes(0, 1):  # (C, N, H, W)
+            pixels = random.choice(channel.ravel(), self.sample)
+            mixture = GaussianMixture(self.components, random_state=self.seed)
+            mixture.fit(((pixels + random.random(self.sample)) / 256)[:, None])
+            self._log_densities.append(mixture.score_samples(values))  # (256,): all that a pixel can be
+        return self
+
+    def score(self, images: np.ndarray) -> np.ndarray:
+        channels = zip(self._log_densities, images.swapaxes(0, 1), strict=True)
+        return -sum(table[channel].sum((1, 2)) for table, channel in channels)
+
+
+def edge_energy(images: np.ndarray) -> np.ndarray:
+    """Minus the mean squared Sobel gradient of uint8 images (N, C, H, W), (N,): an image with fewer edges is more anomalous."""
+    from scipy.ndimage import sobel
+
+    grey = images.mean(1) / 255  # (N, H, W)
+    return -sum(sobel(grey, axis) ** 2 for axis in (1, 2)).mean((1, 2))

@@ -1,0 +1,30 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Networks this small run several times faster on one thread where processors are shared."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def cifar10_root(tmp_path_factory):
+    """A data root that holds the real cifar10.npz, unpacked once a session."""
+    source = os.environ.get("SEMLIB_TEST_DATA")
+    if not source:
+        pytest.skip("$SEMLIB_TEST_DATA isn't set: the folder of real images with its unpack.py")
+    root = tmp_path_factory.mktemp("real")
+    subprocess.run([sys.executable, Path(source) / "unpack.py", root], check=True, stdout=subprocess.DEVNULL)
+    yield root
+    shutil.rmtree(root)  # 184 MB

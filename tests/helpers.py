@@ -1,0 +1,83 @@
+"""A data set and an experiment so small that a run takes a fraction of a second, and the package as a user starts it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from semlib import config, datasets, store
+from semlib.config import Experiment
+from semlib.datasets import Dataset, ImageSet
+
+ROOT = Path(__file__).parents[1]
+CLASSES = ("zero", "one", "two", "three")
+TINY = {
+    "profile": "test",
+    "dataset": "tiny",
+    "hold_out": "one",
+    "trials": 1,
+    "missing": "train",
+    "architecture": "wrn-10-1",
+    "dropout": 0.3,
+    "norm_batch": None,
+    "epochs": 3,
+    "batch_size": 64,
+    "precision": "float32",
+    "threads": 1,
+    "evaluate_every": 1,
+}
+
+
+def tiny_data(root: Path) -> Path:
+    """Write tiny.npz, 256 + 100 of scikit-learn's digits 0 to 3; every two has a white corner, so a batch shows its class."""
+    digits = datasets.load("digits", root)
+    parts = []
+    for part, each in ((digits.train, 64), (digits.test, 25)):
+        chosen = np.concatenate([np.flatnonzero(part.labels == k)[:each] for k in range(4)])
+        images = part.images[chosen].copy()
+        images[part.labels[chosen] == 2, :, 0, 0] = 255
+        parts.append(ImageSet(images, part.labels[chosen]))
+    data = Dataset("tiny", *parts, CLASSES)
+    arrays = {f"{name}_{kind}": getattr(part, kind) for name, part in zip(("train", "test"), parts, strict=True)
+              for kind in ("images", "labels")}  # fmt: skip
+    root.mkdir(parents=True, exist_ok=True)
+    np.savez(root / "tiny.npz", classes=np.array(data.classes), **arrays)
+    return root
+
+
+def tiny(folder: Path, **changes) -> Experiment:
+    """The tiny experiment: data in folder/data, outputs in folder/outputs."""
+    places = {"data_root": str(folder / "data"), "outputs": str(folder / "outputs")}
+    return config.create(TINY | places | changes)
+
+
+def parameters(**values) -> list[str]:
+    """Parameters as words of a command line."""
+    return [word for name, value in values.items() for word in ("-p", name, str(value))]
+
+
+def environment(**changes: object) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT)} | {name: str(value) for name, value in changes.items()}
+
+
+def semlib(*words: object, **changes: object) -> subprocess.CompletedProcess:
+    """`python -m semlib ...` from the checkout's root; changes: of its environment."""
+    command = [sys.executable, "-m", "semlib", *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, env=environment(**changes), capture_output=True, text=True, timeout=400)
+
+
+def contents(folder: Path, but: tuple[str, ...] = ()) -> dict[str, tuple[int, bytes]]:
+    """Time and bytes of every file in a folder: to say that nothing there was touched."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in but)
+    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def scores(experiment: Experiment) -> dict[tuple, dict[str, bytes]]:
+    """Of every planned run the arrays in its scores.npz, as bytes: equal if and only if bit for bit the same."""
+    found = {}
+    for run in store.plan(experiment):
+        with np.load(run.home / "scores.npz", allow_pickle=False) as file:
+            found[run.hold_out, run.method, run.trial] = {name: file[name].tobytes() for name in file.files}
+    return found

@@ -1,0 +1,106 @@
+"""python -m semlib grid, with real Snakemake: side by side, failures and kills keep what is done, the same command goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import nbformat
+import pytest
+import yaml
+from helpers import ROOT, TINY, contents, environment, semlib, tiny, tiny_data
+
+from semlib import store
+
+pytestmark = pytest.mark.notebook
+HOLD_OUTS = ["zero", "two", "three"]
+
+FRAGILE = '''
+from pathlib import Path
+
+BROKEN = Path(__file__).with_name("broken")
+
+
+def loss(net, images):
+    """Fails while the file `broken` is there if no image is a two (a two's corner is white): when two is held out."""
+    if BROKEN.exists() and not (images[:, 0, 0, 0] == 1).any():
+        raise RuntimeError("broken on purpose")
+    return net(images, head="mine").square().mean()
+
+
+loss.heads = {"mine": 2}
+'''
+
+
+def prepare(folder, **changes):
+    """Data and a copy of the demo's parameter file with tiny values; (words, environment, experiment)."""
+    tiny_data(folder / "data")
+    settings = yaml.safe_load((ROOT / "params" / "demo" / "benchmark.yaml").read_text())
+    settings |= TINY | {"outputs": str(folder / "outputs"), "epochs": 2, "hold_out": HOLD_OUTS} | changes
+    (folder / "benchmark.yaml").write_text(yaml.safe_dump(settings))
+    (folder / "fragile.py").write_text(FRAGILE)
+    settings.pop("outputs")
+    places = {"SEMLIB_DATA": folder / "data", "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+    return ["grid", folder / "benchmark.yaml"], places, tiny(folder, **settings)
+
+
+def done_files(folder):
+    return sorted(path.name for path in folder.rglob("*.done"))
+
+
+def test_a_failed_hold_out_keeps_its_traceback_and_alone_runs_again(tmp_path, monkeypatch):
+    command, places, experiment = prepare(tmp_path, methods=["classification", "fragile:loss"])
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "broken").touch()
+    first = semlib(*command, **places)
+    assert first.returncode != 0 and "failed" in first.stdout and "two" in first.stdout.split("failed")[1]
+    finished = {(record.hold_out, record.method) for record in store.finished(experiment)}
+    wanted = {(hold_out, method) for hold_out in HOLD_OUTS for method in experiment.methods}
+    assert finished == wanted - {("two", "fragile:loss")}
+    assert done_files(tmp_path) == ["three.done", "zero.done"]
+    folder = tmp_path / "outputs" / "test"
+    notebook = nbformat.read(folder / "holdout-tiny-two.ipynb", 4)
+    errors = [o for cell in notebook.cells for o in cell.get("outputs", ()) if o.output_type == "error"]
+    assert errors[0].evalue == "broken on purpose" and any("fragile" in line for line in errors[0].traceback)
+    assert not (folder / "benchmark-tiny.csv").exists()
+
+    (tmp_path / "broken").unlink()
+    before = {k: v for k, v in contents(folder, ("run.lock",)).items() if ".grid" not in k and "holdout-tiny-two" not in k}
+    second = semlib(*command, **places)
+    assert second.returncode == 0, second.stdout + second.stderr
+    after = contents(folder, ("run.lock",))
+    assert {name: after[name] for name in before} == before
+    assert done_files(tmp_path) == ["table.done", "three.done", "two.done", "zero.done"]
+    assert len(store.finished(experiment)) == 6 and "6 of 6 runs are finished" in second.stdout
+    added = {name.split("/")[0] for name in set(after) - set(before) if ".grid" not in name}
+    table = "benchmark-tiny-zero-two-three.ipynb"
+    assert added == {"runs", "holdout-tiny-two.ipynb", table, "benchmark-tiny.csv", "benchmark-tiny.png"}
+    assert "not run" not in second.stdout and (folder / "benchmark-tiny.csv").read_text().count("\n") == 5
+
+
+def test_a_killed_grid_goes_on_by_the_same_command(tmp_path):
+    """SIGKILL of the whole process group while runs train; meanwhile a second grid is refused in one line."""
+    command, places, experiment = prepare(tmp_path, hold_out=["zero", "two"], methods="classification", epochs=150)
+    words = [sys.executable, "-m", "semlib", *map(str, command)]
+    log = (tmp_path / "log").open("w")
+    grid = subprocess.Popen(words, cwd=ROOT, env=environment(**places), stdout=log, stderr=log, start_new_session=True)
+    deadline = time.monotonic() + 200
+    while not list(tmp_path.rglob("checkpoint.pt")):
+        assert grid.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+        time.sleep(0.1)
+    stopped = []  # jobs in sessions of their own are stopped too, as when a machine goes down
+    os.killpg(grid.pid, signal.SIGSTOP)
+    refused = semlib(*command, **places)
+    assert refused.returncode == 1 and refused.stderr.startswith("error: this grid is running already")
+    assert refused.stderr.count("\n") == 1 and not stopped
+    os.killpg(grid.pid, signal.SIGKILL)
+    grid.wait()
+    log.close()
+    locks = list((tmp_path / "outputs").rglob(".snakemake/locks/*"))
+    assert locks and "table.done" not in done_files(tmp_path)  # what Snakemake alone would stumble over
+
+    again = semlib(*command, **places)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert done_files(tmp_path) == ["table.done", "two.done", "zero.done"]
+    assert len(store.finished(experiment)) == 2 and "2 of 2 runs are finished" in again.stdout

@@ -1,0 +1,256 @@
+"""Networks against the paper's parameter counts and against a literal forward pass in functional operations."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from semlib import models
+from semlib.models.wide_resnet import BatchNorm, Block
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def random_network(architecture="wrn-10-1", classes=5, image_shape=(3, 16, 16), seed=0, **settings):
+    """A network whose batch-norm scales, shifts and statistics are random too, so that each of them matters."""
+    torch.manual_seed(seed)
+    net = models.build(architecture, classes, image_shape, **settings)
+    for norm in net.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            for tensor, low, high in ((norm.weight, 0.5, 1.5), (norm.bias, -1, 1)):
+                nn.init.uniform_(tensor, low, high)
+            norm.running_mean.uniform_(-1, 1)
+            norm.running_var.uniform_(0.5, 2)
+    return net
+
+
+# -- parameters -------------------------------------------------------------------------------------------------------
+
+
+def literal_count(depth, widen, classes, channels=3):
+    """The weights of Zagoruyko's Table 1, layer by layer."""
+    total, inputs = channels * 16 * 9, 16
+    for width in (16 * widen, 32 * widen, 64 * widen):
+        for _ in range((depth - 4) // 6):
+            total += 2 * inputs + inputs * width * 9  # normalisation's scale and shift, 3x3 convolution
+            total += 2 * width + width * width * 9
+            total += inputs * width if inputs != width else 0  # 1x1 shortcut
+            inputs = width
+    return total + 2 * inputs + inputs * classes + classes
+
+
+def parameter_count(architecture, classes, channels=3, **settings):
+    with torch.device("meta"):  # shapes without memory
+        net = models.build(architecture, classes, (channels, 32, 32), **settings)
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+@pytest.mark.parametrize(
+    "classes, heads, count",
+    [(10, None, 36_479_194), (9, None, 36_478_553), (9, {"rotation": 4}, 36_481_117)],
+)
+def test_wrn_28_10_has_the_published_number_of_parameters(classes, heads, count):
+    assert parameter_count("wrn-28-10", classes, heads=heads) == count
+
+
+@pytest.mark.parametrize(
+    "depth, widen, classes, channels",
+    [(10, 1, 9, 1), (10, 2, 10, 3), (16, 4, 10, 3), (22, 2, 7, 3), (28, 10, 10, 3), (40, 2, 3, 1)],
+)
+def test_parameter_counts_are_those_of_the_layers(depth, widen, classes, channels):
+    assert parameter_count(f"wrn-{depth}-{widen}", classes, channels) == literal_count(depth, widen, classes, channels)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "wrn-29-10",
+        "wrn-26-10",
+        "wrn-28",
+        "resnet",
+        "wrn-28-0",
+        "wrn-4-1",
+        "wrn-0-1",
+        "WRN-28-10",
+        "wrn-28-10 ",
+        "wrn-28--1",
+        "",
+    ],
+)
+def test_an_unknown_architecture_is_named_with_the_choices(architecture):
+    with pytest.raises(ValueError, match=rf"'{architecture}'; choose wrn-D-K .*10, 16, 22, 28.*such as wrn-28-10"):
+        models.build(architecture, 10)
+
+
+@pytest.mark.parametrize("architecture", ["wrn-16-8", "wrn-10-1"])
+def test_convolutions_start_at_he_et_al_s_fan_in_scale_and_have_no_biases(architecture):
+    torch.manual_seed(0)
+    for name, layer in models.build(architecture, 9, (1, 32, 32)).named_modules():
+        if isinstance(layer, nn.Conv2d):
+            expected = (2 / (layer.in_channels * layer.kernel_size[0] ** 2)) ** 0.5
+            noise = expected / layer.weight.numel() ** 0.5
+            assert layer.bias is None, name
+            assert abs(layer.weight.std() - expected) < 4 * noise, name  # its standard error is noise / sqrt(2)
+            assert abs(layer.weight.mean()) < 5 * noise, name
+
+
+def test_a_network_is_as_random_as_the_global_generator():
+    first, same, other = (random_network(seed=seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not torch.equal(first["stem.weight"], other["stem.weight"])
+
+
+# -- the forward pass -------------------------------------------------------------------------------------------------
+
+
+def literal_logits(net, images, depth, stem_stride, mean, std, head="classification"):
+    """The whole network in evaluation mode, from its weights alone."""
+    w = net.double().state_dict()
+
+    def activated(x, norm):
+        scale = w[f"{norm}.weight"] / (w[f"{norm}.running_var"] + 1e-5).sqrt()
+        x = (x - w[f"{norm}.running_mean"][:, None, None]) * scale[:, None, None] + w[f"{norm}.bias"][:, None, None]
+        return x * (x > 0)
+
+    x = (images - torch.tensor(mean)[:, None, None].double()) / torch.tensor(std)[:, None, None].double()
+    x = F.conv2d(x, w["stem.weight"], stride=stem_stride, padding=1)
+    number = 0
+    for stride in (1, 2, 2):
+        for i in range((depth - 4) // 6):
+            block, stride_here = f"blocks.{number}", stride if i == 0 else 1
+            before = activated(x, f"{block}.norm1")
+            y = F.conv2d(before, w[f"{block}.conv1.weight"], stride=stride_here, padding=1)
+            y = F.conv2d(activated(y, f"{block}.norm2"), w[f"{block}.conv2.weight"], padding=1)
+            projection = w.get(f"{block}.shortcut.weight")
+            x = y + (x if projection is None else F.conv2d(before, projection, stride=stride_here))
+            number += 1
+    features = activated(x, "norm").flatten(2).mean(2)
+    return features @ w[f"heads.{head}.weight"].T + w[f"heads.{head}.bias"]
+
+
+@pytest.mark.parametrize(
+    "depth, widen, image_shape, stem_stride",
+    [(10, 1, (3, 16, 16), 1), (16, 2, (1, 8, 8), 1), (16, 1, (3, 32, 32), 2), (10, 3, (3, 12, 20), 1), (10, 1, (1, 28, 28), 2)],
+)
+def test_logits_are_those_of_the_literal_network(depth, widen, image_shape, stem_stride):
+    mean, std = [0.5, 0.25, 0.125][: image_shape[0]], [0.25, 0.5, 2.0][: image_shape[0]]
+    heads = {"rotation": 4, "other": 2}
+    net = random_network(
+        f"wrn-{depth}-{widen}", 5, image_shape, heads=heads, mean=mean, std=std, stem_stride=stem_stride
+    ).eval()
+    images = torch.rand(4, *image_shape)
+    found = {head: (net(images, head=head), net(images.double(), head=head)) for head in net.heads}
+    assert torch.equal(net(images), found["classification"][0])
+    for head, (logits, exact) in found.items():
+        expected = literal_logits(net, images.double(), depth, stem_stride, mean, std, head)
+        assert logits.shape == (4, {"classification": 5, **heads}[head])
+        assert (logits.dtype, exact.dtype) == (torch.float32, torch.float64)
+        torch.testing.assert_close(exact, expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(logits.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_shortcut_at_a_width_change_takes_the_activated_input_and_else_the_raw_one():
+    torch.manual_seed(0)
+    images = torch.randn(3, 4, 6, 6)
+    for width, stride in ((4, 1), (8, 1), (4, 2), (8, 2)):
+        block = Block(4, width, stride, 0.0, None).eval()
+        block.norm1.bias.data.uniform_(-1, 1)
+        block.conv2.weight.data.zero_()  # leaves the shortcut alone
+        activated = F.relu(block.norm1(images))
+        raw = width == 4 and stride == 1
+        assert torch.equal(block(images), images if raw else F.conv2d(activated, block.shortcut.weight, stride=stride))
+        assert (block.shortcut is None) == raw
+
+
+def test_dropout_is_between_the_two_convolutions_of_a_block():
+    torch.manual_seed(0)
+    block, inputs = Block(8, 16, 1, 0.25, None).train(), {}
+    for name in ("conv1", "conv2"):
+        getattr(block, name).register_forward_pre_hook(lambda layer, given, name=name: inputs.update({name: given[0]}))
+    images = torch.randn(8, 8, 10, 10)
+    block(images)
+    assert torch.equal(inputs["conv1"], F.relu(F.batch_norm(images, None, None, training=True)))
+    whole = F.relu(F.batch_norm(F.conv2d(inputs["conv1"], block.conv1.weight, padding=1), None, None, training=True))
+    dropped = inputs["conv2"] == 0
+    torch.testing.assert_close(inputs["conv2"], torch.where(dropped, 0, whole / 0.75))
+    assert dropped[whole > 0].float().mean() == pytest.approx(0.25, abs=0.03)  # of about 6,400
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_normalisation_is_the_networks_first_layer(channels):
+    mean, std = torch.rand(channels), torch.rand(channels) + 0.1
+    shape = (channels, 8, 8)
+    inside = random_network(image_shape=shape, mean=mean.tolist(), std=std.tolist()).eval()
+    outside = random_network(image_shape=shape).eval()
+    images = torch.rand(4, *shape)
+    torch.testing.assert_close(inside(images), outside((images - mean[:, None, None]) / std[:, None, None]))
+    assert sum(p.numel() for p in inside.parameters()) == sum(p.numel() for p in outside.parameters())
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_float64_images_are_computed_as_in_a_float64_network(training):
+    net, images = random_network(mean=[0.1, 0.2, 0.3], std=[0.3, 0.2, 0.1]).train(training), torch.rand(4, 3, 16, 16)
+    logits, exact = net(images.double()), copy.deepcopy(net).double()(images.double())
+    assert logits.dtype == torch.float64 and net.stem.weight.dtype == torch.float32
+    assert torch.equal(logits, exact)
+    assert 0 < (net(images) - exact).abs().max() < 1e-4
+    logits.sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in net.parameters())
+
+
+@pytest.mark.parametrize("sides", [(4, 4), (8, 8), (9, 13), (28, 28), (32, 32), (33, 50)])
+def test_images_of_any_size_give_one_row_of_logits_each(sides):
+    net = models.build("wrn-10-1", 7, (1, *sides), heads={"rotation": 4})
+    assert net(torch.rand(2, 1, *sides)).shape == (2, 7)
+    assert net(torch.rand(2, 1, *sides), head="rotation").shape == (2, 4)
+
+
+def test_images_too_small_for_the_strides_are_an_error():
+    with pytest.raises(ValueError, match="wrn-10-1 with stem_stride 2 needs larger images than 4x4"):
+        models.build("wrn-10-1", 10, (3, 4, 4), stem_stride=2)
+
+
+def test_heads_see_the_same_features():
+    net, images = random_network(heads={"rotation": 5}).eval(), torch.rand(3, 3, 16, 16)
+    net.heads["rotation"].load_state_dict(net.heads["classification"].state_dict())
+    assert torch.equal(net(images), net(images, head="rotation"))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_whole_number_images_are_an_error_that_says_what_to_do(dtype):
+    with pytest.raises(TypeError, match=r"floats in \[0, 1\], not torch.*divide uint8 by 255"):
+        random_network()(torch.zeros(1, 3, 16, 16, dtype=dtype))
+
+
+def test_an_unknown_head_is_named_with_the_choices():
+    with pytest.raises(ValueError, match="unknown head 'turn'; choose from classification, rotation"):
+        random_network(heads={"rotation": 4})(torch.zeros(1, 3, 16, 16), head="turn")
+
+
+# -- batch normalisation in groups, as on several GPUs ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("group, count", [(4, 12), (4, 14), (6, 12), (12, 12), (20, 12), (None, 12)])
+def test_batch_norm_takes_its_statistics_from_each_group_of_images(group, count):
+    torch.manual_seed(0)
+    norm, images = BatchNorm(3, group), torch.randn(count, 3, 5, 4) * torch.linspace(1, 9, count)[:, None, None, None]
+    nn.init.uniform_(norm.weight), nn.init.uniform_(norm.bias)
+    mean, var = torch.zeros(3), torch.ones(3)
+    size = group or count
+    parts = [images[start : start + size] for start in range(0, count, size)]
+    expected = torch.cat([F.batch_norm(part, mean, var, norm.weight, norm.bias, training=True) for part in parts])
+    torch.testing.assert_close(norm.train()(images), expected)
+    torch.testing.assert_close((norm.running_mean, norm.running_var), (mean, var))  # each group moved them
+    torch.testing.assert_close(norm.eval()(images), F.batch_norm(images, mean, var, norm.weight, norm.bias))
+
+
+def test_a_network_trained_with_norm_batch_computes_each_group_by_itself():
+    grouped, plain = (random_network(norm_batch=norm_batch).train() for norm_batch in (4, None))
+    images = torch.rand(12, 3, 16, 16)
+    expected = torch.cat([plain(part) for part in images.split(4)])
+    torch.testing.assert_close(grouped(images), expected)
+    assert not torch.allclose(plain(images), expected, atol=1e-2)
+    grouped.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(grouped.eval()(images), plain.eval()(images))

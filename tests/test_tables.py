@@ -1,0 +1,123 @@
+"""Tables against numbers worked out by hand from made-up records."""
+
+import csv
+import statistics
+
+import pytest
+from helpers import ROOT
+
+from semlib import config, store, tables
+from semlib.store import Record
+
+PUBLISHED = ROOT / "semlib" / "published" / "table3_cifar10.csv"
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def record(hold_out, method, trial, msp, odin, accuracy, dataset="digits", seconds=60.0, digest="d" * 64):
+    how = {"msp": {"score": "msp"}, "odin": {"score": "odin", "temperature": 1000.0, "epsilon": 5e-5}}
+    fields = {"dataset": dataset, "hold_out": hold_out, "method": method, "trial": trial, "seconds": seconds, "scoring": how}
+    fields |= {"metrics": {"accuracy": accuracy, "msp": msp, "odin": odin}, "data_digest": digest, "device": "abacus"}
+    rest = {"fingerprint": "f", "settings": {}, "classes": (), "scores_sha256": {}, "skew": 0.1, "precision": "float32"}
+    return Record(**fields, **rest, threads=1, versions={}, commit=None, finished="")
+
+
+def experiment(**changes):
+    return config.create({"dataset": "digits", "hold_out": ["1", "2"]} | changes)
+
+
+# (class, trial): msp, odin, accuracy of the classifier; trial 2 lacks class 2
+CLASSIFICATION = {
+    ("1", 0): (0.10, 0.40, 0.90),
+    ("2", 0): (0.30, 0.42, 0.94),
+    ("1", 1): (0.20, 0.44, 0.91),
+    ("2", 1): (0.60, 0.48, 0.97),
+    ("1", 2): (0.90, 0.60, 0.50),
+}
+RECORDS = [record(c, "classification", t, *values) for (c, t), values in CLASSIFICATION.items()]
+RECORDS += [record("1", "rotation", 0, 0.5, 0.6, 0.98)]
+
+
+def test_by_class_is_the_mean_within_a_trial_then_over_trials():
+    table = tables.by_class(experiment(), RECORDS)
+    assert list(table.index) == ["1", "2", "average"]
+    for k, measure in enumerate(("msp", "odin", "accuracy")):
+        one = [100 * CLASSIFICATION["1", t][k] for t in (0, 1, 2)]
+        two = [100 * CLASSIFICATION["2", t][k] for t in (0, 1)]
+        within = [(one[t] + two[t]) / 2 for t in (0, 1)]  # trial 2 lacks a class: it isn't in the average
+        for row, values in (("1", one), ("2", two), ("average", within)):
+            assert table["classification", measure, "mean"][row] == pytest.approx(statistics.mean(values), abs=1e-9)
+            assert table["classification", measure, "std"][row] == pytest.approx(statistics.stdev(values), abs=1e-9)
+    assert table["classification", "msp", "mean"]["average"] == pytest.approx(30)  # of 20 and 40
+    assert table["classification", "msp", "std"]["average"] == pytest.approx(14.142136)
+
+
+def test_one_trial_has_a_dash_and_no_trial_is_not_run():
+    text = tables.shown(tables.by_class(experiment(), RECORDS))
+    assert list(text.index) == ["1", "2", "Average"]
+    assert list(text["Classification-only", "MSP"]) == ["40.00 ± 43.59", "45.00 ± 21.21", "30.00 ± 14.14"]
+    assert list(text["Rotation-augmented", "ODIN"]) == ["60.00 ± -", "not run", "not run"]
+    nothing = tables.shown(tables.by_class(experiment(), []))
+    assert set(nothing.to_numpy().ravel()) == {"not run"} and nothing.shape == (3, 6)
+    assert "60.00 ± -" in tables.as_text(tables.by_class(experiment(), RECORDS))
+
+
+def test_no_held_out_class_is_a_row_of_accuracies():
+    runs = [record(None, "classification", t, 0, 0, accuracy) for t, accuracy in enumerate((0.9, 0.92))]
+    for r in runs:
+        del r.metrics["msp"], r.metrics["odin"]
+    table = tables.by_class(experiment(hold_out="none", methods="classification"), runs)
+    assert table["classification", "accuracy", "mean"]["none"] == pytest.approx(91)
+    assert table["classification", "accuracy", "std"]["none"] == pytest.approx(2**0.5)
+    assert table["classification", "msp", "mean"].isna().all()
+
+
+def printed():
+    with PUBLISHED.open(newline="") as file:
+        return {row.pop("hold_out"): {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)}
+
+
+def test_paper_columns_are_the_published_numbers():
+    table = tables.by_class(experiment(dataset="cifar10", hold_out="all"), [])
+    assert list(table.index) == [*CIFAR10, "average"]
+    for hold_out, row in printed().items():
+        for name, value in row.items():
+            method, measure, *std = name.split("_")
+            assert table[method, measure, "paper_std" if std else "paper"][hold_out] == value
+    text = tables.shown(table)
+    assert text["Rotation-augmented", "ODIN", "paper"]["cat"] == "55.80 ± 0.76"
+    assert text["Classification-only", "MSP", "paper"]["Average"] == "34.92 ± 0.41"
+
+
+def test_a_subset_of_classes_has_no_average_of_the_paper():
+    table = tables.by_class(experiment(dataset="cifar10", hold_out=["dog", "cat"]), [])
+    assert table["rotation", "msp", "paper"].isna()["average"] and table["rotation", "msp", "paper"]["dog"] == 32.11
+    assert tables.shown(table)["Rotation-augmented", "MSP", "paper"]["Average"] == ""
+    assert "paper" not in tables.by_class(experiment(), []).columns.get_level_values("statistic")
+
+
+def test_saved_csv_has_each_mean_directly_before_its_std(tmp_path):
+    runs = [record("cat", "rotation", t, msp, 0.5, 0.9, "cifar10") for t, msp in enumerate((0.5, 0.52))]
+    how = experiment(dataset="cifar10", hold_out=["dog", "cat"], methods="rotation")
+    tables.save(tables.by_class(how, runs), tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open(newline="") as file:
+        head, dog, cat, average = csv.reader(file)
+    ends = ("", "_std", "_paper", "_paper_std")
+    assert head == ["hold_out", *(f"rotation_{m}{end}" for m in ("msp", "odin", "accuracy") for end in ends)]
+    assert cat[:5] == ["cat", "51.00", "1.41", "53.12", "0.92"]
+    assert dog[:5] == ["dog", "", "", "32.11", "0.82"] and average == ["average", *[""] * 12]
+
+
+def test_remarks_say_how_much_was_run_and_on_what():
+    lines = tables.remarks(experiment(), RECORDS)
+    assert len(lines) == 1 and "6 of 12 runs" in lines[0] and "abacus (6)" in lines[0] and "6 min" in lines[0]
+    other = record("2", "rotation", 0, 0.5, 0.6, 0.98, digest="e" * 64)
+    _, warning = tables.remarks(experiment(), [*RECORDS, other])
+    assert "NOT COMPARABLE" in warning and "dddddddd (6)" in warning and "eeeeeeee (1)" in warning
+    assert "0 of 12 runs" in tables.summary(experiment(), [])
+
+
+def test_measurements_take_the_score_of_the_asked_settings():
+    other = record("1", "classification", 0, 0.1, 0.2, 0.9)
+    assert tables.measurements(experiment(epsilon=0.1), [other]).odin.isna().all()
+    assert list(tables.measurements(experiment(), [other]).odin) == [20.0]
+    assert set(store.scoring(experiment())) == {"msp", "odin"}

@@ -1,0 +1,332 @@
+"""training.train: the paper's alternating updates (Sec. 4, 5.1), and that a stopped training ends as an undisturbed one."""
+
+import copy
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from semlib import auxiliary, config, models, training
+from semlib.datasets import ImageSet
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+SIDE = 8
+SETTINGS = {"architecture": "wrn-10-1", "dropout": 0.3, "norm_batch": None, "epochs": 4, "batch_size": 32, "evaluate_every": 1}
+LOSSES = {"classification": None, "rotation": auxiliary.rotation}
+
+
+def experiment(**changes):
+    return config.create(SETTINGS | changes)
+
+
+def noise(count: int = 96, channels: int = 1) -> ImageSet:
+    images = np.random.default_rng(0).integers(0, 256, (count, channels, SIDE, SIDE), dtype=np.uint8)
+    return ImageSet(images, np.arange(count, dtype=np.int64) % 3)
+
+
+def network(heads=None, seed: int = 0, dropout: float = 0.3):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return models.build("wrn-10-1", 3, (1, SIDE, SIDE), dropout, heads, mean=[0.5], std=[0.25])
+
+
+def train(how=None, method="classification", data=None, **options):
+    """(state of the trained network, history without seconds)."""
+    loss = LOSSES.get(method, method)
+    net = network(getattr(loss, "heads", None))
+    options = {"evaluate": lambda epoch: {"probe": float(net.stem.weight.detach().double().sum())}} | options
+    history = training.train(net, noise() if data is None else data, how or experiment(), loss, **options)
+    return net.state_dict(), [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+
+
+def identical(one, other) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+# --- arithmetic
+
+
+@pytest.mark.parametrize("weight", [0.5, 1.0, 0.0])
+def test_epoch_equals_a_literal_loop(weight):
+    """Nesterov momentum 0.9 and weight decay 5e-4 written out by hand; auxiliary step, weighted, then class step."""
+    data, batch = noise(), 32
+    rates = iter((0.1, 0.02, 0.004))  # step schedule: 0, 1/3 and 2/3 of all steps done
+    how = experiment(epochs=1, dropout=0.0, crop_padding=0, flip=False, auxiliary_weight=weight)
+    net = network({"rotation": 4}, dropout=0.0)
+    literal = copy.deepcopy(net).train()
+    training.train(net, data, how, auxiliary.rotation, seed=5)
+
+    momenta = {"auxiliary": {}, "class": {}}  # two optimisers, each with momenta of its own
+
+    def update(task, loss, rate):
+        literal.zero_grad(set_to_none=True)
+        loss.backward()
+        for name, w in literal.named_parameters():
+            if w.grad is None:  # the other task's head
+                continue
+            g = w.grad + 5e-4 * w.detach()
+            v = momenta[task][name] = g if name not in momenta[task] else 0.9 * momenta[task][name] + g
+            w.data -= rate * (g + 0.9 * v)
+
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(5)).numpy()
+    for index in order.reshape(-1, batch):
+        rate = next(rates)
+        turned = np.stack([np.rot90(image, k, (1, 2)) for image in data.images[index[: batch // 4]] for k in range(4)])
+        logits = literal(torch.tensor(turned / 255, dtype=torch.float32), head="rotation")
+        update("auxiliary", weight * F.cross_entropy(logits, torch.tensor([0, 1, 2, 3] * (batch // 4))), rate)
+        logits = literal(torch.tensor(data.images[index] / 255, dtype=torch.float32))
+        update("class", F.cross_entropy(logits, torch.tensor(data.labels[index])), rate)
+
+    start = network({"rotation": 4}, dropout=0.0).state_dict()
+    for name, value in literal.state_dict().items():
+        torch.testing.assert_close(net.state_dict()[name], value, rtol=1e-4, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
+        if "weight" in name:
+            assert not torch.equal(value, start[name])
+
+
+@pytest.mark.parametrize("method", LOSSES)
+def test_each_task_leaves_the_others_head(method):
+    """Snapshots before each forward pass: a rotation step lies before a class pass, a class step before a rotation pass."""
+    loss = LOSSES[method]
+    net = network(getattr(loss, "heads", None))
+    seen = []
+
+    def snapshot(module, inputs, options):
+        heads = {name: head.weight.detach().clone() for name, head in net.heads.items()}
+        seen.append((options.get("head", "classification"), heads))
+
+    net.register_forward_pre_hook(snapshot, with_kwargs=True)
+    training.train(net, noise(), experiment(epochs=2), loss)
+    if loss is None:
+        assert {task for task, _ in seen} == {"classification"}
+        assert not [name for name in net.state_dict() if "rotation" in name]
+        return
+    assert [task for task, _ in seen] == ["rotation", "classification"] * 6
+    for (task, before), (_, after) in itertools.pairwise(seen):
+        other = {"rotation": "classification", "classification": "rotation"}[task]
+        assert torch.equal(before[other], after[other])
+        assert not torch.equal(before[task], after[task])
+
+
+def rates(**changes):
+    """The learning rate of every optimiser step."""
+    seen = []
+    handle = register_optimizer_step_pre_hook(lambda optimizer, *_: seen.append(optimizer.param_groups[0]["lr"]))
+    try:
+        train(experiment(**changes), data=noise(64), evaluate=None)
+    finally:
+        handle.remove()
+    return seen
+
+
+def test_step_schedule_is_the_papers():
+    epochs, wanted = (0, 59, 60, 119, 120, 159, 160, 199), (0.1, 0.1, 0.02, 0.02, 0.004, 0.004, 0.0008, 0.0008)
+    assert [0.1 * training.rate_factor("step", epoch / 200) for epoch in epochs] == pytest.approx(wanted, rel=1e-12)
+    late = 0.1 * training.rate_factor("step", (59 + 0.999) / 200)  # the last step of epoch 60
+    assert late == 0.1
+    assert rates(epochs=10) == pytest.approx([0.1] * 6 + [0.02] * 6 + [0.004] * 4 + [0.0008] * 4)
+
+
+def test_one_cycle_rises_then_falls_to_near_zero():
+    seen = rates(epochs=20, schedule="one_cycle", learning_rate=0.4)
+    peak = int(np.argmax(seen))
+    assert seen[:peak] == sorted(seen[:peak]) and seen[peak:] == sorted(seen[peak:], reverse=True)
+    assert 0 < peak < 20 and seen[peak] == pytest.approx(0.4) and max(seen[0], seen[-1]) < 0.02
+
+
+def test_incomplete_last_batch_is_dropped():
+    sizes = []
+    net = network()
+    net.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    training.train(net, noise(95), experiment(epochs=2))
+    assert sizes == [32, 32] * 2
+    with pytest.raises(ValueError, match="batch_size = 32 is more than the 31 training images"):
+        training.train(network(), noise(31), experiment())
+
+
+def test_user_auxiliary_gets_its_share_of_the_batch():
+    seen = []
+
+    def loss(net, images):
+        seen.append(len(images))
+        return net(images, head="mine").square().mean()
+
+    loss.heads, loss.share = {"mine": 2}, 2
+    state, history = train(method=loss)
+    assert seen == [16] * 12 and "heads.mine.weight" in state and "auxiliary_loss" in history[0]
+
+
+# --- augmentation
+
+
+def windows(image: np.ndarray, padding: int, flip: bool) -> dict[bytes, tuple]:
+    """Every view of an image that augmentation may make, with its place."""
+    padded = np.pad(image, ((0, 0), (padding, padding), (padding, padding)), mode="reflect")
+    places = itertools.product(range(2 * padding + 1), range(2 * padding + 1), (False, True) if flip else (False,))
+    cut = {p: padded[:, p[0] : p[0] + SIDE, p[1] : p[1] + SIDE] for p in places}
+    return {np.ascontiguousarray(view[:, :, ::-1] if p[2] else view).tobytes(): p for p, view in cut.items()}
+
+
+@pytest.mark.parametrize(("padding", "flip"), [(0, False), (0, True), (2, False), (2, True), (None, True)])
+@pytest.mark.parametrize("augmented", [False, True])
+def test_crops_and_flips_are_as_set(padding, flip, augmented):
+    data = noise()
+    views = {key: (n, place) for n, image in enumerate(data.images)
+             for key, place in windows(image, SIDE // 8 if padding is None else padding, flip).items()}  # fmt: skip
+    upright = {image.tobytes(): n for n, image in enumerate(data.images)}
+    seen = {"classification": [], "mine": []}
+
+    def see(module, inputs, options):
+        images = (inputs[0] * 255).round().to(torch.uint8).numpy()
+        seen[options.get("head", "classification")] += [np.ascontiguousarray(image).tobytes() for image in images]
+
+    def loss(net, images):
+        return net(images, head="mine").square().mean()
+
+    loss.heads = {"mine": 2}
+    net = network(loss.heads)
+    net.register_forward_pre_hook(see, with_kwargs=True)
+    training.train(net, data, experiment(crop_padding=padding, flip=flip, auxiliary_augment=augmented, epochs=7), loss)
+    places = [views[key] for key in seen["classification"]]  # KeyError: a view that may not be
+    assert sorted(n for n, _ in places[:96]) == list(range(96))  # an epoch is every image once
+    assert {place for _, place in places} == {place for _, place in views.values()}  # and every place occurs
+    assert ({key in upright for key in seen["mine"]} == {True}) == (not augmented or (padding == 0 and not flip))
+    assert all(key in views for key in seen["mine"])
+
+
+# --- randomness
+
+
+def test_seed_decides_and_the_callers_random_state_is_left():
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    first, _ = train(seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(99)
+    again, _ = train(seed=1)
+    other, _ = train(seed=2)
+    assert identical(first, again) and not torch.equal(first["stem.weight"], other["stem.weight"])
+
+
+@pytest.mark.parametrize("method", LOSSES)
+def test_evaluating_more_often_changes_nothing(method):
+    often, history = train(experiment(evaluate_every=1), method)
+    seldom, last = train(experiment(evaluate_every=3), method)
+    never, nothing = train(experiment(), method, evaluate=None)
+    assert identical(often, seldom) and identical(often, never)
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4] and [row["epoch"] for row in last] == [3, 4] and not nothing
+    assert history[2:] == last
+
+
+# --- resume
+
+
+@pytest.mark.parametrize("method", LOSSES)
+@pytest.mark.parametrize("bfloat16", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_resumed_training_is_bit_identical(tmp_path, threads, count, bfloat16, method):
+    threads(count)
+    whole, history = train(method=method, autocast=bfloat16)
+    net, evaluated, checkpoint = None, [], tmp_path / "checkpoint.pt"
+
+    def attempt(stop):
+        nonlocal net
+        seed = stop if checkpoint.exists() else 0  # the checkpoint's weights count, not these
+        net = network(getattr(LOSSES[method], "heads", None), seed)
+
+        def evaluate(epoch):
+            evaluated.append(epoch)
+            if epoch == stop:
+                raise KeyboardInterrupt
+            return {"probe": float(net.stem.weight.detach().double().sum())}
+
+        torch.manual_seed(1000 + stop)  # nor does the caller's random state
+        options = {"autocast": bfloat16, "evaluate": evaluate, "checkpoint": checkpoint, "stamp": {"run": 1}}
+        return training.train(net, noise(), experiment(), LOSSES[method], **options)
+
+    for stop in (1, 2, 4):
+        with pytest.raises(KeyboardInterrupt):
+            attempt(stop)
+    resumed = attempt(9)
+    assert evaluated == [1, 1, 2, 2, 3, 4, 4]  # it did go on, from the epoch after the last checkpoint
+    assert identical(net.state_dict(), whole)
+    assert [{k: v for k, v in row.items() if k != "seconds"} for row in resumed] == history
+    assert [row["seconds"] for row in resumed] == sorted(row["seconds"] for row in resumed)
+    assert attempt(9) == resumed and identical(net.state_dict(), whole)  # resumed after its last epoch
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_resumed_from_seldom_checkpoints(tmp_path, every):
+    how = experiment(checkpoint_every=every, epochs=5)
+    whole, _ = train(how)
+    stopped = {"checkpoint": tmp_path / "c.pt", "stamp": 1}
+
+    def stop(epoch):
+        if epoch == 5:
+            raise KeyboardInterrupt
+        return {}
+
+    with pytest.raises(KeyboardInterrupt):
+        train(how, evaluate=stop, **stopped)
+    seen = []
+    resumed, _ = train(how, evaluate=lambda epoch: seen.append(epoch) or {}, **stopped)
+    assert identical(whole, resumed) and seen[0] == every * (4 // every) + 1
+
+
+@pytest.mark.parametrize("damage", ["other stamp", "truncated", "empty", "not a checkpoint"])
+def test_a_checkpoint_that_does_not_fit_is_named_and_not_used(tmp_path, capsys, damage):
+    path = tmp_path / "run" / "checkpoint.pt"
+    train(seed=7, checkpoint=path, stamp={"fingerprint": "a", "data": "b"})
+    stamp = {"fingerprint": "a", "data": "c"} if damage == "other stamp" else {"fingerprint": "a", "data": "b"}
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "not a checkpoint":
+        torch.save({"stamp": stamp}, path)
+    capsys.readouterr()
+    fresh, _ = train(seed=1)
+    state, history = train(seed=1, checkpoint=path, stamp=stamp)
+    said = "".join(capsys.readouterr())
+    assert identical(state, fresh) and len(history) == 4
+    assert "checkpoint.pt" in said and "training starts anew" in said
+    assert ("other settings or on other data" in said) == (damage == "other stamp")
+
+
+def test_another_machine_goes_on_and_says_so(tmp_path, capsys):
+    options = {"checkpoint": tmp_path / "c.pt", "stamp": 1}
+    train(machine={"threads": 1}, **options)
+    capsys.readouterr()
+    seen = []
+    train(machine={"threads": 2}, evaluate=lambda epoch: seen.append(epoch) or {}, **options)
+    said = "".join(capsys.readouterr())
+    assert not seen and "{'threads': 2}" in said and "{'threads': 1}" in said
+
+
+@pytest.mark.parametrize("method", LOSSES)
+def test_a_loss_that_is_not_finite_is_an_error_that_says_where(tmp_path, method):
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(FloatingPointError, match=r"epoch 1, step \d of 3, learning rate 1e\+12"):
+        train(experiment(learning_rate=1e12), method, checkpoint=path, stamp=1)
+    assert not path.exists()  # nothing to resume that is broken already
+
+
+def test_recomputed_statistics_are_those_of_the_upright_images():
+    """The first norm's input is the stem's output: its mean over all training images, written out."""
+    data = noise()
+    net = network()
+    training.train(net, data, experiment(recompute_statistics=True, epochs=2))
+    with torch.no_grad():
+        images = torch.tensor(data.images / 255, dtype=torch.float32)
+        expected = net.stem((images - net.mean) / net.std).mean((0, 2, 3))
+    torch.testing.assert_close(net.blocks[0].norm1.running_mean, expected, rtol=1e-4, atol=1e-5)
