@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from semlib import config, store
-from semlib.__main__ import _parameters
+from semlib.__main__ import _check_same_runs, _parameters
 from semlib.config import ConfigError, Experiment
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -267,6 +267,17 @@ def test_a_notebooks_defaults_are_the_runs_of_its_params_file(notebook, params):
     _, batch = _parameters(path, [str(ROOT / "params" / f"{params}.yaml")], [])
     assert [run.home for run in store.plan(opened)] == [run.home for run in store.plan(batch)]
     assert [run.fingerprint for run in store.plan(opened)] == [run.fingerprint for run in store.plan(batch)]
+
+
+@pytest.mark.parametrize("path", [path for path in PARAMS if "trials:" in path.read_text()], ids=named)
+def test_a_params_file_means_the_same_runs_in_the_tables_notebook_and_in_holdout(path, tmp_path):
+    table, single = (_parameters(notebook, [str(path)], [])[1] for notebook in (notebook_of(path), HOLDOUT))
+    _check_same_runs(table, single, path)
+    (tmp_path / "short.yaml").write_text(re.sub(r"^flip: .*\n", "", path.read_text(), flags=re.M))
+    table, single = (_parameters(notebook, [str(tmp_path / "short.yaml")], [])[1] for notebook in (notebook_of(path), HOLDOUT))
+    if table.flip != single.flip:
+        with pytest.raises(ConfigError, match="should set flip"):
+            _check_same_runs(table, single, path)
 
 
 def test_holdout_opens_on_a_run_of_the_demo():

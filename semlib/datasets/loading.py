@@ -146,7 +146,10 @@ def _with_validation(data: Dataset) -> Dataset:
     if data.name == "cifar10" and len(index) == 50000:
         train, kept = index[:40000], index[40000:]
     else:
-        train, kept = train_test_split(index, test_size=0.2, stratify=data.train.labels, random_state=0)
+        try:
+            train, kept = train_test_split(index, test_size=0.2, stratify=data.train.labels, random_state=0)
+        except ValueError as error:
+            raise DataError(f"{data.name} has too few training images to keep a fifth of each class ({error})") from error
     return Dataset(data.name, data.train[train], data.train[kept], data.classes)
 
 
