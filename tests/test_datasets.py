@@ -1,11 +1,13 @@
 """Data sets as arrays: where they come from, what is refused, the hold-out split, augmentation."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import zipfile
 from collections import Counter
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -650,3 +652,45 @@ def test_cifar10_is_the_published_data_set(cifar10_root):
     split = datasets.hold_out(data, "cat")
     assert len(split.train) == 45_000 and split.is_anomaly.mean() == 0.1
     assert data.train.labels[:10].tolist() == [6, 9, 9, 4, 1, 1, 2, 7, 8, 3]  # in the publisher's order: frog, truck, ...
+
+
+def encrypted(path):
+    np.savez(path, **DATA)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\1\2") + 8] |= 1
+    path.write_bytes(content)
+
+
+def single_array(path):
+    with path.open("wb") as file:
+        np.save(file, DATA["train_images"])
+
+
+def text_member(path, key="train_images"):
+    np.savez(path, **DATA)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, b"text" if name == f"{key}.npy" else content)
+
+
+def scalar(path):
+    np.savez(path, **DATA | {"train_images": np.uint8(3)})
+
+
+@pytest.mark.parametrize("spoil", [encrypted, single_array, text_member, partial(text_member, key="classes"), scalar])
+def test_a_file_that_is_no_prepared_data_set_in_an_unusual_way_is_named(tmp_path, spoil):
+    path = tmp_path / "own.npz"
+    spoil(path)
+    with pytest.raises(DataError, match=re.escape(str(path))):
+        datasets.load("own", tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_an_image_of_32_bits_a_pixel_is_named(tmp_path, dtype):
+    folder = make_folder(tmp_path / "own")
+    path = folder / "train" / "ant" / "a.tif"
+    Image.fromarray((np.arange(400).reshape(20, 20) * 100).astype(dtype)).save(path)
+    with pytest.raises(DataError, match=re.escape(str(path))):
+        datasets.load(str(folder), tmp_path)

@@ -342,3 +342,30 @@ def test_accuracy_is_over_normal_images_only():
 def test_accuracy_says_what_is_wrong(labels, predicted, is_anomaly, message):
     with pytest.raises(ValueError, match=message):
         metrics.accuracy(labels, predicted, is_anomaly)
+
+
+def test_scores_that_differentiate_stand_beside_each_other(trained):
+    both = {"a": metrics.odin, "b": partial(metrics.odin, temperature=1.0, epsilon=0.01)}
+    _, scores = metrics.score(trained[0], IMAGES, both, batch_size=12)
+    for name, function in both.items():
+        alone = metrics.score(trained[0], IMAGES, {name: function}, 12)[1][name]
+        np.testing.assert_allclose(scores[name], alone, rtol=1e-6)
+
+
+def test_score_works_in_inference_mode(trained):
+    _, expected = metrics.score(trained[0], IMAGES, {"odin": metrics.odin})
+    with torch.inference_mode():
+        _, found = metrics.score(trained[0], IMAGES, {"odin": metrics.odin})
+    np.testing.assert_array_equal(found["odin"], expected["odin"])
+
+
+@pytest.mark.parametrize("beside", [{}, {"odin": metrics.odin}])
+def test_a_users_score_may_differentiate_or_leave_torch_whatever_stands_beside_it(trained, beside):
+    def gradient_norm(net, images):
+        return torch.autograd.grad(net(images).logsumexp(1).sum(), images)[0].abs().sum((1, 2, 3))
+
+    def by_numpy(logits):
+        return torch.from_numpy(logits.numpy().max(1))
+
+    _, scores = metrics.score(trained[0], IMAGES, {"mine": gradient_norm, "numpy": by_numpy, **beside})
+    assert (scores["mine"] > 0).all()

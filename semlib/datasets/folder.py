@@ -79,6 +79,8 @@ def decode(file: Path | io.BytesIO, side: int, name: str = "") -> np.ndarray:
             image = ImageOps.exif_transpose(opened)  # a photo is upright as its viewer shows it: rotation is a task here
             if image.mode.startswith("I;16"):
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # convert() would clip 16 bits at 255
+            if image.mode in ("I", "F"):
+                raise ValueError("32 bits a pixel have no agreed range; save it with 8 or 16")
             image = image.convert("RGB")
     except Exception as error:
         raise DataError(f"{name or file} can't be read as an image ({error})") from error

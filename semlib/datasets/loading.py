@@ -17,7 +17,7 @@ from semlib.datasets.arrays import DataError, Dataset, ImageSet
 from semlib.files import resolve, save_atomically
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels", "classes")
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, TypeError)
 
 
 def data_root(root: str | Path | None = None) -> Path:
@@ -185,7 +185,7 @@ def read(path: Path, name: str | None = None, tests: bool = True) -> Dataset:
     for part in parts:
         wrong = (
             part.images.dtype != np.uint8 or part.images.ndim != 4 or part.labels.shape != part.images.shape[:1],
-            part.images.shape[1:] != parts[0].images.shape[1:] or not len(part),
+            part.images.shape[1:] != parts[0].images.shape[1:] or not part.images.size,
             part.labels.dtype.kind not in "iu" or set(np.unique(part.labels)) - set(range(len(names))),
         )
         if any(wrong):
@@ -200,7 +200,11 @@ def read(path: Path, name: str | None = None, tests: bool = True) -> Dataset:
 def _arrays(path: Path, keys: tuple[str, ...], optional: bool = False) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in keys if key in file.files or not optional}
+            arrays = {key: file[key] for key in keys if key in file.files or not optional}
+        for key, array in arrays.items():
+            if not isinstance(array, np.ndarray):  # numpy hands over as bytes what isn't in its format
+                raise ValueError(f"{key} isn't an array")
+        return arrays
     except UNREADABLE as error:
         raise DataError(f"{path} can't be read ({error}); delete it to prepare it again") from error
 

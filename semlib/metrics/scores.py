@@ -30,13 +30,14 @@ def odin(
     score is minus the largest probability of the moved image. The network's mode and gradients stay as they were.
     logits: net(images) where it is there already, of images that require a gradient.
     """
+    given = logits is not None
     with evaluating(net), torch.inference_mode(False), torch.enable_grad():
-        if logits is None:
+        if not given:
             images = images.detach().clone().requires_grad_()
             logits = net(images)
         # sum, not mean: the gradient's sign is the same, and its size doesn't shrink with the batch towards underflow
         loss = F.cross_entropy(logits / temperature, logits.argmax(1), reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, images)
+        (gradient,) = torch.autograd.grad(loss, images, retain_graph=given)  # other scores may need the graph
         with torch.no_grad():
             return max_softmax(net(images - epsilon * gradient.sign()).double() / temperature)
 
@@ -65,13 +66,14 @@ def score(
 
     scores: functions that are given what their parameters name of net, images and logits: max_softmax, odin (settings
     bound by functools.partial), a user's own. One forward pass serves the prediction and every score that takes logits.
+    One that takes images may differentiate by them: they require a gradient, and logits carry theirs.
     ValueError if a score isn't one number an image.
     """
     device = next(net.parameters()).device
     offered = {name: inspect.signature(function).parameters for name, function in scores.items()}
-    differentiable = any({"images", "logits"} <= set(parameters) for parameters in offered.values())
+    differentiable = any("images" in parameters for parameters in offered.values())
     predicted, found = [], {name: [] for name in scores}
-    with evaluating(net), torch.set_grad_enabled(differentiable):
+    with evaluating(net), torch.inference_mode(False), torch.set_grad_enabled(differentiable):
         for start in range(0, len(images), batch_size):
             batch = torch.from_numpy(images[start : start + batch_size]).to(device).float().div_(255)
             batch = batch.contiguous(memory_format=torch.channels_last).requires_grad_(differentiable)
@@ -79,7 +81,10 @@ def score(
             predicted.append(logits.argmax(1).cpu())
             given = {"net": net, "images": batch, "logits": logits}
             for name, function in scores.items():
-                values = function(**{key: value for key, value in given.items() if key in offered[name]}).detach()
+                arguments = {key: value for key, value in given.items() if key in offered[name]}
+                if "images" not in arguments and "logits" in arguments:
+                    arguments["logits"] = logits.detach()
+                values = function(**arguments).detach()
                 if values.shape != (len(batch),):
                     raise ValueError(f"score {name} should be ({len(batch)},), one number an image, not {tuple(values.shape)}")
                 found[name].append(values.double().cpu())
