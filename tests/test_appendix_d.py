@@ -1,0 +1,84 @@
+"""Appendix D's detectors against scipy, and on the real images against the paper's numbers; Sec. 5.2's mask."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import chisquare, multivariate_normal, norm
+
+from semlib import appendix_d, datasets, metrics, tables
+from semlib.datasets import augmentation
+
+RANDOM = np.random.default_rng(0)
+TRAIN = RANDOM.integers(0, 256, (200, 3, 4, 4), dtype=np.uint8)
+TEST = RANDOM.integers(0, 256, (7, 3, 4, 4), dtype=np.uint8)
+
+
+def test_pixel_gaussian_is_minus_the_log_density_of_one_gaussian_a_channel():
+    detector = metrics.PixelGaussian(seed=5).fit(TRAIN)
+    train, test = ((x + np.random.default_rng(5).random(x.shape)) / 256 for x in (TRAIN, TEST))
+    expected = np.zeros(len(TEST))
+    for c in range(3):
+        pixels = train[:, c].reshape(200, 16)
+        centred = pixels - pixels.mean(0)
+        density = multivariate_normal(pixels.mean(0), centred.T @ centred / 199)
+        expected -= [density.logpdf(image.ravel()) for image in test[:, c]]
+    np.testing.assert_allclose(detector.score(TEST), expected, rtol=1e-9)
+    np.testing.assert_array_equal(detector.score(TEST), metrics.PixelGaussian(5).fit(TRAIN).score(TEST))
+    with pytest.raises(ValueError, match="uint8"):
+        detector.score(TEST / 255)
+
+
+def test_pixel_mixture_of_one_component_is_a_gaussian_over_single_pixels():
+    scores = metrics.PixelMixture(components=1, sample=20_000).fit(TRAIN).score(TEST)
+    pixels = (TRAIN.swapaxes(0, 1).reshape(3, -1) + 0.5) / 256
+    densities = norm(pixels.mean(1)[:, None, None], pixels.std(1)[:, None, None])
+    expected = -densities.logpdf((TEST + 0.5) / 256).sum((1, 2, 3))
+    np.testing.assert_allclose(scores, expected, rtol=0.05)
+    assert np.corrcoef(scores, expected)[0, 1] > 0.999
+
+
+def test_edge_energy_ranks_an_even_image_as_most_anomalous():
+    even, ramp, board = np.full((8, 8), 90), np.arange(64).reshape(8, 8) * 2, np.indices((8, 8)).sum(0) // 2 % 2 * 200
+    images = np.stack([board, even, ramp]).astype(np.uint8)[:, None].repeat(3, 1)
+    assert metrics.edge_energy(images).argsort()[::-1].tolist() == [1, 2, 0] and metrics.edge_energy(images)[1] == 0
+
+
+def test_a_set_that_is_not_here_is_said_so_beside_the_papers_number():
+    columns = list(appendix_d.detectors())
+    rows = appendix_d.table(pd.DataFrame(columns=columns), pd.DataFrame(11.0, index=["average"], columns=columns))
+    text = appendix_d.shown(rows)
+    assert text.loc["iSUN", "full-covariance Gaussian"] == "not available" and text.loc["iSUN", "paper"] == "99.21"
+    assert text.loc["CIFAR-10 hold-outs (mean of 10)", "difference"] == "-0.17"
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_the_papers_numbers_on_the_real_images(cifar10_root):
+    data = datasets.load("cifar10", cifar10_root)
+    sets = {name: datasets.load_ood(name, cifar10_root) for name in ("tiny_imagenet_crop", "tiny_imagenet_resize")}
+    ood = appendix_d.out_of_distribution(data, sets)
+    held_out = appendix_d.hold_outs(data)
+    paper = tables.published("appendix_d_baseline").average_precision
+    gaussian, mixture = "full-covariance Gaussian", "mixture over single pixels"
+    assert abs(held_out.loc["average", gaussian] - paper["cifar10_hold_outs"]) < 0.1
+    assert all(abs(ood.loc[name, gaussian] - paper[name]) < 0.5 for name in sets)
+    assert abs(ood.loc["tiny_imagenet_crop", mixture] - 59) < 2 and abs(ood.loc["tiny_imagenet_resize", mixture] - 62) < 2
+    assert abs(held_out.loc["average", mixture] - 10.6) < 0.5
+
+
+def test_center_mask_hides_a_16x16_region_at_36_places_of_the_centre_uniformly_an_image_each():
+    images = torch.rand(7200, 3, 32, 32)
+    fill = torch.tensor([0.25, 0.5, 0.75])[:, None, None]
+    masked = augmentation.center_mask(images, fill, torch.Generator().manual_seed(0))
+    hidden = (masked != images).any(1)
+    assert torch.equal(torch.where(hidden[:, None], fill, images), masked)
+    assert (hidden.sum((1, 2)) == 256).all()
+    rows, columns = hidden.any(2), hidden.any(1)  # (N, 32)
+    assert (rows.sum(1) == 16).all() and (columns.sum(1) == 16).all()
+    corners = torch.stack([rows.int().argmax(1), columns.int().argmax(1)], 1)
+    assert (corners.min().item(), corners.max().item()) == (5, 10)
+    counts = torch.bincount((corners[:, 0] - 5) * 6 + corners[:, 1] - 5, minlength=36)
+    assert len(counts) == 36 and chisquare(counts.numpy()).pvalue > 1e-4
+    again = augmentation.center_mask(images, fill, torch.Generator().manual_seed(1))
+    assert not torch.equal(masked, again)
