@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from semlib import store
+from semlib import config, store
 from semlib.config import Experiment
 from semlib.files import save_atomically
 from semlib.store import Record
@@ -95,6 +96,42 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     return text.rename_axis(index="Anomaly")
 
 
+def differences(table: pd.DataFrame) -> pd.DataFrame:
+    """Measured minus published in points, as text; * where it is more than two standard deviations of the two together.
+
+    Without a deviation of its own (one trial) a difference has no *, and "?" says so.
+    """
+    columns = {}
+    for method, measure in dict.fromkeys((m, s) for m, s, statistic in table.columns if statistic == "paper"):
+        mean, std, paper, paper_std = (table[method, measure, statistic] for statistic in ("mean", "std", "paper", "paper_std"))
+        difference, limit = mean - paper, 2 * np.hypot(std, paper_std)
+        mark = np.select([limit.isna(), difference.abs() > limit], [" ?", " *"], "")
+        texts = ["" if math.isnan(d) else f"{d:+.2f}{m}" for d, m in zip(difference, mark, strict=True)]
+        columns[label(method), label(measure)] = texts
+    return pd.DataFrame(columns, index=[label(name) for name in table.index]).rename_axis(index="Anomaly")
+
+
+def counts(table: pd.DataFrame) -> pd.DataFrame:
+    """In how many classes ODIN beats MSP, and a method beats plain classification in each measure; here and in the paper."""
+    classes = table.drop(index="average")
+    methods = list(dict.fromkeys(table.columns.get_level_values("method")))
+    measures = list(dict.fromkeys(table.columns.get_level_values("measure")))
+    pairs = [((m, "odin"), (m, "msp")) for m in methods if {"odin", "msp"} <= set(measures)]
+    pairs += [((m, s), ("classification", s)) for m in methods if m != "classification" for s in measures]
+    rows = {}
+    for better, worse in pairs:
+        name = f"{label(better[0])}: {label(better[1])} above " + label(worse[1] if better[0] == worse[0] else worse[0])
+        rows[name] = [_wins(classes, better, worse, statistic) for statistic in ("mean", "paper")]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["here", "in the paper"])
+
+
+def _wins(classes: pd.DataFrame, better: tuple[str, str], worse: tuple[str, str], statistic: str) -> str:
+    if not {(*better, statistic), (*worse, statistic)} <= set(classes.columns):
+        return ""
+    both = classes[[(*better, statistic), (*worse, statistic)]].dropna()
+    return f"{(both.iloc[:, 0] > both.iloc[:, 1]).sum()} of {len(both)}" if len(both) else "not run"
+
+
 def as_text(table: pd.DataFrame) -> str:
     """A table of by_class for a terminal."""
     return shown(table).to_string(line_width=200)
@@ -118,6 +155,14 @@ def heading(experiment: Experiment) -> str:
     e = experiment
     training = f"{e.architecture}, {e.epochs} epochs of batches of {e.batch_size}, {e.schedule} schedule"
     return f"**{e.dataset_name}**, profile **{e.profile}**: {training}, {e.trials} trial{'s' * (e.trials > 1)}."
+
+
+def unlike_paper(experiment: Experiment, notebook: str) -> str:
+    """Which settings differ from params/paper/<notebook>.yaml, as a sentence."""
+    paper = config.create(config.read_parameters(f"params/paper/{notebook}.yaml"))
+    mine, theirs = (store.Run(e, None, "rotation", 0).settings | {"trials": e.trials} for e in (experiment, paper))
+    unlike = [f"{name} {mine[name]} (paper: {theirs[name]})" for name in mine if mine[name] != theirs[name]]
+    return f"Settings unlike the paper's: {', '.join(unlike)}." if unlike else "All settings are the paper's."
 
 
 def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:

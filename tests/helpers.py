@@ -65,7 +65,7 @@ def environment(**changes: object) -> dict[str, str]:
 def semlib(*words: object, **changes: object) -> subprocess.CompletedProcess:
     """`python -m semlib ...` from the checkout's root; changes: of its environment."""
     command = [sys.executable, "-m", "semlib", *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, env=environment(**changes), capture_output=True, text=True, timeout=400)
+    return subprocess.run(command, cwd=ROOT, env=environment(**changes), capture_output=True, text=True, timeout=900)
 
 
 def contents(folder: Path, but: tuple[str, ...] = ()) -> dict[str, tuple[int, bytes]]:

@@ -121,3 +121,26 @@ def test_measurements_take_the_score_of_the_asked_settings():
     assert tables.measurements(experiment(epsilon=0.1), [other]).odin.isna().all()
     assert list(tables.measurements(experiment(), [other]).odin) == [20.0]
     assert set(store.scoring(experiment())) == {"msp", "odin"}
+
+
+def test_differences_to_the_paper_are_marked_beyond_two_deviations_of_the_two_together():
+    runs = [record("cat", "rotation", t, msp, 0.5, 0.9, "cifar10") for t, msp in enumerate((0.56, 0.58))]
+    runs += [record("dog", "rotation", 0, 0.5, 0.5, 0.9, "cifar10")]
+    text = tables.differences(tables.by_class(experiment(dataset="cifar10", hold_out="all", methods="rotation"), runs))
+    # cat: 57.00 - 53.12 = 3.88, and two deviations are 2 sqrt(1.41^2 + 0.92^2) = 3.37; accuracy: 90 - 97.46
+    assert text["Rotation-augmented", "MSP"]["cat"] == "+3.88 *" and text["Rotation-augmented", "Accuracy"]["cat"] == "-7.46 *"
+    assert text["Rotation-augmented", "MSP"]["dog"] == "+17.89 ?" and text["Rotation-augmented", "MSP"]["bird"] == ""
+
+
+def test_wins_are_counted_here_and_in_the_paper():
+    runs = [record(c, "rotation", 0, 0.3, odin, 0.9, "cifar10") for c, odin in (("cat", 0.4), ("dog", 0.2), ("ship", 0.3))]
+    counts = tables.counts(tables.by_class(experiment(dataset="cifar10", hold_out="all"), runs))
+    odin, gain = "Rotation-augmented: ODIN above MSP", "Rotation-augmented: ODIN above Classification-only"
+    assert counts.loc[odin].tolist() == ["1 of 3", "7 of 10"]  # the paper's: not automobile, horse, ship
+    assert counts.loc[gain].tolist() == ["not run", "8 of 10"]  # not deer, ship
+
+
+def test_settings_unlike_the_papers_are_said():
+    assert tables.unlike_paper(config.create({}), "table3_cifar10") == "All settings are the paper's."
+    said = tables.unlike_paper(config.create({"epochs": 3, "flip": False, "threads": 1}), "table3_cifar10")
+    assert said == "Settings unlike the paper's: flip False (paper: True), epochs 3 (paper: 200)."
