@@ -125,6 +125,18 @@ def counts(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=["here", "in the paper"])
 
 
+def masking(table: pd.DataFrame) -> pd.DataFrame:
+    """Sec. 5.2's table from that of by_class: each method's accuracy and MSP average precision over the hold-outs, as text."""
+    paper = published("masking_ablation")
+    rows = {}
+    for method in dict.fromkeys(table.columns.get_level_values("method")):
+        here = [mean_std(*(table[method, measure, s]["average"] for s in ("mean", "std"))) for measure in ("accuracy", "msp")]
+        printed = [mean_std(paper[m][method], paper[f"{m}_std"][method]) for m in ("accuracy", "msp")]
+        rows[label(method)] = [here[0], printed[0], here[1], printed[1]]
+    columns = pd.MultiIndex.from_product([["Accuracy", "Av. Prec. with MSP"], ["here", "paper"]])
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis(index="Method")
+
+
 def _wins(classes: pd.DataFrame, better: tuple[str, str], worse: tuple[str, str], statistic: str) -> str:
     if not {(*better, statistic), (*worse, statistic)} <= set(classes.columns):
         return ""

@@ -57,7 +57,9 @@ def train(
     if not steps:
         raise ValueError(f"batch_size = {batch} is more than the {len(data)} training images")
     height, width = augmentation.centre(data.images[:1], experiment.crop_side).shape[2:]
-    padding = height // 8 if experiment.crop_padding is None else experiment.crop_padding
+    padding = experiment.crop_padding
+    if padding is None:
+        padding = 0 if experiment.crop_side else height // 8  # ImageNet's crops are cut from larger images (Sec. 5.1)
     images = torch.from_numpy(augmentation.pad(data.images, padding)).to(device)
     labels = torch.from_numpy(data.labels).to(device)
     generator = torch.Generator(device).manual_seed(seed)
@@ -72,6 +74,10 @@ def train(
             return augmentation.to_float(augmentation.crop(images, index, top, left, height, width))
         cropped = augmentation.random_crop(images, index, height, width, generator)
         return augmentation.to_float(augmentation.random_flip(cropped, generator) if experiment.flip else cropped)
+
+    def computing() -> torch.autocast:
+        # One for each forward pass: inside, autocast keeps bfloat16 copies of the weights that a step would leave stale.
+        return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=autocast)
 
     def update(task: str, loss: Tensor, weight: float, rate: float) -> Tensor:
         optimizer = optimizers[task]
@@ -96,16 +102,15 @@ def train(
             for step in range(steps):
                 rate = experiment.learning_rate * rate_factor(experiment.schedule, (epoch + step / steps) / experiment.epochs)
                 index = order[step * batch : (step + 1) * batch]
-                with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=autocast):
-                    if auxiliary:
-                        part = index[: max(1, batch // getattr(auxiliary, "share", 1))]
+                if auxiliary:
+                    part = index[: max(1, batch // getattr(auxiliary, "share", 1))]
+                    with computing():
                         loss = auxiliary(forward, view(part, experiment.auxiliary_augment))
-                        losses[1, step] = update("auxiliary", loss, experiment.auxiliary_weight, rate)
-                    batch_images = view(index, True)
-                    loss = F.cross_entropy(
-                        forward(transform(batch_images, generator) if transform else batch_images), labels[index]
-                    )
-                    losses[0, step] = update("classification", loss, 1.0, rate)
+                    losses[1, step] = update("auxiliary", loss, experiment.auxiliary_weight, rate)
+                augmented = view(index, True)
+                with computing():
+                    logits = forward(transform(augmented, generator) if transform else augmented)
+                losses[0, step] = update("classification", F.cross_entropy(logits, labels[index]), 1.0, rate)
             _check_finite(losses, epoch, experiment)
             if epoch + 1 == experiment.epochs and experiment.recompute_statistics:
                 update_bn((view(part, False) for part in order.split(batch)), net)

@@ -447,7 +447,8 @@ def test_a_users_method_trains_its_own_head(untrained, module):
     )
     (record,) = runs.complete(tiny(untrained, methods="mine:blank"))
     assert torch.load(record.home / "weights.pt")["heads.blank.weight"].shape[0] == 5
-    assert record.method == "mine:blank" and record.history().auxiliary_loss.is_monotonic_decreasing
+    losses = record.history().auxiliary_loss
+    assert record.method == "mine:blank" and losses.iloc[-1] < losses.iloc[0]
     assert store.finished(tiny(untrained, methods="mine:blank"))[0].fingerprint == record.fingerprint
 
 

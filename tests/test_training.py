@@ -56,6 +56,20 @@ def threads():
 # --- arithmetic
 
 
+def test_in_bfloat16_each_pass_computes_with_the_weights_that_the_last_step_left():
+    """Inside one autocast block the bfloat16 copies of the weights would be the old ones; a copied network has none."""
+    net, passes = network({"rotation": 4}, dropout=0.0), []
+
+    def check(module, inputs, options, output):
+        fresh = copy.deepcopy(module)
+        fresh._forward_hooks.clear()
+        passes.append(torch.equal(fresh(*inputs, **options), output))
+
+    net.register_forward_hook(check, with_kwargs=True)
+    training.train(net, noise(), experiment(epochs=1, dropout=0.0), auxiliary.rotation, autocast=True)
+    assert passes == [True] * 6
+
+
 @pytest.mark.parametrize("weight", [0.5, 1.0, 0.0])
 def test_epoch_equals_a_literal_loop(weight):
     """Nesterov momentum 0.9 and weight decay 5e-4 written out by hand; auxiliary step, weighted, then class step."""
