@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import fcntl
 import json
 import os
 import re
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
 from semlib import config, datasets, store, tables
 from semlib.config import ConfigError, Experiment
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
 
     grid = commands.add_parser("grid", help="a table's runs, a notebook for each held-out class side by side, then the table")
     grid.add_argument("file", help="params/<profile>/<notebook>.yaml")
-    grid.add_argument("--jobs", type=int, help="held-out classes side by side (default: the GPUs, else the CPU cores)")
+    grid.add_argument("--jobs", type=int, help="held-out classes side by side (default: 1 on a GPU, else the CPU cores)")
     grid.set_defaults(command=_grid)
 
     for command in (run, grid):
@@ -68,10 +68,11 @@ def _run(args: argparse.Namespace) -> int:
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
-    from semlib import runs
-
     notebook = _existing(args.notebook)
     parameters, experiment = _parameters(notebook, args.file, args.parameter)
+    store.held_out(experiment)
+    from semlib import runs  # slow to import: most wrong parameters are found before
+
     runs.check(experiment)
     out = args.out or _output(notebook, experiment)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -105,6 +106,8 @@ def _parameters(notebook: Path, files: Sequence[str], pairs: Sequence[Sequence[s
     """What to pass to the notebook, and the experiment that it will make of it; ConfigError names the choices."""
     import papermill
 
+    if notebook.suffix != ".ipynb":
+        raise ConfigError(f"{notebook} is not a notebook (.ipynb)")
     inferred = papermill.inspect_notebook(str(notebook))
     given: dict[str, Any] = {}
     for file in files:
@@ -151,7 +154,7 @@ def _grid(args: argparse.Namespace) -> int:
     runs.check(experiment)
     runs.load(experiment)  # prepared once, not by each job
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jobs = args.jobs or torch.cuda.device_count() or cores
+    jobs = args.jobs or (1 if torch.cuda.is_available() else cores)  # side by side on one GPU they would only share it
     threads = experiment.threads or max(1, cores // jobs)
     where = experiment.folder / ".grid" / notebook.stem
     where.mkdir(parents=True, exist_ok=True)
@@ -177,7 +180,8 @@ def _grid(args: argparse.Namespace) -> int:
         "threads": threads,
     }
     try:
-        with FileLock(where / "grid.lock", timeout=0):
+        with (where / "grid.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Snakemake holds it too: freed when both are gone
             # Only what isn't finished runs again, whatever Snakemake remembers; the table always does.
             unfinished = {run.hold_out or "none" for run in store.missing(experiment)}
             for slug, name in held_out.items():
@@ -189,8 +193,8 @@ def _grid(args: argparse.Namespace) -> int:
             snakemake += ["--cores", str(jobs * threads), "--configfile", str(where / "config.json")]
             subprocess.run([*snakemake, "--unlock", "--quiet"], capture_output=True)  # a killed grid's: we hold the lock
             how = ["--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime", "--quiet", "rules", "host"]
-            status = subprocess.run([*snakemake, *how]).returncode
-    except Timeout:
+            status = subprocess.run([*snakemake, *how], pass_fds=[lock.fileno()]).returncode
+    except BlockingIOError:
         print(f"error: this grid is running already ({_short(where)})", file=sys.stderr)
         return 1
     return _report(experiment, notebook, held_out, where, status)
@@ -215,6 +219,8 @@ def _report(experiment: Experiment, notebook: Path, held_out: dict[str, str], wh
     failed = [name for slug, name in held_out.items() if not (where / "holdout" / f"{slug}.done").exists()]
     if failed:
         print(f"failed, the traceback in its notebook: {', '.join(failed)}; the same command runs only these again")
+    elif status:
+        print(f"the table's notebook failed: {_short(_output(notebook, experiment))}")
     folder = _short(experiment.folder)
     print(f"the executed notebooks, with the precision-recall curves: {folder}/*.ipynb; the runs: {folder}/runs/")
     return status

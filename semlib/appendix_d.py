@@ -58,7 +58,7 @@ def available(root: str | None = None) -> dict[str, np.ndarray]:
     for name in datasets.OOD:
         try:
             found[name] = datasets.load_ood(name, root)
-        except datasets.DataError:
+        except datasets.NotAvailable:
             continue
     return found
 

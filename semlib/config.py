@@ -21,6 +21,9 @@ METHODS = ("classification", "rotation", "center_mask")
 SCORES = ("msp", "odin")
 
 
+_loaded_text: dict[str, str] = {}  # source of each module of a user's functions, as it was loaded
+
+
 class ConfigError(ValueError):
     """A choice that can't be used; the message is one line that names the choices."""
 
@@ -111,7 +114,7 @@ class Experiment(BaseModel):
     average_last_epochs: Count = 1  # AP and accuracy: mean over the last epochs (the authors' code: 10)
 
     # this machine
-    device: Annotated[Text, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[Text, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     threads: OptionalCount = None  # CPU threads; None: PyTorch's choice
     compile: bool = False  # torch.compile: a minute to begin with, faster steps on a GPU
     evaluate_every: Count = 10  # epochs between two points of a learning curve
@@ -152,9 +155,13 @@ def function(name: str) -> Callable[..., Any]:
     if str(ROOT) not in sys.path:
         sys.path.append(str(ROOT))  # a kernel's own folder is notebooks/ in Lab
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{name}: {error}; name a function as package.module:function") from error
+        loaded = importlib.import_module(module)
+        text = inspect.getsource(loaded)
+        if _loaded_text.setdefault(module, text) != text:  # edited since: in Lab the kernel lives on
+            loaded, _loaded_text[module] = importlib.reload(loaded), text
+        found = getattr(loaded, attribute)
+    except (ImportError, AttributeError, ValueError, TypeError, OSError, SyntaxError) as error:
+        raise ConfigError(f"{name}: {error}; name a Python function as package.module:function") from error
     if not inspect.isfunction(found):
         raise ConfigError(f"{name} isn't a Python function")
     return found
@@ -187,7 +194,9 @@ def from_parameters(namespace: dict[str, Any], also: tuple[str, ...] = ()) -> Ex
     Papermill would only warn about; once `experiment` exists, a user's own variables are left alone.
     """
     if "experiment" not in namespace:
-        plain = {k for k, v in namespace.items() if isinstance(v, str | int | float | list | tuple) and not k.startswith("_")}
+        plain = {
+            k for k, v in namespace.items() if isinstance(v, str | int | float | list | tuple | None) and not k.startswith("_")
+        }
         for name in sorted(plain - {"In", "Out", *Experiment.model_fields, *also}):
             raise ConfigError(unknown(name, also))
     return create({name: namespace[name] for name in Experiment.model_fields if name in namespace})

@@ -31,7 +31,10 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
     wanted, colours = store.scoring(experiment), _colours(experiment.methods)
     classes = [name for name in store.held_out(experiment) if name is not None]
     if not classes:
-        raise ValueError("precision-recall curves need a held-out class; hold_out is none")
+        figure, axis = plt.subplots(figsize=(6, 1), dpi=DPI)
+        axis.text(0.5, 0.5, "no class is held out: no precision-recall curve", ha="center", va="center", color="0.5")
+        axis.set_axis_off()
+        return figure
     columns = min(columns, len(classes))
     rows = -(-len(classes) // columns)
     width = 6 if columns == 1 else 3.1
@@ -134,6 +137,8 @@ def ranked_images(record: Record, data: Dataset, score: str = "msp", count: int 
             is_, taken_for = (record.classes[arrays[name][k]] for name in ("label", "predicted"))
             axis.set_title(f"{is_} → {taken_for}\n{arrays[score][k]:.4g}", fontsize=6.5)
     method = tables.label(record.method)
-    figure.suptitle(f"{tables.label(score)}, {method}, {record.hold_out} held out: class → predicted class, score", fontsize=10)
+    figure.suptitle(
+        f"{tables.label(score)}, {method}, {record.hold_out or 'nothing'} held out: class → predicted class, score", fontsize=10
+    )
     figure.tight_layout()
     return figure

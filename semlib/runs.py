@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -32,7 +33,8 @@ def complete(experiment: Experiment) -> list[Record]:
     for run in store.plan(experiment):
         if run not in missing and experiment.missing == "train":  # killed after its record, before this
             (run.home / "checkpoint.pt").unlink(missing_ok=True)
-    data = load(experiment) if missing else None
+    here = datasets.prepared(experiment.dataset, experiment.data_root, experiment.image_side)
+    data = load(experiment) if missing or (here and store.finished(experiment)) else None
     failed = []
     for run in missing:
         try:
@@ -40,9 +42,21 @@ def complete(experiment: Experiment) -> list[Record]:
         except FloatingPointError as error:
             failed.append(f"{run.title}: {error}")
     _clear_progress()
+    if data:
+        _compare_digests(experiment, data)
     if failed:
         raise FloatingPointError("; ".join(failed))
     return store.finished(experiment)
+
+
+def _compare_digests(experiment: Experiment, data: datasets.Dataset) -> None:
+    """A warning if finished runs are of other data than there is now: a folder's images have changed, say."""
+    digest = datasets.digest(data)
+    other = [record for record in store.finished(experiment) if record.data_digest != digest]
+    if other:
+        was, now = other[0].data_digest[:8], digest[:8]
+        said = f"{len(other)} finished runs are of other data (digest {was}) than {data.name} is now ({now})"
+        warnings.warn(f"{said}; another profile trains on what is here now", stacklevel=3)
 
 
 def load(experiment: Experiment) -> datasets.Dataset:
@@ -55,7 +69,7 @@ def check(experiment: Experiment) -> None:
     """ConfigError, one line, if the experiment names a class, network, method, score or device that there isn't."""
     store.held_out(experiment)
     try:
-        models.build(experiment.architecture, classes=2, stem_stride=experiment.stem_stride)
+        models.groups(experiment.architecture)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     for method in experiment.methods:
@@ -102,13 +116,19 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
         autocast=autocast,
         evaluate=evaluate,
         checkpoint=checkpoint,
-        stamp={"fingerprint": run.fingerprint, "data": digest},
-        machine={"device": _device_name(device), "threads": threads, "bfloat16": autocast},
+        stamp={"fingerprint": run.fingerprint, "data": digest}
+        | ({"scoring": wanted} if experiment.average_last_epochs > 1 else {}),
+        machine={
+            "device": _device_name(device),
+            "threads": threads,
+            "bfloat16": autocast,
+            "compile": experiment.compile,
+        },
         description=f"{run.hold_out or 'none'}, {run.method}, trial {run.trial}",
     )
-    averaged = pd.DataFrame(history[-experiment.average_last_epochs :]).mean()
     arrays = scored.get(experiment.epochs) or _score(run, net, data, split, wanted)  # resumed after its last epoch
     sha256 = store.write_scores(run.home / "scores.npz", arrays)
+    last = history[-experiment.average_last_epochs :]
     columns = pd.DataFrame(history).to_csv(index=False)
     save_atomically(run.home / "history.csv", lambda file: file.write(columns.encode()))
     if experiment.keep_weights:
@@ -122,7 +142,10 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
         fingerprint=run.fingerprint,
         settings=run.settings,
         classes=data.classes,
-        metrics={name: float(averaged[name]) for name in _measures(arrays)},
+        metrics={
+            name: value if experiment.average_last_epochs == 1 else float(np.mean([row[name] for row in last]))
+            for name, value in _measures(arrays).items()
+        },
         scoring=wanted,
         scores_sha256=sha256,
         skew=float(split.is_anomaly.mean()),
@@ -148,6 +171,8 @@ def _add_scores(run: Run, record: Record, data: datasets.Dataset) -> Record:
     }
     if not added:
         return record
+    if run.experiment.average_last_epochs > 1:
+        raise ConfigError(f"{run.title}: finished without {', '.join(added)}, which can't be averaged over epochs any more")
     weights = run.home / "weights.pt"
     if not weights.exists():
         raise ConfigError(
@@ -205,7 +230,8 @@ def _transform(run: Run, net: models.WideResNet) -> Callable[[torch.Tensor, torc
 
 def _moments(pixels: np.ndarray) -> tuple[float, float]:
     """Mean and mean square of uint8 pixels in [0, 1], from their histogram: exact, and no float copy of the images."""
-    share, values = np.bincount(pixels.ravel(), minlength=256) / pixels.size, np.arange(256) / 255
+    counts = sum(np.bincount(part.ravel(), minlength=256) for part in np.array_split(pixels, 64))  # bincount copies to int64
+    share, values = counts / pixels.size, np.arange(256) / 255
     return float(share @ values), float(share @ values**2)
 
 
@@ -241,10 +267,14 @@ def _measures(arrays: dict[str, np.ndarray]) -> dict[str, float]:
 
 
 def _device(experiment: Experiment) -> str:
-    cuda = torch.cuda.is_available()
-    if experiment.device.startswith("cuda") and not cuda:
-        raise ConfigError("device: PyTorch sees no CUDA device here; choose auto or cpu")
-    return ("cuda" if cuda else "cpu") if experiment.device == "auto" else experiment.device
+    devices = [
+        "cpu",
+        *(["cuda"] if torch.cuda.is_available() else []),
+        *(f"cuda:{k}" for k in range(torch.cuda.device_count())),
+    ]
+    if experiment.device not in ("auto", *devices):
+        raise ConfigError(f"device: {experiment.device!r} is not here; choose from auto, {', '.join(devices)}")
+    return ("cuda" if "cuda" in devices else "cpu") if experiment.device == "auto" else experiment.device
 
 
 def _autocast(experiment: Experiment) -> bool:

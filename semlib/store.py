@@ -126,8 +126,9 @@ class Run:
 
 
 def source_digest(name: str) -> str:
-    """Eight hex digits of a user's function: edited, it is another method."""
-    return hashlib.sha256(inspect.getsource(config.function(name)).encode()).hexdigest()[:8]
+    """Eight hex digits of the file that holds a user's function, with its heads and helpers: edited, it is another method."""
+    source = inspect.getsource(inspect.getmodule(config.function(name)))
+    return hashlib.sha256(source.encode()).hexdigest()[:8]
 
 
 def scoring(experiment: Experiment) -> dict[str, dict[str, Any]]:

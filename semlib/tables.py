@@ -68,9 +68,9 @@ def by_class(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
 
 def _paper(experiment: Experiment, rows: list[str]) -> pd.DataFrame:
     """The paper's table of this data set, if it has one; its average row only where all of its classes are asked for."""
-    if experiment.dataset_name not in PUBLISHED:
+    if experiment.dataset not in PUBLISHED:  # a folder of that name isn't the paper's data set
         return pd.DataFrame()
-    paper = published(PUBLISHED[experiment.dataset_name])
+    paper = published(PUBLISHED[experiment.dataset])
     whole = set(paper.index) == {*rows, "average"}
     return paper.reindex([*rows, "average"] if whole else rows)
 
@@ -131,7 +131,8 @@ def masking(table: pd.DataFrame) -> pd.DataFrame:
     rows = {}
     for method in dict.fromkeys(table.columns.get_level_values("method")):
         here = [mean_std(*(table[method, measure, s]["average"] for s in ("mean", "std"))) for measure in ("accuracy", "msp")]
-        printed = [mean_std(paper[m][method], paper[f"{m}_std"][method]) for m in ("accuracy", "msp")]
+        row = paper.reindex([method]).iloc[0]
+        printed = [mean_std(row[m], row[f"{m}_std"], absent="") for m in ("accuracy", "msp")]
         rows[label(method)] = [here[0], printed[0], here[1], printed[1]]
     columns = pd.MultiIndex.from_product([["Accuracy", "Av. Prec. with MSP"], ["here", "paper"]])
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis(index="Method")

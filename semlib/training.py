@@ -111,9 +111,9 @@ def train(
                 with computing():
                     logits = forward(transform(augmented, generator) if transform else augmented)
                 losses[0, step] = update("classification", F.cross_entropy(logits, labels[index]), 1.0, rate)
-            _check_finite(losses, epoch, experiment)
+            _check_finite(losses, net, epoch, experiment)
             if epoch + 1 == experiment.epochs and experiment.recompute_statistics:
-                update_bn((view(part, False) for part in order.split(batch)), net)
+                update_bn((view(part, False) for part in order[: steps * batch].split(batch)), net)
             seconds += time.perf_counter() - started
             final = epoch + 1 > experiment.epochs - experiment.average_last_epochs
             if evaluate and (final or (epoch + 1) % experiment.evaluate_every == 0):
@@ -134,10 +134,10 @@ def _optimizer(net: nn.Module, experiment: Experiment, mine: Callable[[str], boo
     return SGD(parameters, lr=rate, momentum=0.9, nesterov=True, weight_decay=decay, fused=fused or None)
 
 
-def _check_finite(losses: Tensor, epoch: int, experiment: Experiment) -> None:
-    bad = (~losses.isfinite()).any(0).nonzero()
-    if len(bad):
-        step, steps = bad[0].item(), losses.shape[1]
+def _check_finite(losses: Tensor, net: nn.Module, epoch: int, experiment: Experiment) -> None:
+    bad, steps = (~losses.isfinite()).any(0).nonzero(), losses.shape[1]
+    if len(bad) or not all(parameter.isfinite().all() for parameter in net.parameters()):
+        step = bad[0].item() if len(bad) else steps - 1  # the last step's weights were not used yet
         rate = experiment.learning_rate * rate_factor(experiment.schedule, (epoch + step / steps) / experiment.epochs)
         raise FloatingPointError(
             f"the loss isn't finite at epoch {epoch + 1}, step {step + 1} of {steps}, learning rate {rate:.4g}; "

@@ -160,7 +160,7 @@ ANY = {
     "dropout": floats(0, 1, exclude_max=True),
     "schedule": st.sampled_from(["step", "one_cycle"]),
     "precision": st.sampled_from(["auto", "float32", "bfloat16"]),
-    "device": st.sampled_from(["auto", "cpu", "mps", "cuda", "cuda:3"]),
+    "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:3"]),
     "threads": st.none() | counts(0),
     "data_root": st.none() | names.filter(lambda name: name not in ("none", "None")),
     "outputs": names,

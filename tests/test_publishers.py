@@ -44,7 +44,8 @@ def archive(tmp_path, monkeypatch):
     def write(members):
         content = tar_bytes(members, "w:gz")
         (tmp_path / "LSUN_resize.tar.gz").write_bytes(content)
-        source = ood.SOURCES["lsun_resize"]._replace(md5=hashlib.md5(content).hexdigest())
+        count = sum(name.startswith("LSUN_resize/LSUN_resize/") and "._" not in name for name in members)
+        source = ood.SOURCES["lsun_resize"]._replace(md5=hashlib.md5(content).hexdigest(), count=count)
         monkeypatch.setitem(ood.SOURCES, "lsun_resize", source)
         return tmp_path
 
@@ -66,10 +67,13 @@ def test_an_archive_of_the_publisher_is_read_in_the_order_of_its_names(archive):
     assert np.array_equal(datasets.load_ood("lsun_resize", root), found)  # prepared once
 
 
-def test_larger_images_give_their_centre_and_a_folder_serves_as_well(tmp_path):
+def test_larger_images_give_their_centre_and_a_whole_folder_serves_as_well(tmp_path, monkeypatch):
     image = pictures(1, 36)[0]
     (tmp_path / "LSUN" / "test").mkdir(parents=True)
     (tmp_path / "LSUN" / "test" / "0.png").write_bytes(encoded(image))
+    with pytest.raises(DataError, match="lsun_crop should have 10000 images; 1 were found"):
+        datasets.load_ood("lsun_crop", tmp_path)
+    monkeypatch.setitem(ood.SOURCES, "lsun_crop", ood.SOURCES["lsun_crop"]._replace(count=1))
     assert np.array_equal(datasets.load_ood("lsun_crop", tmp_path)[0], image[2:34, 2:34].transpose(2, 0, 1))
 
 
@@ -88,7 +92,9 @@ def test_an_archive_that_is_damaged_another_or_hostile_is_refused_or_harmless(ar
     assert {*root.parent.iterdir(), *root.parent.parent.iterdir()} == before
 
 
-def test_tiny_imagenets_test_images_make_crop_and_resize(tmp_path):
+def test_tiny_imagenets_test_images_make_crop_and_resize(tmp_path, monkeypatch):
+    for name in ("tiny_imagenet_crop", "tiny_imagenet_resize"):
+        monkeypatch.setitem(ood.SOURCES, name, ood.SOURCES[name]._replace(count=3))
     folder = tmp_path / "tiny-imagenet-200" / "test" / "images"
     folder.mkdir(parents=True)
     images = pictures(3, 64)
@@ -246,6 +252,9 @@ def test_the_original_tar_files_give_the_same_as_the_folders(ilsvrc, tmp_path, m
     with pytest.warns(UserWarning):
         data = datasets.load("imagenet_spider", tmp_path / "other", side=16)
     assert datasets.digest(data) == datasets.digest(folders)
+    (tars / imagenet.VAL_TAR).write_bytes(tar_bytes(dict(list(val.items())[2:])))
+    with pytest.raises(DataError, match=r"ILSVRC2012_img_val\.tar lacks 1 images, ILSVRC2012_val_00000002\.JPEG"):
+        datasets.load("imagenet_spider", tmp_path / "third", side=16)
     (tars / imagenet.TRAIN_TAR).write_bytes(tar_bytes(train)[:5000])
     with pytest.raises(DataError, match=r"ILSVRC2012_img_train\.tar can't be read|no images of"):
         datasets.load("imagenet_spider", tmp_path / "third", side=16)

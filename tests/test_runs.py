@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import random
 import re
 import shutil
@@ -468,7 +469,7 @@ def test_a_user_function_that_cannot_be_used_is_one_clear_line(untrained, field,
         ({"architecture": "resnet-50"}, ("'resnet-50'", "wrn-28-10")),
         ({"architecture": "wrn-11-2"}, ("'wrn-11-2'", "10, 16, 22, 28")),
         ({"dataset": "cifra10"}, ("'cifra10'", "digits", "cifar10", "tiny")),
-        ({"device": "cuda:7"}, ("auto or cpu",)),
+        ({"device": "cuda:7"}, ("'cuda:7'", "auto, cpu")),
     ],
 )
 def test_a_wrong_name_is_one_line_with_the_choices(untrained, no_training, wrong, said):
@@ -602,3 +603,23 @@ def test_the_record_is_written_last(untrained, monkeypatch):
     runs.complete(tiny(untrained, methods="classification"))
     assert order[-1] == "record.json" and set(order) == FILES | {"checkpoint.pt"}
     assert json.loads((next((untrained / "outputs").rglob("record.json"))).read_text())["method"] == "classification"
+
+
+def test_results_of_other_data_than_there_is_now_are_said(folder):
+    records = runs.complete(tiny(folder))
+    other_data(folder)
+    with pytest.warns(UserWarning, match=rf"{len(records)} finished runs are of other data \(digest .* than tiny is now"):
+        assert runs.complete(tiny(folder)) == records
+
+
+def test_an_edited_user_function_is_another_method_and_is_the_one_that_runs(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    text = "def loss(net, images):\n    return {}\n\n\nloss.share = {}\n"
+    (tmp_path / "edited_task.py").write_text(text.format(1, 2))
+    first = config.function("edited_task:loss"), store.source_digest("edited_task:loss")
+    assert first[0](None, None) == 1
+    for value, share in ((3, 2), (3, 4)):
+        (tmp_path / "edited_task.py").write_text(text.format(value, share) + "#" * value * share)
+        os.utime(tmp_path / "edited_task.py", (value + share, value + share))
+        now = config.function("edited_task:loss"), store.source_digest("edited_task:loss")
+        assert (now[0](None, None), now[0].share) == (value, share) and now[1] != first[1]

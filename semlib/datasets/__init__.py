@@ -3,7 +3,7 @@
 from semlib.datasets.arrays import DataError, Dataset, ImageSet, Split, digest, hold_out
 from semlib.datasets.loading import BUILT_IN, classes, data_root, load, prepared
 from semlib.datasets.ood import SOURCES as OOD
-from semlib.datasets.ood import load_ood
+from semlib.datasets.ood import NotAvailable, load_ood
 
 __all__ = [
     "BUILT_IN",
@@ -11,6 +11,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "ImageSet",
+    "NotAvailable",
     "Split",
     "classes",
     "data_root",

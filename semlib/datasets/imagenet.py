@@ -159,9 +159,12 @@ def _members(path: Path, names: list[str]) -> Iterator[Named]:
         with tarfile.open(path) as tar:
             for member in tar:
                 if Path(member.name).name in wanted:
+                    wanted.remove(Path(member.name).name)
                     yield f"{path}: {member.name}", io.BytesIO(tar.extractfile(member).read())
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(f"{path} can't be read ({error})") from error
+    if wanted:
+        raise DataError(f"{path} lacks {len(wanted)} images, {min(wanted)} among them")
 
 
 def _val_labels(devkit: Path) -> dict[str, str]:

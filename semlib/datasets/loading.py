@@ -4,6 +4,7 @@ The prepared form: train_images uint8 (N, C, H, W), train_labels, test_images, t
 A prepared file that lies in the data root is used as it is.
 """
 
+import hashlib
 import os
 import zipfile
 import zlib
@@ -107,6 +108,8 @@ def load(
     """
     path, source = prepared_path(name, root, side), resolve(name)
     known = os.sep not in name and (path.exists() or name in BUILT_IN)
+    if fold is not None and name != "stl10":
+        raise DataError(f"{name} has no folds; only stl10 has predefined ones, 0 to 9")
     if known and name == "digits" and not path.exists():
         return _with_validation(digits()) if validation else digits()  # ships with scikit-learn: nothing to prepare
     if known and not path.exists():
@@ -131,7 +134,7 @@ def load(
 def _fold(path: Path, fold: int) -> np.ndarray:
     folds = _arrays(path, ("folds",), optional=True).get("folds")
     if folds is None or not 0 <= fold < len(folds):
-        raise DataError(f"{path} has no fold {fold}; only stl10 has predefined folds, 0 to 9")
+        raise DataError(f"{path} has no fold {fold}; stl10's are 0 to 9")
     return folds[fold]
 
 
@@ -170,7 +173,8 @@ def classes(name: str, root: str | Path | None = None) -> tuple[str, ...]:
 
 def _prepare_folder(source: Path, where: Path, side: int) -> Path:
     """The prepared file of a folder of images, made anew if the folder has changed."""
-    listing, path = folder.listing(source), where / f"folder-{source.name}-{side}px.npz"
+    place = hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:8]  # two folders may have one name
+    listing, path = folder.listing(source), where / f"folder-{source.name}-{place}-{side}px.npz"
     if not path.exists() or str(_arrays(path, ("source",), optional=True).get("source")) != listing:
         write(path, folder.read(source, side), source=np.array(listing))
     return path

@@ -17,6 +17,10 @@ from semlib.files import save_atomically
 SIDE = 32
 
 
+class NotAvailable(DataError):
+    """An OOD set that is not here and could not be downloaded."""
+
+
 class Source(NamedTuple):
     """A publisher's archive, its checksum, the folder of images inside it, and their number."""
 
@@ -57,7 +61,10 @@ def load_ood(name: str, root: str | Path | None = None) -> np.ndarray:
     where, source = data_root(root), SOURCES[name]
     prepared = where / f"ood-{name}.npz"
     if not prepared.exists():
-        images = np.stack(list(_images(name, where, source)))
+        found = list(_images(name, where, source))
+        if len(found) != source.count:
+            raise DataError(f"{name} should have {source.count} images; {len(found)} were found in {where}")
+        images = np.stack(found)
         save_atomically(prepared, lambda file: np.savez(file, images=images))
     try:
         with np.load(prepared, allow_pickle=False) as file:
@@ -70,7 +77,7 @@ def _images(name: str, where: Path, source: Source) -> Iterator[np.ndarray]:
     folder, archive = where / source.folder, where / source.archive
     tiny = where / "tiny-imagenet-200" / "test" / "images"
     if folder.is_dir():
-        return _decoded((path.name, path) for path in sorted(folder.iterdir()) if path.name[0] != ".")
+        return _decoded((str(path), path) for path in _visible(folder))
     if not archive.exists() and name.startswith("tiny_imagenet") and tiny.is_dir():
         return _from_tiny_imagenet(tiny, name)
     if not archive.exists():
@@ -78,9 +85,13 @@ def _images(name: str, where: Path, source: Source) -> Iterator[np.ndarray]:
     return _decoded(_members(archive, source))
 
 
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name[0] != ".")
+
+
 def _from_tiny_imagenet(folder: Path, name: str) -> Iterator[np.ndarray]:
     generator = np.random.default_rng(0)
-    for image in _decoded(((path.name, path) for path in sorted(folder.iterdir())), side=2 * SIDE):
+    for image in _decoded(((str(path), path) for path in _visible(folder)), side=2 * SIDE):
         if name.endswith("resize"):
             yield image[:, ::2, ::2]  # nearest neighbours: bilinear resizing would blur away what the paper's sets have
         else:
@@ -126,7 +137,7 @@ def _download(name: str, where: Path, source: Source) -> None:
         download_url(link, str(where), source.archive, source.md5)
     except Exception as error:
         (where / source.archive).unlink(missing_ok=True)
-        raise DataError(
+        raise NotAvailable(
             f"{name} isn't here and could not be downloaded from {link} ({error}); put {source.archive}, or its folder "
             f"{source.folder}, into {where}"
         ) from error

@@ -47,16 +47,32 @@ def evaluating(net: nn.Module) -> Iterator[nn.Module]:
     """The network in evaluation mode and full float32 (no autocast, no TF32); every module's mode is restored after."""
     modes = [(module, module.training) for module in net.modules()]
     device = next(net.parameters()).device.type
-    precision = torch.get_float32_matmul_precision()
     net.eval()
-    torch.set_float32_matmul_precision("highest")
     try:
-        with torch.autocast(device, enabled=False), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with torch.autocast(device, enabled=False), _full_float32():
             yield net
     finally:
-        torch.set_float32_matmul_precision(precision)
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """No TF32 in matrix products and convolutions; the settings are restored after."""
+    if hasattr(
+        torch.backends.cudnn, "conv"
+    ):  # torch >= 2.9 has a setting for each, and minds it if the older ones are mixed in
+        places, name, full = (torch.backends.cuda.matmul, torch.backends.cudnn.conv), "fp32_precision", "ieee"
+    else:
+        places, name, full = (torch.backends.cuda.matmul, torch.backends.cudnn), "allow_tf32", False
+    before = [getattr(place, name) for place in places]
+    try:
+        for place in places:
+            setattr(place, name, full)
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            setattr(place, name, value)
 
 
 def score(
