@@ -21,8 +21,10 @@ test: $(VENV)/ready
 test-all: $(VENV)/ready
 	$(BIN)/python -m pytest -m "slow or notebook or browser or slurm or data"
 
+# make lab LAB="--no-browser --port 9000" on a remote machine
+LAB ?=
 lab: $(VENV)/lab
-	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check

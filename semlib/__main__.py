@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
 
     grid = commands.add_parser("grid", help="a table's runs, a notebook for each held-out class side by side, then the table")
     grid.add_argument("file", help="params/<profile>/<notebook>.yaml")
+    grid.add_argument("--notebook", help="the table's notebook (default: the one that the file is named after)")
     grid.add_argument("--jobs", type=int, help="held-out classes side by side (default: 1 on a GPU, else the CPU cores)")
     grid.set_defaults(command=_grid)
 
@@ -74,7 +75,9 @@ def _run(args: argparse.Namespace) -> int:
     from semlib import runs  # slow to import: most wrong parameters are found before
 
     runs.check(experiment)
-    out = args.out or _output(notebook, experiment)
+    if experiment.missing == "train":
+        runs.load(experiment)  # prepares it, or says in one line what is wrong with it, before a kernel starts
+    out = args.out or experiment.output(notebook.stem, ".ipynb")
     out.parent.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     if experiment.threads:
@@ -89,6 +92,9 @@ def _run(args: argparse.Namespace) -> int:
         except PapermillExecutionError as error:
             print(f"error: {error.ename}: {error.evalue}\nits traceback is in {_short(out)}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+            return 130
         except Exception as error:  # a dead kernel, a timeout, a full disk
             print(f"error: {type(error).__name__}: {error}\nthe notebook so far is {_short(out)}", file=sys.stderr)
             return 1
@@ -99,6 +105,8 @@ def _run(args: argparse.Namespace) -> int:
         return 1
     if args.done:
         save_atomically(args.done, lambda file: None)
+    elif "trials" in parameters or "methods" in parameters:
+        _print_table(experiment, store.finished(experiment))
     return 0
 
 
@@ -132,12 +140,6 @@ def _value(name: str, text: str) -> Any:
         raise ConfigError(f"{name}: {text!r} isn't a value") from None
 
 
-def _output(notebook: Path, experiment: Experiment) -> Path:
-    """outputs/<profile>/table3_cifar10.ipynb; holdout-cifar10-cat.ipynb for one held-out class."""
-    which = [] if experiment.hold_out == ("all",) else [experiment.dataset_name, *experiment.hold_out]
-    return experiment.folder / f"{_slug('-'.join([notebook.stem, *which]))}.ipynb"
-
-
 def _slug(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name)
 
@@ -148,8 +150,11 @@ def _grid(args: argparse.Namespace) -> int:
     from semlib import runs
 
     file = _existing(args.file)
-    notebook, one = (ROOT / "notebooks" / f"{name}.ipynb" for name in (file.stem, "holdout"))
-    _, experiment = _parameters(_existing(notebook), [str(file)], args.parameter)
+    notebook, one = (ROOT / "notebooks" / f"{name}.ipynb" for name in (args.notebook or file.stem, "holdout"))
+    if not notebook.is_file():
+        names = ", ".join(sorted(path.stem for path in notebook.parent.glob("*.ipynb")))
+        raise ConfigError(f"{file.name}: named after no notebook; choose --notebook from {names}")
+    _, experiment = _parameters(notebook, [str(file)], args.parameter)
     _check_same_runs(experiment, _parameters(one, [str(file)], args.parameter)[1], file)
     runs.check(experiment)
     runs.load(experiment)  # prepared once, not by each job
@@ -173,8 +178,8 @@ def _grid(args: argparse.Namespace) -> int:
         ],
         "notebooks": {"table": str(notebook), "holdout": str(one)},
         "outputs": {
-            "table": str(_output(notebook, experiment)),
-            "holdout": str(experiment.folder / f"holdout-{_slug(experiment.dataset_name)}"),
+            "table": str(experiment.output(notebook.stem, ".ipynb")),
+            "holdout": str(experiment.output("holdout", "").with_name(_slug(f"holdout-{experiment.dataset_name}"))),
         },
         "hold_outs": held_out,
         "threads": threads,
@@ -211,19 +216,21 @@ def _check_same_runs(table: Experiment, single: Experiment, file: Path) -> None:
 
 def _report(experiment: Experiment, notebook: Path, held_out: dict[str, str], where: Path, status: int) -> int:
     """Print the table of what is finished and where everything lies."""
-    records = store.finished(experiment)
-    table = tables.by_class(experiment, records)
-    print(f"\n{notebook.stem}, {experiment.dataset_name}, {experiment.profile}: average precision and accuracy, %")
-    print(tables.as_text(table))
-    print(*tables.remarks(experiment, records), sep="\n")
+    _print_table(experiment, store.finished(experiment))
     failed = [name for slug, name in held_out.items() if not (where / "holdout" / f"{slug}.done").exists()]
     if failed:
         print(f"failed, the traceback in its notebook: {', '.join(failed)}; the same command runs only these again")
     elif status:
-        print(f"the table's notebook failed: {_short(_output(notebook, experiment))}")
+        print(f"the table's notebook failed: {_short(experiment.output(notebook.stem, '.ipynb'))}")
     folder = _short(experiment.folder)
     print(f"the executed notebooks, with the precision-recall curves: {folder}/*.ipynb; the runs: {folder}/runs/")
     return status
+
+
+def _print_table(experiment: Experiment, records: Sequence[store.Record]) -> None:
+    print(f"\n{experiment.dataset_name}, profile {experiment.profile}: average precision and accuracy, %")
+    print(tables.as_text(tables.by_class(experiment, records)))
+    print(*tables.remarks(experiment, records), sep="\n")
 
 
 def _data(args: argparse.Namespace) -> int:

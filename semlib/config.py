@@ -7,6 +7,7 @@ an unknown name or a value of the wrong type is an error that names the choices.
 import importlib
 import inspect
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -147,6 +148,12 @@ class Experiment(BaseModel):
     def folder(self) -> Path:
         """outputs/<profile>: executed notebooks, tables as CSV, and runs/."""
         return resolve(self.outputs) / self.profile
+
+    def output(self, notebook: str, ending: str) -> Path:
+        """Where a notebook's results go: benchmark-digits.csv, holdout-cifar10-cat.ipynb, table3_cifar10.ipynb."""
+        dataset = [] if self.dataset_name in notebook else [self.dataset_name]
+        which = [] if self.hold_out == ("all",) else self.hold_out
+        return self.folder / (re.sub(r"[^\w.-]+", "_", "-".join([notebook, *dataset, *which])) + ending)
 
 
 def function(name: str) -> Callable[..., Any]:

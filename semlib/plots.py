@@ -12,7 +12,7 @@ from sklearn.metrics import precision_recall_curve
 
 from semlib import store, tables
 from semlib.config import Experiment
-from semlib.datasets import Dataset
+from semlib.datasets import Dataset, digest
 from semlib.store import Record
 
 DPI = 110
@@ -118,6 +118,13 @@ def ranked_images(record: Record, data: Dataset, score: str = "msp", count: int 
     arrays = record.scores()
     if score not in record.scoring:
         raise ValueError(f"{score!r} is not a score of this run; choose from {', '.join(record.scoring)}")
+    if digest(data) != record.data_digest:
+        figure, axis = plt.subplots(figsize=(8, 1), dpi=DPI)
+        axis.text(
+            0.5, 0.5, "the images that are here now are not those that were scored", ha="center", va="center", color="0.5"
+        )
+        axis.set_axis_off()
+        return figure
     order, is_anomaly = np.argsort(arrays[score], kind="stable"), arrays["is_anomaly"]
     anomalies, normal = order[is_anomaly[order]], order[~is_anomaly[order]]
     rows = {

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from semlib.datasets.arrays import DataError, Dataset, ImageSet
 
+LEFTOVERS = ("Thumbs.db", "desktop.ini")
 Named = tuple[str, Path | io.BytesIO]  # what to call a file in an error, and the file
 
 
@@ -20,7 +21,7 @@ def classes(root: Path) -> tuple[str, ...]:
     """The class names, sorted: the folders in train/, which those in test/ must equal."""
     names = [{p.name for p in (root / part).glob("*") if p.is_dir() and p.name[0] != "."} for part in ("train", "test")]
     if not names[0]:
-        raise DataError(f"{root} has no images to train on; lay them out as train/<class>/* and test/<class>/*")
+        raise DataError(f"{root} has no class folders in train/; lay images out as train/<class>/* and test/<class>/*")
     if names[0] != names[1]:
         only = ", ".join(sorted(names[0] ^ names[1]))
         raise DataError(f"train/ and test/ in {root} should hold the same classes; only one of them holds {only}")
@@ -28,10 +29,12 @@ def classes(root: Path) -> tuple[str, ...]:
 
 
 def files(root: Path, part: str) -> list[tuple[Path, int]]:
-    """Every (file, label) of a part, in order; hidden files are passed over."""
+    """Every (file, label) of a part, in order; hidden files and what Windows leaves in folders are passed over."""
     found = []
     for label, name in enumerate(classes(root)):
-        members = sorted(p for p in (root / part / name).iterdir() if p.is_file() and p.name[0] != ".")
+        members = sorted(
+            p for p in (root / part / name).iterdir() if p.is_file() and p.name[0] != "." and p.name not in LEFTOVERS
+        )
         if not members:
             raise DataError(f"{root / part / name} holds no image")
         found += [(path, label) for path in members]
