@@ -37,8 +37,7 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
         return figure
     columns = min(columns, len(classes))
     rows = -(-len(classes) // columns)
-    width = 6 if columns == 1 else 3.1
-    size = (width * columns, (width + 1) * rows + 0.4)
+    size = (3.1 * columns, 4.1 * rows + 0.4) if columns > 1 else (8.5, 5)
     figure, axes = plt.subplots(rows, columns, figsize=size, dpi=DPI, squeeze=False, sharey=True)
     for axis in axes.flat[len(classes) :]:
         axis.remove()
@@ -58,14 +57,20 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
         if members:
             skew = members[0].skew
             axis.axhline(skew, color="0.45", linewidth=1, linestyle=(0, (1, 2)), label=f"skew: {100 * skew:.2f}")
-            below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "frameon": False}
-            axis.legend(title="average precision (%)", title_fontsize=7, fontsize=7, **below)
+            place = (
+                {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17)}
+                if columns > 1
+                else {"loc": "upper left", "bbox_to_anchor": (1, 1)}
+            )
+            axis.legend(title="average precision (%)", title_fontsize=7, fontsize=7, frameon=False, **place)
         else:
             axis.text(0.5, 0.5, "not run", ha="center", va="center", color="0.5")
         axis.set(title=hold_out, xlabel="recall", xlim=(0, 1), ylim=(0, 1.02))
     for axis in axes[:, 0]:
         axis.set_ylabel("precision")
-    figure.suptitle(f"Precision-recall of the held-out class, {experiment.dataset_name} ({experiment.profile})")
+    figure.suptitle(
+        f"Precision-recall of the held-out class{'es' * (len(classes) > 1)}, {experiment.dataset_name} ({experiment.profile})"
+    )
     figure.tight_layout()
     return figure
 
