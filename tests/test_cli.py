@@ -89,7 +89,7 @@ def test_lab_and_plain_papermill_meet_in_the_same_files(tmp_path):
     assert contents(tmp_path / "outputs" / "demo" / "runs", ("run.lock",)) == runs
     assert record.settings["learning_rate"] == 0.1
     assert set(re.findall("unknown parameter: (.*)", done.stderr)) <= {"outputs", "data_root"}
-    table = (tmp_path / "outputs" / "demo" / "benchmark-tiny.csv").read_text()
+    table = (tmp_path / "outputs" / "demo" / "benchmark-tiny-one.csv").read_text()
     assert f"{100 * record.metrics['msp']:.2f}" in table
 
 

@@ -63,7 +63,8 @@ def test_a_failed_hold_out_keeps_its_traceback_and_alone_runs_again(tmp_path, mo
     notebook = nbformat.read(folder / "holdout-tiny-two.ipynb", 4)
     errors = [o for cell in notebook.cells for o in cell.get("outputs", ()) if o.output_type == "error"]
     assert errors[0].evalue == "broken on purpose" and any("fragile" in line for line in errors[0].traceback)
-    assert not (folder / "benchmark-tiny.csv").exists()
+    table = "benchmark-tiny-zero-two-three"
+    assert not (folder / f"{table}.csv").exists()
 
     (tmp_path / "broken").unlink()
     before = {k: v for k, v in contents(folder, ("run.lock",)).items() if ".grid" not in k and "holdout-tiny-two" not in k}
@@ -74,9 +75,8 @@ def test_a_failed_hold_out_keeps_its_traceback_and_alone_runs_again(tmp_path, mo
     assert done_files(tmp_path) == ["table.done", "three.done", "two.done", "zero.done"]
     assert len(store.finished(experiment)) == 6 and "6 of 6 runs are finished" in second.stdout
     added = {name.split("/")[0] for name in set(after) - set(before) if ".grid" not in name}
-    table = "benchmark-tiny-zero-two-three.ipynb"
-    assert added == {"runs", "holdout-tiny-two.ipynb", table, "benchmark-tiny.csv", "benchmark-tiny.png"}
-    assert "not run" not in second.stdout and (folder / "benchmark-tiny.csv").read_text().count("\n") == 5
+    assert added == {"runs", "holdout-tiny-two.ipynb", f"{table}.ipynb", f"{table}.csv", f"{table}.png"}
+    assert "not run" not in second.stdout and (folder / f"{table}.csv").read_text().count("\n") == 5
 
 
 def test_a_killed_grid_goes_on_by_the_same_command(tmp_path):
