@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("dataset", help="a name, or a folder with train/<class>/* and test/<class>/*")
     data.add_argument("--root", help="the folder of prepared data sets (default: $SEMLIB_DATA, else data/)")
     data.add_argument("--side", type=int, help="own images and ImageNet: pixels a side")
+    data.add_argument("--ilsvrc", help="ImageNet: the ILSVRC2012 folder (default: $SEMLIB_ILSVRC)")
     data.set_defaults(command=_data)
     return parser
 
@@ -70,14 +71,10 @@ def _run(args: argparse.Namespace) -> int:
     from traitlets.config import Config
 
     notebook = _existing(args.notebook)
-    parameters, experiment = _parameters(notebook, args.file, args.parameter)
-    store.held_out(experiment)
-    from semlib import runs  # slow to import: most wrong parameters are found before
-
-    runs.check(experiment)
-    if experiment.missing == "train":
-        runs.load(experiment)  # prepares it, or says in one line what is wrong with it, before a kernel starts
-    out = args.out or experiment.output(notebook.stem, ".ipynb")
+    parameters, experiments = _parameters(notebook, args.file, args.parameter)
+    _prepare(experiments)
+    experiment = experiments[0]
+    out = args.out or _executed(notebook, experiment)
     out.parent.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     if experiment.threads:
@@ -99,19 +96,34 @@ def _run(args: argparse.Namespace) -> int:
             print(f"error: {type(error).__name__}: {error}\nthe notebook so far is {_short(out)}", file=sys.stderr)
             return 1
     # The records decide: a notebook whose kernel was killed looks completed.
-    missing = store.missing(experiment) if experiment.missing == "train" else []
+    missing = [run for e in experiments if e.missing == "train" for run in store.missing(e)]
     if missing:
         print(f"error: not finished: {'; '.join(run.title for run in missing)}", file=sys.stderr)
         return 1
     if args.done:
         save_atomically(args.done, lambda file: None)
-    elif "trials" in parameters or "methods" in parameters:
-        _print_table(experiment, store.finished(experiment))
+    elif "missing" in parameters:
+        _print_tables(experiments)
     return 0
 
 
-def _parameters(notebook: Path, files: Sequence[str], pairs: Sequence[Sequence[str]]) -> tuple[dict, Experiment]:
-    """What to pass to the notebook, and the experiment that it will make of it; ConfigError names the choices."""
+def _prepare(experiments: Sequence[Experiment]) -> None:
+    """Before anything starts: ConfigError or DataError, one line, for what can't be run; data to train on are prepared."""
+    for experiment in experiments:
+        store.held_out(experiment)
+    from semlib import runs  # slow to import: most wrong parameters are found before
+
+    for experiment in experiments:
+        runs.check(experiment)
+    data = {(e.dataset, e.data_root, e.image_side, e.fold, e.evaluate_on): e for e in experiments if e.missing == "train"}
+    for experiment in data.values():
+        runs.load(experiment)
+
+
+def _parameters(
+    notebook: Path, files: Sequence[str], pairs: Sequence[Sequence[str]]
+) -> tuple[dict[str, Any], tuple[Experiment, ...]]:
+    """What to pass to the notebook, and the experiments that it will make of it; ConfigError names the choices."""
     import papermill
 
     if notebook.suffix != ".ipynb":
@@ -124,14 +136,15 @@ def _parameters(notebook: Path, files: Sequence[str], pairs: Sequence[Sequence[s
     for name in given:
         if name not in inferred and name not in Experiment.model_fields:
             raise ConfigError(config.unknown(name, tuple(inferred)))
-    defaults = {name: ast.literal_eval(p["default"]) for name, p in inferred.items() if name in Experiment.model_fields}
-    chosen = {name: value for name, value in given.items() if name in Experiment.model_fields}
-    return given, config.create(defaults | chosen)
+    known = {*Experiment.model_fields, *config.Several.model_fields}
+    defaults = {name: ast.literal_eval(p["default"]) for name, p in inferred.items() if name in known}
+    return given, config.several(defaults | {name: value for name, value in given.items() if name in known})
 
 
 def _value(name: str, text: str) -> Any:
     """A command line's text as YAML has it, but for text fields: -p hold_out 7 is the class 7, -p hold_out [a, b] two."""
     default = Experiment.model_fields[name].default if name in Experiment.model_fields else None
+    default = () if name == "settings" else default
     if isinstance(default, str | tuple) and not text.startswith("["):
         return text
     try:
@@ -145,27 +158,24 @@ def _slug(name: str) -> str:
 
 
 def _grid(args: argparse.Namespace) -> int:
+    import papermill
     import torch
-
-    from semlib import runs
 
     file = _existing(args.file)
     notebook, one = (ROOT / "notebooks" / f"{name}.ipynb" for name in (args.notebook or file.stem, "holdout"))
     if not notebook.is_file():
         names = ", ".join(sorted(path.stem for path in notebook.parent.glob("*.ipynb")))
         raise ConfigError(f"{file.name}: named after no notebook; choose --notebook from {names}")
-    _, experiment = _parameters(notebook, [str(file)], args.parameter)
-    _check_same_runs(experiment, _parameters(one, [str(file)], args.parameter)[1], file)
-    runs.check(experiment)
-    runs.load(experiment)  # prepared once, not by each job
+    _, experiments = _parameters(notebook, [str(file)], args.parameter)
+    _prepare(experiments)  # once, not by each job
+    experiment = experiments[0]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jobs = args.jobs or (1 if torch.cuda.is_available() else cores)  # side by side on one GPU they would only share it
     threads = experiment.threads or max(1, cores // jobs)
+    table = _executed(notebook, experiment)
     where = experiment.folder / ".grid" / notebook.stem
     where.mkdir(parents=True, exist_ok=True)
-    names = [name or "none" for name in store.held_out(experiment)]
-    slugs = [_slug(name) for name in names]
-    held_out = dict(zip(slugs if len(set(slugs)) == len(names) else map(str, range(len(names))), names, strict=True))
+    jobs_of = _jobs(experiments)
     settings = {
         "run": [sys.executable, "-m", "semlib", "run"],
         "parameters": [
@@ -177,21 +187,20 @@ def _grid(args: argparse.Namespace) -> int:
             str(threads),
         ],
         "notebooks": {"table": str(notebook), "holdout": str(one)},
-        "outputs": {
-            "table": str(experiment.output(notebook.stem, ".ipynb")),
-            "holdout": str(experiment.output("holdout", "").with_name(_slug(f"holdout-{experiment.dataset_name}"))),
-        },
-        "hold_outs": held_out,
+        "outputs": {"table": str(table), "holdout": str(experiment.folder / "holdout")},
+        "jobs": list(jobs_of),
         "threads": threads,
     }
     try:
         with (where / "grid.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Snakemake holds it too: freed when both are gone
             # Only what isn't finished runs again, whatever Snakemake remembers; the table always does.
-            unfinished = {run.hold_out or "none" for run in store.missing(experiment)}
-            for slug, name in held_out.items():
-                if name in unfinished:
+            cell = papermill.inspect_notebook(str(one))
+            for slug, job in jobs_of.items():
+                if store.missing(job):
                     (where / "holdout" / f"{slug}.done").unlink(missing_ok=True)
+                text = yaml.safe_dump(_explicit(job.model_copy(update={"threads": threads}), cell)).encode()
+                save_atomically(where / "holdout" / f"{slug}.yaml", lambda f, text=text: f.write(text))
             (where / "table.done").unlink(missing_ok=True)
             save_atomically(where / "config.json", lambda f: f.write(json.dumps(settings, indent=1).encode()))
             snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(where)]
@@ -202,41 +211,54 @@ def _grid(args: argparse.Namespace) -> int:
     except BlockingIOError:
         print(f"error: this grid is running already ({_short(where)})", file=sys.stderr)
         return 1
-    return _report(experiment, notebook, held_out, where, status)
-
-
-def _check_same_runs(table: Experiment, single: Experiment, file: Path) -> None:
-    """ConfigError where the file leaves a setting to the two notebooks' parameters cells and they differ in it."""
-    pairs = zip(store.plan(table), store.plan(single.model_copy(update={"hold_out": table.hold_out})), strict=True)
-    for mine, other in pairs:
-        if mine.fingerprint != other.fingerprint:
-            names = [name for name, value in mine.settings.items() if other.settings[name] != value]
-            raise ConfigError(f"{file}: should set {', '.join(names)}, in which the table's notebook and holdout.ipynb differ")
-
-
-def _report(experiment: Experiment, notebook: Path, held_out: dict[str, str], where: Path, status: int) -> int:
-    """Print the table of what is finished and where everything lies."""
-    _print_table(experiment, store.finished(experiment))
-    failed = [name for slug, name in held_out.items() if not (where / "holdout" / f"{slug}.done").exists()]
+    _print_tables(experiments)
+    failed = [slug for slug in jobs_of if not (where / "holdout" / f"{slug}.done").exists()]
     if failed:
         print(f"failed, the traceback in its notebook: {', '.join(failed)}; the same command runs only these again")
     elif status:
-        print(f"the table's notebook failed: {_short(experiment.output(notebook.stem, '.ipynb'))}")
+        print(f"the table's notebook failed: {_short(table)}")
     folder = _short(experiment.folder)
     print(f"the executed notebooks, with the precision-recall curves: {folder}/*.ipynb; the runs: {folder}/runs/")
     return status
 
 
-def _print_table(experiment: Experiment, records: Sequence[store.Record]) -> None:
-    print(f"\n{experiment.dataset_name}, profile {experiment.profile}: average precision and accuracy, %")
-    print(tables.as_text(tables.by_class(experiment, records)))
-    print(*tables.remarks(experiment, records), sep="\n")
+def _executed(notebook: Path, experiment: Experiment) -> Path:
+    """Where the executed notebook goes; one about several experiments is named after none of them."""
+    import papermill
+
+    several = any(
+        name in config.Several.model_fields and (name != "dataset" or p["default"].startswith("["))
+        for name, p in papermill.inspect_notebook(str(notebook)).items()
+    )
+    return experiment.folder / notebook.name if several else experiment.output(notebook.stem, ".ipynb")
+
+
+def _jobs(experiments: Sequence[Experiment]) -> dict[str, Experiment]:
+    """One held-out class each, by the name of its notebook: holdout-<name>.ipynb."""
+    parts = [e.model_copy(update={"hold_out": (name or "none",)}) for e in experiments for name in store.held_out(e)]
+    names = [_slug(f"{part.dataset_name}-{part.hold_out[0]}") for part in parts]
+    unique = [name if names.count(name) == 1 else f"{name}-{k}" for k, name in enumerate(names)]
+    return dict(zip(unique, parts, strict=True))
+
+
+def _explicit(experiment: Experiment, cell: Iterable[str]) -> dict[str, Any]:
+    """The parameters by which a notebook with this parameters cell makes exactly this experiment."""
+    usual = Experiment().model_dump(mode="json")
+    return {k: v for k, v in experiment.model_dump(mode="json").items() if k in cell or v != usual[k]}
+
+
+def _print_tables(experiments: Sequence[Experiment]) -> None:
+    for experiment in experiments:
+        records = store.finished(experiment)
+        print(f"\n{tables.title(experiment)}: average precision and accuracy, %")
+        print(tables.as_text(tables.by_class(experiment, records)))
+        print(*tables.remarks(experiment, records), sep="\n")
 
 
 def _data(args: argparse.Namespace) -> int:
     if args.what == "check" and not datasets.prepared(args.dataset, args.root, args.side):
         raise ConfigError(f"{args.dataset} isn't prepared in {datasets.data_root(args.root)}; see: data prepare")
-    data = datasets.load(args.dataset, args.root, args.side)
+    data = datasets.load(args.dataset, args.root, args.side, ilsvrc=args.ilsvrc)
     shape = "x".join(map(str, data.train.images.shape[1:]))
     print(f"{data.name}: {len(data.train)} training and {len(data.test)} test images of {shape}")
     print(f"digest {datasets.digest(data)}")

@@ -4,6 +4,7 @@ One path leads in, whether the values come from a notebook's parameters cell, fr
 an unknown name or a value of the wrong type is an error that names the choices.
 """
 
+import csv
 import importlib
 import inspect
 import math
@@ -20,7 +21,8 @@ from semlib.files import ROOT, resolve
 
 METHODS = ("classification", "rotation", "center_mask")
 SCORES = ("msp", "odin")
-
+CHOSEN_WEIGHTS = "auxiliary_weights.csv"
+UNCHOSEN = {"cpc": 10.0}
 
 _loaded_text: dict[str, str] = {}  # source of each module of a user's functions, as it was loaded
 
@@ -65,6 +67,9 @@ OptionalCount = Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_n
 OptionalSide = Annotated[Annotated[int, Field(ge=8)] | None, BeforeValidator(_none)]
 Fold = Annotated[Annotated[int, Field(ge=0, le=9)] | None, BeforeValidator(_none)]
 OptionalText = Annotated[str | None, BeforeValidator(_none)]
+
+
+Weights = Annotated[tuple[Annotated[Number, Field(ge=0)], ...], BeforeValidator(_names), Field(min_length=1)]
 
 
 class Experiment(BaseModel):
@@ -123,6 +128,7 @@ class Experiment(BaseModel):
     keep_weights: bool = True  # weights.pt beside a record, so that a new score needs no training
     score_batch: Count = 500  # images a forward pass when scoring
     data_root: OptionalText = None  # None: $SEMLIB_DATA, else data/
+    ilsvrc: OptionalText = None  # ImageNet's subsets: the ILSVRC2012 folder; None: $SEMLIB_ILSVRC
     outputs: Text = "outputs"
 
     @model_validator(mode="after")
@@ -156,6 +162,19 @@ class Experiment(BaseModel):
         return self.folder / (re.sub(r"[^\w.-]+", "_", "-".join([notebook, *dataset, *which])) + ending)
 
 
+OptionalNames = Annotated[Names | None, BeforeValidator(_none)]
+
+
+class Several(BaseModel):
+    """What makes several experiments of one notebook's parameters."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    settings: OptionalNames = None  # files of parameters; the notebook's own go over them
+    dataset: OptionalNames = None  # a list of names: the same settings for each
+    auxiliary_weights: Annotated[dict[Text, Weights] | None, BeforeValidator(_none)] = None  # of each method, to compare
+
+
 def function(name: str) -> Callable[..., Any]:
     """The user's function named package.module:function, found from the checkout's root too; ConfigError if there is none."""
     module, _, attribute = name.partition(":")
@@ -176,8 +195,49 @@ def function(name: str) -> Callable[..., Any]:
 
 def create(parameters: Mapping[str, Any]) -> Experiment:
     """An Experiment, or a ConfigError whose one line says what is wrong with which parameter."""
+    return _checked(Experiment, parameters)
+
+
+def several(parameters: Mapping[str, Any]) -> tuple[Experiment, ...]:
+    """The experiments of a notebook about more than one: each of `settings`, of a list in `dataset`, of `auxiliary_weights`.
+
+    With auxiliary_weights a data set has plain classification first, then each of its other methods alone with each weight.
+    auxiliary_weight None is what `lambda_search` chose. Without any of these it is the one that `create` makes.
+    """
+    lists = {name for name in Several.model_fields if name != "dataset" or isinstance(parameters.get(name), list | tuple)}
+    by = _checked(Several, {name: value for name, value in parameters.items() if name in lists})
+    if by.settings:
+        over = {name: value for name, value in parameters.items() if name != "settings"}
+        return tuple(e for file in by.settings for e in several(read_parameters(file) | over))
+    if by.dataset:
+        return tuple(e for name in by.dataset for e in several({**parameters, "dataset": name}))
+    given = {name: value for name, value in parameters.items() if name not in lists}
+    if by.auxiliary_weights:
+        base = create(given | {"auxiliary_weight": 0})
+        pairs = [(method, weight) for method in base.methods for weight in by.auxiliary_weights.get(method, ())]
+        pairs = [("classification", 0), *pairs]
+        return tuple(create(given | {"methods": method, "auxiliary_weight": weight}) for method, weight in pairs)
+    if given.get("auxiliary_weight", 0) is None:
+        given["auxiliary_weight"] = chosen_weight(create(given | {"auxiliary_weight": 0}))
+    return (create(given),)
+
+
+def chosen_weight(experiment: Experiment) -> float:
+    """The auxiliary weight that lambda_search.ipynb wrote into outputs/<profile>/; until it has, 1.0, of CPC 10.0."""
+    path, method = experiment.folder / CHOSEN_WEIGHTS, next((m for m in experiment.methods if m != "classification"), None)
     try:
-        return Experiment(**parameters)
+        with path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if (row["dataset"], row["method"]) == (experiment.dataset_name, method)]
+        return _number(rows[0]["auxiliary_weight"]) if rows else UNCHOSEN.get(method, 1.0)
+    except FileNotFoundError:
+        return UNCHOSEN.get(method, 1.0)
+    except (OSError, KeyError, ValueError) as error:
+        raise ConfigError(f"{path} can't be read ({error}); lambda_search.ipynb writes it") from None
+
+
+def _checked(model: type[BaseModel], parameters: Mapping[str, Any]) -> Any:
+    try:
+        return model(**parameters)
     except ValidationError as error:
         raise ConfigError("; ".join(_sentence(e) for e in error.errors())) from None
 
@@ -200,13 +260,25 @@ def from_parameters(namespace: dict[str, Any], also: tuple[str, ...] = ()) -> Ex
     also: further parameters of that notebook. In a fresh kernel any other plain value is a misspelt parameter, which
     Papermill would only warn about; once `experiment` exists, a user's own variables are left alone.
     """
-    if "experiment" not in namespace:
+    made = several(_given(namespace, also, "experiment"))
+    if len(made) > 1:
+        raise ConfigError(f"dataset: this notebook is about one; choose from {', '.join(e.dataset for e in made)}")
+    return made[0]
+
+
+def several_from_parameters(namespace: dict[str, Any], also: tuple[str, ...] = ()) -> tuple[Experiment, ...]:
+    """The experiments of a notebook about several: `experiments = config.several_from_parameters(globals())`."""
+    return several(_given(namespace, (*also, *Several.model_fields), "experiments"))
+
+
+def _given(namespace: dict[str, Any], also: tuple[str, ...], made: str) -> dict[str, Any]:
+    if made not in namespace:
         plain = {
             k for k, v in namespace.items() if isinstance(v, str | int | float | list | tuple | None) and not k.startswith("_")
         }
         for name in sorted(plain - {"In", "Out", *Experiment.model_fields, *also}):
             raise ConfigError(unknown(name, also))
-    return create({name: namespace[name] for name in Experiment.model_fields if name in namespace})
+    return {name: namespace[name] for name in (*Experiment.model_fields, *Several.model_fields) if name in namespace}
 
 
 def read_parameters(path: str | Path) -> dict[str, Any]:

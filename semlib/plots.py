@@ -1,6 +1,6 @@
 """Figures from records: precision-recall curves, learning curves, images ranked by score. Each returns a matplotlib Figure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -111,6 +111,21 @@ def learning_curves(experiment: Experiment, records: Sequence[Record]) -> Figure
     axes[-1].legend(handles, labels, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     held_out = ", ".join(classes) if len(classes) <= 3 else f"mean of {len(classes)} classes"
     figure.suptitle(f"Learning curves, {experiment.dataset_name}, {held_out} held out ({experiment.profile})")
+    figure.tight_layout()
+    return figure
+
+
+def samples(images: Mapping[str, np.ndarray], title: str) -> Figure:
+    """The paper's Figures 2 to 6: a row for each class of its images, uint8 (N, C, H, W); a class without any is said so."""
+    columns = max(1, *map(len, images.values()))
+    figure, axes = plt.subplots(len(images), columns, figsize=(1.6 * columns + 1.6, 1.65 * len(images)), dpi=DPI, squeeze=False)
+    for line, (name, members) in zip(axes, images.items(), strict=True):
+        for axis in line:
+            axis.set(xticks=[], yticks=[], frame_on=False)
+        line[0].set_ylabel(name if len(members) else f"{name}\n(not here)", fontsize=9, rotation=0, ha="right", va="center")
+        for axis, image in zip(line, members, strict=False):
+            axis.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255)
+    figure.suptitle(title)
     figure.tight_layout()
     return figure
 

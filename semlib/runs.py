@@ -61,8 +61,8 @@ def _compare_digests(experiment: Experiment, data: datasets.Dataset) -> None:
 
 def load(experiment: Experiment) -> datasets.Dataset:
     """The experiment's data; with evaluate_on: validation, `test` is made of training images and no test image is read."""
-    validation = experiment.evaluate_on == "validation"
-    return datasets.load(experiment.dataset, experiment.data_root, experiment.image_side, experiment.fold, validation)
+    e, validation = experiment, experiment.evaluate_on == "validation"
+    return datasets.load(e.dataset, e.data_root, e.image_side, e.fold, validation, e.ilsvrc)
 
 
 def check(experiment: Experiment) -> None:
@@ -149,6 +149,7 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
         scoring=wanted,
         scores_sha256=sha256,
         skew=float(split.is_anomaly.mean()),
+        train_images=len(data.train),
         seconds=history[-1]["seconds"],
         device=_device_name(device),
         precision="bfloat16" if autocast else "float32",

@@ -25,7 +25,7 @@ RECIPE = 1  # raised when the meaning of training changes, so that older runs ar
 
 # Fields that leave a run's training as it is. All others are in its fingerprint, unless at their default: a setting that
 # is added later, with a default that changes nothing, leaves finished runs where they are.
-_WHICH = {"profile", "dataset", "hold_out", "methods", "trials", "scores", "missing", "data_root", "outputs"}
+_WHICH = {"profile", "dataset", "hold_out", "methods", "trials", "scores", "missing", "data_root", "ilsvrc", "outputs"}
 _SCORING = {"temperature", "epsilon"}
 _MACHINE = {"device", "threads", "compile", "evaluate_every", "checkpoint_every", "keep_weights", "score_batch"}
 _AUXILIARY = {"auxiliary_weight", "auxiliary_augment"}  # nothing to methods without an auxiliary task
@@ -47,6 +47,7 @@ class Record(BaseModel):
     scoring: dict[str, dict[str, Any]]  # name in scores.npz -> the score and its settings
     scores_sha256: dict[str, str]  # of each array in scores.npz
     skew: float
+    train_images: int | None = None  # of the data set, the held-out class's included
     seconds: float  # of training
     device: str
     precision: str

@@ -2,21 +2,26 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import spearmanr
 
 from semlib import config, store
 from semlib.config import Experiment
+from semlib.datasets import imagenet
 from semlib.files import save_atomically
 from semlib.store import Record
 
 PUBLISHED = {"cifar10": "table3_cifar10", "stl10": "table4_stl10"}  # the hold-out table of each data set
+SUBSETS = ("dog", "car", "snake", "spider", "fungus")  # of ImageNet: Appendix B, with CPC's lighter network Appendix C
+PAPERS_WEIGHTS = {"cifar10": "0.5", "stl10": "1.0", **dict.fromkeys((f"imagenet_{name}" for name in SUBSETS), "0.5 or 1.0")}
 LABELS = {"msp": "MSP", "odin": "ODIN", "accuracy": "Accuracy", "classification": "Classification-only"}
 LABELS |= {"rotation": "Rotation-augmented", "center_mask": "Random-center-masked", "average": "Average"}
+LABELS |= {"cifar10": "CIFAR-10", "stl10": "STL-10"}
 
 
 def label(name: str) -> str:
@@ -46,14 +51,14 @@ def by_class(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
 
     Columns: (method, measure, statistic), the statistic one of mean, std, paper, paper_std. std is the sample standard
     deviation over trials, NaN for one trial. The average row is the mean over classes within a trial, then mean and std
-    over the trials that have all classes.
+    over the trials that have all classes. With no class held out there is only the accuracy.
     """
     runs = measurements(experiment, records)
     rows = [name or "none" for name in store.held_out(experiment)]
     paper = _paper(experiment, rows)
     columns = {}
     for method in experiment.methods:
-        for measure in (*experiment.scores, "accuracy"):
+        for measure in ("accuracy",) if rows == ["none"] else (*experiment.scores, "accuracy"):
             trials = runs[runs.method == method].pivot(index="hold_out", columns="trial", values=measure).reindex(rows)
             trials.loc["average"] = trials.mean(skipna=False)
             columns[method, measure, "mean"] = trials.mean(axis=1)
@@ -68,9 +73,11 @@ def by_class(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
 
 def _paper(experiment: Experiment, rows: list[str]) -> pd.DataFrame:
     """The paper's table of this data set, if it has one; its average row only where all of its classes are asked for."""
-    if experiment.dataset not in PUBLISHED:  # a folder of that name isn't the paper's data set
+    letter = "c" if "cpc" in (*experiment.methods, *experiment.architecture.split("-")) else "b"
+    names = PUBLISHED | {f"imagenet_{name}": f"appendix_{letter}_imagenet_{name}" for name in SUBSETS}
+    if experiment.dataset not in names:  # a folder of that name isn't the paper's data set
         return pd.DataFrame()
-    paper = published(PUBLISHED[experiment.dataset])
+    paper = published(names[experiment.dataset])
     whole = set(paper.index) == {*rows, "average"}
     return paper.reindex([*rows, "average"] if whole else rows)
 
@@ -93,7 +100,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     text = pd.DataFrame(columns, index=[label(name) for name in table.index])
     if not any(column[2] == "paper" for column in text.columns):
         text.columns = text.columns.droplevel(2)
-    return text.rename_axis(index="Anomaly")
+    return text.rename_axis(index=table.index.name or "Anomaly")
 
 
 def differences(table: pd.DataFrame) -> pd.DataFrame:
@@ -108,12 +115,12 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
         mark = np.select([limit.isna(), difference.abs() > limit], [" ?", " *"], "")
         texts = ["" if math.isnan(d) else f"{d:+.2f}{m}" for d, m in zip(difference, mark, strict=True)]
         columns[label(method), label(measure)] = texts
-    return pd.DataFrame(columns, index=[label(name) for name in table.index]).rename_axis(index="Anomaly")
+    return pd.DataFrame(columns, index=[label(name) for name in table.index]).rename_axis(index=table.index.name or "Anomaly")
 
 
 def counts(table: pd.DataFrame) -> pd.DataFrame:
     """In how many classes ODIN beats MSP, and a method beats plain classification in each measure; here and in the paper."""
-    classes = table.drop(index="average")
+    classes = table.drop(index="average", errors="ignore")
     methods = list(dict.fromkeys(table.columns.get_level_values("method")))
     measures = list(dict.fromkeys(table.columns.get_level_values("measure")))
     pairs = [((m, "odin"), (m, "msp")) for m in methods if {"odin", "msp"} <= set(measures)]
@@ -136,6 +143,106 @@ def masking(table: pd.DataFrame) -> pd.DataFrame:
         rows[label(method)] = [here[0], printed[0], here[1], printed[1]]
     columns = pd.MultiIndex.from_product([["Accuracy", "Av. Prec. with MSP"], ["here", "paper"]])
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis(index="Method")
+
+
+def by_subset(tables: Mapping[str, pd.DataFrame], paper: pd.DataFrame) -> pd.DataFrame:
+    """Tables 5 and 6: the average row of each data set's table of by_class, beside the paper's; imagenet_dog's is "dog"."""
+    return _stacked({name.removeprefix("imagenet_"): table.loc["average"] for name, table in tables.items()}, paper)
+
+
+def all_classes(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The class rows of several data sets' tables of by_class under each other."""
+    return pd.concat([table.drop(index="average") for table in tables.values()])
+
+
+def with_skew(summary: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """A table of by_subset as text, with the skew, which a random detector's average precision is: 1/K over K hold-outs."""
+    text = shown(summary.rename_axis(index="Subset"))
+    text.insert(0, ("Skew", *[""] * (text.columns.nlevels - 1)), [f"{100 / (len(t) - 1):.2f}" for t in tables.values()])
+    return text
+
+
+def generalization(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Table 2: the accuracies of each data set's table of by_class with no class held out, beside the paper's."""
+    paper = published("table2_generalization")
+    columns = {f"{method}_accuracy{end}": {name: paper[f"{name}{end}"][method] for name in PUBLISHED}
+               for method in paper.index for end in ("", "_std")}  # fmt: skip
+    rows = {name: table.loc["none"] for name, table in tables.items()}
+    return _stacked(rows, pd.DataFrame(columns)).rename_axis(index="Data set")
+
+
+def _stacked(rows: Mapping[str, pd.Series], paper: pd.DataFrame) -> pd.DataFrame:
+    """Rows of several tables of by_class as one table, the paper's columns from `paper` where it has such a row."""
+    here = pd.DataFrame(rows).T
+    columns = {}
+    for method, measure in dict.fromkeys((m, s) for m, s, _ in here.columns):
+        columns |= {(method, measure, statistic): here[method, measure, statistic] for statistic in ("mean", "std")}
+        name = f"{method}_{measure}"
+        if name in paper and set(here.index) & set(paper.index):
+            columns[method, measure, "paper"] = paper[name].reindex(here.index)
+            columns[method, measure, "paper_std"] = paper[f"{name}_std"].reindex(here.index)
+    table = pd.DataFrame(columns, index=here.index)
+    table.columns.names = ("method", "measure", "statistic")
+    return table
+
+
+def rank_correlation(table: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's correlation over classes of accuracy with each score's average precision, here and in the paper, as text."""
+    classes, rows = table.drop(index="average"), {}
+    for method, measure in dict.fromkeys((m, s) for m, s, _ in table.columns if s != "accuracy"):
+        pairs = [[(method, name, statistic) for name in ("accuracy", measure)] for statistic in ("mean", "paper")]
+        rows[f"{label(method)}: accuracy and {label(measure)}"] = [_spearman(classes, pair) for pair in pairs]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["here", "in the paper"])
+
+
+def _spearman(classes: pd.DataFrame, columns: list[tuple[str, str, str]]) -> str:
+    both = classes[columns].dropna() if set(columns) <= set(classes.columns) else pd.DataFrame()
+    if len(both) < 3:
+        return "not run" if columns[0][2] == "mean" else ""
+    found = spearmanr(*both.to_numpy().T)
+    return f"{found.statistic:+.2f} (p = {found.pvalue:.2f}, {len(both)} classes)"
+
+
+def weights(runs: Sequence[tuple[Experiment, Sequence[Record]]]) -> pd.DataFrame:
+    """Validation accuracy by data set, method and auxiliary weight, in percent; `chosen` is the best weight of a method.
+
+    runs: the experiments of auxiliary_weights with their records. Nothing is chosen of a method until all its runs are there.
+    """
+    rows = []
+    for experiment, records in runs:
+        row = {"dataset": experiment.dataset_name, "method": experiment.methods[0], "weight": experiment.auxiliary_weight}
+        accuracies = 100 * pd.Series([record.metrics["accuracy"] for record in records], dtype=float)
+        complete = len(records) == len(store.plan(experiment))
+        rows.append(row | {"accuracy": accuracies.mean(), "std": accuracies.std(), "complete": complete})
+    table = pd.DataFrame(rows)
+    table["chosen"] = False
+    for (_, method), group in table.groupby(["dataset", "method"]):
+        if method != "classification" and group.complete.all():
+            table.loc[group.accuracy.idxmax(), "chosen"] = True  # of equals the first
+    return table
+
+
+def weights_shown(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of weights as text, the paper's choice beside."""
+    text = pd.DataFrame({"Data set": table.dataset, "Method": table.method.map(label)})
+    plain = table.method == "classification"
+    text["Auxiliary weight"] = np.where(plain, "", table.weight.map("{:g}".format))
+    text["Validation accuracy"] = [mean_std(m, s) for m, s in zip(table.accuracy, table["std"], strict=True)]
+    text["Chosen"] = np.where(table.chosen, "chosen", "")
+    papers = table.dataset.map(PAPERS_WEIGHTS).fillna("").where(table.method != "cpc", "10.0")
+    text["In the paper"] = papers.where(table.method.isin(["rotation", "cpc"]), "")
+    return text.set_index(["Data set", "Method"])
+
+
+def save_chosen(table: pd.DataFrame, folder: Path) -> None:
+    """Write the chosen weights into outputs/<profile>/, beside those chosen before for other data sets and methods."""
+    path, keys = folder / config.CHOSEN_WEIGHTS, ["dataset", "method"]
+    rows = table[table.chosen].rename(columns={"weight": "auxiliary_weight"})[[*keys, "auxiliary_weight", "accuracy"]]
+    if path.exists():
+        rows = pd.concat([pd.read_csv(path), rows]).drop_duplicates(keys, keep="last")
+    if len(rows):
+        text = rows.to_csv(index=False)
+        save_atomically(path, lambda file: file.write(text.encode()))
 
 
 def _wins(classes: pd.DataFrame, better: tuple[str, str], worse: tuple[str, str], statistic: str) -> str:
@@ -163,16 +270,29 @@ def save_plain(table: pd.DataFrame, path: Path) -> None:
     save_atomically(path, lambda file: file.write(text.encode()))
 
 
+def title(experiment: Experiment) -> str:
+    """The experiment in a few words: data set, profile, and the auxiliary weight where a method has one."""
+    plain = set(experiment.methods) <= {"classification", "center_mask"}
+    weight = "" if plain else f", auxiliary weight {experiment.auxiliary_weight:g}"
+    return f"{experiment.dataset_name}, profile {experiment.profile}{weight}"
+
+
 def heading(experiment: Experiment) -> str:
     """The experiment in a line of Markdown, for a notebook's top."""
     e = experiment
+    demo = "**A demonstration in minutes, not the paper's experiment.** " if e.profile == "demo" else ""
     training = f"{e.architecture}, {e.epochs} epochs of batches of {e.batch_size}, {e.schedule} schedule"
-    return f"**{e.dataset_name}**, profile **{e.profile}**: {training}, {e.trials} trial{'s' * (e.trials > 1)}."
+    return f"{demo}**{title(e)}**: {training}, {e.trials} trial{'s' * (e.trials > 1)}."
 
 
 def unlike_paper(experiment: Experiment, notebook: str) -> str:
     """Which settings differ from params/paper/<notebook>.yaml, as a sentence."""
-    paper = config.create(config.read_parameters(f"params/paper/{notebook}.yaml"))
+    fields = {*Experiment.model_fields, *config.Several.model_fields}
+    given = config.read_parameters(f"params/paper/{notebook}.yaml").items()
+    known = {e.dataset: e for e in config.several({name: value for name, value in given if name in fields})}
+    paper = known.get(experiment.dataset)
+    if paper is None:
+        return f"{experiment.dataset_name} is not the paper's data set, which is {' or '.join(known)}."
     mine, theirs = (store.Run(e, None, "rotation", 0).settings | {"trials": e.trials} for e in (experiment, paper))
     unlike = [f"{name} {mine[name]} (paper: {theirs[name]})" for name in mine if mine[name] != theirs[name]]
     return f"Settings unlike the paper's: {', '.join(unlike)}." if unlike else "All settings are the paper's."
@@ -183,7 +303,10 @@ def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:
     where = (
         f", trained in {_duration(sum(r.seconds for r in records))} on {_counted(r.device for r in records)}" if records else ""
     )
+    paper = imagenet.COUNTS.get(experiment.dataset, (0, 0))[0]
+    fewer = sorted({r.train_images for r in records if paper and r.train_images and r.train_images != paper})
     lines = [f"{len(records)} of {len(store.plan(experiment))} runs are finished{where}."]
+    lines += [f"The data set has {n} of the {paper} training images that it has in the paper." for n in fewer]
     if len({record.data_digest for record in records}) > 1:
         lines.append(f"NOT COMPARABLE, runs on different data: {_counted(f'digest {r.data_digest[:8]}' for r in records)}.")
     return lines

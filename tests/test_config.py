@@ -13,16 +13,22 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from semlib import config, store
-from semlib.__main__ import _check_same_runs, _parameters
+from semlib.__main__ import _parameters
 from semlib.config import ConfigError, Experiment
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PROFILES = ("paper", "fast", "demo")
 PARAMS = sorted((ROOT / "params").glob("*/*.yaml"))
 HOLDOUT = ROOT / "notebooks" / "holdout.ipynb"
 
 
 def notebook_of(params):
     return ROOT / "notebooks" / f"{params.stem}.ipynb"
+
+
+def one(notebook, files=(), pairs=()):
+    (experiment,) = _parameters(notebook, files, pairs)[1]
+    return experiment
 
 
 def named(path):
@@ -71,7 +77,7 @@ def test_a_wrong_value_is_one_line_that_says_what_and_the_choices(text, said, tm
         config.create(yaml.safe_load(text))
     (tmp_path / "wrong.yaml").write_text(text)
     with pytest.raises(ConfigError) as by_file:
-        _parameters(NOTEBOOKS[0], [str(tmp_path / "wrong.yaml")], [])
+        _parameters(HOLDOUT, [str(tmp_path / "wrong.yaml")], [])
     for message in (str(direct.value), str(by_file.value)):
         assert "\n" not in message and all(words in message for words in said), message
 
@@ -92,6 +98,61 @@ def test_a_notebooks_parameters_cell_is_checked_as_well():
     assert config.from_parameters(used).epochs == 3
 
 
+# --- several experiments of one notebook
+
+WRONG_LISTS = [
+    ({"dataset": []}, ("dataset", "at least 1")),
+    ({"dataset": ["digits", "digits"]}, ("dataset", "only once")),
+    ({"settings": 3}, ("3: can't be read",)),
+    ({"settings": ["absent.yaml"]}, ("absent.yaml", "can't be read")),
+    ({"auxiliary_weights": [1]}, ("auxiliary_weights", "dictionary")),
+    ({"auxiliary_weights": {"rotation": [True]}}, ("auxiliary_weights", "number", "True")),
+    ({"auxiliary_weights": {"rotation": [0.1, -1]}}, ("auxiliary_weights", "greater than or equal to 0")),
+    ({"dataset": ["digits"], "epoch": 3}, ("'epoch'", "epochs")),
+]
+
+
+@pytest.mark.parametrize(("values", "said"), WRONG_LISTS, ids=str)
+def test_a_wrong_list_is_one_line(values, said):
+    with pytest.raises(ConfigError) as error:
+        config.several(values)
+    assert "\n" not in str(error.value) and all(text in str(error.value) for text in said), error.value
+
+
+def test_several_experiments_are_those_written_out(tmp_path):
+    files = []
+    for name, text in (("a", "epochs: 3\ndataset: cifar10"), ("b", "epochs: 5\ndataset: [stl10, digits]")):
+        files.append(str(tmp_path / f"{name}.yaml"))
+        (tmp_path / f"{name}.yaml").write_text(text)
+    given = {"settings": files, "trials": 1, "hold_out": "none"}
+    wanted = [config.create({"epochs": e, "dataset": d, "trials": 1, "hold_out": "none"})
+              for e, d in ((3, "cifar10"), (5, "stl10"), (5, "digits"))]  # fmt: skip
+    assert list(config.several(given)) == wanted
+    searched = config.several(given | {"auxiliary_weights": {"rotation": [0.1, 2], "cpc": [1]}})
+    assert [(e.dataset, *e.methods, e.auxiliary_weight) for e in searched] == [
+        (name, method, weight)
+        for name in ("cifar10", "stl10", "digits")
+        for method, weight in (("classification", 0), ("rotation", 0.1), ("rotation", 2))
+    ]
+    assert config.several({"epochs": 3}) == (config.create({"epochs": 3}),)
+    with pytest.raises(ConfigError, match="one; choose from stl10, digits"):
+        config.from_parameters({"dataset": ["stl10", "digits"]})
+
+
+def test_a_weight_left_open_is_the_chosen_one(tmp_path):
+    open_ = {"dataset": "digits", "auxiliary_weight": None, "outputs": str(tmp_path), "profile": "mine"}
+    assert config.several(open_)[0].auxiliary_weight == 1.0  # until one is chosen
+    path = tmp_path / "mine" / "auxiliary_weights.csv"
+    path.parent.mkdir()
+    path.write_text(
+        "dataset,method,auxiliary_weight,accuracy\ndigits,center_mask,3,99\ncifar10,rotation,4,99\ndigits,rotation,0.25,98\n"
+    )
+    assert config.from_parameters(open_).auxiliary_weight == 0.25
+    path.write_text("dataset,method\ndigits,rotation\n")
+    with pytest.raises(ConfigError, match=r"auxiliary_weights\.csv can't be read"):
+        config.several(open_)
+
+
 # --- right values
 
 RATES = [0.1, "0.1", "1e-1", "1E-1", " .1 "]
@@ -103,17 +164,17 @@ def test_text_that_is_a_number_is_that_number_by_every_way_in(rate, tmp_path):
     assert config.from_parameters({"learning_rate": rate}).learning_rate == 0.1
     (tmp_path / "rate.yaml").write_text(f"learning_rate: {rate}\n")
     for files, pairs in (([str(tmp_path / "rate.yaml")], []), ([], [["learning_rate", str(rate)]])):
-        assert _parameters(NOTEBOOKS[0], files, pairs)[1].learning_rate == 0.1
+        assert one(HOLDOUT, files, pairs).learning_rate == 0.1
     assert isinstance(yaml.safe_load("1e-1"), str)  # the reason why
 
 
 def test_the_command_line_goes_over_the_file_and_the_file_over_the_notebook(tmp_path):
     (tmp_path / "some.yaml").write_text("epochs: 7\ntrials: 5\n")
-    _, experiment = _parameters(HOLDOUT, [str(tmp_path / "some.yaml")], [["epochs", "9"], ["hold_out", "[1, 2]"]])
+    experiment = one(HOLDOUT, [str(tmp_path / "some.yaml")], [["epochs", "9"], ["hold_out", "[1, 2]"]])
     assert (experiment.epochs, experiment.trials, experiment.dataset) == (9, 5, "digits")
     assert experiment.hold_out == ("1", "2")
     for text, wanted in (("7", ("7",)), ("all", ("all",)), ("none", ("none",)), ("no", ("no",))):
-        assert _parameters(HOLDOUT, [], [["hold_out", text]])[1].hold_out == wanted
+        assert one(HOLDOUT, pairs=[["hold_out", text]]).hold_out == wanted
 
 
 def test_lists_become_tuples_numbers_become_class_names_and_nothing_can_be_changed():
@@ -162,7 +223,7 @@ ANY = {
     "precision": st.sampled_from(["auto", "float32", "bfloat16"]),
     "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:3"]),
     "threads": st.none() | counts(0),
-    "data_root": st.none() | names.filter(lambda name: name not in ("none", "None")),
+    **dict.fromkeys(["data_root", "ilsvrc"], st.none() | names.filter(lambda name: name not in ("none", "None"))),
     "outputs": names,
     **dict.fromkeys(["learning_rate", "temperature"], floats(0, exclude_min=True)),
     **dict.fromkeys(["weight_decay", "auxiliary_weight", "epsilon"], floats(0)),
@@ -229,17 +290,25 @@ def test_defaults_are_the_papers_and_change_only_with_the_recipe():
 
 @pytest.mark.parametrize("path", PARAMS, ids=named)
 def test_a_committed_params_file_is_valid_and_names_its_command(path):
-    given, experiment = _parameters(notebook_of(path), [str(path)], [])
-    assert experiment.profile == path.parent.name
+    given, experiments = _parameters(notebook_of(path), [str(path)], [])
+    assert {experiment.profile for experiment in experiments} == {path.parent.name}
     first = path.read_text().splitlines()[0]
     assert first.startswith("# ") and re.search(rf"python -m semlib (run|grid)\b.*{re.escape(named(path))}", first)
-    assert experiment.missing == "train" or "missing" not in papermill.inspect_notebook(str(notebook_of(path)))
-    for notebook in (
-        (notebook_of(path), HOLDOUT) if "trials" in given else (notebook_of(path),)
-    ):  # else plain papermill would warn of an unknown parameter
+    trains = "missing" in papermill.inspect_notebook(str(notebook_of(path)))
+    assert {experiment.missing for experiment in experiments} == {"train" if trains else "skip"}
+    also = {HOLDOUT} if "trials" in given and "settings" not in given else set()
+    for notebook in {notebook_of(path)} | also:  # else plain papermill would warn of an unknown parameter
         assert set(given) <= set(papermill.inspect_notebook(str(notebook))), notebook.name
     text = [line.split(":")[0] for line in path.read_text().splitlines() if line and not line.startswith("#")]
     assert len(text) == len(set(text))
+
+
+def test_every_notebook_has_parameters_for_every_profile():
+    """benchmark is for any data set, holdout takes the others' files, and Table 3's demonstration is the benchmark's."""
+    without = {"benchmark", "holdout", "table3_cifar10"}
+    assert {named(path) for path in PARAMS} >= {
+        f"params/{profile}/{path.stem}.yaml" for path in NOTEBOOKS if path.stem not in without for profile in PROFILES
+    } | {f"params/{profile}/table3_cifar10.yaml" for profile in ("paper", "fast")}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=named)
@@ -256,32 +325,36 @@ def test_a_parameters_cell_is_one_line_a_parameter(path):
     assert {name: ast.literal_eval(p["default"]) for name, p in inferred.items()} == assigned
     assert assigned.get("missing", "skip") == "skip"  # a notebook that is opened trains nothing by itself
     after = cells[cells.index(cell) + 1]
-    (call,) = re.findall(r"^experiment = config\.from_parameters\(globals\(\)(?:, also=(\(.*\)))?\)$", after.source, flags=re.M)
-    assert set(assigned) - set(Experiment.model_fields) == set(ast.literal_eval(call) if call else ())
+    made = r"^experiment(s?) = config\.(several_)?from_parameters\(globals\(\)(?:, also=(\(.*\)))?\)$"
+    ((plural, several, call),) = re.findall(made, after.source, flags=re.M)
+    known = {*Experiment.model_fields, *(config.Several.model_fields if several else ())}
+    assert bool(plural) == bool(several) and set(assigned) - known == set(ast.literal_eval(call) if call else ())
 
 
-@pytest.mark.parametrize(("notebook", "params"), [("benchmark", "demo/benchmark"), ("table3_cifar10", "paper/table3_cifar10")])
-def test_a_notebooks_defaults_are_the_runs_of_its_params_file(notebook, params):
+@pytest.mark.parametrize("notebook", [path.stem for path in NOTEBOOKS if path.stem != "holdout"])
+def test_a_notebooks_defaults_are_the_runs_of_its_params_file(notebook):
+    params = "demo/benchmark" if notebook == "benchmark" else f"paper/{notebook}"
     path = ROOT / "notebooks" / f"{notebook}.ipynb"
     _, opened = _parameters(path, [], [])
     _, batch = _parameters(path, [str(ROOT / "params" / f"{params}.yaml")], [])
-    assert [run.home for run in store.plan(opened)] == [run.home for run in store.plan(batch)]
-    assert [run.fingerprint for run in store.plan(opened)] == [run.fingerprint for run in store.plan(batch)]
+    pairs = zip(opened, batch, strict=True)
+    assert all([run.home for run in store.plan(a)] == [run.home for run in store.plan(b)] for a, b in pairs)
+    assert fingerprints(opened) == fingerprints(batch)
 
 
-@pytest.mark.parametrize("path", [path for path in PARAMS if "trials:" in path.read_text()], ids=named)
-def test_a_params_file_means_the_same_runs_in_the_tables_notebook_and_in_holdout(path, tmp_path):
+def fingerprints(experiments):
+    return [run.fingerprint for experiment in experiments for run in store.plan(experiment)]
+
+
+@pytest.mark.parametrize("path", [path for path in PARAMS if "architecture:" in path.read_text()], ids=named)
+def test_a_params_file_means_the_same_runs_in_the_tables_notebook_and_in_holdout(path):
     table, single = (_parameters(notebook, [str(path)], [])[1] for notebook in (notebook_of(path), HOLDOUT))
-    _check_same_runs(table, single, path)
-    (tmp_path / "short.yaml").write_text(re.sub(r"^flip: .*\n", "", path.read_text(), flags=re.M))
-    table, single = (_parameters(notebook, [str(tmp_path / "short.yaml")], [])[1] for notebook in (notebook_of(path), HOLDOUT))
-    if table.flip != single.flip:
-        with pytest.raises(ConfigError, match="should set flip"):
-            _check_same_runs(table, single, path)
+    single = [b.model_copy(update={"hold_out": a.hold_out}) for a, b in zip(table, single, strict=True)]
+    assert fingerprints(table) == fingerprints(single)
 
 
 def test_holdout_opens_on_a_run_of_the_demo():
-    _, opened = _parameters(HOLDOUT, [], [])
+    opened = one(HOLDOUT)
     demo = config.create(config.read_parameters(ROOT / "params" / "demo" / "benchmark.yaml"))
     assert {run.fingerprint for run in store.plan(opened)} <= {run.fingerprint for run in store.plan(demo)}
 

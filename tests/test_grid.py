@@ -54,11 +54,11 @@ def test_a_failed_hold_out_keeps_its_traceback_and_alone_runs_again(tmp_path, mo
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "broken").touch()
     first = semlib(*command, **places)
-    assert first.returncode != 0 and "failed" in first.stdout and "two" in first.stdout.split("failed")[1]
+    assert first.returncode != 0 and "failed" in first.stdout and "tiny-two" in first.stdout.split("failed")[1]
     finished = {(record.hold_out, record.method) for record in store.finished(experiment)}
     wanted = {(hold_out, method) for hold_out in HOLD_OUTS for method in experiment.methods}
     assert finished == wanted - {("two", "fragile:loss")}
-    assert done_files(tmp_path) == ["three.done", "zero.done"]
+    assert done_files(tmp_path) == ["tiny-three.done", "tiny-zero.done"]
     folder = tmp_path / "outputs" / "test"
     notebook = nbformat.read(folder / "holdout-tiny-two.ipynb", 4)
     errors = [o for cell in notebook.cells for o in cell.get("outputs", ()) if o.output_type == "error"]
@@ -72,7 +72,7 @@ def test_a_failed_hold_out_keeps_its_traceback_and_alone_runs_again(tmp_path, mo
     assert second.returncode == 0, second.stdout + second.stderr
     after = contents(folder, ("run.lock",))
     assert {name: after[name] for name in before} == before
-    assert done_files(tmp_path) == ["table.done", "three.done", "two.done", "zero.done"]
+    assert done_files(tmp_path) == ["table.done", "tiny-three.done", "tiny-two.done", "tiny-zero.done"]
     assert len(store.finished(experiment)) == 6 and "6 of 6 runs are finished" in second.stdout
     added = {name.split("/")[0] for name in set(after) - set(before) if ".grid" not in name}
     assert added == {"runs", "holdout-tiny-two.ipynb", f"{table}.ipynb", f"{table}.csv", f"{table}.png"}
@@ -102,5 +102,5 @@ def test_a_killed_grid_goes_on_by_the_same_command(tmp_path):
 
     again = semlib(*command, **places)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert done_files(tmp_path) == ["table.done", "two.done", "zero.done"]
+    assert done_files(tmp_path) == ["table.done", "tiny-two.done", "tiny-zero.done"]
     assert len(store.finished(experiment)) == 2 and "2 of 2 runs are finished" in again.stdout

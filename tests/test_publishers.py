@@ -2,16 +2,20 @@
 
 import hashlib
 import io
+import os
+import subprocess
+import sys
 import tarfile
 import warnings
 
 import numpy as np
 import pytest
+from helpers import environment
 from PIL import Image
 from scipy.io import savemat
 from torchvision.datasets import STL10
 
-from semlib import datasets
+from semlib import datasets, plots, table1
 from semlib.datasets import DataError, imagenet, ood
 
 RANDOM = np.random.default_rng(0)
@@ -258,3 +262,54 @@ def test_the_original_tar_files_give_the_same_as_the_folders(ilsvrc, tmp_path, m
     (tars / imagenet.TRAIN_TAR).write_bytes(tar_bytes(train)[:5000])
     with pytest.raises(DataError, match=r"ILSVRC2012_img_train\.tar can't be read|no images of"):
         datasets.load("imagenet_spider", tmp_path / "third", side=16)
+
+
+def test_table_1_counts_what_is_here_and_shows_samples_of_it(ilsvrc, tmp_path, monkeypatch):
+    wnid, name = next(iter(SPIDERS.items()))
+    (ilsvrc / "val" / wnid / "0.JPEG").unlink()
+    counts = {s: table1.counted(s) for s in imagenet.SUBSETS}
+    assert counts["imagenet_spider"].loc[name].tolist() == [2, 0] and counts["imagenet_dog"].to_numpy().sum() == 0
+    sizes = table1.sizes(counts)
+    assert sizes.loc["spider"].tolist() == [6, 6, 12, 7800, 5, 300] and sizes.loc["dog"].tolist() == [0, 12, 0, 14864, 0, 600]
+    assert table1.members(counts)["spider"][0] == f"{name} (2 + 0)" and table1.members(counts)["dog"][0] == "Ibizan hound"
+    shown = table1.samples("imagenet_spider", 1)
+    assert list(shown) == list(SPIDERS.values()) and {images.shape for images in shown.values()} == {(1, 3, 256, 256)}
+    assert len(table1.samples("imagenet_car", 1)["cab"]) == 0
+    assert len(plots.samples(shown | {"none": np.empty((0, 3, 8, 8), np.uint8)}, "spiders").axes) == 7
+    monkeypatch.setenv("SEMLIB_ILSVRC", str(tmp_path / "nowhere"))
+    with pytest.raises(DataError, match="nowhere is no folder"):
+        table1.counted("imagenet_spider")
+
+
+def test_table_1_counts_a_prepared_file_where_there_is_no_folder(ilsvrc, tmp_path, monkeypatch):
+    with pytest.warns(UserWarning, match="12 of 7800"):
+        datasets.load("imagenet_spider", tmp_path / "data")
+    before = table1.samples("imagenet_spider", 1)
+    monkeypatch.delenv("SEMLIB_ILSVRC")
+    assert table1.counted("imagenet_spider", data_root=tmp_path / "data").to_numpy().tolist() == [[2, 1]] * 6
+    after = table1.samples("imagenet_spider", 1, data_root=tmp_path / "data")
+    assert all((before[name] == after[name]).all() for name in before)
+
+
+PREPARE = """
+import resource, sys
+from semlib import datasets, plots, table1
+datasets.load("imagenet_dog", sys.argv[1])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2)
+"""
+
+
+@pytest.mark.slow
+def test_preparing_the_hounds_stays_under_4_gigabytes(tmp_path):
+    """As many files as Table 1 says, hard links to one photograph a class."""
+    for part, wnid in ((part, wnid) for part in ("train", "val") for wnid in imagenet.SUBSETS["imagenet_dog"]):
+        (tmp_path / part / wnid).mkdir(parents=True)
+        first = tmp_path / part / wnid / "0.JPEG"
+        first.write_bytes(photograph(9, (375, 500)))
+        fewer = {"n02092339": 1300, "n02091635": 738, "n02088632": 1136, "n02090379": 1290}
+        for k in range(1, fewer.get(wnid, 1300) if part == "train" else 50):
+            os.link(first, first.with_name(f"{k}.JPEG"))
+    command = [sys.executable, "-W", "error::UserWarning", "-c", PREPARE, tmp_path / "data"]  # all are there: no warning
+    done = subprocess.run(command, env=environment(SEMLIB_ILSVRC=tmp_path), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 4

@@ -68,7 +68,7 @@ def test_no_held_out_class_is_a_row_of_accuracies():
     table = tables.by_class(experiment(hold_out="none", methods="classification"), runs)
     assert table["classification", "accuracy", "mean"]["none"] == pytest.approx(91)
     assert table["classification", "accuracy", "std"]["none"] == pytest.approx(2**0.5)
-    assert table["classification", "msp", "mean"].isna().all()
+    assert set(table.columns.get_level_values("measure")) == {"accuracy"}
 
 
 def printed():
@@ -140,7 +140,91 @@ def test_wins_are_counted_here_and_in_the_paper():
     assert counts.loc[gain].tolist() == ["not run", "8 of 10"]  # not deer, ship
 
 
+def subset_runs(values):
+    """One trial of the fungi, class k with an average precision and an accuracy of its own, for two methods."""
+    names = tables.published("appendix_b_imagenet_fungus").index[:-1]
+    return [
+        record(c, m, 0, values[m] + k / 100, 0.5, 0.9 - k / 50, "imagenet_fungus") for k, c in enumerate(names) for m in values
+    ]
+
+
+def fungi(records, **changes):
+    how = experiment(dataset="imagenet_fungus", hold_out="all", **changes)
+    return tables.by_class(how, records)
+
+
+def test_a_subset_is_its_average_row_beside_the_papers_with_skew():
+    table = fungi(subset_runs({"classification": 0.2, "rotation": 0.3}))
+    assert table["rotation", "msp", "paper"]["bolete"] == 49.43  # Appendix B
+    assert fungi([], methods=["classification", "cpc"])["classification", "msp", "paper"]["bolete"] == 46.73  # Appendix C
+    summary = tables.by_subset({"imagenet_fungus": table}, tables.published("table5_imagenet_rotation"))
+    assert summary["rotation", "msp", "mean"]["fungus"] == pytest.approx(32.5)  # 30 to 35
+    assert summary["rotation", "msp", "paper"]["fungus"] == 44.19 and summary["rotation", "msp", "paper_std"]["fungus"] == 1.86
+    text = tables.with_skew(summary, {"imagenet_fungus": table})
+    assert text.iloc[0, 0] == "16.67" and text["Rotation-augmented", "Accuracy", "here"]["fungus"] == "85.00 ± -"
+    assert tables.counts(tables.all_classes({"imagenet_fungus": table})).iloc[0].tolist() == ["6 of 6", "5 of 6"]
+
+
+def test_generalisation_is_one_row_a_data_set_beside_table_2():
+    runs = [record(None, m, t, 0, 0, a, "cifar10") for m, a in (("classification", 0.9), ("rotation", 0.96)) for t in (0, 1)]
+    for r in runs:
+        del r.metrics["msp"], r.metrics["odin"]
+    here = {
+        n: tables.by_class(experiment(dataset=n, hold_out="none"), runs if n == "cifar10" else []) for n in ("cifar10", "stl10")
+    }
+    table = tables.generalization(here)
+    text = tables.shown(table)
+    assert text["Rotation-augmented", "Accuracy", "here"].tolist() == ["96.00 ± 0.00", "not run"]
+    assert text["Rotation-augmented", "Accuracy", "paper"].tolist() == ["96.54 ± 0.08", "88.98 ± 0.30"]
+    assert text["Classification-only", "Accuracy", "paper"].tolist() == ["95.87 ± 0.05", "85.51 ± 0.17"]
+    assert tables.differences(table)["Rotation-augmented", "Accuracy"].tolist() == ["-0.54 *", ""]
+    assert tables.counts(table).iloc[0].tolist() == ["1 of 1", "2 of 2"]
+    own = tables.generalization({"digits": tables.by_class(experiment(hold_out="none"), [])})
+    assert "paper" not in own.columns.get_level_values("statistic")  # another data set is not beside the paper's
+
+
+def test_rank_correlation_is_that_of_the_ranks():
+    """Accuracy falls from class to class while average precision rises, but for two neighbours; the paper's from its CSV."""
+    values = {"classification": 0.2, "rotation": 0.3}
+    runs = subset_runs(values)
+    assert tables.rank_correlation(fungi(runs))["here"].iloc[0].startswith("-1.00 (p = 0.00, 6 classes)")
+    first, second = (next(r for r in runs if r.hold_out == c and r.method == "rotation") for c in ("stinkhorn", "bolete"))
+    first.metrics["msp"], second.metrics["msp"] = second.metrics["msp"], first.metrics["msp"]
+    text = tables.rank_correlation(fungi(runs)).loc["Rotation-augmented: accuracy and MSP"]
+    assert text["here"].startswith("-0.94 ")  # 1 - 6 * sum of d^2 / (n^3 - n), d^2 = 25 + 9 + 1 + 1 + 9 + 25 less 2 of the swap
+    rows = printed()
+    rows.pop("average")
+    ranks = [sorted(rows, key=lambda c, name=name: rows[c][name]) for name in ("classification_accuracy", "classification_msp")]
+    squares = sum((ranks[0].index(c) - ranks[1].index(c)) ** 2 for c in rows)
+    rho = 1 - 6 * squares / (10**3 - 10)
+    text = tables.rank_correlation(tables.by_class(experiment(dataset="cifar10", hold_out="all"), []))
+    said = text.loc["Classification-only: accuracy and MSP"]
+    assert said["here"] == "not run" and float(said["in the paper"].split()[0]) == pytest.approx(rho, abs=0.02)  # of equals
+
+
+def test_the_best_weight_is_chosen_once_all_are_run_and_kept_beside_others(tmp_path):
+    search = {"hold_out": "none", "trials": 1, "auxiliary_weights": {"rotation": [0.1, 0.5, 2]}}
+    experiments = config.several({"dataset": "digits"} | search)
+    accuracies = (0.99, 0.5, 0.8, 0.7)
+    runs = [(e, [record(None, e.methods[0], 0, 0, 0, a)]) for e, a in zip(experiments, accuracies, strict=True)]
+    table = tables.weights(runs)
+    assert table.chosen.tolist() == [False, False, True, False]  # the plain classifier is not a weight
+    assert tables.weights_shown(table)["Chosen"].tolist() == ["", "", "chosen", ""]
+    (tmp_path / config.CHOSEN_WEIGHTS).write_text(
+        "dataset,method,auxiliary_weight,accuracy\ndigits,rotation,9,1\nbirds,rotation,7,1\n"
+    )
+    tables.save_chosen(table, tmp_path)
+    with (tmp_path / config.CHOSEN_WEIGHTS).open(newline="") as file:
+        chosen = {(row["dataset"], row["method"]): float(row["auxiliary_weight"]) for row in csv.DictReader(file)}
+    assert chosen == {("digits", "rotation"): 0.5, ("birds", "rotation"): 7.0}
+    unfinished = tables.weights([*runs[:-1], (experiments[-1], [])])
+    assert not unfinished.chosen.any() and "not run" in tables.weights_shown(unfinished)["Validation accuracy"].tolist()
+
+
 def test_settings_unlike_the_papers_are_said():
     assert tables.unlike_paper(config.create({}), "table3_cifar10") == "All settings are the paper's."
     said = tables.unlike_paper(config.create({"epochs": 3, "flip": False, "threads": 1}), "table3_cifar10")
     assert said == "Settings unlike the paper's: flip False (paper: True), epochs 3 (paper: 200)."
+    assert tables.unlike_paper(config.create({"dataset": "stl10"}), "figure1_learning_curves").startswith("Settings unlike")
+    assert "digits is not the paper's data set" in tables.unlike_paper(experiment(), "table4_stl10")
+    assert "demonstration" in tables.heading(experiment(profile="demo")) and "demo" not in tables.heading(experiment())

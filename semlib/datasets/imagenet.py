@@ -4,7 +4,7 @@ import io
 import os
 import tarfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -102,15 +102,21 @@ def prepare(name: str, side: int = SIDE, root: str | Path | None = None) -> Data
     where, synsets = source(root), SUBSETS[name]
     parts = []
     for part in ("train", "val"):
-        files = {wnid: _files(where, part, wnid) for wnid in synsets}
+        files = members(name, part, where)
         absent = [f"{synsets[wnid]} ({part}/{wnid})" for wnid, (count, _) in files.items() if not count]
         if absent:
             raise DataError(f"{where} has no images of {', '.join(absent)}")
         counts = [count for count, _ in files.values()]
-        stream = (named for _, members in files.values() for named in members)
+        stream = (named for _, images in files.values() for named in images)
         images = decode_all(stream, sum(counts), side, f"{name} {part}")
         parts.append(ImageSet(images, np.repeat(np.arange(len(synsets)), counts)))
     return Dataset(name, parts[0], parts[1], tuple(synsets.values()))
+
+
+def members(name: str, part: str, root: str | Path | None = None) -> dict[str, tuple[int, Iterable[Named]]]:
+    """Of each of a subset's synsets, the number of its images and the images as (name, file); part: train or val."""
+    where = source(root)
+    return {wnid: _files(where, part, wnid) for wnid in SUBSETS[name]}
 
 
 def warn_if_fewer(data: Dataset) -> None:

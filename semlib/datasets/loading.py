@@ -73,14 +73,14 @@ def stl10_folds(root: Path) -> np.ndarray:
     return np.loadtxt(root / "stl10_binary" / "fold_indices.txt", dtype=np.int64)
 
 
-def _subset(name: str) -> Callable[[Path, int | None], Dataset]:
-    return lambda root, side: imagenet.prepare(name, side or imagenet.SIDE)
+def _subset(name: str) -> Callable[..., Dataset]:
+    return lambda root, side, ilsvrc: imagenet.prepare(name, side or imagenet.SIDE, ilsvrc)
 
 
-BUILT_IN: dict[str, Callable[[Path, int | None], Dataset]] = {
-    "digits": lambda root, side: digits(),
-    "cifar10": lambda root, side: cifar10(root),
-    "stl10": lambda root, side: stl10(root),
+BUILT_IN: dict[str, Callable[[Path, int | None, str | None], Dataset]] = {
+    "digits": lambda root, side, ilsvrc: digits(),
+    "cifar10": lambda root, side, ilsvrc: cifar10(root),
+    "stl10": lambda root, side, ilsvrc: stl10(root),
     **{name: _subset(name) for name in imagenet.SUBSETS},
 }
 CLASSES = {
@@ -98,13 +98,19 @@ def prepared_path(name: str, root: str | Path | None = None, side: int | None = 
 
 
 def load(
-    name: str, root: str | Path | None = None, side: int | None = None, fold: int | None = None, validation: bool = False
+    name: str,
+    root: str | Path | None = None,
+    side: int | None = None,
+    fold: int | None = None,
+    validation: bool = False,
+    ilsvrc: str | None = None,
 ) -> Dataset:
     """The data set of that name: a prepared NAME.npz in the data root, a built-in one, or a folder of images.
 
     side: pixels a side of a folder's images (None: 32) and of ImageNet's (None: 256). fold: one of STL-10's 10 predefined
-    folds of training images. validation: `test` is made of training images (see `validation_part`) and the real test
-    images are not read. DataError names the choices, or the file that can't be read.
+    folds of training images. validation: `test` is made of training images (see `_with_validation`) and the real test
+    images are not read. ilsvrc: the ILSVRC2012 folder (None: $SEMLIB_ILSVRC). DataError names the choices, or the file
+    that can't be read.
     """
     path, source = prepared_path(name, root, side), resolve(name)
     known = os.sep not in name and (path.exists() or name in BUILT_IN)
@@ -114,7 +120,7 @@ def load(
         return _with_validation(digits()) if validation else digits()  # ships with scikit-learn: nothing to prepare
     if known and not path.exists():
         also = {"folds": stl10_folds} if name == "stl10" else {}
-        write(path, BUILT_IN[name](path.parent, side), **{key: make(path.parent) for key, make in also.items()})
+        write(path, BUILT_IN[name](path.parent, side, ilsvrc), **{key: make(path.parent) for key, make in also.items()})
     if not known and source.is_dir():
         path = _prepare_folder(source, data_root(root), side or 32)
     elif not known:

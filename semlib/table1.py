@@ -1,0 +1,67 @@
+"""Tables 1 and 7 and Figures 2 to 6: how many images of each ImageNet subset are at hand, and what they look like."""
+
+import os
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from semlib import datasets, tables
+from semlib.datasets import imagenet
+from semlib.datasets.folder import decode
+
+
+def counted(subset: str, ilsvrc: str | None = None, data_root: str | None = None) -> pd.DataFrame:
+    """A row a class, columns train and test: the images in the ILSVRC2012 folder or, without one, in the prepared file."""
+    names = list(imagenet.SUBSETS[subset].values())
+    if _folder(ilsvrc):
+        found = {part: imagenet.members(subset, part, ilsvrc).values() for part in ("train", "val")}
+        return pd.DataFrame({"train": [n for n, _ in found["train"]], "test": [n for n, _ in found["val"]]}, index=names)
+    if not datasets.prepared(subset, data_root):
+        return pd.DataFrame(0, index=names, columns=["train", "test"])
+    data = datasets.load(subset, data_root)
+    parts = {"train": data.train, "test": data.test}
+    return pd.DataFrame({name: np.bincount(part.labels, minlength=len(names)) for name, part in parts.items()}, index=names)
+
+
+def _folder(ilsvrc: str | None) -> Path | None:
+    return imagenet.source(ilsvrc) if ilsvrc or os.environ.get("SEMLIB_ILSVRC") else None
+
+
+def sizes(counts: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Table 1: each subset's members and images, here and in the paper."""
+    paper, columns = tables.published("table1_imagenet_subsets"), {}
+    columns["Members", "here"] = [int((table.train > 0).sum()) for table in counts.values()]
+    columns["Members", "paper"] = [paper.members[name] for name in tables.SUBSETS]
+    for part in ("train", "test"):
+        text = f"{'Training' if part == 'train' else 'Test'} images"
+        columns[text, "here"] = [int(table[part].sum()) for table in counts.values()]
+        columns[text, "paper"] = [paper[f"{part}_images"][name] for name in tables.SUBSETS]
+    return pd.DataFrame(columns, index=pd.Index(tables.SUBSETS, name="Subset"))
+
+
+def members(counts: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Table 7: each subset's classes, with the training and test images that are here."""
+    texts = {
+        name: [f"{row.Index} ({row.train} + {row.test})" if row.train or row.test else row.Index for row in table.itertuples()]
+        for name, table in zip(tables.SUBSETS, counts.values(), strict=True)
+    }
+    return pd.DataFrame({name: pd.Series(column) for name, column in texts.items()}).fillna("")
+
+
+def samples(subset: str, count: int, ilsvrc: str | None = None, data_root: str | None = None) -> dict[str, np.ndarray]:
+    """The first training images of each class, uint8 (count or fewer, 3, 256, 256), resized and cropped as for training."""
+    names = imagenet.SUBSETS[subset]
+    if _folder(ilsvrc):
+        files = imagenet.members(subset, "train", ilsvrc)
+        first = {names[wnid]: islice(images, count) for wnid, (_, images) in files.items()}
+        return {name: _stack([decode(file, imagenet.SIDE, path) for path, file in some]) for name, some in first.items()}
+    if not datasets.prepared(subset, data_root):
+        return dict.fromkeys(names.values(), _stack([]))
+    data = datasets.load(subset, data_root).train
+    return {name: data.images[np.flatnonzero(data.labels == k)[:count]] for k, name in enumerate(names.values())}
+
+
+def _stack(images: list[np.ndarray]) -> np.ndarray:
+    return np.stack(images) if images else np.empty((0, 3, imagenet.SIDE, imagenet.SIDE), np.uint8)
