@@ -1,6 +1,7 @@
 """Tables 1 and 7 and Figures 2 to 6: how many images of each ImageNet subset are at hand, and what they look like."""
 
 import os
+import warnings
 from itertools import islice
 from pathlib import Path
 
@@ -20,13 +21,18 @@ def counted(subset: str, ilsvrc: str | None = None, data_root: str | None = None
         return pd.DataFrame({"train": [n for n, _ in found["train"]], "test": [n for n, _ in found["val"]]}, index=names)
     if not datasets.prepared(subset, data_root):
         return pd.DataFrame(0, index=names, columns=["train", "test"])
-    data = datasets.load(subset, data_root)
+    data = _prepared(subset, data_root)
     parts = {"train": data.train, "test": data.test}
     return pd.DataFrame({name: np.bincount(part.labels, minlength=len(names)) for name, part in parts.items()}, index=names)
 
 
 def _folder(ilsvrc: str | None) -> Path | None:
     return imagenet.source(ilsvrc) if ilsvrc or os.environ.get("SEMLIB_ILSVRC") else None
+
+
+def _prepared(subset: str, data_root: str | None) -> datasets.Dataset:
+    with warnings.catch_warnings(action="ignore"):  # that there are fewer than in the paper: the table says it
+        return datasets.load(subset, data_root)
 
 
 def sizes(counts: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -59,7 +65,7 @@ def samples(subset: str, count: int, ilsvrc: str | None = None, data_root: str |
         return {name: _stack([decode(file, imagenet.SIDE, path) for path, file in some]) for name, some in first.items()}
     if not datasets.prepared(subset, data_root):
         return dict.fromkeys(names.values(), _stack([]))
-    data = datasets.load(subset, data_root).train
+    data = _prepared(subset, data_root).train
     return {name: data.images[np.flatnonzero(data.labels == k)[:count]] for k, name in enumerate(names.values())}
 
 

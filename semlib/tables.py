@@ -199,6 +199,8 @@ def _spearman(classes: pd.DataFrame, columns: list[tuple[str, str, str]]) -> str
     both = classes[columns].dropna() if set(columns) <= set(classes.columns) else pd.DataFrame()
     if len(both) < 3:
         return "not run" if columns[0][2] == "mean" else ""
+    if (both.nunique() == 1).any():
+        return "undefined: all are equal"
     found = spearmanr(*both.to_numpy().T)
     return f"{found.statistic:+.2f} (p = {found.pvalue:.2f}, {len(both)} classes)"
 

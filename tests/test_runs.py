@@ -204,8 +204,8 @@ MASK = {"mask_fill": 0.5}  # nothing but to center_mask
 WHICH = {"dataset": "digits", "hold_out": ("dog",), "methods": ("classification",), "trials": 4}
 ELSEWHERE = {  # of this machine, of scoring, of where things lie
     "device": "cpu", "threads": 1, "compile": True, "evaluate_every": 1, "checkpoint_every": 5, "keep_weights": False,
-    "score_batch": 10, "data_root": "elsewhere", "ilsvrc": "elsewhere", "outputs": "elsewhere", "profile": "other", "missing": "train",
-    "scores": ("msp",), "temperature": 1.0, "epsilon": 0.01,
+    "score_batch": 10, "data_root": "elsewhere", "ilsvrc": "elsewhere", "outputs": "elsewhere", "profile": "other",
+    "missing": "train", "scores": ("msp",), "temperature": 1.0, "epsilon": 0.01,
 }  # fmt: skip
 
 
