@@ -223,14 +223,12 @@ def _grid(args: argparse.Namespace) -> int:
 
 
 def _executed(notebook: Path, experiment: Experiment) -> Path:
-    """Where the executed notebook goes; one about several experiments is named after none of them."""
+    """Where the executed notebook goes; one that is not about one data set is named after none."""
     import papermill
 
-    several = any(
-        name in config.Several.model_fields and (name != "dataset" or p["default"].startswith("["))
-        for name, p in papermill.inspect_notebook(str(notebook)).items()
-    )
-    return experiment.folder / notebook.name if several else experiment.output(notebook.stem, ".ipynb")
+    dataset = papermill.inspect_notebook(str(notebook)).get("dataset")
+    about_one = dataset and not dataset["default"].startswith("[")
+    return experiment.output(notebook.stem, ".ipynb") if about_one else experiment.folder / notebook.name
 
 
 def _jobs(experiments: Sequence[Experiment]) -> dict[str, Experiment]:

@@ -31,10 +31,7 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
     wanted, colours = store.scoring(experiment), _colours(experiment.methods)
     classes = [name for name in store.held_out(experiment) if name is not None]
     if not classes:
-        figure, axis = plt.subplots(figsize=(6, 1), dpi=DPI)
-        axis.text(0.5, 0.5, "no class is held out: no precision-recall curve", ha="center", va="center", color="0.5")
-        axis.set_axis_off()
-        return figure
+        return _note("no class is held out: no precision-recall curve")
     columns = min(columns, len(classes))
     rows = -(-len(classes) // columns)
     size = (3.1 * columns, 4.1 * rows + 0.4) if columns > 1 else (8.5, 5)
@@ -84,11 +81,9 @@ def learning_curves(experiment: Experiment, records: Sequence[Record]) -> Figure
     for record in records:
         whose = {"held out": record.hold_out or "none", "method": tables.label(record.method)}
         parts.append(record.history().assign(**whose))
-    figure, axes = plt.subplots(1, 3, figsize=(15, 4.2), dpi=DPI)
     if not parts:
-        for axis in axes:
-            axis.text(0.5, 0.5, "not run", ha="center", va="center", color="0.5")
-        return figure
+        return _note(f"{experiment.dataset_name}: not run, no learning curve")
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4.2), dpi=DPI)
     history = pd.concat(parts, ignore_index=True)
     panels = {
         "loss": ("cost (training)", 1),
@@ -116,9 +111,12 @@ def learning_curves(experiment: Experiment, records: Sequence[Record]) -> Figure
 
 
 def samples(images: Mapping[str, np.ndarray], title: str) -> Figure:
-    """The paper's Figures 2 to 6: a row for each class of its images, uint8 (N, C, H, W); a class without any is said so."""
-    columns = max(1, *map(len, images.values()))
-    figure, axes = plt.subplots(len(images), columns, figsize=(1.6 * columns + 1.6, 1.65 * len(images)), dpi=DPI, squeeze=False)
+    """The paper's Figures 2 to 6: a row for each class of its images, uint8 (N, C, H, W); what is not here is said so."""
+    columns = max(map(len, images.values()))
+    if not columns:
+        return _note(f"{title}: no images of it here")
+    size = (max(6, 1.6 * columns + 1.6), 1.65 * len(images) + 0.5)
+    figure, axes = plt.subplots(len(images), columns, figsize=size, dpi=DPI, squeeze=False, layout="constrained")
     for line, (name, members) in zip(axes, images.items(), strict=True):
         for axis in line:
             axis.set(xticks=[], yticks=[], frame_on=False)
@@ -126,7 +124,13 @@ def samples(images: Mapping[str, np.ndarray], title: str) -> Figure:
         for axis, image in zip(line, members, strict=False):
             axis.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255)
     figure.suptitle(title)
-    figure.tight_layout()
+    return figure
+
+
+def _note(text: str) -> Figure:
+    figure, axis = plt.subplots(figsize=(8, 1), dpi=DPI)
+    axis.text(0.5, 0.5, text, ha="center", va="center", color="0.5")
+    axis.set_axis_off()
     return figure
 
 
@@ -139,12 +143,7 @@ def ranked_images(record: Record, data: Dataset, score: str = "msp", count: int 
     if score not in record.scoring:
         raise ValueError(f"{score!r} is not a score of this run; choose from {', '.join(record.scoring)}")
     if digest(data) != record.data_digest:
-        figure, axis = plt.subplots(figsize=(8, 1), dpi=DPI)
-        axis.text(
-            0.5, 0.5, "the images that are here now are not those that were scored", ha="center", va="center", color="0.5"
-        )
-        axis.set_axis_off()
-        return figure
+        return _note("the images that are here now are not those that were scored")
     order, is_anomaly = np.argsort(arrays[score], kind="stable"), arrays["is_anomaly"]
     anomalies, normal = order[is_anomaly[order]], order[~is_anomaly[order]]
     rows = {

@@ -115,6 +115,8 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
         mark = np.select([limit.isna(), difference.abs() > limit], [" ?", " *"], "")
         texts = ["" if math.isnan(d) else f"{d:+.2f}{m}" for d, m in zip(difference, mark, strict=True)]
         columns[label(method), label(measure)] = texts
+    if not columns:
+        return pd.DataFrame({"Difference": ["the paper has no numbers of this data set"]}, index=["-"])
     return pd.DataFrame(columns, index=[label(name) for name in table.index]).rename_axis(index=table.index.name or "Anomaly")
 
 
@@ -129,11 +131,15 @@ def counts(table: pd.DataFrame) -> pd.DataFrame:
     for better, worse in pairs:
         name = f"{label(better[0])}: {label(better[1])} above " + label(worse[1] if better[0] == worse[0] else worse[0])
         rows[name] = [_wins(classes, better, worse, statistic) for statistic in ("mean", "paper")]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["here", "in the paper"])
+    wins = pd.DataFrame.from_dict(rows, orient="index", columns=["here", "in the paper"])
+    return wins if wins["in the paper"].any() else wins[["here"]]
 
 
 def masking(table: pd.DataFrame) -> pd.DataFrame:
-    """Sec. 5.2's table from that of by_class: each method's accuracy and MSP average precision over the hold-outs, as text."""
+    """Sec. 5.2's table from that of by_class: each method's accuracy and MSP average precision over the hold-outs, as text.
+
+    The paper's stand beside CIFAR-10's only.
+    """
     paper = published("masking_ablation")
     rows = {}
     for method in dict.fromkeys(table.columns.get_level_values("method")):
@@ -142,7 +148,8 @@ def masking(table: pd.DataFrame) -> pd.DataFrame:
         printed = [mean_std(row[m], row[f"{m}_std"], absent="") for m in ("accuracy", "msp")]
         rows[label(method)] = [here[0], printed[0], here[1], printed[1]]
     columns = pd.MultiIndex.from_product([["Accuracy", "Av. Prec. with MSP"], ["here", "paper"]])
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis(index="Method")
+    text = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis(index="Method")
+    return text if "paper" in table.columns.get_level_values("statistic") else text.drop(columns="paper", level=1)
 
 
 def by_subset(tables: Mapping[str, pd.DataFrame], paper: pd.DataFrame) -> pd.DataFrame:
@@ -192,7 +199,8 @@ def rank_correlation(table: pd.DataFrame) -> pd.DataFrame:
     for method, measure in dict.fromkeys((m, s) for m, s, _ in table.columns if s != "accuracy"):
         pairs = [[(method, name, statistic) for name in ("accuracy", measure)] for statistic in ("mean", "paper")]
         rows[f"{label(method)}: accuracy and {label(measure)}"] = [_spearman(classes, pair) for pair in pairs]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["here", "in the paper"])
+    text = pd.DataFrame.from_dict(rows, orient="index", columns=["here", "in the paper"])
+    return text if text["in the paper"].any() else text[["here"]]
 
 
 def _spearman(classes: pd.DataFrame, columns: list[tuple[str, str, str]]) -> str:
@@ -233,7 +241,7 @@ def weights_shown(table: pd.DataFrame) -> pd.DataFrame:
     text["Chosen"] = np.where(table.chosen, "chosen", "")
     papers = table.dataset.map(PAPERS_WEIGHTS).fillna("").where(table.method != "cpc", "10.0")
     text["In the paper"] = papers.where(table.method.isin(["rotation", "cpc"]), "")
-    return text.set_index(["Data set", "Method"])
+    return text.loc[:, text.any()].set_index(["Data set", "Method"])
 
 
 def save_chosen(table: pd.DataFrame, folder: Path) -> None:

@@ -276,6 +276,7 @@ def test_table_1_counts_what_is_here_and_shows_samples_of_it(ilsvrc, tmp_path, m
     assert list(shown) == list(SPIDERS.values()) and {images.shape for images in shown.values()} == {(1, 3, 256, 256)}
     assert len(table1.samples("imagenet_car", 1)["cab"]) == 0
     assert len(plots.samples(shown | {"none": np.empty((0, 3, 8, 8), np.uint8)}, "spiders").axes) == 7
+    assert "no images of it here" in plots.samples(table1.samples("imagenet_car", 1), "cars").axes[0].texts[0].get_text()
     monkeypatch.setenv("SEMLIB_ILSVRC", str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="nowhere is no folder"):
         table1.counted("imagenet_spider")

@@ -1,0 +1,99 @@
+"""Every notebook with its demonstration's parameters through Papermill: it ends and reads as a page."""
+
+import json
+import os
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+from helpers import ROOT, semlib
+
+from semlib import config, store
+
+pytestmark = pytest.mark.notebook
+DEMOS = sorted(path.stem for path in (ROOT / "params" / "demo").glob("*.yaml"))
+IMAGENET = [
+    name for name in DEMOS if "imagenet" in (ROOT / "params" / "demo" / f"{name}.yaml").read_text() and "table1" not in name
+]
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """One folder for all, as a user has: a run that two notebooks need is trained once."""
+    return tmp_path_factory.mktemp("outputs")
+
+
+@pytest.fixture
+def hounds():
+    """The folder of hound photographs in the form of ILSVRC2012."""
+    if "SEMLIB_TEST_DATA" not in os.environ:
+        pytest.skip("$SEMLIB_TEST_DATA isn't set: the folder of real images")
+    return Path(os.environ["SEMLIB_TEST_DATA"]) / "ilsvrc2012-hounds"
+
+
+def executed(name, outputs, **places):
+    """The notebook's code cells after `semlib run` with its demo's parameters; checked as a page to read."""
+    file = f"params/demo/{name}.yaml"
+    done = semlib(
+        "run", f"notebooks/{name}.ipynb", "-f", file, "-p", "outputs", outputs, SEMLIB_DATA=outputs / "data", **places
+    )
+    assert done.returncode == 0, done.stderr
+    out = ROOT / done.stdout.splitlines()[0].split(" -> ")[1]
+    notebook = nbformat.read(out, 4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    shown = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in shown if output.output_type in ("stream", "error")], shown
+    assert str(ROOT) not in json.dumps(shown) and all(str(place) not in json.dumps(shown) for place in places.values())
+    return shown
+
+
+@pytest.mark.parametrize("name", [name for name in DEMOS if name not in IMAGENET])
+def test_a_demonstration_ends_as_a_page_that_says_what_it_is(name, outputs):
+    shown = executed(name, outputs, SEMLIB_ILSVRC="")
+    text = json.dumps(shown)
+    _check_notes(name, text)
+    assert ("image/png" in text) == (name not in ("lambda_search", "appendix_d_baseline"))
+
+
+def _check_notes(name, text):
+    if name not in ("table1_imagenet_subsets", "appendix_d_baseline"):  # no network is trained there
+        assert "A demonstration in minutes" in text and "runs are finished" in text and "not run" not in text
+    if name != "table1_imagenet_subsets":
+        assert "paper</th>" not in text, "a demonstration stands in the paper's columns"
+
+
+def test_the_weight_chosen_by_lambda_search_is_the_best_one(outputs):
+    executed("lambda_search", outputs, SEMLIB_ILSVRC="")
+    given = config.read_parameters("params/demo/lambda_search.yaml") | {
+        "outputs": str(outputs),
+        "data_root": str(outputs / "data"),
+    }
+    accuracy = {e.auxiliary_weight: store.finished(e)[0].metrics["accuracy"] for e in config.several(given)[1:]}
+    (row,) = pd.read_csv(outputs / "demo" / config.CHOSEN_WEIGHTS).to_dict("records")
+    assert (row["dataset"], row["method"]) == ("digits", "rotation") and accuracy[row["auxiliary_weight"]] == max(
+        accuracy.values()
+    )
+    open_ = {"dataset": "digits", "profile": "demo", "outputs": str(outputs), "auxiliary_weight": None}
+    assert config.several(open_)[0].auxiliary_weight == row["auxiliary_weight"]
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", IMAGENET)
+def test_the_hounds_are_told_apart_twice_as_well_as_by_chance(name, outputs, hounds):
+    """Real photographs through the loader of ILSVRC2012, at 64 pixels; every class held out."""
+    text = json.dumps(executed(name, outputs, SEMLIB_ILSVRC=hounds))
+    assert "The data set has 1642 of the 14864 training images" in text and "image/png" in text
+    (experiment,) = config.several(config.read_parameters(f"params/demo/{name}.yaml") | {"outputs": str(outputs)})
+    records = store.finished(experiment)
+    assert len(records) == len(store.plan(experiment)) == 12 * 2
+    for method in experiment.methods:
+        accuracies = [record.metrics["accuracy"] for record in records if record.method == method]
+        assert min(accuracies) > 2 / 11, method
+
+
+def test_without_any_run_a_table_says_not_run_and_still_renders(outputs, tmp_path):
+    for name in ("table2_generalization", "table5_imagenet_rotation", "figure1_learning_curves", "lambda_search"):
+        done = semlib("run", f"notebooks/{name}.ipynb", "-p", "outputs", tmp_path, "-p", "profile", "empty", SEMLIB_ILSVRC="")
+        assert done.returncode == 0, done.stderr
+        assert "not run" in (tmp_path / "empty" / f"{name}.ipynb").read_text()
