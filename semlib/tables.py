@@ -16,7 +16,8 @@ from semlib.store import Record
 
 PUBLISHED = {"cifar10": "table3_cifar10", "stl10": "table4_stl10"}  # the hold-out table of each data set
 LABELS = {"msp": "MSP", "odin": "ODIN", "accuracy": "Accuracy", "classification": "Classification-only"}
-LABELS |= {"rotation": "Rotation-augmented", "center_mask": "Random-center-masked", "average": "Average"}
+LABELS |= {"rotation": "Rotation-augmented", "cpc": "CPC-augmented", "center_mask": "Random-center-masked"}
+LABELS |= {"average": "Average"}
 
 
 def label(name: str) -> str:
