@@ -5,12 +5,14 @@ part 1/share of a batch that it takes. A user's own is named package.module:func
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from semlib import config
+from semlib.models.cpc import augmented, patches
 
 Loss = Callable[[nn.Module, Tensor], Tensor]
 
@@ -34,9 +36,40 @@ rotation.heads = {"rotation": 4}
 rotation.share = 4  # a quarter of the batch, four turns each: both tasks' steps cost the same
 
 
-LOSSES: dict[str, Loss | None] = {"classification": None, "center_mask": None, "rotation": rotation}
+def cpc(net: nn.Module, images: Tensor, negatives: str = "image", augment: bool = False) -> Tensor:
+    """InfoNCE of telling a patch's code by the context of one above it (van den Oord et al. 2018; Appendix C).
+
+    The mean over all pairs of a patch and one 1 to 5 rows below it. negatives: the image's own other patches ("image"), or
+    the batch's ("batch"). augment: each patch is seen in one colour, flipped and shifted by torch's global generators.
+    """
+    cut = patches(images)
+    return info_nce(net(augmented(cut) if augment else cut, head="cpc"), negatives)
 
 
-def find(method: str) -> Loss | None:
+def info_nce(predictions: Tensor, negatives: str) -> Tensor:
+    """(N, rows, columns, 1 + steps, D) -> scalar. [..., k, :] predicts the code k rows below, [..., 0, :] are the codes."""
+    if negatives not in ("image", "batch"):
+        raise ValueError(f"negatives are of the same image or of the batch, not of {negatives!r}; choose image, batch")
+    n, rows, columns, steps, width = predictions.shape
+    place = torch.arange(n * rows * columns, device=predictions.device).view(n, rows, columns)
+    above, below = torch.triu_indices(rows, rows, 1, device=predictions.device)  # all pairs of rows
+    above, below = above[below - above < steps], below[below - above < steps]
+    predicted = predictions[:, above, :, below - above].transpose(0, 1).flatten(1, 2)  # (N, pairs, D)
+    codes = predictions[..., 0, :].flatten(1, 2)  # (N, rows * columns, D)
+    right = place[:, below].flatten(1)  # (N, pairs)
+    if negatives == "image":
+        right = right % (rows * columns)
+    else:
+        codes = codes.flatten(0, 1)  # (N * rows * columns, D)
+    with torch.autocast(predictions.device.type, enabled=False):  # bfloat16 logits would be too coarse for the logarithm
+        return F.cross_entropy((predicted @ codes.mT / width**0.5).flatten(0, 1), right.flatten())
+
+
+LOSSES: dict[str, Loss | None] = {"classification": None, "center_mask": None, "rotation": rotation, "cpc": cpc}
+
+
+def find(method: str, experiment: config.Experiment) -> Loss | None:
     """The auxiliary loss of a method: a built-in, the user's function, or None (center_mask only masks its images)."""
+    if method == "cpc":
+        return partial(cpc, negatives=experiment.cpc_negatives, augment=experiment.cpc_augment)
     return LOSSES[method] if method in LOSSES else config.function(method)

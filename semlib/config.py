@@ -19,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from semlib.files import ROOT, resolve
 
-METHODS = ("classification", "rotation", "center_mask")
+METHODS = ("classification", "rotation", "center_mask", "cpc")
 SCORES = ("msp", "odin")
 CHOSEN_WEIGHTS = "auxiliary_weights.csv"
 UNCHOSEN = {"cpc": 10.0}
@@ -81,7 +81,7 @@ class Experiment(BaseModel):
     profile: Annotated[Text, Field(pattern=r"^[A-Za-z0-9_.-]*[A-Za-z0-9_-]$")] = "paper"  # outputs/<profile>/
     dataset: Text = "cifar10"  # a name, or a folder with train/<class>/* and test/<class>/*
     hold_out: Names = ("all",)  # class names; all: each class in turn; none: no class
-    methods: Names = ("classification", "rotation")  # or center_mask, or package.module:function
+    methods: Names = ("classification", "rotation")  # or center_mask, cpc, or package.module:function
     trials: Count = 3  # trial k is seeded with k
     scores: Names = SCORES  # or package.module:function
     missing: Literal["skip", "train"] = "skip"  # what to do about a run that isn't in outputs/ yet
@@ -99,6 +99,7 @@ class Experiment(BaseModel):
     # network
     architecture: Text = "wrn-28-10"
     stem_stride: Annotated[int, Field(ge=1, le=4)] = 1  # 2 halves the resolution: a network for CPUs
+    widen_factor: Annotated[Count | None, BeforeValidator(_none)] = None  # None: the architecture's own
     dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.3
     norm_batch: OptionalCount = 128  # images that share batch-norm statistics; None: the batch
 
@@ -110,6 +111,8 @@ class Experiment(BaseModel):
     schedule: Literal["step", "one_cycle"] = "step"
     auxiliary_weight: Annotated[Number, Field(ge=0)] = 0.5  # the paper's lambda
     auxiliary_augment: bool = False  # crop and flip the auxiliary task's images too
+    cpc_negatives: Literal["image", "batch"] = "image"  # whose patches a code is told from (Appendix C: the same image's)
+    cpc_augment: bool = False  # each patch in one colour, flipped and shifted
     mask_fill: Annotated[Number | None, BeforeValidator(_none)] = None  # center_mask's pixels; None: the training mean
     recompute_statistics: bool = False  # batch-norm statistics over upright training images before scoring
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the processor has it

@@ -69,11 +69,14 @@ def check(experiment: Experiment) -> None:
     """ConfigError, one line, if the experiment names a class, network, method, score or device that there isn't."""
     store.held_out(experiment)
     try:
-        models.groups(experiment.architecture)
+        models.groups(experiment.architecture, experiment.widen_factor)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    if "cpc" in experiment.methods and experiment.architecture not in models.CPC:
+        found, choices = experiment.architecture, ", ".join(models.CPC)
+        raise ConfigError(f"methods: cpc needs a network that encodes patches, not {found}; choose architecture {choices}")
     for method in experiment.methods:
-        auxiliary.find(method)
+        auxiliary.find(method, experiment)
     store.scoring(experiment)
     _device(experiment)
 
@@ -109,7 +112,7 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
         net,
         split.train,
         experiment,
-        auxiliary.find(run.method),
+        auxiliary.find(run.method, experiment),
         seed=run.trial,
         transform=_transform(run, net),
         device=device,
@@ -211,11 +214,12 @@ def _network(run: Run, data: datasets.Dataset, split: datasets.Split) -> models.
             classes=len(split.classes),
             image_shape=augmentation.centre(pixels[:1], run.experiment.crop_side).shape[1:],
             dropout=run.experiment.dropout,
-            heads=getattr(auxiliary.find(run.method), "heads", None),
+            heads=getattr(auxiliary.find(run.method, run.experiment), "heads", None),
             norm_batch=run.experiment.norm_batch,
             mean=means,
             std=std,
             stem_stride=run.experiment.stem_stride,
+            widen_factor=run.experiment.widen_factor,
         )
 
 

@@ -95,6 +95,7 @@ class Run:
         skipped = _WHICH | _SCORING | _MACHINE
         skipped |= _AUXILIARY if self.method in ("classification", "center_mask") else set()
         skipped |= set() if self.method == "center_mask" else {"mask_fill"}
+        skipped |= set() if self.method == "cpc" else {"cpc_negatives", "cpc_augment"}
         return self.experiment.model_dump(mode="json", exclude=skipped)
 
     @property

@@ -20,8 +20,8 @@ PUBLISHED = {"cifar10": "table3_cifar10", "stl10": "table4_stl10"}  # the hold-o
 SUBSETS = ("dog", "car", "snake", "spider", "fungus")  # of ImageNet: Appendix B, with CPC's lighter network Appendix C
 PAPERS_WEIGHTS = {"cifar10": "0.5", "stl10": "1.0", **dict.fromkeys((f"imagenet_{name}" for name in SUBSETS), "0.5 or 1.0")}
 LABELS = {"msp": "MSP", "odin": "ODIN", "accuracy": "Accuracy", "classification": "Classification-only"}
-LABELS |= {"rotation": "Rotation-augmented", "center_mask": "Random-center-masked", "average": "Average"}
-LABELS |= {"cifar10": "CIFAR-10", "stl10": "STL-10"}
+LABELS |= {"rotation": "Rotation-augmented", "cpc": "CPC-augmented", "center_mask": "Random-center-masked"}
+LABELS |= {"average": "Average", "cifar10": "CIFAR-10", "stl10": "STL-10"}
 
 
 def label(name: str) -> str:

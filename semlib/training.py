@@ -1,7 +1,7 @@
 """The paper's training (Sec. 4, 5.1): in each iteration a step on the auxiliary task, then one on classification."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ def train(
                 losses[0, step] = update("classification", F.cross_entropy(logits, labels[index]), 1.0, rate)
             _check_finite(losses, net, epoch, experiment)
             if epoch + 1 == experiment.epochs and experiment.recompute_statistics:
-                update_bn((view(part, False) for part in order[: steps * batch].split(batch)), net)
+                _recompute_statistics(net, (view(part, False) for part in order[: steps * batch].split(batch)))
             seconds += time.perf_counter() - started
             final = epoch + 1 > experiment.epochs - experiment.average_last_epochs
             if evaluate and (final or (epoch + 1) % experiment.evaluate_every == 0):
@@ -126,12 +126,22 @@ def train(
 
 
 def _optimizer(net: nn.Module, experiment: Experiment, mine: Callable[[str], bool]) -> SGD:
-    """SGD over the shared weights and a task's own heads: the other task's heads get no step, and no decay (Sec. 5.1)."""
+    """SGD over the shared weights and a task's own heads: the other task's heads get no step, and no decay (Sec. 5.1).
+
+    Nor do other weights that a task doesn't use, CPC's normalisation say: their gradient is None, and SGD leaves them out.
+    """
     parts = ((name.split("."), parameter) for name, parameter in net.named_parameters())
     parameters = [p for name, p in parts if name[0] != "heads" or mine(name[1])]
     fused = next(net.parameters()).device.type == "cuda"
     rate, decay = experiment.learning_rate, experiment.weight_decay
     return SGD(parameters, lr=rate, momentum=0.9, nesterov=True, weight_decay=decay, fused=fused or None)
+
+
+def _recompute_statistics(net: nn.Module, batches: Iterator[Tensor]) -> None:
+    """Batch-norm statistics of classification over these images; the conditional ones of CPC stay, which saw patches."""
+    kept = {name: buffer.clone() for name, buffer in net.named_buffers() if ".cpc." in name}
+    update_bn(batches, net)
+    net.load_state_dict(kept, strict=False)
 
 
 def _check_finite(losses: Tensor, net: nn.Module, epoch: int, experiment: Experiment) -> None:

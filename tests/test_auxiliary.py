@@ -82,8 +82,10 @@ def test_the_rotation_loss_trains_the_shared_weights_and_its_own_head():
 
 
 def test_methods_are_found_by_name():
-    assert auxiliary.find("classification") is None
-    assert auxiliary.find("rotation") is auxiliary.rotation
-    assert auxiliary.find("semlib.auxiliary:rotation") is auxiliary.rotation
+    experiment = config.Experiment(cpc_negatives="batch")
+    assert auxiliary.find("classification", experiment) is None
+    assert auxiliary.find("rotation", experiment) is auxiliary.rotation
+    assert auxiliary.find("semlib.auxiliary:rotation", experiment) is auxiliary.rotation
+    assert auxiliary.find("cpc", experiment).keywords == {"negatives": "batch", "augment": False}
     with pytest.raises(config.ConfigError, match=r"semlib\.auxiliary:rotate: .*package\.module:function"):
-        auxiliary.find("semlib.auxiliary:rotate")
+        auxiliary.find("semlib.auxiliary:rotate", experiment)

@@ -218,7 +218,9 @@ ANY = {
     "crop_padding": st.none() | counts(0),
     "architecture": names,
     "stem_stride": st.integers(1, 4),
+    "widen_factor": st.none() | counts(),
     "dropout": floats(0, 1, exclude_max=True),
+    "cpc_negatives": st.sampled_from(["image", "batch"]),
     "schedule": st.sampled_from(["step", "one_cycle"]),
     "precision": st.sampled_from(["auto", "float32", "bfloat16"]),
     "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:3"]),
@@ -227,7 +229,9 @@ ANY = {
     "outputs": names,
     **dict.fromkeys(["learning_rate", "temperature"], floats(0, exclude_min=True)),
     **dict.fromkeys(["weight_decay", "auxiliary_weight", "epsilon"], floats(0)),
-    **dict.fromkeys(["flip", "auxiliary_augment", "recompute_statistics", "compile", "keep_weights"], st.booleans()),
+    **dict.fromkeys(
+        ["flip", "auxiliary_augment", "cpc_augment", "recompute_statistics", "compile", "keep_weights"], st.booleans()
+    ),
     **dict.fromkeys(["trials", "evaluate_every", "checkpoint_every", "score_batch"], counts()),
 }
 TOGETHER = st.one_of(  # those that hang together
@@ -266,7 +270,7 @@ GOLDEN = {
 }
 DEFAULTS = {
     "image_side": None, "crop_side": None, "fold": None, "evaluate_on": "test", "crop_padding": None,
-    "flip": True, "architecture": "wrn-28-10", "stem_stride": 1, "dropout": 0.3,
+    "flip": True, "architecture": "wrn-28-10", "stem_stride": 1, "widen_factor": None, "dropout": 0.3,
     "norm_batch": 128, "epochs": 200, "batch_size": 512, "learning_rate": 0.1, "weight_decay": 5e-4, "schedule": "step",
     "auxiliary_weight": 0.5, "auxiliary_augment": False, "recompute_statistics": False, "precision": "auto",
     "average_last_epochs": 1,

@@ -55,6 +55,7 @@ def parameter_count(architecture, classes, channels=3, **settings):
         ("wrn-28-10", 9, {"rotation": 4}, 36_481_117),
         ("wrn-stl10", 10, None, 10_637_274),
         ("wrn-imagenet", 11, None, 10_637_531),
+        ("wrn-imagenet-cpc", 11, None, 12_551_675),
     ],
 )
 def test_the_papers_networks_have_the_published_number_of_parameters(architecture, classes, heads, count):

@@ -195,12 +195,13 @@ def test_a_trials_trunk_begins_equal_for_every_method(untrained, monkeypatch):
 
 TRAINING = {  # a value other than the default for each setting that training depends on
     "image_side": 64, "crop_side": 24, "fold": 3, "evaluate_on": "validation",
-    "crop_padding": 2, "flip": False, "architecture": "wrn-16-8", "stem_stride": 2, "dropout": 0.1,
+    "crop_padding": 2, "flip": False, "architecture": "wrn-16-8", "stem_stride": 2, "widen_factor": 2, "dropout": 0.1,
     "norm_batch": 64, "epochs": 100, "batch_size": 256, "learning_rate": 0.2, "weight_decay": 1e-4, "schedule": "one_cycle",
     "recompute_statistics": True, "precision": "float32", "average_last_epochs": 10,
 }  # fmt: skip
 AUXILIARY = {"auxiliary_weight": 1.0, "auxiliary_augment": True}  # nothing to a plain classifier
 MASK = {"mask_fill": 0.5}  # nothing but to center_mask
+CPC = {"cpc_negatives": "batch", "cpc_augment": True}  # nothing but to cpc
 WHICH = {"dataset": "digits", "hold_out": ("dog",), "methods": ("classification",), "trials": 4}
 ELSEWHERE = {  # of this machine, of scoring, of where things lie
     "device": "cpu", "threads": 1, "compile": True, "evaluate_every": 1, "checkpoint_every": 5, "keep_weights": False,
@@ -214,7 +215,7 @@ def fingerprint(method: str, hold_out: str | None = "cat", trial: int = 0, **cha
 
 
 def test_settings_that_differ_never_share_a_home():
-    every = {**TRAINING, **AUXILIARY, **MASK, **WHICH, **ELSEWHERE}
+    every = {**TRAINING, **AUXILIARY, **MASK, **CPC, **WHICH, **ELSEWHERE}
     assert set(every) == set(Experiment.model_fields)  # a new setting has to be put into one of these
     assert not [name for name, value in every.items() if value == Experiment.model_fields[name].default]
     variants = [{}, *({name: value} for name, value in {**TRAINING, **AUXILIARY, "dataset": "digits"}.items())]
@@ -232,7 +233,9 @@ def test_machine_scoring_and_places_leave_the_fingerprint(name):
 
 
 @pytest.mark.parametrize(
-    ("settings", "theirs"), [(AUXILIARY, {"rotation"}), (MASK, {"center_mask"})], ids=["auxiliary", "mask"]
+    ("settings", "theirs"),
+    [(AUXILIARY, {"rotation", "cpc"}), (MASK, {"center_mask"}), (CPC, {"cpc"})],
+    ids=["auxiliary", "mask", "cpc"],
 )
 def test_a_methods_own_settings_are_nothing_to_the_others(settings, theirs):
     for (name, value), method in itertools.product(settings.items(), config.METHODS):

@@ -1,5 +1,5 @@
 """Networks by name: `models.build`."""
 
-from semlib.models.wide_resnet import WideResNet, build, groups
+from semlib.models.wide_resnet import CPC, WideResNet, build, groups
 
-__all__ = ["WideResNet", "build", "groups"]
+__all__ = ["CPC", "WideResNet", "build", "groups"]
