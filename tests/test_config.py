@@ -17,7 +17,6 @@ from semlib.__main__ import _parameters
 from semlib.config import ConfigError, Experiment
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PROFILES = ("paper", "fast", "demo")
 PARAMS = sorted((ROOT / "params").glob("*/*.yaml"))
 HOLDOUT = ROOT / "notebooks" / "holdout.ipynb"
 
@@ -308,11 +307,9 @@ def test_a_committed_params_file_is_valid_and_names_its_command(path):
 
 
 def test_every_notebook_has_parameters_for_every_profile():
-    """benchmark is for any data set, holdout takes the others' files, and Table 3's demonstration is the benchmark's."""
-    without = {"benchmark", "holdout", "table3_cifar10"}
-    assert {named(path) for path in PARAMS} >= {
-        f"params/{profile}/{path.stem}.yaml" for path in NOTEBOOKS if path.stem not in without for profile in PROFILES
-    } | {f"params/{profile}/table3_cifar10.yaml" for profile in ("paper", "fast")}
+    """benchmark is for any data set, and holdout takes the others' files."""
+    names = {path.stem for path in NOTEBOOKS} - {"benchmark", "holdout"}
+    assert {named(path) for path in PARAMS} >= {f"params/{p}/{name}.yaml" for p in ("paper", "fast", "demo") for name in names}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=named)
