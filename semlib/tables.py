@@ -55,18 +55,19 @@ def by_class(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
     """
     runs = measurements(experiment, records)
     rows = [name or "none" for name in store.held_out(experiment)]
-    paper = _paper(experiment, rows)
-    columns = {}
+    paper, columns = _paper(experiment, rows), {}
+    index = rows if rows == ["none"] else [*rows, "average"]
     for method in experiment.methods:
         for measure in ("accuracy",) if rows == ["none"] else (*experiment.scores, "accuracy"):
             trials = runs[runs.method == method].pivot(index="hold_out", columns="trial", values=measure).reindex(rows)
             trials.loc["average"] = trials.mean(skipna=False)
+            trials = trials.loc[index]
             columns[method, measure, "mean"] = trials.mean(axis=1)
             columns[method, measure, "std"] = trials.std(axis=1, ddof=1)
             if f"{method}_{measure}" in paper:
                 columns[method, measure, "paper"] = paper[f"{method}_{measure}"]
                 columns[method, measure, "paper_std"] = paper[f"{method}_{measure}_std"]
-    table = pd.DataFrame(columns, index=[*rows, "average"])
+    table = pd.DataFrame(columns, index=index)
     table.columns.names = ("method", "measure", "statistic")
     return table
 
@@ -154,7 +155,8 @@ def masking(table: pd.DataFrame) -> pd.DataFrame:
 
 def by_subset(tables: Mapping[str, pd.DataFrame], paper: pd.DataFrame) -> pd.DataFrame:
     """Tables 5 and 6: the average row of each data set's table of by_class, beside the paper's; imagenet_dog's is "dog"."""
-    return _stacked({name.removeprefix("imagenet_"): table.loc["average"] for name, table in tables.items()}, paper)
+    rows = {name.removeprefix("imagenet_"): table.loc["average"] for name, table in tables.items()}
+    return _stacked(rows, paper).rename_axis(index="Subset")
 
 
 def all_classes(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -164,7 +166,7 @@ def all_classes(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 def with_skew(summary: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """A table of by_subset as text, with the skew, which a random detector's average precision is: 1/K over K hold-outs."""
-    text = shown(summary.rename_axis(index="Subset"))
+    text = shown(summary)
     text.insert(0, ("Skew", *[""] * (text.columns.nlevels - 1)), [f"{100 / (len(t) - 1):.2f}" for t in tables.values()])
     return text
 
@@ -201,6 +203,16 @@ def rank_correlation(table: pd.DataFrame) -> pd.DataFrame:
         rows[f"{label(method)}: accuracy and {label(measure)}"] = [_spearman(classes, pair) for pair in pairs]
     text = pd.DataFrame.from_dict(rows, orient="index", columns=["here", "in the paper"])
     return text if text["in the paper"].any() else text[["here"]]
+
+
+def of_classes(experiment: Experiment, records: Sequence[Record], classes: Sequence[object]) -> list[Record]:
+    """The records of these held-out classes, passing over those of another data set; ConfigError if it has none of them."""
+    names, known = list(map(str, classes)), [name or "none" for name in store.held_out(experiment)]
+    if not set(names) & set(known):
+        raise config.ConfigError(
+            f"classes: {experiment.dataset_name} has none of {', '.join(names)}; choose from {', '.join(known)}"
+        )
+    return [record for record in records if record.hold_out in names]
 
 
 def _spearman(classes: pd.DataFrame, columns: list[tuple[str, str, str]]) -> str:

@@ -203,6 +203,12 @@ def test_rank_correlation_is_that_of_the_ranks():
     assert said["here"] == "not run" and float(said["in the paper"].split()[0]) == pytest.approx(rho, abs=0.02)  # of equals
 
 
+def test_classes_of_another_data_set_are_passed_over_but_not_all():
+    assert {r.hold_out for r in tables.of_classes(experiment(), RECORDS, [1, "cat"])} == {"1"}
+    with pytest.raises(config.ConfigError, match="digits has none of cat; choose from 1, 2"):
+        tables.of_classes(experiment(), RECORDS, ["cat"])
+
+
 def test_the_best_weight_is_chosen_once_all_are_run_and_kept_beside_others(tmp_path):
     search = {"hold_out": "none", "trials": 1, "auxiliary_weights": {"rotation": [0.1, 0.5, 2]}}
     experiments = config.several({"dataset": "digits"} | search)
