@@ -15,11 +15,14 @@ PARAMS ?= params/demo/benchmark.yaml
 grid: $(VENV)/ready
 	$(BIN)/python -m semlib grid $(PARAMS)
 
+# Two files of tests side by side, a thread each
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -m "not slow and not notebook and not browser and not slurm and not data"
+	$(PYTEST) -m "not slow and not notebook and not browser and not slurm and not data"
 
 test-all: $(VENV)/ready
-	$(BIN)/python -m pytest -m "slow or notebook or browser or slurm or data"
+	$(PYTEST) -m "slow or notebook or browser or slurm or data"
 
 # make lab LAB="--no-browser --port 9000" on a remote machine
 LAB ?=

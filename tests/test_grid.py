@@ -104,3 +104,28 @@ def test_a_killed_grid_goes_on_by_the_same_command(tmp_path):
     assert again.returncode == 0, again.stdout + again.stderr
     assert done_files(tmp_path) == ["table.done", "tiny-two.done", "tiny-zero.done"]
     assert len(store.finished(experiment)) == 2 and "2 of 2 runs are finished" in again.stdout
+
+
+def test_the_grid_of_a_notebook_about_several_experiments(tmp_path):
+    """lambda_search: a job for each weight, each told all of its settings; then the notebook, which trains nothing."""
+    _, places, _ = prepare(tmp_path, hold_out="none", methods=["classification", "rotation"])
+    search = {"settings": [str(tmp_path / "benchmark.yaml")], "auxiliary_weights": {"rotation": [0.25, 4]}, "profile": "test"}
+    search |= {"hold_out": "none", "evaluate_on": "validation", "scores": ["msp"], "missing": "train", "trials": 1}
+    (tmp_path / "lambda_search.yaml").write_text(yaml.safe_dump(search | {"outputs": str(tmp_path / "outputs")}))
+    done = semlib("grid", tmp_path / "lambda_search.yaml", **places)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done_files(tmp_path) == ["table.done", *(f"tiny-none-{k}.done" for k in range(3))]
+    homes = list((tmp_path / "outputs").rglob("record.json"))
+    records = [store.read_record(path.parent) for path in homes]
+    assert sorted((r.method, r.settings.get("auxiliary_weight")) for r in records) == [
+        ("classification", None), ("rotation", 0.25), ("rotation", 4.0)
+    ]  # fmt: skip
+    assert {r.settings["evaluate_on"] for r in records} == {"validation"} and {r.train_images for r in records} == {204}
+    best = max((r for r in records if r.method == "rotation"), key=lambda r: r.metrics["accuracy"])
+    chosen = (tmp_path / "outputs" / "test" / "auxiliary_weights.csv").read_text().splitlines()
+    assert chosen[1].startswith(f"tiny,rotation,{best.settings['auxiliary_weight']},")
+    folder = tmp_path / "outputs" / "test"
+    assert {path.name for path in folder.glob("*.ipynb")} == {
+        "lambda_search.ipynb",
+        *(f"holdout-tiny-none-{k}.ipynb" for k in range(3)),
+    }

@@ -81,12 +81,12 @@ def test_the_weight_chosen_by_lambda_search_is_the_best_one(outputs):
 @pytest.mark.data
 @pytest.mark.parametrize("name", IMAGENET)
 def test_the_hounds_are_told_apart_twice_as_well_as_by_chance(name, outputs, hounds):
-    """Real photographs through the loader of ILSVRC2012, at 64 pixels; every class held out."""
+    """Real photographs through the loader of ILSVRC2012, some of the classes held out in turn."""
     text = json.dumps(executed(name, outputs, SEMLIB_ILSVRC=hounds))
     assert "The data set has 1642 of the 14864 training images" in text and "image/png" in text
     (experiment,) = config.several(config.read_parameters(f"params/demo/{name}.yaml") | {"outputs": str(outputs)})
     records = store.finished(experiment)
-    assert len(records) == len(store.plan(experiment)) == 12 * 2
+    assert len(records) == len(store.plan(experiment)) >= 3 * 2
     for method in experiment.methods:
         accuracies = [record.metrics["accuracy"] for record in records if record.method == method]
         assert min(accuracies) > 2 / 11, method
