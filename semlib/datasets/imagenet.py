@@ -5,6 +5,7 @@ import os
 import tarfile
 import warnings
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -136,7 +137,10 @@ def _files(where: Path, part: str, wnid: str) -> tuple[int, Iterator[Named] | li
     if part == "train" and (where / TRAIN_TAR).exists():
         return _train_tar(where / TRAIN_TAR, wnid)
     if part == "val" and (where / VAL_TAR).exists():
-        names = [name for name, label in _val_labels(where / DEVKIT).items() if label == wnid]
+        devkit = where / DEVKIT
+        if not devkit.exists():
+            raise DataError(f"{devkit} is missing: it says which class each validation image shows")
+        names = [name for name, label in _val_labels(devkit, devkit.stat().st_mtime_ns).items() if label == wnid]
         return len(names), _members(where / VAL_TAR, names)
     return 0, []
 
@@ -160,25 +164,32 @@ def _inner(path: Path, wnid: str, read: bool = True) -> Iterator[Named]:
 
 
 def _members(path: Path, names: list[str]) -> Iterator[Named]:
-    wanted = set(names)
+    index = _index(path, path.stat().st_mtime_ns)
+    absent = [name for name in names if name not in index]
+    if absent:
+        raise DataError(f"{path} lacks {len(absent)} images, {min(absent)} among them")
+    with path.open("rb") as file:
+        for name in names:
+            member = index[name]
+            file.seek(member.offset_data)
+            yield f"{path}: {member.name}", io.BytesIO(file.read(member.size))
+
+
+@lru_cache(maxsize=1)
+def _index(path: Path, changed: int) -> dict[str, tarfile.TarInfo]:
+    """Where each image lies in a tar file, which is gone through once and not for each class; changed: its time."""
     try:
         with tarfile.open(path) as tar:
-            for member in tar:
-                if Path(member.name).name in wanted:
-                    wanted.remove(Path(member.name).name)
-                    yield f"{path}: {member.name}", io.BytesIO(tar.extractfile(member).read())
+            return {Path(member.name).name: member for member in tar if member.isfile()}
     except (tarfile.TarError, OSError, EOFError) as error:
         raise DataError(f"{path} can't be read ({error})") from error
-    if wanted:
-        raise DataError(f"{path} lacks {len(wanted)} images, {min(wanted)} among them")
 
 
-def _val_labels(devkit: Path) -> dict[str, str]:
+@lru_cache(maxsize=1)
+def _val_labels(devkit: Path, changed: int) -> dict[str, str]:
     """The synset of each validation image, from the development kit."""
     from scipy.io import loadmat
 
-    if not devkit.exists():
-        raise DataError(f"{devkit} is missing: it says which class each validation image shows")
     try:
         with tarfile.open(devkit) as tar:
             files = {Path(m.name).name: tar.extractfile(m).read() for m in tar if m.isfile()}
