@@ -44,7 +44,7 @@ def executed(name, outputs, **places):
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     shown = [output for cell in cells for output in cell.outputs]
     assert not [output for output in shown if output.output_type in ("stream", "error")], shown
-    assert str(ROOT) not in json.dumps(shown) and all(str(place) not in json.dumps(shown) for place in places.values())
+    assert not [place for place in (ROOT, outputs, *filter(None, places.values())) if str(place) in json.dumps(shown)]
     return shown
 
 
@@ -86,7 +86,7 @@ def test_the_hounds_are_told_apart_twice_as_well_as_by_chance(name, outputs, hou
     assert "The data set has 1642 of the 14864 training images" in text and "image/png" in text
     (experiment,) = config.several(config.read_parameters(f"params/demo/{name}.yaml") | {"outputs": str(outputs)})
     records = store.finished(experiment)
-    assert len(records) == len(store.plan(experiment)) >= 3 * 2
+    assert len(records) == len(store.plan(experiment)) >= 2 * 2
     for method in experiment.methods:
         accuracies = [record.metrics["accuracy"] for record in records if record.method == method]
         assert min(accuracies) > 2 / 11, method
