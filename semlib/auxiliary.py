@@ -47,7 +47,10 @@ def cpc(net: nn.Module, images: Tensor, negatives: str = "image", augment: bool 
 
 
 def info_nce(predictions: Tensor, negatives: str) -> Tensor:
-    """(N, rows, columns, 1 + steps, D) -> scalar. [..., k, :] predicts the code k rows below, [..., 0, :] are the codes."""
+    """(N, rows, columns, 1 + steps, D) -> scalar. [..., k, :] predicts the code k rows below, [..., 0, :] are the codes.
+
+    A code's logit is the mean over D of its product with the prediction: steps are as large whatever the width.
+    """
     if negatives not in ("image", "batch"):
         raise ValueError(f"negatives are of the same image or of the batch, not of {negatives!r}; choose image, batch")
     n, rows, columns, steps, width = predictions.shape
@@ -62,7 +65,7 @@ def info_nce(predictions: Tensor, negatives: str) -> Tensor:
     else:
         codes = codes.flatten(0, 1)  # (N * rows * columns, D)
     with torch.autocast(predictions.device.type, enabled=False):  # bfloat16 logits would be too coarse for the logarithm
-        return F.cross_entropy((predicted @ codes.mT / width**0.5).flatten(0, 1), right.flatten())
+        return F.cross_entropy((predicted @ codes.mT / width).flatten(0, 1), right.flatten())
 
 
 LOSSES: dict[str, Loss | None] = {"classification": None, "center_mask": None, "rotation": rotation, "cpc": cpc}

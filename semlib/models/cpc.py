@@ -35,7 +35,8 @@ class Predictions(nn.Module):
     """codes (N, rows, columns, D) -> (N, rows, columns, 1 + steps, D): [..., k, :] predicts the code k rows below, 0 is it.
 
     Each prediction is linear in the context of its patch: masked convolutions over the rows at and above it, so that no
-    patch below is seen. No normalisation, whose statistics would be of all rows.
+    patch below is seen. Codes and contexts are normalised each by itself (batch statistics would be of all rows): unbounded,
+    they diverge at the paper's learning rate and auxiliary weight.
     """
 
     def __init__(self, width: int, layers: int = 4):
@@ -46,9 +47,11 @@ class Predictions(nn.Module):
         nn.init.zeros_(self.steps.bias)
 
     def forward(self, codes: Tensor) -> Tensor:
+        codes = F.layer_norm(codes, codes.shape[3:])
         context = codes.movedim(3, 1)  # (N, D, rows, columns)
         for layer in self.context:
             # Padded above and beside only. Symmetrically: row 0 is above itself, no row is shown what is below.
             context = context + layer(F.pad(F.relu(context), (1, 1, 1, 0), mode="replicate"))
-        predicted = self.steps(context.movedim(1, 3)).unflatten(3, (STEPS, -1))
+        context = F.layer_norm(context.movedim(1, 3), codes.shape[3:])
+        predicted = self.steps(context).unflatten(3, (STEPS, -1))
         return torch.cat([codes.unsqueeze(3), predicted], dim=3)
