@@ -29,6 +29,12 @@ def published(table: str) -> pd.DataFrame:
     return pd.read_csv(str(files("semlib") / "published" / f"{table}.csv"), index_col=0, dtype={"hold_out": str})
 
 
+def paper(dataset: str, classes: Sequence[str]) -> pd.DataFrame:
+    """The paper's hold-out table of this data set; empty if it has none, as for a folder of that name with other classes."""
+    table = published(PUBLISHED[dataset]) if dataset in PUBLISHED else pd.DataFrame()
+    return table if set(table.index) == {*classes, "average"} else pd.DataFrame()
+
+
 def measurements(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
     """One row a run: hold_out, method, trial, and accuracy and each score's average precision, in percent."""
     wanted = store.scoring(experiment)
