@@ -3,8 +3,10 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from html import escape
 from importlib.resources import files
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -99,7 +101,45 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     text = pd.DataFrame(columns, index=[label(name) for name in table.index])
     if not any(column[2] == "paper" for column in text.columns):
         text.columns = text.columns.droplevel(2)
-    return text.rename_axis(index="Anomaly")
+    text = Shown(text.rename_axis(index="Anomaly"))
+    text.best, text.found = _best(table, text), finding(table)
+    return text
+
+
+class Shown(pd.DataFrame):
+    """A table as text; a notebook shows the best method's numbers in bold and, below, what was found."""
+
+    _metadata: ClassVar = ["best", "found"]
+
+    def _repr_html_(self) -> str:
+        escaped = pd.DataFrame(self).map(escape).rename(index=escape)
+        return f"{escaped.mask(self.best, '<b>' + escaped + '</b>').to_html(escape=False)}<p>{escape(self.found)}</p>"
+
+
+def _best(table: pd.DataFrame, text: pd.DataFrame) -> pd.DataFrame:
+    """Which cells of `shown` are a measure's highest mean in their row; none with a single method."""
+    best = pd.DataFrame(False, text.index, text.columns)
+    for measure in table.columns.unique("measure"):
+        means = table.xs((measure, "mean"), axis=1, level=("measure", "statistic"))  # (rows, methods)
+        for method in means if means.shape[1] > 1 else ():
+            best[(label(method), label(measure), "here")[: text.columns.nlevels]] = (
+                means[method] == means.max(axis=1)
+            ).to_numpy()
+    return best
+
+
+def finding(table: pd.DataFrame) -> str:
+    """In how many classes each method is above plain classification, here and in the paper, as sentences."""
+    classes, sentences = table.drop(index="average"), []
+    for method in table.columns.unique("method").drop("classification", errors="ignore"):
+        parts = []
+        for measure in table.columns.unique("measure"):
+            here, paper = (_wins(classes, (method, measure), ("classification", measure), s) for s in ("mean", "paper"))
+            if "of" in here:
+                parts.append(f"by {label(measure)} in {here}" + (f" (the paper: {paper})" if "of" in paper else ""))
+        sentences += [f"{label(method)} is above {label('classification')} {', '.join(parts)} classes."] if parts else []
+    one = table.xs("std", axis=1, level="statistic").isna().all(axis=None)
+    return " ".join([*sentences, "With one trial nothing can be claimed from it."] if sentences and one else sentences)
 
 
 def differences(table: pd.DataFrame) -> pd.DataFrame:
