@@ -18,7 +18,7 @@ grid: $(VENV)/ready
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -m "not slow and not notebook and not browser and not slurm and not data"
 
-test-all: $(VENV)/ready
+test-all: $(VENV)/lab
 	$(BIN)/python -m pytest -m "slow or notebook or browser or slurm or data"
 
 # make lab LAB="--no-browser --port 9000" on a remote machine

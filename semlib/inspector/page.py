@@ -194,7 +194,8 @@ class Page:
             for which, m in means.iterrows()
         ]
         over = f" (means over {len(choice.classes)} classes)" if len(choice.classes) > 1 else ""
-        note = "Dotted grey: guessing (the skew). Dots: each trial at the threshold, open for every second score."
+        circles = "".join(f", open for {score}" for score in choice.scores if self._open(score))
+        note = f"Dotted grey: guessing (the skew). Dots: each trial at the threshold{escape(circles)}."
         note += " Bands: one standard deviation over trials." if len(choice.trials) > 1 else ""
         return f'<div role="status">{flagging(share)}{over}:<br>{"".join(texts)}</div><div class="note">{note}</div>'
 
