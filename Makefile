@@ -21,7 +21,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 test: $(VENV)/ready
 	$(PYTEST) -m "not slow and not notebook and not browser and not slurm and not data"
 
-test-all: $(VENV)/ready
+test-all: $(VENV)/lab
 	$(PYTEST) -m "slow or notebook or browser or slurm or data"
 
 # make lab LAB="--no-browser --port 9000" on a remote machine

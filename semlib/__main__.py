@@ -1,4 +1,4 @@
-"""The command line: `python -m semlib run|grid|data`. Papermill and Snakemake do the work; this checks what they don't."""
+"""The command line: `python -m semlib run|grid|data|report`. Papermill and Snakemake do the work; this checks the rest."""
 
 import argparse
 import ast
@@ -62,6 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--side", type=int, help="own images and ImageNet: pixels a side")
     data.add_argument("--ilsvrc", help="ImageNet: the ILSVRC2012 folder (default: $SEMLIB_ILSVRC)")
     data.set_defaults(command=_data)
+
+    report = commands.add_parser("report", help="gather a profile's executed notebooks into one static page, report.html")
+    report.add_argument("profile", help="a folder in outputs/")
+    report.add_argument("--outputs", default="outputs", help="default: outputs")
+    report.set_defaults(command=_gather)
     return parser
 
 
@@ -261,6 +266,13 @@ def _data(args: argparse.Namespace) -> int:
     print(f"{data.name}: {len(data.train)} training and {len(data.test)} test images of {shape}")
     print(f"digest {datasets.digest(data)}")
     print(f"{len(data.classes)} classes: {', '.join(data.classes)}")
+    return 0
+
+
+def _gather(args: argparse.Namespace) -> int:
+    from semlib import report  # nbconvert is slow to import
+
+    print(_short(report.write(resolve(args.outputs), args.profile)))
     return 0
 
 

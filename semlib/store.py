@@ -108,9 +108,8 @@ class Run:
 
     @property
     def home(self) -> Path:
-        method = self.method.replace(":", ".")
-        folder = self.experiment.folder / "runs" / self.experiment.dataset_name / (self.hold_out or "none") / method
-        return folder / f"trial_{self.trial}-{self.fingerprint[:8]}"
+        place = _place(self.experiment.dataset_name, self.hold_out, self.method, self.trial, self.fingerprint)
+        return self.experiment.folder / "runs" / place
 
     def record(self) -> Record | None:
         """The record, if the run is finished; a damaged one is named in a warning and counts as not finished."""
@@ -175,6 +174,30 @@ def missing(experiment: Experiment) -> list[Run]:
     wanted = scoring(experiment).values()
     records = ((run, run.record()) for run in plan(experiment))
     return [run for run, record in records if record is None or any(record.key(how) is None for how in wanted)]
+
+
+def collect(profile: Path) -> list[Record]:
+    """Every record in a profile's folder, whatever its settings.
+
+    One that can't be read, or that lies where another run's belongs, is named in a warning and passed over.
+    """
+    records = []
+    for path in sorted(profile.glob("runs/**/record.json")):
+        try:
+            record = read_record(path.parent)
+            if path.parent != profile / "runs" / _place(
+                record.dataset, record.hold_out, record.method, record.trial, record.fingerprint
+            ):
+                raise ValueError(f"{path} is of another run: it was moved or copied there")
+            records.append(record)
+        except ValueError as error:
+            warnings.warn(f"not shown: {error}", stacklevel=2)
+    return records
+
+
+def _place(dataset: str, hold_out: str | None, method: str, trial: int, fingerprint: str) -> Path:
+    """A run's folder, as seen from its profile's runs/."""
+    return Path(dataset, hold_out or "none", method.replace(":", "."), f"trial_{trial}-{fingerprint[:8]}")
 
 
 def read_record(home: Path) -> Record:

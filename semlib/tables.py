@@ -3,8 +3,10 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from importlib.resources import files
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -32,6 +34,17 @@ def label(name: str) -> str:
 def published(table: str) -> pd.DataFrame:
     """The paper's numbers in semlib/published/<table>.csv, in percent; each mean is followed by its std."""
     return pd.read_csv(str(files("semlib") / "published" / f"{table}.csv"), index_col=0, dtype={"hold_out": str})
+
+
+def paper(dataset: str, classes: Sequence[str], architecture: str = "") -> pd.DataFrame:
+    """The paper's hold-out table of this data set; empty if it has none, as for a folder of that name with other classes.
+
+    The ImageNet subsets have two: Appendix C's with CPC's lighter network, Appendix B's with the other.
+    """
+    letter = "c" if architecture.endswith("-cpc") else "b"
+    names = PUBLISHED | {f"imagenet_{name}": f"appendix_{letter}_imagenet_{name}" for name in SUBSETS}
+    table = published(names[dataset]) if dataset in names else pd.DataFrame()
+    return table if set(table.index) >= set(classes) else pd.DataFrame()
 
 
 def measurements(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
@@ -74,13 +87,9 @@ def by_class(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
 
 def _paper(experiment: Experiment, rows: list[str]) -> pd.DataFrame:
     """The paper's table of this data set, if it has one; its average row only where all of its classes are asked for."""
-    letter = "c" if "cpc" in (*experiment.methods, *experiment.architecture.split("-")) else "b"
-    names = PUBLISHED | {f"imagenet_{name}": f"appendix_{letter}_imagenet_{name}" for name in SUBSETS}
-    if experiment.dataset not in names:  # a folder of that name isn't the paper's data set
-        return pd.DataFrame()
-    paper = published(names[experiment.dataset])
-    whole = set(paper.index) == {*rows, "average"}
-    return paper.reindex([*rows, "average"] if whole else rows)
+    table = paper(experiment.dataset, rows, experiment.architecture)
+    whole = set(table.index) == {*rows, "average"}
+    return table.reindex([*rows, "average"] if whole else rows)
 
 
 def mean_std(mean: float, std: float, absent: str = "not run") -> str:
@@ -101,7 +110,52 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     text = pd.DataFrame(columns, index=[label(name) for name in table.index])
     if not any(column[2] == "paper" for column in text.columns):
         text.columns = text.columns.droplevel(2)
-    return text.rename_axis(index=table.index.name or "Anomaly")
+    text = Shown(text.rename_axis(index=table.index.name or "Anomaly"))
+    text.best, text.found = _best(table, text), finding(table)
+    return text
+
+
+class Shown(pd.DataFrame):
+    """A table as text; a notebook shows the best method's numbers in bold and, below, what was found."""
+
+    _metadata: ClassVar = ["best", "found"]
+
+    def _repr_html_(self) -> str:
+        escaped = pd.DataFrame(self).map(escape).rename(index=escape)
+        return f"{escaped.mask(self.best, '<b>' + escaped + '</b>').to_html(escape=False)}<p>{escape(self.found)}</p>"
+
+
+def _best(table: pd.DataFrame, text: pd.DataFrame) -> pd.DataFrame:
+    """Which cells of `shown` are a measure's highest mean in their row; none with a single method."""
+    best = pd.DataFrame(False, text.index, text.columns)
+    for measure in table.columns.unique("measure"):
+        means = table.xs((measure, "mean"), axis=1, level=("measure", "statistic"))  # (rows, methods)
+        for method in means if means.shape[1] > 1 else ():
+            best[(label(method), label(measure), "here")[: text.columns.nlevels]] = (
+                means[method] == means.max(axis=1)
+            ).to_numpy()
+    return best
+
+
+def finding(table: pd.DataFrame) -> str:
+    """In how many classes each method is above plain classification, here and in the paper, as sentences."""
+    classes, sentences = table.drop(index="average", errors="ignore"), []
+    what = "rows" if table.index.name else "classes"
+    for method in table.columns.unique("method").drop("classification", errors="ignore"):
+        parts = []
+        for measure in table.columns.unique("measure"):
+            here, paper = (_wins(classes, (method, measure), ("classification", measure), s) for s in ("mean", "paper"))
+            if "of" in here:
+                parts.append(f"by {label(measure)} in {here}" + (f" (the paper: {paper})" if "of" in paper else ""))
+        sentences += (
+            [
+                f"{label(method)} is above {label('classification')} {', '.join(parts)} {'rows' if table.index.name else 'classes'}."
+            ]
+            if parts
+            else []
+        )
+    one = table.xs("std", axis=1, level="statistic").isna().all(axis=None)
+    return " ".join([*sentences, "With one trial nothing can be claimed from it."] if sentences and one else sentences)
 
 
 def differences(table: pd.DataFrame) -> pd.DataFrame:
@@ -168,6 +222,7 @@ def with_skew(summary: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> pd.D
     """A table of by_subset as text, with the skew, which a random detector's average precision is: 1/K over K hold-outs."""
     text = shown(summary)
     text.insert(0, ("Skew", *[""] * (text.columns.nlevels - 1)), [f"{100 / (len(t) - 1):.2f}" for t in tables.values()])
+    text.best = text.best.reindex(columns=text.columns, fill_value=False)
     return text
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from sklearn.metrics import average_precision_score
 
 from semlib import config, datasets, store
 from semlib.config import Experiment
@@ -81,3 +82,41 @@ def scores(experiment: Experiment) -> dict[tuple, dict[str, bytes]]:
         with np.load(run.home / "scores.npz", allow_pickle=False) as file:
             found[run.hold_out, run.method, run.trial] = {name: file[name].tobytes() for name in file.files}
     return found
+
+
+def made_up(folder: Path, images: int = 200, seed: int = 0, data_digest: str = "d" * 64, **changes) -> Experiment:
+    """Finished runs with random scores, without training: the held-out class's are higher. The experiment that they are of.
+
+    Each class has the same number of images; half of all scores are rounded, so that there are ties.
+    """
+    experiment = config.create({"outputs": str(folder), "data_root": str(folder / "no data"), "profile": "made_up"} | changes)
+    classes = datasets.classes(experiment.dataset)
+    label = np.arange(images, dtype=np.int16) % len(classes)
+    for k, run in enumerate(store.plan(experiment)):
+        rng = np.random.default_rng([seed, k])
+        is_anomaly = label == classes.index(run.hold_out)
+        known = np.flatnonzero(np.array(classes) != run.hold_out)
+        predicted = np.where(is_anomaly | (rng.random(images) < 0.1), rng.choice(known, images), label).astype(np.int16)
+        arrays = {"label": label, "predicted": predicted, "is_anomaly": is_anomaly}
+        scoring = store.scoring(experiment)
+        for name in scoring:
+            scores = rng.normal(is_anomaly * rng.uniform(0.5, 2))
+            arrays[name] = np.where(rng.random(images) < 0.5, scores.round(1), scores)
+        finish(run, classes, arrays, scoring, data_digest)
+    return experiment
+
+
+def finish(run: store.Run, classes: tuple[str, ...], arrays: dict, scoring: dict, data_digest: str) -> store.Record:
+    """Write a run's files, with scikit-learn's average precision."""
+    skew = float(arrays["is_anomaly"].mean())
+    metrics = {name: float(average_precision_score(arrays["is_anomaly"], arrays[name])) for name in scoring}
+    fields = {"dataset": run.experiment.dataset_name, "hold_out": run.hold_out, "method": run.method, "trial": run.trial}
+    fields |= {"fingerprint": run.fingerprint, "settings": run.settings, "classes": classes, "scoring": scoring, "skew": skew}
+    fields |= {
+        "metrics": metrics | {"accuracy": 0.9},
+        "data_digest": data_digest,
+        "finished": f"2026-01-01T00:00:{run.trial:02}",
+    }
+    made = {"seconds": 1.0, "device": "abacus", "precision": "float32", "threads": 1, "versions": {}, "commit": None}
+    sha256 = store.write_scores(run.home / "scores.npz", arrays)
+    return store.write_record(run.home, **fields, **made, scores_sha256=sha256)

@@ -24,6 +24,7 @@ ALLOWED = {  # what each may import of the package; DESIGN: config, datasets, mo
     "store": BASE | {"config", "datasets"},
     "tables": BASE | {"config", "datasets", "store"},
     "plots": BASE | {"config", "datasets", "store", "tables"},
+    "report": BASE | {"config"},
     "inspector": BASE | {"config", "datasets", "store", "tables", "plots"},
     "runs": BASE | {"config", "datasets", "models", "metrics", "auxiliary", "training", "store"},
 }
@@ -53,11 +54,12 @@ def test_imports_point_one_way(path):
 
 
 def test_looking_at_results_does_not_load_torch():
-    code = "import sys, semlib.store, semlib.tables, semlib.plots; sys.exit('torch' in sys.modules)"
+    code = "import sys, semlib.store, semlib.tables, semlib.plots, semlib.inspector; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=environment(), cwd=ROOT, timeout=100).returncode == 0
 
 
 CONDA = {"torch": "pytorch", "matplotlib": "matplotlib-base", "snakemake": "snakemake-minimal", "seaborn": "seaborn-base"}
+CONDA |= {"playwright": "playwright-python"}
 
 
 def test_environment_yml_agrees_with_pyproject():

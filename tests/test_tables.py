@@ -234,3 +234,19 @@ def test_settings_unlike_the_papers_are_said():
     assert tables.unlike_paper(config.create({"dataset": "stl10"}), "figure1_learning_curves").startswith("Settings unlike")
     assert "digits is not the paper's data set" in tables.unlike_paper(experiment(), "table4_stl10")
     assert "demonstration" in tables.heading(experiment(profile="demo")) and "demo" not in tables.heading(experiment())
+
+
+def test_a_notebook_shows_the_better_method_in_bold_and_what_was_found():
+    rows = {"1": (0.2, 0.5), "2": (0.9, 0.3)}  # MSP of the classifier and with rotation
+    runs = [record(c, m, 0, rows[c][k], 0.5, 0.9) for c in rows for k, m in enumerate(("classification", "rotation"))]
+    html = tables.shown(tables.by_class(experiment(), runs))._repr_html_()
+    assert "<b>50.00 ± -</b>" in html and "<td>20.00 ± -</td>" in html  # class 1: rotation's MSP is the better
+    assert "<b>90.00 ± -</b>" in html and "<td>30.00 ± -</td>" in html
+    assert "Rotation-augmented is above Classification-only by MSP in 1 of 2, by ODIN in 0 of 2" in html
+    assert "With one trial nothing can be claimed" in html
+    assert "<b>" not in tables.shown(tables.by_class(experiment(methods="classification"), runs))._repr_html_()
+    assert tables.finding(tables.by_class(experiment(), [])) == ""
+    names = experiment(dataset="cifar10", hold_out="all")
+    runs = [record("cat", m, t, 0.5 + t / 10, 0.5, 0.9, "cifar10") for m in names.methods for t in (0, 1)]
+    assert "by ODIN in 0 of 1 (the paper: 8 of 10)" in tables.finding(tables.by_class(names, runs))
+    assert "one trial" not in tables.finding(tables.by_class(names, runs))

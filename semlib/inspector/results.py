@@ -1,0 +1,324 @@
+"""Curves, counts, confusions and images behind finished runs, each computed once: no drawing, no widgets.
+
+Every score: higher = more anomalous. A threshold flags the images whose score is at least as high. Fractions, not percent,
+but for the tables.
+"""
+
+import json
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from semlib import config, datasets, tables
+from semlib.config import Experiment
+from semlib.datasets import DataError, ImageSet
+from semlib.store import Record
+
+OWN = {"auxiliary_weight", "auxiliary_augment", "mask_fill"}  # settings that only some methods have
+WHICH = ("hold_out", "method", "score")  # what a mean over trials is of
+POINTS = 120  # drawn of a curve: a panel of ten is some 200 pixels wide
+
+
+class Choice(NamedTuple):
+    """What is looked at: held-out classes, methods, scores (as Results names them) and trials."""
+
+    classes: tuple[str, ...]
+    methods: tuple[str, ...]
+    scores: tuple[str, ...]
+    trials: tuple[int, ...]
+
+
+class Point(NamedTuple):
+    """What a threshold does. precision is NaN where nothing is flagged; missed: anomalies that are not flagged."""
+
+    threshold: float
+    precision: float
+    recall: float
+    flagged: int
+    missed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Precision and recall at every threshold that differs.
+
+    thresholds: every distinct score, highest first (T,). flagged, found: images and anomalies at or above it (T,).
+    """
+
+    thresholds: np.ndarray
+    flagged: np.ndarray
+    found: np.ndarray
+
+    @classmethod
+    def of(cls, is_anomaly: np.ndarray, scores: np.ndarray) -> "Curve":
+        """The curve of scores (N,) and is_anomaly, bool (N,). Equal scores are one threshold."""
+        order = np.argsort(-scores)
+        ranked = scores[order]
+        last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+        return cls(ranked[last], last + 1, is_anomaly[order].cumsum()[last])
+
+    def at(self, threshold: float) -> Point:
+        k = np.searchsorted(-self.thresholds, -threshold, side="right")
+        flagged, found = (int(counts[k - 1]) if k else 0 for counts in (self.flagged, self.found))
+        anomalies = int(self.found[-1])
+        return Point(threshold, found / flagged if flagged else math.nan, found / anomalies, flagged, anomalies - found)
+
+    def threshold(self, share: float) -> float:
+        """The highest threshold that flags at least this share of the images."""
+        wanted = math.ceil(share * self.flagged[-1] - 1e-9)  # 0.1 * 30 is a little more than 3
+        return float(self.thresholds[np.searchsorted(self.flagged, wanted)])
+
+    def precision(self, found: np.ndarray) -> np.ndarray:
+        """Precision at the highest threshold that finds so many anomalies: the steps whose area is Eq. 4."""
+        k = np.searchsorted(self.found, found)
+        return self.found[k] / self.flagged[k]
+
+
+class Mean(NamedTuple):
+    """A curve's mean over trials on a grid of recalls (P,), and its sample std; None for one trial."""
+
+    recall: np.ndarray
+    precision: np.ndarray
+    std: np.ndarray | None
+
+    @property
+    def edges(self) -> tuple[np.ndarray, np.ndarray]:
+        """The band of one std around the mean."""
+        return (self.precision - self.std).clip(0, 1), (self.precision + self.std).clip(0, 1)
+
+
+def grouped(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """The records with a held-out class by table: one data set, one digest of it, one set of settings but a method's own."""
+    groups = defaultdict(list)
+    for record in records:
+        if record.hold_out is not None:
+            groups[record.dataset, _key(_shared(record))].append(record)
+    titles = {}
+    for (dataset, _), members in groups.items():
+        rivals = [_shared(others[0]) for (name, _), others in groups.items() if name == dataset]
+        titles[dataset + _apart(_shared(members[0]), rivals)] = members
+    return titles
+
+
+def _shared(record: Record) -> dict[str, Any]:
+    return {name: value for name, value in _settings(record).items() if name not in OWN} | {"data": record.data_digest[:8]}
+
+
+def _settings(record: Record) -> dict[str, Any]:
+    """A record's settings; one that is younger than the record is at its default."""
+    return {name: field.default for name, field in Experiment.model_fields.items()} | record.settings
+
+
+def _key(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True)
+
+
+def _apart(settings: Mapping[str, Any], among: Sequence[Mapping[str, Any]]) -> str:
+    """What tells these settings from the others, " (epochs 10)"; empty if nothing does."""
+    names = [name for name in settings if len({_key({name: other.get(name)}) for other in among}) > 1]
+    return f" ({', '.join(f'{name} {settings[name]}' for name in names)})" if names else ""
+
+
+class Results:
+    """A table's runs by (held-out class, method, trial), with their scores in memory.
+
+    methods and scores are named as shown; where one was run with several settings of its own, those are in its name.
+    """
+
+    def __init__(self, records: Sequence[Record]):
+        self.runs, self.arrays, self._curves = {}, {}, {}
+        names = _names(records, lambda record: record.method, lambda r: {k: v for k, v in _settings(r).items() if k in OWN})
+        for record in sorted(records, key=lambda record: record.finished):
+            try:
+                arrays = record.scores()
+            except ValueError as error:
+                warnings.warn(f"not shown: {error}", stacklevel=2)
+                continue
+            key = (record.hold_out, names(record), record.trial)
+            if key in self.runs:
+                warnings.warn(f"not shown: {self.runs[key].home}, of which {record.home.name} is a newer run", stacklevel=2)
+            self.runs[key], self.arrays[key] = record, arrays
+        used = list(self.runs.values())
+        self.dataset, self.known = (used[0].dataset, used[0].classes) if used else ("", ())
+        self.classes = tuple(name for name in self.known if name in {hold_out for hold_out, _, _ in self.runs})
+        self.base = {names(record): record.method for record in sorted(used, key=lambda r: (_order(r), names(r)))}
+        self.trials = tuple(sorted({trial for _, _, trial in self.runs}))
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        return tuple(self.base)
+
+    @cached_property
+    def _scorings(self) -> dict[str, dict[str, Any]]:
+        hows = list({_key(how): how for record in self.runs.values() for how in record.scoring.values()}.values())
+        named = _names(hows, lambda how: how["score"], lambda how: how)
+        return {named(how): how for how in hows}
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        return tuple(self._scorings)
+
+    def how(self, score: str) -> dict[str, Any]:
+        return self._scorings[score]
+
+    def values(self, hold_out: str, method: str, score: str, trial: int) -> np.ndarray | None:
+        """The scores of all test images (N,), or None if there is no such run or it was not scored so."""
+        record = self.runs.get((hold_out, method, trial))
+        key = record and record.key(self.how(score))
+        return self.arrays[hold_out, method, trial][key] if key else None
+
+    def curve(self, hold_out: str, method: str, score: str, trial: int) -> Curve | None:
+        which = (hold_out, method, score, trial)
+        if which not in self._curves:
+            scores = self.values(*which)
+            made = None if scores is None else Curve.of(self.arrays[hold_out, method, trial]["is_anomaly"], scores)
+            self._curves[which] = made
+        return self._curves[which]
+
+    def curves(self, hold_out: str, method: str, score: str, trials: Sequence[int]) -> dict[int, Curve]:
+        """The curves that there are, by trial."""
+        return {trial: curve for trial in trials if (curve := self.curve(hold_out, method, score, trial)) is not None}
+
+    def mean(self, hold_out: str, method: str, score: str, trials: Sequence[int]) -> Mean | None:
+        """The mean curve of these trials at up to POINTS recalls; None where nothing was run."""
+        curves = list(self.curves(hold_out, method, score, trials).values())
+        if not curves:
+            return None
+        anomalies = curves[0].found[-1]
+        found = np.unique(np.linspace(1, anomalies, POINTS).round().astype(int))  # (P,)
+        precisions = np.stack([curve.precision(found) for curve in curves])  # (trials, P)
+        std = precisions.std(0, ddof=1) if len(curves) > 1 else None
+        return Mean(found / anomalies, precisions.mean(0), std)
+
+    def skew(self, hold_out: str) -> float:
+        """The share of anomalies among the test images: a guess's average precision."""
+        return next(record.skew for key, record in self.runs.items() if key[0] == hold_out)
+
+    @cached_property
+    def paper(self) -> dict[str, dict[str, float]]:
+        """The paper's table, a row a held-out class; empty if it has none."""
+        architecture = next((record.settings["architecture"] for record in self.runs.values()), "")
+        return tables.paper(self.dataset, self.known, architecture).to_dict("index")
+
+    def published(self, hold_out: str, method: str, score: str) -> tuple[float, float]:
+        """The paper's mean and std in percent, NaN where it has none or scored otherwise."""
+        how, row = self.how(score), self.paper.get(hold_out, {})
+        if any(how[name] != Experiment.model_fields[name].default for name in how if name in Experiment.model_fields):
+            return math.nan, math.nan
+        column = f"{self.base[method]}_{how['score']}"
+        return row.get(column, math.nan), row.get(f"{column}_std", math.nan)
+
+    def average_precision(self, hold_out: str, method: str, score: str, trials: Sequence[int]) -> tuple[float, float]:
+        """Mean and sample std over trials of the recorded average precision, in percent."""
+        values = pd.Series([self._recorded(hold_out, method, score, trial) for trial in trials], dtype=float)
+        return values.mean(), values.std()
+
+    def selection(self, choice: Choice, share: float) -> pd.DataFrame:
+        """A row for each curve: its average precision (%) as recorded, and what the threshold of this share does."""
+        rows = []
+        for hold_out, method, score, trial in self._each(choice):
+            record, curve = self.runs[hold_out, method, trial], self.curve(hold_out, method, score, trial)
+            which = dict(zip((*WHICH, "trial"), (hold_out, method, score, trial), strict=True))
+            ap = {"average_precision": self._recorded(hold_out, method, score, trial), "skew": 100 * record.skew}
+            paper = dict(zip(("paper", "paper_std"), self.published(hold_out, method, score), strict=True))
+            point = curve.at(curve.threshold(share))._asdict() | {"anomalies": curve.found[-1]}
+            rows.append(which | ap | paper | point)
+        return pd.DataFrame(rows)
+
+    def _each(self, choice: Choice) -> Iterable[tuple[str, str, str, int]]:
+        """Every chosen curve that there is."""
+        for hold_out in choice.classes:
+            for method in choice.methods:
+                for score in choice.scores:
+                    for trial in self.curves(hold_out, method, score, choice.trials):
+                        yield hold_out, method, score, trial
+
+    def average_precisions(self, choice: Choice) -> pd.DataFrame:
+        """Percent by held-out class, then the average (within a trial first, over the trials that have all classes).
+
+        Columns (score, method, statistic): mean, std, paper, paper_std, and, where it is chosen too, difference: to
+        plain classification.
+        """
+        columns = {}
+        for score in choice.scores:
+            for method in choice.methods:
+                ap = pd.DataFrame(
+                    {t: [self._recorded(c, method, score, t) for c in choice.classes] for t in choice.trials}, choice.classes
+                )
+                ap.loc["average"] = ap.mean(skipna=False)
+                columns[score, method, "mean"], columns[score, method, "std"] = ap.mean(axis=1), ap.std(axis=1, ddof=1)
+                plain = next((name for name in choice.methods if self.base[name] == "classification"), None)
+                if plain is not None and plain != method:
+                    columns[score, method, "difference"] = columns[score, method, "mean"] - columns[score, plain, "mean"]
+                whole = set(choice.classes) == set(self.known)
+                paper = [self.published(c, method, score) if whole or c != "average" else (math.nan,) * 2 for c in ap.index]
+                columns[score, method, "paper"], columns[score, method, "paper_std"] = zip(*paper, strict=True)
+        return pd.DataFrame(columns, [*choice.classes, "average"]).dropna(axis=1, how="all")
+
+    def _recorded(self, hold_out: str, method: str, score: str, trial: int) -> float:
+        record = self.runs.get((hold_out, method, trial))
+        key = record and record.key(self.how(score))
+        return 100 * record.metrics[key] if key else math.nan
+
+    def taken_for(self, hold_out: str, methods: Sequence[str], trials: Sequence[int]) -> pd.DataFrame:
+        """Which known classes the held-out class's images are predicted as: shares that add up to 1 for each method.
+
+        Rows: the known classes that any is taken for, the most frequent first; the mean over trials.
+        """
+        shares = {}
+        for method in methods:
+            arrays = [self.arrays[key] for t in trials if (key := (hold_out, method, t)) in self.arrays]
+            if arrays:
+                predicted = np.concatenate([a["predicted"][a["is_anomaly"]] for a in arrays])
+                shares[method] = np.bincount(predicted, minlength=len(self.known)) / len(predicted)
+        table = pd.DataFrame(shares, self.known)
+        table = table[table.sum(axis=1) > 0]
+        return table.loc[table.mean(axis=1).sort_values(ascending=False, kind="stable").index]
+
+    def ranked(self, hold_out: str, method: str, score: str, trial: int, share: float) -> dict[str, np.ndarray]:
+        """Test images behind the threshold of this share: indices, those that say most first."""
+        scores = self.values(hold_out, method, score, trial)
+        is_anomaly = self.arrays[hold_out, method, trial]["is_anomaly"]
+        flagged = scores >= self.curve(hold_out, method, score, trial).threshold(share)
+        rising = np.argsort(scores, kind="stable")
+        return {
+            "Anomalies missed": rising[(is_anomaly & ~flagged)[rising]],
+            "Normal images flagged": rising[(~is_anomaly & flagged)[rising]][::-1],
+            "Most anomalous": rising[::-1],
+            "Least anomalous": rising,
+        }
+
+
+def _names(items: Sequence[Any], base: Callable[[Any], str], settings: Callable[[Any], dict]) -> Callable[[Any], str]:
+    """How each item is shown: its base's label, and the settings in which items of that base differ."""
+    among = defaultdict(list)
+    for item in items:
+        among[base(item)].append(settings(item))
+    return lambda item: tables.label(base(item)) + _apart(settings(item), among[base(item)])
+
+
+def _order(record: Record) -> int:
+    return config.METHODS.index(record.method) if record.method in config.METHODS else len(config.METHODS)
+
+
+def images_of(record: Record, experiment: Experiment) -> ImageSet | str:
+    """The images that the record's scores are of, or a sentence that says what is absent. Downloads nothing."""
+    name = experiment.dataset if experiment.dataset_name == record.dataset else record.dataset
+    side, root = record.settings.get("image_side"), experiment.data_root
+    if not datasets.prepared(name, root, side):
+        return f"The data set {record.dataset} is not prepared here, so its images can't be shown; everything else works."
+    try:
+        validation = record.settings.get("evaluate_on") == "validation"
+        data = datasets.load(name, root, side, record.settings.get("fold"), validation)
+    except DataError as error:
+        return f"The images can't be shown: {error}"
+    if datasets.digest(data) != record.data_digest:
+        return f"The images of {record.dataset} that are here are not those that were scored, so they are not shown."
+    return data.test

@@ -1,0 +1,64 @@
+"""A profile's executed notebooks as one static HTML page that loads nothing: no script, no stylesheet, no font."""
+
+import re
+from html import escape
+from pathlib import Path
+
+import nbformat
+from nbconvert import HTMLExporter
+
+from semlib.config import ConfigError
+from semlib.files import save_atomically
+
+STYLE = """
+body {font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1180px; margin: 0 auto; padding: 0 20px 60px}
+nav {background: #f5f6f8; padding: 12px 24px; border-radius: 6px} nav code {color: #555} nav ol {margin: 4px 0}
+section {border-top: 2px solid #d5d8de; margin-top: 40px} .back, .anchor-link {font-size: 13px} .anchor-link {display: none}
+blockquote {border-left: 4px solid #d5d8de; margin: 12px 0; padding: 0 16px; color: #444}
+img, svg {max-width: 100%; height: auto} pre {white-space: pre-wrap} code {background: #f0f1f3; padding: 0 3px}
+.output_html, .output_subarea {overflow-x: auto} .output_prompt, .prompt {display: none}
+table {border-collapse: collapse; border: 0; font-size: 13px; font-variant-numeric: tabular-nums; margin: 10px 0}
+th, td {padding: 3px 10px; text-align: right; border: 0; white-space: nowrap} tbody th {text-align: left}
+thead tr:last-child > * {border-bottom: 1px solid #bbb} tbody tr:nth-child(even) {background: #f7f8fa}
+"""
+LIVE = {"application/vnd.jupyter.widget-view+json", "application/javascript"}  # what needs a kernel or the net
+
+
+def write(outputs: Path, profile: str) -> Path:
+    """Write outputs/<profile>/report.html and return its path; ConfigError names the profiles that there are."""
+    notebooks = sorted((outputs / profile).glob("*.ipynb"), key=lambda path: (path.stem.startswith("holdout"), path.stem))
+    if not notebooks or outputs / profile == outputs:
+        there = ", ".join(sorted({path.parent.name for path in outputs.glob("*/*.ipynb")})) or "none yet"
+        raise ConfigError(f"profile {profile!r} has no executed notebooks; those that have some: {there}")
+    sections, contents = zip(*(_section(path) for path in notebooks), strict=True)
+    title = f"semlib: results of the profile {escape(profile)}"
+    head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+    nav = f'<nav aria-label="Contents"><ol>{"".join(contents)}</ol></nav>'
+    body = f'<body id="top"><h1>{title}</h1>{nav}{"".join(sections)}</body>'
+    page = f'<!doctype html>\n<html lang="en"><head>{head}</head>{body}</html>\n'
+    path = outputs / profile / "report.html"
+    save_atomically(path, lambda file: file.write(page.encode()))
+    return path
+
+
+def _section(path: Path) -> tuple[str, str]:
+    """An executed notebook without its code, and its line of the contents."""
+    try:
+        notebook = nbformat.read(path, 4)
+    except (OSError, ValueError, nbformat.ValidationError) as error:
+        raise ConfigError(f"{path} can't be read as a notebook ({str(error).splitlines()[0]})") from None
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        cell.outputs = [_static(output) for output in cell.get("outputs", ()) if set(output.get("data", "x")) - LIVE]
+    html, _ = HTMLExporter(template_name="basic", exclude_input=True, embed_images=True).from_notebook_node(notebook)
+    name = re.sub(r"\W", "-", path.stem)
+    html = re.sub(r'(<h[1-6] id="|href="#)', rf"\g<1>{name}-", html)  # two notebooks have the same headings
+    first = next((cell.source for cell in notebook.cells if cell.source.startswith("# ")), f"# {path.stem}")
+    line = f'<li><a href="#{name}">{escape(first.splitlines()[0].removeprefix("# "))}</a> <code>{escape(path.stem)}</code></li>'
+    return f'<section id="{name}">{html}<a class="back" href="#top">to the contents</a></section>', line
+
+
+def _static(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    for kind in LIVE:
+        output.get("data", {}).pop(kind, None)
+    return output

@@ -1,0 +1,333 @@
+"""The inspector without a browser: curves, counts and tables against scikit-learn and literal counting, then the controls."""
+
+import csv
+import json
+import re
+import shutil
+import time
+import warnings
+
+import nbformat
+import numpy as np
+import pandas as pd
+import papermill
+import pytest
+from helpers import ROOT, finish, made_up
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, precision_recall_curve
+
+from semlib import config, datasets, store
+from semlib.inspector import Inspector
+from semlib.inspector.results import POINTS, Choice, Curve, Results, grouped, images_of
+
+PLAIN, ROTATION = "Classification-only", "Rotation-augmented"
+SMALL = {"dataset": "digits", "hold_out": ["1", "4"], "trials": 2}
+cases = st.lists(st.tuples(st.booleans(), st.integers(-3, 3)), min_size=2, max_size=40).filter(lambda c: any(a for a, _ in c))
+
+
+def read(experiment) -> Results:
+    (records,) = grouped(store.collect(experiment.folder)).values()
+    return Results(records)
+
+
+def arrays_of(experiment, hold_out, method, trial):
+    return store.Run(experiment, hold_out, method, trial).record().scores()
+
+
+@given(cases)
+def test_a_curve_is_scikit_learns_and_a_threshold_does_what_counting_says(case):
+    is_anomaly, scores = np.array([a for a, _ in case]), np.array([s for _, s in case], float)
+    curve = Curve.of(is_anomaly, scores)
+    precision, recall, thresholds = precision_recall_curve(is_anomaly, scores)
+    assert np.array_equal(curve.thresholds, thresholds[::-1])
+    assert np.allclose(curve.found / curve.flagged, precision[-2::-1])
+    assert np.allclose(curve.found / is_anomaly.sum(), recall[-2::-1])
+    for threshold in (-4, scores.min(), scores.mean(), scores.max()):
+        point, flagged = curve.at(threshold), scores >= threshold
+        assert (point.flagged, point.missed) == (flagged.sum(), (is_anomaly & ~flagged).sum())
+        assert point.recall == pytest.approx(is_anomaly[flagged].sum() / is_anomaly.sum())
+        assert point.precision == pytest.approx(is_anomaly[flagged].mean())
+    assert np.isnan(curve.at(4).precision) and curve.at(4).recall == 0
+    for share in (0.01, 0.1, 0.5, 1):
+        enough = [t for t in set(scores) if (scores >= t).mean() >= share]
+        assert curve.threshold(share) == max(enough)
+
+
+@given(cases)
+def test_the_steps_of_a_curve_have_scikit_learns_average_precision_as_their_area(case):
+    is_anomaly, scores = np.array([a for a, _ in case]), np.array([s for _, s in case], float)
+    each = np.arange(1, is_anomaly.sum() + 1)
+    assert Curve.of(is_anomaly, scores).precision(each).mean() == pytest.approx(average_precision_score(is_anomaly, scores))
+
+
+def test_a_mean_curve_is_the_mean_over_trials_at_each_recall_and_is_thinned(tmp_path):
+    experiment = made_up(tmp_path, images=4000, **SMALL | {"trials": 3})
+    mean = read(experiment).mean("4", ROTATION, "ODIN", (0, 1, 2))
+    assert len(mean.recall) == POINTS < 400 and mean.recall[-1] == 1
+    for k in range(0, POINTS, 17):
+        found = round(mean.recall[k] * 400)
+        precisions = []
+        for trial in range(3):
+            arrays = arrays_of(experiment, "4", "rotation", trial)
+            enough = [t for t in np.unique(arrays["odin"]) if arrays["is_anomaly"][arrays["odin"] >= t].sum() >= found]
+            precisions.append(arrays["is_anomaly"][arrays["odin"] >= max(enough)].mean())
+        assert mean.precision[k] == pytest.approx(np.mean(precisions))
+        assert mean.std[k] == pytest.approx(np.std(precisions, ddof=1))
+    assert read(experiment).mean("4", ROTATION, "ODIN", (1,)).std is None
+
+
+def test_the_selection_is_what_counting_says_and_its_average_precision_is_not_thinned(tmp_path):
+    experiment = made_up(tmp_path, images=4000, **SMALL)
+    results = read(experiment)
+    choice = Choice(results.classes, results.methods, results.scores, results.trials)
+    rows = results.selection(choice, 0.05)
+    assert len(rows) == 2 * 2 * 2 * 2
+    methods, scores = {PLAIN: "classification", ROTATION: "rotation"}, {"MSP": "msp", "ODIN": "odin"}
+    for row in rows.itertuples():
+        arrays = arrays_of(experiment, row.hold_out, methods[row.method], row.trial)
+        values, anomaly = arrays[scores[row.score]], arrays["is_anomaly"]
+        assert row.average_precision == pytest.approx(100 * average_precision_score(anomaly, values), abs=1e-9)
+        flagged = values >= row.threshold
+        assert 200 <= flagged.sum() == row.flagged < 260 and row.skew == pytest.approx(10)
+        assert row.missed == (anomaly & ~flagged).sum() and row.anomalies == 400
+        assert (row.precision, row.recall) == pytest.approx((anomaly[flagged].mean(), flagged[anomaly].mean()))
+
+
+def test_the_table_is_the_mean_within_a_trial_first_with_the_difference_and_the_papers(tmp_path):
+    results = read(made_up(tmp_path, dataset="cifar10", hold_out="all", trials=3))
+    choice = Choice(results.classes, results.methods, ("MSP",), (0, 2))
+    table = results.average_precisions(choice)
+    ap = {key: 100 * record.metrics["msp"] for key, record in results.runs.items()}
+    assert table["MSP", ROTATION, "mean"]["cat"] == pytest.approx((ap["cat", ROTATION, 0] + ap["cat", ROTATION, 2]) / 2)
+    within = [np.mean([ap[name, PLAIN, t] for name in results.classes]) for t in (0, 2)]
+    assert table["MSP", PLAIN, "mean"]["average"] == pytest.approx(np.mean(within))
+    assert table["MSP", PLAIN, "std"]["average"] == pytest.approx(np.std(within, ddof=1))
+    difference = table["MSP", ROTATION, "mean"] - table["MSP", PLAIN, "mean"]
+    assert np.allclose(table["MSP", ROTATION, "difference"], difference) and ("MSP", PLAIN, "difference") not in table
+    assert table["MSP", ROTATION, "paper"]["cat"] == 53.12 and table["MSP", ROTATION, "paper_std"]["cat"] == 0.92
+    assert table["MSP", PLAIN, "paper"]["average"] == 34.92
+    part = results.average_precisions(choice._replace(classes=("cat", "dog")))
+    assert np.isnan(part["MSP", PLAIN, "paper"]["average"])  # the paper's is over ten classes
+
+
+def test_other_settings_of_odin_are_not_beside_the_papers(tmp_path):
+    results = read(made_up(tmp_path, dataset="cifar10", hold_out="cat", trials=1, epsilon=0.01))
+    assert results.published("cat", PLAIN, "MSP") == (38.06, 1.31)
+    assert np.isnan(results.published("cat", PLAIN, "ODIN")).all()
+
+
+def test_shares_of_predictions_and_ranked_images_are_what_counting_says(tmp_path):
+    experiment = made_up(tmp_path, **SMALL)
+    results = read(experiment)
+    shares = results.taken_for("4", results.methods, (0, 1))
+    assert np.allclose(shares.sum(), 1) and "4" not in shares.index
+    both = [arrays_of(experiment, "4", "rotation", t) for t in (0, 1)]
+    for k, name in enumerate(results.known):
+        literal = np.mean([np.mean(a["predicted"][a["label"] == 4] == k) for a in both])
+        assert shares[ROTATION].get(name, 0) == pytest.approx(literal)
+    scores, anomaly = both[1]["odin"], both[1]["is_anomaly"]
+    rows = results.ranked("4", ROTATION, "ODIN", 1, 0.2)
+    threshold = sorted(scores)[-40]  # a fifth of 200
+    missed, flagged, most, least = rows.values()
+    assert set(missed) == set(np.flatnonzero(anomaly & (scores < threshold)))
+    assert set(flagged) == set(np.flatnonzero(~anomaly & (scores >= threshold)))
+    for row, rising in ((missed, 1), (flagged, -1), (most, -1), (least, 1)):
+        assert np.all(np.diff(scores[row]) * rising >= 0) and len(row)
+    assert len(most) == len(least) == 200
+
+
+def test_runs_of_other_settings_and_other_data_are_tables_of_their_own(tmp_path):
+    small = SMALL | {"trials": 1}
+    made_up(tmp_path, **small)
+    made_up(tmp_path, **small, epochs=7)
+    made_up(tmp_path, **small | {"methods": "rotation"}, auxiliary_weight=2)
+    made_up(tmp_path, **small, epochs=9, data_digest="e" * 64)
+    folder = tmp_path / "made_up"
+    none = store.Run(config.create({"outputs": str(tmp_path), "profile": "made_up", "dataset": "digits"}), None, "rotation", 0)
+    one = store.collect(folder)[0].scores()
+    finish(none, datasets.classes("digits"), one, {}, "d" * 64)
+    groups = grouped(store.collect(folder))
+    assert set(groups) == {f"digits (epochs {n}, data {d})" for n, d in ((200, "d" * 8), (7, "d" * 8), (9, "e" * 8))}
+    results = Results(groups["digits (epochs 200, data dddddddd)"])
+    assert results.methods == (PLAIN, f"{ROTATION} (auxiliary_weight 0.5)", f"{ROTATION} (auxiliary_weight 2.0)")
+    columns = results.average_precisions(Choice(("1",), results.methods, ("MSP",), (0,))).columns
+    assert [method for _, method, kind in columns if kind == "difference"] == list(results.methods[1:])
+
+
+def test_a_record_without_a_younger_setting_is_of_the_same_table(tmp_path):
+    experiment = made_up(tmp_path, **SMALL)
+    path = store.Run(experiment, "1", "rotation", 0).home / "record.json"
+    record = json.loads(path.read_text())
+    assert record["settings"].pop("mask_fill", None) is None and record["settings"].pop("fold") is None
+    path.write_text(json.dumps(record))
+    assert len(read(experiment).runs) == 8
+
+
+def test_unreadable_and_foreign_records_are_named_and_passed_over(tmp_path):
+    experiment = made_up(tmp_path, **SMALL)
+    homes = [run.home for run in store.plan(experiment)]
+    (homes[0] / "record.json").write_text("{")
+    (homes[1] / "scores.npz").write_bytes(b"PK")
+    shutil.copytree(homes[2], tmp_path / "made_up" / "runs" / "digits" / "1" / "rotation" / "trial_9-copied")
+    with pytest.warns(UserWarning) as caught:
+        results = read(experiment)
+    said = sorted(str(warning.message) for warning in caught)
+    assert len(said) == 3 and len(results.runs) == 6
+    for part in (str(homes[0] / "record.json"), str(homes[1] / "scores.npz"), "trial_9-copied"):
+        assert sum(part in text for text in said) == 1, part
+
+
+def test_images_are_shown_only_if_they_are_those_that_were_scored(tmp_path):
+    digits = datasets.load("digits")
+    experiment = made_up(tmp_path, **SMALL, data_digest=datasets.digest(digits))
+    (record, *_) = store.collect(experiment.folder)
+    assert np.array_equal(images_of(record, experiment).images, digits.test.images)
+    assert "not those that were scored" in images_of(record.model_copy(update={"data_digest": "0"}), experiment)
+    assert "stl10 is not prepared" in images_of(record.model_copy(update={"dataset": "stl10"}), experiment)
+
+
+# --- the controls
+
+
+def tab(inspector, k):
+    inspector.tab.selected_index = k
+    return inspector.tab.children[k].children[1].value
+
+
+def cells(html):
+    """The rows of a table as text."""
+    rows = re.findall(r"<tr>(.*?)</tr>", html.split("<tbody>")[-1])
+    return [[re.sub(r"<.*?>", "", cell).strip() for cell in re.findall(r"<t[hd].*?>.*?</t[hd]>", row)] for row in rows]
+
+
+def test_each_control_changes_what_it_should(tmp_path):
+    inspector = Inspector(made_up(tmp_path, **SMALL))
+    assert inspector.which == ("made_up", "digits") and inspector.choice == Choice(
+        ("1", "4"), (PLAIN, ROTATION), ("MSP",), (0, 1)
+    )
+    assert inspector.curves.value.count("<h4>") == 2 and inspector.curves.value.count('class="at"') == 2 * 2 * 2
+    before = inspector.curves.value
+    inspector.threshold.value = 40
+    assert (
+        re.findall("<path.*?>", inspector.curves.value) == re.findall("<path.*?>", before) and inspector.curves.value != before
+    )
+    assert "40 %" in inspector.said.value
+    inspector.ticks[1].set([ROTATION])
+    assert inspector.choice.methods == (ROTATION,) and inspector.curves.value.count('class="at"') == 2 * 2
+    inspector.ticks[2].set(["MSP", "ODIN"])
+    assert [row[0] for row in cells(tab(inspector, 1))] == [f"{c}  {ROTATION}, {s}" for c in "14" for s in ("MSP", "ODIN")]
+    inspector.ticks[0].set(["4"])
+    assert inspector.curves.value.count("<h4>") == 1 and inspector.focus[0].value == "4"
+    assert "4 is taken for" in tab(inspector, 3) and "1 is taken for" not in tab(inspector, 3)
+    inspector.ticks[0].set([])
+    assert "tick at least one of the classes" in inspector.curves.value
+
+
+def test_the_table_sorts_by_any_column_and_marks_the_better_method(tmp_path):
+    inspector = Inspector(made_up(tmp_path, **SMALL | {"hold_out": "all"}))
+    for name in inspector.sort.options[1:]:
+        for falling in (True, False):
+            inspector.sort.value, inspector.falling.value = name, falling
+            rows = cells(tab(inspector, 0))
+            k = list(inspector.sort.options).index(name)
+            values = [float(row[k].split(" ±")[0]) for row in rows[:-1]]
+            assert values == sorted(values, reverse=falling) and rows[-1][0] == "average"
+    found = re.findall(r"<td>(.*?)</td><td>(.*?)</td><td>.*?</td></tr>", tab(inspector, 0).split("<tbody>")[1])
+    for plain, rotation in found:
+        numbers = [float(text.removeprefix("<b>").split(" ")[0]) for text in (plain, rotation)]
+        assert ("<b>" in plain, "<b>" in rotation) == (numbers[0] > numbers[1], numbers[1] > numbers[0])
+    assert len(found) == 11
+
+
+def test_saving_writes_what_is_shown_and_says_where(tmp_path):
+    inspector = Inspector(made_up(tmp_path, **SMALL))
+    inspector.ticks[0].set(["4"])
+    inspector.name.value = "../my curves"
+    for ending, head in (("png", b"\x89PNG"), ("pdf", b"%PDF"), ("csv", b"hold_out,")):
+        inspector.save(ending)
+        path = tmp_path / "made_up" / f".._my_curves.{ending}"
+        assert path.read_bytes().startswith(head) and path.name in inspector.saved.value
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["hold_out"] for row in rows} == {"4"} and len(rows) == 2 * 2
+    pd.testing.assert_frame_equal(
+        pd.read_csv(path, dtype={"hold_out": str}), inspector.page.results.selection(inspector.choice, inspector.share)
+    )
+
+
+def test_images_are_absent_in_a_sentence_and_present_with_class_prediction_and_score(tmp_path):
+    inspector = Inspector(made_up(tmp_path / "a", **SMALL))
+    assert "not those that were scored" in tab(inspector, 2) and "<img" not in tab(inspector, 2)
+    inspector = Inspector(made_up(tmp_path / "b", images=600, **SMALL, data_digest=datasets.digest(datasets.load("digits"))))
+    inspector.focus[0].value, inspector.focus[1].value, inspector.focus[3].value = "4", ROTATION, 1
+    images = re.findall(r'alt="test image (\d+): (.), predicted (.), score (\S+)"', tab(inspector, 2))
+    arrays = arrays_of(inspector.experiment, "4", "rotation", 1)
+    for k, label, predicted, score in images:
+        assert (arrays["label"][int(k)], arrays["predicted"][int(k)]) == (int(label), int(predicted))
+        assert float(score) == pytest.approx(arrays["msp"][int(k)], rel=1e-3)
+    assert len(images) > 50 and images[0][1] == "4"
+
+
+def test_damage_is_said_on_the_page_and_the_rest_is_shown(tmp_path):
+    experiment = made_up(tmp_path, **SMALL)
+    homes = [run.home for run in store.plan(experiment)]
+    (homes[0] / "record.json").write_text("{}")
+    (homes[1] / "scores.npz").write_bytes(b"")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        inspector = Inspector(experiment)
+    assert homes[0].name in inspector.warning.value and homes[1].name in inspector.warning.value
+    assert inspector.curves.value.count("<h4>") == 2
+
+
+def test_with_nothing_in_outputs_it_says_what_to_run(tmp_path):
+    (tmp_path / "empty").mkdir()
+    bundle = Inspector(config.create({"outputs": str(tmp_path)}))._repr_mimebundle_()
+    assert "make demo" in bundle["text/html"] and "application/vnd.jupyter.widget-view+json" in bundle
+    assert "make demo" in Inspector(config.create({"outputs": str(tmp_path / "absent")})).box.children[1].value
+
+
+def test_every_interaction_is_redrawn_in_half_a_second(tmp_path):
+    """10 classes x 2 methods x 3 trials of 10,000 scores, both scores shown; the best of three, as others use the processor."""
+    inspector = Inspector(made_up(tmp_path, images=10_000, dataset="cifar10"))
+    inspector.ticks[2].set(["MSP", "ODIN"])
+
+    def threshold(k):
+        inspector.threshold.value = 10 + k
+
+    def one_class(k):
+        inspector.ticks[0]._boxes["cat"].value = bool(k % 2)
+
+    def method(k):
+        inspector.ticks[1]._boxes[PLAIN].value = bool(k % 2)
+
+    def trials(k):
+        inspector.ticks[3].set([(0, 1), (1, 2), (0, 2)][k])
+
+    for k in range(4):
+        tab(inspector, k)
+        for change in (threshold, one_class, method, trials):
+            assert min(map(seconds, [change] * 3, range(3))) < 0.5, (change.__name__, k)
+
+
+def seconds(call, *words):
+    start = time.perf_counter()
+    call(*words)
+    return time.perf_counter() - start
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("runs", [True, False])
+def test_papermill_executes_the_notebook_and_leaves_a_page(tmp_path, runs):
+    if runs:
+        made_up(tmp_path / "outputs", **SMALL)
+    out = tmp_path / "out.ipynb"
+    where = {"outputs": str(tmp_path / "outputs"), "profile": "made_up"}
+    papermill.execute_notebook(
+        ROOT / "notebooks" / "inspect_pr_curves.ipynb", out, where, progress_bar=False, execution_timeout=120
+    )
+    outputs = [o for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", ())]
+    assert [o.output_type for o in outputs] == ["execute_result"]
+    page = outputs[0].data["text/html"]
+    assert ("<svg" in page and "Average precision in %" in page) if runs else "make demo" in page
