@@ -147,13 +147,8 @@ def finding(table: pd.DataFrame) -> str:
             here, paper = (_wins(classes, (method, measure), ("classification", measure), s) for s in ("mean", "paper"))
             if "of" in here:
                 parts.append(f"by {label(measure)} in {here}" + (f" (the paper: {paper})" if "of" in paper else ""))
-        sentences += (
-            [
-                f"{label(method)} is above {label('classification')} {', '.join(parts)} {'rows' if table.index.name else 'classes'}."
-            ]
-            if parts
-            else []
-        )
+        if parts:
+            sentences.append(f"{label(method)} is above {label('classification')} {', '.join(parts)} {what}.")
     one = table.xs("std", axis=1, level="statistic").isna().all(axis=None)
     return " ".join([*sentences, "With one trial nothing can be claimed from it."] if sentences and one else sentences)
 

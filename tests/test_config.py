@@ -307,8 +307,8 @@ def test_a_committed_params_file_is_valid_and_names_its_command(path):
 
 
 def test_every_notebook_has_parameters_for_every_profile():
-    """benchmark is for any data set, and holdout takes the others' files."""
-    names = {path.stem for path in NOTEBOOKS} - {"benchmark", "holdout"}
+    """benchmark is for any data set, holdout takes the others' files, and the inspector has controls."""
+    names = {path.stem for path in NOTEBOOKS} - {"benchmark", "holdout", "inspect_pr_curves"}
     assert {named(path) for path in PARAMS} >= {f"params/{p}/{name}.yaml" for p in ("paper", "fast", "demo") for name in names}
 
 
@@ -332,7 +332,7 @@ def test_a_parameters_cell_is_one_line_a_parameter(path):
     assert bool(plural) == bool(several) and set(assigned) - known == set(ast.literal_eval(call) if call else ())
 
 
-@pytest.mark.parametrize("notebook", [path.stem for path in NOTEBOOKS if path.stem != "holdout"])
+@pytest.mark.parametrize("notebook", [path.stem for path in NOTEBOOKS if path.stem not in ("holdout", "inspect_pr_curves")])
 def test_a_notebooks_defaults_are_the_runs_of_its_params_file(notebook):
     params = "demo/benchmark" if notebook == "benchmark" else f"paper/{notebook}"
     path = ROOT / "notebooks" / f"{notebook}.ipynb"
