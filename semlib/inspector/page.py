@@ -86,7 +86,7 @@ class Page:
         if not all(choice):
             absent = [name for name, chosen in zip(choice._fields, choice, strict=True) if not chosen]
             return f'<p class="note">Nothing to show: tick at least one of the {", of the ".join(absent)}.</p>'
-        size = (230, 190) if len(choice.classes) > 3 else (460, 310)
+        size = (500, 330) if len(choice.classes) == 1 else (350, 250) if len(choice.classes) <= 3 else (230, 190)
         few = " few" if len(choice.classes) <= 3 else ""
         body = "".join(self._panel(choice._replace(classes=(name,)), share, size) for name in choice.classes)
         return f'<div class="panels{few}">{body}</div>'
