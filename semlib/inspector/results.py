@@ -21,7 +21,8 @@ from semlib.config import Experiment
 from semlib.datasets import DataError, ImageSet
 from semlib.store import Record
 
-OWN = {"auxiliary_weight", "auxiliary_augment", "mask_fill", "cpc_negatives", "cpc_augment"}  # settings that only some methods have
+# settings that only some methods have
+OWN = {"auxiliary_weight", "auxiliary_augment", "mask_fill", "cpc_negatives", "cpc_augment"}
 WHICH = ("hold_out", "method", "score")  # what a mean over trials is of
 POINTS = 120  # drawn of a curve: a panel of ten is some 200 pixels wide
 
