@@ -384,24 +384,19 @@ def test_a_choice_that_can_not_be_used_is_one_clear_line(folder):
 # --- it learns
 
 
-def hounds(root, monkeypatch) -> Dataset:
-    """256x256 photographs of 12 breeds."""
+def photographs(root, monkeypatch) -> tuple[Dataset, int]:
+    """256x256 photographs of 12 breeds and the side of their crops; digits enlarged where there are none."""
     where = Path(os.environ.get("SEMLIB_TEST_DATA", "")) / "ilsvrc2012-hounds"
-    if not os.environ.get("SEMLIB_TEST_DATA") or not where.is_dir():
-        pytest.skip("$SEMLIB_TEST_DATA isn't set or has no ilsvrc2012-hounds")
-    monkeypatch.setenv("SEMLIB_ILSVRC", str(where))
-    return datasets.load("imagenet_dog", root)
-
-
-def digits(root, monkeypatch) -> Dataset:
-    """scikit-learn's digits enlarged to 144x144 pixels."""
+    if os.environ.get("SEMLIB_TEST_DATA") and where.is_dir():
+        monkeypatch.setenv("SEMLIB_ILSVRC", str(where))
+        return datasets.load("imagenet_dog", root), 224
 
     def enlarged(part):
         large = F.interpolate(torch.from_numpy(part.images).float(), size=(144, 144), mode="bilinear").round().byte()
         return ImageSet(large.expand(-1, 3, -1, -1).numpy(), part.labels)
 
     data = datasets.load("digits", root)
-    return Dataset("digits", enlarged(data.train), enlarged(data.test), data.classes)
+    return Dataset("digits", enlarged(data.train), enlarged(data.test), data.classes), 128
 
 
 def crop(images, side, top, left):
@@ -414,7 +409,7 @@ def batches(data, side, size):
     return (crop(data.images[start : start + size], side, edge, edge) for start in range(0, len(data), size))
 
 
-def learn(net, data, side, negatives, seed, steps=900, batch=8, peak=0.4):
+def learn(net, data, side, negatives, seed, steps=500, batch=8, peak=0.4):
     """The CPC task alone, at the paper's weight: the rate rises to its peak in a quarter of the steps and falls to zero."""
     rng, places = np.random.default_rng(seed), data.images.shape[2] - side + 1
     optimizer = torch.optim.SGD(net.train().parameters(), lr=peak, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -438,19 +433,24 @@ def probe(net, data, side):
     return 100 * classifier.fit(features[0], data.train.labels).score(features[1], data.test.labels)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "source, side, better",
-    [(digits, 128, {"batch", "image"}), pytest.param(hounds, 224, {"batch"}, marks=pytest.mark.data)],
-    ids=["digits", "hounds"],
-)
-def test_it_learns_to_predict_and_its_codes_tell_classes(tmp_path, monkeypatch, source, side, better):
-    """better: the negatives with which the codes of a trained encoder are to be more separable than an untrained one's.
+@pytest.fixture
+def two_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
 
-    On photographs not those of the same image, by which codes tell places in an image rather than images (Appendix C).
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:imagenet_dog has")
+def test_it_learns_to_predict_and_its_codes_tell_classes(tmp_path, monkeypatch, two_threads):
+    """Over three seeds the codes of a trained encoder are more separable than an untrained one's, by a linear probe.
+
+    So with negatives from the whole batch. With those of the same image, shown for a seed, codes tell places in an image
+    rather than images: the loss falls as well, and the classes are less separable (Appendix C).
     """
-    data, ratios, gains = source(tmp_path, monkeypatch), {}, {}
-    for seed, negatives in itertools.product(range(3), ("batch", "image")):
+    (data, side), ratios, gains = photographs(tmp_path, monkeypatch), [], []
+    for negatives, seed in (("batch", 0), ("batch", 1), ("batch", 2), ("image", 0)):
         net = network(seed, side, mean=[0.5] * 3, std=[0.25] * 3).to(memory_format=torch.channels_last)
         with torch.no_grad():  # statistics: without them the untrained encoder would be worse than it is
             for images in itertools.islice(batches(data.train, side, 8), 0, None, 5):
@@ -460,12 +460,11 @@ def test_it_learns_to_predict_and_its_codes_tell_classes(tmp_path, monkeypatch, 
         with torch.no_grad():
             unseen = [auxiliary.cpc(net.eval(), images, negatives).item() for images in batches(data.test[::10], side, 8)][:-1]
         candidates = (side // 32 - 1) ** 2 * (8 if negatives == "batch" else 1)
-        ratio, accuracy = np.mean(unseen) / math.log(candidates), probe(net, data, side)
-        print(f"{data.name}, {negatives}, seed {seed}: loss {ratio:.3f} of chance, probe {untrained:.1f} -> {accuracy:.1f}")
-        ratios.setdefault(negatives, []).append(ratio)
-        gains.setdefault(negatives, []).append(accuracy - untrained)
-    assert max(map(max, ratios.values())) < 0.7
-    assert all(np.mean(gains[negatives]) > 5 for negatives in better)
+        ratios.append(np.mean(unseen) / math.log(candidates))
+        gains.append(probe(net, data, side) - untrained)
+        print(f"{data.name}, {negatives}, seed {seed}: loss {ratios[-1]:.3f} of chance, probe {untrained:.1f} {gains[-1]:+.1f}")
+    assert max(ratios) < 0.7
+    assert np.mean(gains[:3]) > 5
 
 
 @pytest.mark.slow
