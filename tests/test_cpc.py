@@ -449,31 +449,34 @@ def two_threads():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:imagenet_dog has")
 @pytest.mark.parametrize(
-    "source, side, steps, seeds, gain",
-    [(digits, 128, 300, 3, 5), pytest.param(hounds, 224, 500, 1, None, marks=pytest.mark.data)],
+    "source, side, trained, gain",
+    [
+        (digits, 128, [("batch", 0), ("batch", 1), ("batch", 2), ("image", 0)], 5),
+        pytest.param(hounds, 224, [("image", 0)], None, marks=pytest.mark.data),
+    ],
     ids=["digits", "hounds"],
 )
-def test_it_learns_to_predict_and_its_codes_tell_classes(tmp_path, monkeypatch, two_threads, source, side, steps, seeds, gain):
-    """On unseen images the loss falls under 0.7 of chance; the probe's points above the untrained encoder's are shown.
+def test_it_learns_to_predict_and_its_codes_tell_classes(tmp_path, monkeypatch, two_threads, source, side, trained, gain):
+    """On unseen images the loss falls under 0.7 of chance, and a linear probe gains on an untrained encoder's codes.
 
-    gain: what they are on average, at least. On the hounds none is asserted: it differs from seed to seed (LOG.md).
+    gain: its points on average over the seeds, at least. On the hounds it differs from seed to seed, and is not asserted
+    (LOG.md).
     """
-    data, gains = source(tmp_path, monkeypatch), {"batch": [], "image": []}
-    for seed, negatives in itertools.product(range(seeds), gains):
+    data, gains = source(tmp_path, monkeypatch), []
+    for negatives, seed in trained:
         net = network(seed, side, mean=[0.5] * 3, std=[0.25] * 3).to(memory_format=torch.channels_last)
         with torch.no_grad():  # statistics: without them the untrained encoder would be worse than it is
             for images in itertools.islice(batches(data.train, side, 8), 0, None, 5):
                 net(patches(images), head="cpc")
-        untrained = probe(net.eval(), data, side)
-        learn(net, data.train, side, negatives, seed, steps)
+        before = probe(net.eval(), data, side) if gain else 0.0
+        learn(net, data.train, side, negatives, seed, steps=300)
         with torch.no_grad():
             unseen = [auxiliary.cpc(net.eval(), images, negatives).item() for images in batches(data.test[::10], side, 8)][:-1]
         ratio = np.mean(unseen) / math.log((side // 32 - 1) ** 2 * (8 if negatives == "batch" else 1))
-        gains[negatives].append(probe(net, data, side) - untrained)
-        said = f"loss {ratio:.3f} of chance, probe {untrained:.1f} {gains[negatives][-1]:+.1f}"
-        print(f"{data.name}, {negatives}, seed {seed}: {said}")
+        gains.append(probe(net, data, side) - before if gain else 0.0)
+        print(f"{data.name}, {negatives}, seed {seed}: loss {ratio:.3f} of chance, probe {before:.1f} {gains[-1]:+.1f}")
         assert ratio < 0.7
-    assert gain is None or min(map(np.mean, gains.values())) > gain
+    assert gain is None or np.mean(gains[:3]) > gain and gains[3] > gain
 
 
 @pytest.mark.slow
