@@ -438,14 +438,6 @@ def probe(net, data, side):
     return 100 * classifier.fit(features[0], data.train.labels).score(features[1], data.test.labels)
 
 
-@pytest.fixture
-def two_threads():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:imagenet_dog has")
 @pytest.mark.parametrize(
@@ -456,7 +448,7 @@ def two_threads():
     ],
     ids=["digits", "hounds"],
 )
-def test_it_learns_to_predict_and_its_codes_tell_classes(tmp_path, monkeypatch, two_threads, source, side, pairs, gain):
+def test_it_learns_to_predict_and_its_codes_tell_classes(tmp_path, monkeypatch, source, side, pairs, gain):
     """On unseen images the loss falls under 0.7 of chance, and a linear probe gains on an untrained encoder's codes.
 
     gain: its points on average over the seeds, at least. On the hounds it differs from seed to seed, and is not asserted
