@@ -28,7 +28,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     result = measure(args.device, args.batch, args.side, args.repeats, args.bfloat16)
-    result |= vars(args) | {"machine": runs._device_name(args.device), "torch": torch.__version__}
+    result |= vars(args) | {"machine": runs.device_name(args.device), "torch": torch.__version__}
     Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 

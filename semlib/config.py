@@ -91,9 +91,7 @@ class Experiment(BaseModel):
     crop_side: OptionalSide = None  # pixels a side of training crops, and of the test images' centre; None: the whole image
     fold: Fold = None  # STL-10: one of its 10 predefined folds of 1,000 training images
     evaluate_on: Literal["test", "validation"] = "test"  # validation: images kept from training; no test image is loaded
-    crop_padding: OptionalCount = (
-        None  # reflected pixels around an image before a random crop; None: an eighth of its side, 0 with crop_side
-    )
+    crop_padding: OptionalCount = None  # reflected pixels for random crops; None: an eighth of the side, 0 with crop_side
     flip: bool = True  # random horizontal reflection
 
     # network

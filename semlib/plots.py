@@ -19,7 +19,7 @@ DPI = 110
 STYLES = ("-", (0, (4, 1.5)), ":", "-.")  # one a score; the colour is the method
 
 
-def _colours(names: Sequence[str]) -> dict[str, tuple]:
+def colours(names: Sequence[str]) -> dict[str, tuple]:
     return dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
 
 
@@ -28,7 +28,7 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
 
     The legend gives the average precision in percent, mean and std over trials.
     """
-    wanted, colours = store.scoring(experiment), _colours(experiment.methods)
+    wanted, colour = store.scoring(experiment), colours(experiment.methods)
     classes = [name for name in store.held_out(experiment) if name is not None]
     if not classes:
         return _note("no class is held out: no precision-recall curve")
@@ -49,7 +49,7 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
                 for i, (_, arrays, key) in enumerate(found):
                     precision, recall, _ = precision_recall_curve(arrays["is_anomaly"], arrays[key])
                     precision[-1] = precision[-2]  # scikit-learn ends at (0, 1), no threshold's point; the steps' area is Eq. 4
-                    line = {"color": colours[method], "linestyle": style, "linewidth": 1.1, "alpha": 0.85}
+                    line = {"color": colour[method], "linestyle": style, "linewidth": 1.1, "alpha": 0.85}
                     axis.plot(recall, precision, drawstyle="steps-post", label=None if i else text, **line)
         if members:
             skew = members[0].skew

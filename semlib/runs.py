@@ -122,7 +122,7 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
         stamp={"fingerprint": run.fingerprint, "data": digest}
         | ({"scoring": wanted} if experiment.average_last_epochs > 1 else {}),
         machine={
-            "device": _device_name(device),
+            "device": device_name(device),
             "threads": threads,
             "bfloat16": autocast,
             "compile": experiment.compile,
@@ -154,7 +154,7 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
         skew=float(split.is_anomaly.mean()),
         train_images=len(data.train),
         seconds=history[-1]["seconds"],
-        device=_device_name(device),
+        device=device_name(device),
         precision="bfloat16" if autocast else "float32",
         threads=threads,
         versions={"python": platform.python_version()} | {name: version(name) for name in ("semlib", "torch", "numpy")},
@@ -297,9 +297,9 @@ def _threads(experiment: Experiment) -> int:
     return torch.get_num_threads()
 
 
-def _device_name(device: str) -> str:
+def device_name(device: str) -> str:
     if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
+        return torch.cuda.getdevice_name(device)
     try:
         with Path("/proc/cpuinfo").open() as lines:
             return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))

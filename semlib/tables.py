@@ -21,6 +21,7 @@ from semlib.store import Record
 PUBLISHED = {"cifar10": "table3_cifar10", "stl10": "table4_stl10"}  # the hold-out table of each data set
 SUBSETS = ("dog", "car", "snake", "spider", "fungus")  # of ImageNet: Appendix B, with CPC's lighter network Appendix C
 PAPERS_WEIGHTS = {"cifar10": "0.5", "stl10": "1.0", **dict.fromkeys((f"imagenet_{name}" for name in SUBSETS), "0.5 or 1.0")}
+PAPERS_CPC_WEIGHT = "10.0"
 LABELS = {"msp": "MSP", "odin": "ODIN", "accuracy": "Accuracy", "classification": "Classification-only"}
 LABELS |= {"rotation": "Rotation-augmented", "cpc": "CPC-augmented", "center_mask": "Random-center-masked"}
 LABELS |= {"average": "Average", "cifar10": "CIFAR-10", "stl10": "STL-10"}
@@ -275,7 +276,7 @@ def _spearman(classes: pd.DataFrame, columns: list[tuple[str, str, str]]) -> str
     return f"{found.statistic:+.2f} (p = {found.pvalue:.2f}, {len(both)} classes)"
 
 
-def weights(runs: Sequence[tuple[Experiment, Sequence[Record]]]) -> pd.DataFrame:
+def by_weight(runs: Sequence[tuple[Experiment, Sequence[Record]]]) -> pd.DataFrame:
     """Validation accuracy by data set, method and auxiliary weight, in percent; `chosen` is the best weight of a method.
 
     runs: the experiments of auxiliary_weights with their records. Nothing is chosen of a method until all its runs are there.
@@ -294,19 +295,19 @@ def weights(runs: Sequence[tuple[Experiment, Sequence[Record]]]) -> pd.DataFrame
     return table
 
 
-def weights_shown(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of weights as text, the paper's choice beside."""
+def by_weight_shown(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of by_weight as text, the paper's choice beside."""
     text = pd.DataFrame({"Data set": table.dataset, "Method": table.method.map(label)})
     plain = table.method == "classification"
     text["Auxiliary weight"] = np.where(plain, "", table.weight.map("{:g}".format))
     text["Validation accuracy"] = [mean_std(m, s) for m, s in zip(table.accuracy, table["std"], strict=True)]
     text["Chosen"] = np.where(table.chosen, "chosen", "")
-    papers = table.dataset.map(PAPERS_WEIGHTS).fillna("").where(table.method != "cpc", "10.0")
+    papers = table.dataset.map(PAPERS_WEIGHTS).fillna("").where(table.method != "cpc", PAPERS_CPC_WEIGHT)
     text["In the paper"] = papers.where(table.method.isin(["rotation", "cpc"]), "")
     return text.loc[:, text.any()].set_index(["Data set", "Method"])
 
 
-def save_chosen(table: pd.DataFrame, folder: Path) -> None:
+def save_chosen_weights(table: pd.DataFrame, folder: Path) -> None:
     """Write the chosen weights into outputs/<profile>/, beside those chosen before for other data sets and methods."""
     path, keys = folder / config.CHOSEN_WEIGHTS, ["dataset", "method"]
     rows = table[table.chosen].rename(columns={"weight": "auxiliary_weight"})[[*keys, "auxiliary_weight", "accuracy"]]
@@ -365,9 +366,20 @@ def unlike_paper(experiment: Experiment, notebook: str) -> str:
     paper = known.get(experiment.dataset)
     if paper is None:
         return f"{experiment.dataset_name} is not the paper's data set, which is {' or '.join(known)}."
-    mine, theirs = (store.Run(e, None, "rotation", 0).settings | {"trials": e.trials} for e in (experiment, paper))
+    mine, theirs = (_choices(e, experiment.methods) for e in (experiment, paper))
+    if "auxiliary_weight" in mine:
+        printed = PAPERS_CPC_WEIGHT if "cpc" in experiment.methods else PAPERS_WEIGHTS[experiment.dataset]
+        weight = mine["auxiliary_weight"]
+        theirs["auxiliary_weight"] = weight if weight in map(float, printed.split(" or ")) else printed
     unlike = [f"{name} {mine[name]} (paper: {theirs[name]})" for name in mine if mine[name] != theirs[name]]
     return f"Settings unlike the paper's: {', '.join(unlike)}." if unlike else "All settings are the paper's."
+
+
+def _choices(experiment: Experiment, methods: Iterable[str]) -> dict[str, object]:
+    """Every setting that an experiment with these methods depends on."""
+    settings = {k: v for method in methods for k, v in store.Run(experiment, None, method, 0).settings.items()}
+    odin = {"temperature": experiment.temperature, "epsilon": experiment.epsilon} if "odin" in experiment.scores else {}
+    return settings | odin | {"trials": experiment.trials}
 
 
 def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:

@@ -214,17 +214,17 @@ def test_the_best_weight_is_chosen_once_all_are_run_and_kept_beside_others(tmp_p
     experiments = config.several({"dataset": "digits"} | search)
     accuracies = (0.99, 0.5, 0.8, 0.7)
     runs = [(e, [record(None, e.methods[0], 0, 0, 0, a)]) for e, a in zip(experiments, accuracies, strict=True)]
-    table = tables.weights(runs)
+    table = tables.by_weight(runs)
     assert table.chosen.tolist() == [False, False, True, False]  # the plain classifier is not a weight
-    assert tables.weights_shown(table)["Chosen"].tolist() == ["", "", "chosen", ""]
+    assert tables.by_weight_shown(table)["Chosen"].tolist() == ["", "", "chosen", ""]
     before = ("dataset,method,auxiliary_weight,accuracy", "digits,rotation,9,1", "birds,rotation,7,1", "")
     (tmp_path / config.CHOSEN_WEIGHTS).write_text("\n".join(before))
-    tables.save_chosen(table, tmp_path)
+    tables.save_chosen_weights(table, tmp_path)
     with (tmp_path / config.CHOSEN_WEIGHTS).open(newline="") as file:
         chosen = {(row["dataset"], row["method"]): float(row["auxiliary_weight"]) for row in csv.DictReader(file)}
     assert chosen == {("digits", "rotation"): 0.5, ("birds", "rotation"): 7.0}
-    unfinished = tables.weights([*runs[:-1], (experiments[-1], [])])
-    assert not unfinished.chosen.any() and "not run" in tables.weights_shown(unfinished)["Validation accuracy"].tolist()
+    unfinished = tables.by_weight([*runs[:-1], (experiments[-1], [])])
+    assert not unfinished.chosen.any() and "not run" in tables.by_weight_shown(unfinished)["Validation accuracy"].tolist()
 
 
 def test_settings_unlike_the_papers_are_said():
@@ -232,6 +232,20 @@ def test_settings_unlike_the_papers_are_said():
     said = tables.unlike_paper(config.create({"epochs": 3, "flip": False, "threads": 1}), "table3_cifar10")
     assert said == "Settings unlike the paper's: flip False (paper: True), epochs 3 (paper: 200)."
     assert tables.unlike_paper(config.create({"dataset": "stl10"}), "figure1_learning_curves").startswith("Settings unlike")
+    how = config.read_parameters("params/paper/table6_imagenet_cpc.yaml") | {"dataset": "imagenet_dog"}
+    cpc = {weight: config.create(how | {"auxiliary_weight": weight, "epsilon": 0.1}) for weight in (10, 5)}
+    cpc[10] = cpc[10].model_copy(update={"cpc_negatives": "batch"})
+    said = {
+        weight: tables.unlike_paper(e, "table6_imagenet_cpc").removeprefix("Settings unlike the paper's: ")
+        for weight, e in cpc.items()
+    }
+    assert said[10] == "cpc_negatives batch (paper: image), epsilon 0.1 (paper: 5e-05)."
+    assert said[5] == "auxiliary_weight 5.0 (paper: 10.0), epsilon 0.1 (paper: 5e-05)."
+    rotation = config.read_parameters("params/paper/table5_imagenet_rotation.yaml") | {"dataset": "imagenet_dog"}
+    for weight, printed in ((0.5, "All settings"), (1.0, "All settings"), (2.0, "weight 2.0 (paper: 0.5 or 1.0)")):
+        assert printed in tables.unlike_paper(
+            config.create(rotation | {"auxiliary_weight": weight}), "table5_imagenet_rotation"
+        )
     assert "digits is not the paper's data set" in tables.unlike_paper(experiment(), "table4_stl10")
     assert "demonstration" in tables.heading(experiment(profile="demo")) and "demo" not in tables.heading(experiment())
 

@@ -67,9 +67,8 @@ def decode_all(files: Iterable[Named], count: int, side: int, description: str) 
     images = np.empty((count, 3, side, side), np.uint8)
     named, done = iter(files), 0
     with ThreadPoolExecutor() as pool, tqdm(total=count, desc=description, unit="image", leave=False) as bar:
-        while chunk := list(
-            islice(named, min(256, count - done + 1))
-        ):  # Pillow decodes and resizes outside the interpreter's lock
+        while chunk := list(islice(named, min(256, count - done + 1))):
+            # Pillow decodes and resizes outside the interpreter's lock
             for image in pool.map(lambda item: decode(item[1], side, item[0]), chunk):
                 if done < count:
                     images[done] = image

@@ -65,7 +65,7 @@ class Page:
 
     def __init__(self, results: Results):
         self.results = results
-        self.colours = {name: to_hex(rgb) for name, rgb in plots._colours(results.methods).items()}
+        self.colours = {name: to_hex(rgb) for name, rgb in plots.colours(results.methods).items()}
         self.dashes = dict(zip(results.scores, DASHES * len(results.scores), strict=False))
         self._lines: dict[tuple, str] = {}  # mean curves as SVG: drawn once
 
