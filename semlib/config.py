@@ -83,6 +83,7 @@ class Experiment(BaseModel):
     hold_out: Names = ("all",)  # class names; all: each class in turn; none: no class
     methods: Names = ("classification", "rotation")  # or center_mask, cpc, or package.module:function
     trials: Count = 3  # trial k is seeded with k
+    first_trial: Annotated[int, Field(ge=0)] = 0  # 3 and trials 2: trials 3 and 4
     scores: Names = SCORES  # or package.module:function
     missing: Literal["skip", "train"] = "skip"  # what to do about a run that isn't in outputs/ yet
 

@@ -16,6 +16,12 @@ def resolve(path: str | Path) -> Path:
     return ROOT / Path(path).expanduser()
 
 
+def short(path: Path) -> str:
+    """A path as seen from the checkout's root: executed notebooks keep it, and should name no machine's folders."""
+    path = path.absolute()
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
 def save_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Call write(file) so that path holds the whole of it or is as before, however this process ends.
 

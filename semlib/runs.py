@@ -4,6 +4,7 @@ import platform
 import subprocess
 import sys
 import warnings
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from semlib import auxiliary, config, datasets, metrics, models, store, training
 from semlib.config import ConfigError, Experiment
@@ -32,13 +33,17 @@ def complete(experiment: Experiment) -> list[Record]:
     missing = store.missing(experiment) if experiment.missing == "train" else []
     for run in store.plan(experiment):
         if run not in missing and experiment.missing == "train":  # killed after its record, before this
-            (run.home / "checkpoint.pt").unlink(missing_ok=True)
+            _remove_checkpoints(run)
     here = datasets.prepared(experiment.dataset, experiment.data_root, experiment.image_side)
     data = load(experiment) if missing or (here and store.finished(experiment)) else None
     failed = []
-    for run in missing:
+    queue = deque((run, False) for run in missing)
+    while queue:
+        run, wait = queue.popleft()
         try:
-            finish(run, data)
+            finish(run, data, wait)
+        except Timeout:  # another process trains it: the others first
+            queue.append((run, True))
         except FloatingPointError as error:
             failed.append(f"{run.title}: {error}")
     _clear_progress()
@@ -78,13 +83,16 @@ def check(experiment: Experiment) -> None:
     for method in experiment.methods:
         auxiliary.find(method, experiment)
     store.scoring(experiment)
-    _device(experiment)
+    device(experiment)
 
 
-def finish(run: Run, data: datasets.Dataset) -> Record:
-    """Train and score a run unless it is finished; add the scores that a finished one lacks, from its kept weights."""
+def finish(run: Run, data: datasets.Dataset, wait: bool = True) -> Record:
+    """Train and score a run unless it is finished; add the scores that a finished one lacks, from its kept weights.
+
+    While another process is at it: wait for that, or without `wait` raise filelock.Timeout.
+    """
     run.home.mkdir(parents=True, exist_ok=True)
-    with FileLock(run.home / "run.lock"):  # freed when its owner dies
+    with FileLock(run.home / "run.lock", timeout=-1 if wait else 0):  # freed when its owner dies
         for leftover in run.home.glob(".*.part"):  # a killed process's half-written file
             leftover.unlink()
         record = run.record()
@@ -93,7 +101,7 @@ def finish(run: Run, data: datasets.Dataset) -> Record:
 
 def _train(run: Run, data: datasets.Dataset) -> Record:
     experiment, split = run.experiment, datasets.hold_out(data, run.hold_out)
-    device, autocast, threads = _device(experiment), _autocast(experiment), _threads(experiment)
+    where, bfloat16, threads = device(experiment), autocast(experiment), _threads(experiment)
     digest = datasets.digest(data)
     net = _network(run, data, split)
     msp = {"msp": {"score": "msp"}}  # every record has it: learning curves show it, and it costs nothing
@@ -115,20 +123,22 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
         auxiliary.find(run.method, experiment),
         seed=run.trial,
         transform=_transform(run, net),
-        device=device,
-        autocast=autocast,
+        device=where,
+        autocast=bfloat16,
         evaluate=evaluate,
         checkpoint=checkpoint,
         stamp={"fingerprint": run.fingerprint, "data": digest}
         | ({"scoring": wanted} if experiment.average_last_epochs > 1 else {}),
         machine={
-            "device": device_name(device),
+            "device": device_name(where),
             "threads": threads,
-            "bfloat16": autocast,
+            "bfloat16": bfloat16,
             "compile": experiment.compile,
         },
         description=f"{run.hold_out or 'none'}, {run.method}, trial {run.trial}",
     )
+    if first := run.record():  # another process's, on a file system where locks do nothing: the first record stands
+        return first
     arrays = scored.get(experiment.epochs) or _score(run, net, data, split, wanted)  # resumed after its last epoch
     sha256 = store.write_scores(run.home / "scores.npz", arrays)
     last = history[-experiment.average_last_epochs :]
@@ -154,15 +164,15 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
         skew=float(split.is_anomaly.mean()),
         train_images=len(data.train),
         seconds=history[-1]["seconds"],
-        device=device_name(device),
-        precision="bfloat16" if autocast else "float32",
+        device=device_name(where),
+        precision="bfloat16" if bfloat16 else "float32",
         threads=threads,
         versions={"python": platform.python_version()} | {name: version(name) for name in ("semlib", "torch", "numpy")},
         commit=_commit(),
         data_digest=digest,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    checkpoint.unlink(missing_ok=True)
+    _remove_checkpoints(run)
     return record
 
 
@@ -187,7 +197,7 @@ def _add_scores(run: Run, record: Record, data: datasets.Dataset) -> Record:
         raise ConfigError(f"{run.title}: was trained on other data than {data.name} is now; choose another profile")
     split = datasets.hold_out(data, run.hold_out)
     # channels last as in training: the scores are then the same to the bit
-    net = _network(run, data, split).to(_device(run.experiment), memory_format=torch.channels_last)
+    net = _network(run, data, split).to(device(run.experiment), memory_format=torch.channels_last)
     net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     arrays = _score(run, net, data, split, added)
     fields = record.model_dump() | {
@@ -196,6 +206,11 @@ def _add_scores(run: Run, record: Record, data: datasets.Dataset) -> Record:
         "scoring": record.scoring | added,
     }
     return store.write_record(run.home, **fields)
+
+
+def _remove_checkpoints(run: Run) -> None:
+    for file in training.checkpoints(run.home / "checkpoint.pt"):
+        file.unlink(missing_ok=True)
 
 
 def _own_name(how: dict[str, Any]) -> str:
@@ -271,7 +286,7 @@ def _measures(arrays: dict[str, np.ndarray]) -> dict[str, float]:
     return {"accuracy": metrics.accuracy(label, predicted, is_anomaly), **precisions}
 
 
-def _device(experiment: Experiment) -> str:
+def device(experiment: Experiment) -> str:
     devices = [
         "cpu",
         *(["cuda"] if torch.cuda.is_available() else []),
@@ -282,11 +297,11 @@ def _device(experiment: Experiment) -> str:
     return ("cuda" if "cuda" in devices else "cpu") if experiment.device == "auto" else experiment.device
 
 
-def _autocast(experiment: Experiment) -> bool:
+def autocast(experiment: Experiment) -> bool:
     """Whether to train in bfloat16: as asked, or where the processor computes in it."""
     if experiment.precision != "auto":
         return experiment.precision == "bfloat16"
-    if _device(experiment).startswith("cuda"):
+    if device(experiment).startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 

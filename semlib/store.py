@@ -25,7 +25,8 @@ RECIPE = 1  # raised when the meaning of training changes, so that older runs ar
 
 # Fields that leave a run's training as it is. All others are in its fingerprint, unless at their default: a setting that
 # is added later, with a default that changes nothing, leaves finished runs where they are.
-_WHICH = {"profile", "dataset", "hold_out", "methods", "trials", "scores", "missing", "data_root", "ilsvrc", "outputs"}
+_WHICH = {"profile", "dataset", "hold_out", "methods", "trials", "first_trial", "scores", "missing"}
+_WHERE = {"data_root", "ilsvrc", "outputs"}
 _SCORING = {"temperature", "epsilon"}
 _MACHINE = {"device", "threads", "compile", "evaluate_every", "checkpoint_every", "keep_weights", "score_batch"}
 _AUXILIARY = {"auxiliary_weight", "auxiliary_augment"}  # nothing to methods without an auxiliary task
@@ -92,7 +93,7 @@ class Run:
     @property
     def settings(self) -> dict[str, Any]:
         """What the run's training depends on, besides its data."""
-        skipped = _WHICH | _SCORING | _MACHINE
+        skipped = _WHICH | _WHERE | _SCORING | _MACHINE
         skipped |= _AUXILIARY if self.method in ("classification", "center_mask") else set()
         skipped |= set() if self.method == "center_mask" else {"mask_fill"}
         skipped |= set() if self.method == "cpc" else {"cpc_negatives", "cpc_augment"}
@@ -161,7 +162,8 @@ def held_out(experiment: Experiment) -> list[str | None]:
 def plan(experiment: Experiment) -> list[Run]:
     """Every run of the experiment, the first trial of all classes first."""
     where = held_out(experiment)
-    return [Run(experiment, h, m, t) for t in range(experiment.trials) for h in where for m in experiment.methods]
+    trials = range(experiment.first_trial, experiment.first_trial + experiment.trials)
+    return [Run(experiment, h, m, t) for t in trials for h in where for m in experiment.methods]
 
 
 def finished(experiment: Experiment) -> list[Record]:

@@ -330,6 +330,15 @@ def as_text(table: pd.DataFrame) -> str:
     return shown(table).to_string(line_width=200)
 
 
+def print_all(experiments: Iterable[Experiment]) -> None:
+    """Each experiment's table on the terminal."""
+    for experiment in experiments:
+        records = store.finished(experiment)
+        print(f"\n{title(experiment)}: average precision and accuracy, %")
+        print(as_text(by_class(experiment, records)))
+        print(*remarks(experiment, records), sep="\n")
+
+
 def save(table: pd.DataFrame, path: Path) -> None:
     """Write a table of by_class as CSV, each mean directly followed by its std, then the paper's."""
     names = {"mean": "", "std": "_std", "paper": "_paper", "paper_std": "_paper_std"}
@@ -385,7 +394,7 @@ def _choices(experiment: Experiment, methods: Iterable[str]) -> dict[str, object
 def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:
     """What a reader must know of a table: how much was run, where, how long it took, and whether all on the same data."""
     where = (
-        f", trained in {_duration(sum(r.seconds for r in records))} on {_counted(r.device for r in records)}" if records else ""
+        f", trained in {duration(sum(r.seconds for r in records))} on {_counted(r.device for r in records)}" if records else ""
     )
     paper = imagenet.COUNTS.get(experiment.dataset, (0, 0))[0]
     fewer = sorted({r.train_images for r in records if paper and r.train_images and r.train_images != paper})
@@ -401,7 +410,8 @@ def summary(experiment: Experiment, records: Sequence[Record]) -> str:
     return "  \n".join(remarks(experiment, records))
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """40 s, 75 min, 3.1 h."""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 

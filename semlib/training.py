@@ -91,7 +91,7 @@ def train(
     devices = [torch.device(device)] if device.startswith("cuda") else []
     with torch.random.fork_rng(devices):  # dropout draws from the global generators
         torch.manual_seed(seed)
-        state = _load(checkpoint, stamp, machine, device) if checkpoint else None
+        state = _load(checkpoint, stamp, machine) if checkpoint else None
         history, seconds, begin = _restore(state, net, optimizers, generator, device) if state else ([], 0.0, 0)
         epochs = range(begin, experiment.epochs)
         for epoch in tqdm(epochs, description, experiment.epochs, initial=begin, unit="epoch", leave=False, mininterval=1):
@@ -156,6 +156,7 @@ def _check_finite(losses: Tensor, net: nn.Module, epoch: int, experiment: Experi
 
 
 def _save(path, stamp, machine, net, optimizers, generator, device, progress) -> None:
+    """The checkpoint before is kept too: the newer may turn out to be damaged."""
     state = {
         "stamp": stamp,
         "machine": machine,
@@ -166,25 +167,33 @@ def _save(path, stamp, machine, net, optimizers, generator, device, progress) ->
         "cuda_generator": torch.cuda.get_rng_state(device) if device.startswith("cuda") else None,
         "progress": progress,
     }
-    save_atomically(path, lambda file: torch.save(state, file))
+    newest, before = checkpoints(path)
+    if newest.exists():
+        newest.replace(before)
+    save_atomically(newest, lambda file: torch.save(state, file))
 
 
-def _load(path: Path, stamp: Any, machine: Any, device: str) -> dict | None:
-    """The checkpoint's state, or None where there is none that can be read and was written under the same stamp."""
-    if not path.exists():
-        return None
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-        if state["stamp"] == stamp:
-            if state["machine"] != machine:
-                tqdm.write(
-                    f"{path.parent.name} goes on with {machine}, was begun with {state['machine']}: last digits may differ"
-                )
-            return state
-        reason = "was made by other settings or on other data"
-    except Exception as error:  # truncated or corrupt: torch and zipfile raise many kinds
-        reason = f"can't be read ({type(error).__name__})"
-    tqdm.write(f"{path.name} in {path.parent.name} {reason}; training starts anew")
+def checkpoints(path: Path) -> tuple[Path, Path]:
+    """The newest checkpoint's file and that of the one before."""
+    return path, path.with_suffix(f".before{path.suffix}")
+
+
+def _load(path: Path, stamp: Any, machine: Any) -> dict | None:
+    """The state of the newest checkpoint that can be read and was written under the same stamp; None if there is none."""
+    for file in filter(Path.exists, checkpoints(path)):
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            if state["stamp"] == stamp:
+                if state["machine"] != machine:
+                    begun = f"was begun with {state['machine']}"
+                    tqdm.write(f"{path.parent.name} goes on with {machine}, {begun}: last digits may differ")
+                return state
+            reason = "was made by other settings or on other data"
+        except Exception as error:  # truncated or corrupt: torch and zipfile raise many kinds
+            reason = f"can't be read ({type(error).__name__})"
+            if not isinstance(error, OSError | MemoryError):
+                file.unlink()  # or it would be kept as the one before
+        tqdm.write(f"{file.name} in {path.parent.name} {reason}; training goes on from the one before, or anew")
     return None
 
 
@@ -192,8 +201,8 @@ def _restore(state: dict, net: nn.Module, optimizers: dict, generator: torch.Gen
     net.load_state_dict(state["net"])
     for task, optimizer in optimizers.items():
         optimizer.load_state_dict(state["optimizers"][task])
-    generator.set_state(state["generator"].cpu())
-    torch.set_rng_state(state["cpu_generator"].cpu())
+    generator.set_state(state["generator"])
+    torch.set_rng_state(state["cpu_generator"])
     if device.startswith("cuda"):
-        torch.cuda.set_rng_state(state["cuda_generator"].cpu(), device)
+        torch.cuda.set_rng_state(state["cuda_generator"], device)
     return state["progress"]

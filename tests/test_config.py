@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from semlib import config, store
-from semlib.__main__ import _parameters
+from semlib import config, notebooks, store
 from semlib.config import ConfigError, Experiment
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -26,7 +25,7 @@ def notebook_of(params):
 
 
 def one(notebook, files=(), pairs=()):
-    (experiment,) = _parameters(notebook, files, pairs)[1]
+    (experiment,) = notebooks.parameters(notebook, files, pairs)[1]
     return experiment
 
 
@@ -76,7 +75,7 @@ def test_a_wrong_value_is_one_line_that_says_what_and_the_choices(text, said, tm
         config.create(yaml.safe_load(text))
     (tmp_path / "wrong.yaml").write_text(text)
     with pytest.raises(ConfigError) as by_file:
-        _parameters(HOLDOUT, [str(tmp_path / "wrong.yaml")], [])
+        notebooks.parameters(HOLDOUT, [str(tmp_path / "wrong.yaml")], [])
     for message in (str(direct.value), str(by_file.value)):
         assert "\n" not in message and all(words in message for words in said), message
 
@@ -224,6 +223,7 @@ ANY = {
     "precision": st.sampled_from(["auto", "float32", "bfloat16"]),
     "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:3"]),
     "threads": st.none() | counts(0),
+    "first_trial": counts(0),
     **dict.fromkeys(["data_root", "ilsvrc"], st.none() | names.filter(lambda name: name not in ("none", "None"))),
     "outputs": names,
     **dict.fromkeys(["learning_rate", "temperature"], floats(0, exclude_min=True)),
@@ -293,7 +293,7 @@ def test_defaults_are_the_papers_and_change_only_with_the_recipe():
 
 @pytest.mark.parametrize("path", PARAMS, ids=named)
 def test_a_committed_params_file_is_valid_and_names_its_command(path):
-    given, experiments = _parameters(notebook_of(path), [str(path)], [])
+    given, experiments = notebooks.parameters(notebook_of(path), [str(path)], [])
     assert {experiment.profile for experiment in experiments} == {path.parent.name}
     first = path.read_text().splitlines()[0]
     assert first.startswith("# ") and re.search(rf"python -m semlib (run|grid)\b.*{re.escape(named(path))}", first)
@@ -336,8 +336,8 @@ def test_a_parameters_cell_is_one_line_a_parameter(path):
 def test_a_notebooks_defaults_are_the_runs_of_its_params_file(notebook):
     params = "demo/benchmark" if notebook == "benchmark" else f"paper/{notebook}"
     path = ROOT / "notebooks" / f"{notebook}.ipynb"
-    _, opened = _parameters(path, [], [])
-    _, batch = _parameters(path, [str(ROOT / "params" / f"{params}.yaml")], [])
+    _, opened = notebooks.parameters(path, [], [])
+    _, batch = notebooks.parameters(path, [str(ROOT / "params" / f"{params}.yaml")], [])
     pairs = zip(opened, batch, strict=True)
     assert all([run.home for run in store.plan(a)] == [run.home for run in store.plan(b)] for a, b in pairs)
     assert fingerprints(opened) == fingerprints(batch)
@@ -349,7 +349,7 @@ def fingerprints(experiments):
 
 @pytest.mark.parametrize("path", [path for path in PARAMS if "architecture:" in path.read_text()], ids=named)
 def test_a_params_file_means_the_same_runs_in_the_tables_notebook_and_in_holdout(path):
-    table, single = (_parameters(notebook, [str(path)], [])[1] for notebook in (notebook_of(path), HOLDOUT))
+    table, single = (notebooks.parameters(notebook, [str(path)], [])[1] for notebook in (notebook_of(path), HOLDOUT))
     single = [b.model_copy(update={"hold_out": a.hold_out}) for a, b in zip(table, single, strict=True)]
     assert fingerprints(table) == fingerprints(single)
 

@@ -1,20 +1,24 @@
 """python -m semlib grid, with real Snakemake: side by side, failures and kills keep what is done, the same command goes on."""
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
+import helpers
 import nbformat
 import pytest
 import yaml
 from helpers import ROOT, TINY, contents, environment, semlib, tiny, tiny_data
 
-from semlib import store
+from semlib import config, gpus, grid, store
 
 pytestmark = pytest.mark.notebook
 HOLD_OUTS = ["zero", "two", "three"]
+TWO = "benchmark-tiny-zero-two.done"
 
 FRAGILE = '''
 from pathlib import Path
@@ -72,7 +76,7 @@ def test_a_failed_hold_out_keeps_its_traceback_and_alone_runs_again(tmp_path, mo
     assert second.returncode == 0, second.stdout + second.stderr
     after = contents(folder, ("run.lock",))
     assert {name: after[name] for name in before} == before
-    assert done_files(tmp_path) == ["table.done", "tiny-three.done", "tiny-two.done", "tiny-zero.done"]
+    assert done_files(tmp_path) == [f"{table}.done", "tiny-three.done", "tiny-two.done", "tiny-zero.done"]
     assert len(store.finished(experiment)) == 6 and "6 of 6 runs are finished" in second.stdout
     added = {name.split("/")[0] for name in set(after) - set(before) if ".grid" not in name}
     assert added == {"runs", "holdout-tiny-two.ipynb", f"{table}.ipynb", f"{table}.csv", f"{table}.png"}
@@ -98,11 +102,11 @@ def test_a_killed_grid_goes_on_by_the_same_command(tmp_path):
     grid.wait()
     log.close()
     locks = list((tmp_path / "outputs").rglob(".snakemake/locks/*"))
-    assert locks and "table.done" not in done_files(tmp_path)  # what Snakemake alone would stumble over
+    assert locks and TWO not in done_files(tmp_path)  # what Snakemake alone would stumble over
 
     again = semlib(*command, **places)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert done_files(tmp_path) == ["table.done", "tiny-two.done", "tiny-zero.done"]
+    assert done_files(tmp_path) == [TWO, "tiny-two.done", "tiny-zero.done"]
     assert len(store.finished(experiment)) == 2 and "2 of 2 runs are finished" in again.stdout
 
 
@@ -114,7 +118,7 @@ def test_the_grid_of_a_notebook_about_several_experiments(tmp_path):
     (tmp_path / "lambda_search.yaml").write_text(yaml.safe_dump(search | {"outputs": str(tmp_path / "outputs")}))
     done = semlib("grid", tmp_path / "lambda_search.yaml", **places)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done_files(tmp_path) == ["table.done", *(f"tiny-none-{k}.done" for k in range(3))]
+    assert done_files(tmp_path) == ["lambda_search.done", *(f"tiny-none-{k}.done" for k in range(3))]
     homes = list((tmp_path / "outputs").rglob("record.json"))
     records = [store.read_record(path.parent) for path in homes]
     assert sorted((r.method, r.settings.get("auxiliary_weight")) for r in records) == [
@@ -129,3 +133,156 @@ def test_the_grid_of_a_notebook_about_several_experiments(tmp_path):
         "lambda_search.ipynb",
         *(f"holdout-tiny-none-{k}.ipynb" for k in range(3)),
     }
+
+
+# --- jobs, GPUs, what is left to do
+
+
+WATCHED = '''
+import os
+import time
+from pathlib import Path
+
+
+def loss(net, images):
+    """Writes once a process which GPU it has, from when to when."""
+    global begun
+    begun = globals().get("begun") or time.time()
+    note = Path(__file__).with_name(f"seen-{os.getpid()}")
+    note.write_text(f"{os.environ.get('CUDA_VISIBLE_DEVICES')} {begun} {time.time()}")
+    return net(images, head="mine").square().mean()
+
+
+loss.heads = {"mine": 2}
+'''
+
+
+def test_side_by_side_each_job_has_a_gpu_of_its_own(tmp_path, monkeypatch):
+    """Pretended GPUs, three jobs at once on two of them; without --gpus the environment stays as it is."""
+    command, places, experiment = prepare(tmp_path, methods=["watched:loss"], trials=2, epochs=30)
+    (tmp_path / "watched.py").write_text(WATCHED)
+    monkeypatch.syspath_prepend(tmp_path)
+    done = semlib(*command, "--gpus", "5,7", "--split", "trial", "--jobs", 3, **places)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(store.finished(experiment)) == 6 == len(list(tmp_path.rglob("holdout-tiny-*-watched_loss-*.ipynb")))
+    seen = [path.read_text().split() for path in tmp_path.glob("seen-*")]
+    assert len(seen) == 6 and {gpu for gpu, *_ in seen} == {"5", "7"}
+    held = sorted((gpu, float(begun), float(ended)) for gpu, begun, ended in seen)
+    assert all(one[0] != other[0] or one[2] < other[1] for one, other in itertools.pairwise(held))
+    spans = sorted((begun, ended) for _, begun, ended in held)
+    assert any(one[1] > other[0] for one, other in itertools.pairwise(spans))  # they did run side by side
+
+
+def test_a_gpu_is_freed_when_its_owner_dies(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
+    code = f"""
+import tempfile, time
+from semlib import gpus
+tempfile.gettempdir = lambda: {str(tmp_path)!r}
+with gpus.claim(["0"]) as gpu:
+    print(gpu, flush=True)
+    time.sleep(99)
+"""
+    owner = subprocess.Popen([sys.executable, "-c", code], env=environment(), stdout=subprocess.PIPE, text=True)
+    assert owner.stdout.readline() == "0\n"
+    with gpus.claim(["0", "1"]) as gpu:
+        assert gpu == "1" == os.environ["CUDA_VISIBLE_DEVICES"]
+    killer = threading.Timer(0.5, owner.kill)
+    killer.start()
+    with gpus.claim(["0"]) as gpu:  # waits for the kill
+        assert gpu == "0" and owner.wait() == -signal.SIGKILL
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") is None
+
+
+@pytest.mark.parametrize("split, count", [("class", 10), ("method", 20), ("trial", 60)])
+def test_jobs_are_the_runs_of_a_table_each_once(split, count):
+    table3 = [config.create({"profile": "fast"})]
+    parts = grid.jobs(table3, split)
+    assert len(parts) == count == len(set(grid.names(parts, split)))
+    homes = [run.home for part in parts for run in store.plan(part)]
+    assert sorted(homes) == sorted(run.home for run in store.plan(table3[0])) and len(homes) == 60
+    assert grid.jobs([*table3, *table3], split) == parts  # two tables of the same runs
+
+
+def test_a_dry_run_counts_the_runs_and_their_time_and_writes_nothing(tmp_path):
+    experiment = helpers.made_up(tmp_path, dataset="cifar10", methods="classification", trials=1)
+    settings = {"dataset": "cifar10", "outputs": str(tmp_path), "profile": "made_up", "trials": 3, "missing": "train"}
+    for name in ("table3_cifar10", "masking_ablation"):
+        methods = ["classification", "rotation" if name == "table3_cifar10" else "center_mask"]
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(settings | {"methods": methods}))
+    before = contents(tmp_path)
+    files = [tmp_path / f"{name}.yaml" for name in ("table3_cifar10", "masking_ablation")]
+    done = semlib("grid", *files, "--dry-run", "--split", "method")
+    assert done.returncode == 0 and contents(tmp_path) == before, done.stderr
+    first, second, both, last = done.stdout.splitlines()
+    left = "10 of 60 runs are finished, 50 are missing: 20 s one after the other; no run like 30 of them is finished"
+    assert first.startswith("table3_cifar10 (cifar10, ") and left in first and left in second
+    assert both.startswith("all, each run once: 10 of 90 runs are finished, 80 are missing: 20 s")
+    assert last.startswith("30 jobs, ") and last.endswith("times are medians on abacus")
+    assert len(store.finished(experiment)) == 10
+
+
+def test_a_file_edited_while_a_grid_runs_and_between_two(tmp_path, monkeypatch):
+    """The first grid does what it was told at its start; the second what the file says then, without losing the first's."""
+    command, places, experiment = prepare(tmp_path, hold_out=["zero"], methods=["classification", "watched:loss"], epochs=20)
+    (tmp_path / "watched.py").write_text(WATCHED)
+    monkeypatch.syspath_prepend(tmp_path)
+    words, file = [sys.executable, "-m", "semlib", *map(str, command)], tmp_path / "benchmark.yaml"
+    first = subprocess.Popen(words, cwd=ROOT, env=environment(**places), stdout=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("seen-*")):
+        assert first.poll() is None
+        time.sleep(0.05)
+    file.write_text(file.read_text().replace("epochs: 20", "epochs: 2"))
+    said, _ = first.communicate(timeout=200)
+    edited = experiment.model_copy(update={"epochs": 2})
+    assert first.returncode == 0 and "2 of 2 runs are finished" in said and not store.finished(edited)
+    kept = contents(experiment.folder / "runs", ("run.lock",))
+    second = semlib(*command, **places)
+    assert second.returncode == 0 and "2 of 2 runs are finished" in second.stdout, second.stdout + second.stderr
+    assert len(store.finished(edited)) == len(store.finished(experiment)) == 2
+    after = contents(experiment.folder / "runs", ("run.lock",))
+    assert {name: after[name] for name in kept} == kept
+    table = (experiment.folder / "benchmark-tiny-zero.ipynb").read_text()
+    assert "2 epochs" in table and "20 epochs" not in table
+
+
+def test_tables_wait_for_the_search_of_their_weight_and_others_do_not(tmp_path):
+    """lambda_search and a table whose weight it chooses, in one command; a search that fails holds back that table alone."""
+    _, places, _ = prepare(tmp_path, methods=["classification", "rotation"])
+    common = yaml.safe_load((tmp_path / "benchmark.yaml").read_text()) | {"hold_out": "zero"}
+    search = {"settings": [str(tmp_path / "base.yaml")], "auxiliary_weights": {"rotation": [0.25, 4]}, "hold_out": "none"}
+    search |= {"evaluate_on": "validation", "profile": "test", "outputs": str(tmp_path / "outputs"), "scores": ["msp"]}
+    files = {"base": common, "lambda_search": search | {"missing": "train", "trials": 1}}
+    files |= {"table3_cifar10": common | {"auxiliary_weight": None}, "masking_ablation": common | {"methods": "classification"}}
+    for name, values in files.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
+    order = [tmp_path / f"{name}.yaml" for name in ("masking_ablation", "table3_cifar10", "lambda_search")]
+
+    broken = search | {"missing": "train", "trials": 1, "learning_rate": 1e12}
+    (tmp_path / "lambda_search.yaml").write_text(yaml.safe_dump(broken))
+    first = semlib("grid", *order, **places)
+    assert first.returncode == 1 and "not begun, for lack of a chosen auxiliary weight: table3_cifar10" in first.stdout
+    names = {path.name for path in (tmp_path / "outputs" / "test").glob("*.ipynb")}
+    assert "masking_ablation-tiny-zero.ipynb" in names and "table3_cifar10-tiny-zero.ipynb" not in names
+
+    (tmp_path / "lambda_search.yaml").write_text(yaml.safe_dump(files["lambda_search"]))
+    second = semlib("grid", *order, **places)
+    assert second.returncode == 0, second.stdout + second.stderr
+    chosen = (tmp_path / "outputs" / "test" / "auxiliary_weights.csv").read_text().splitlines()[1].split(",")[2]
+    (record,) = (store.read_record(p.parent) for p in tmp_path.rglob("zero/rotation/*/record.json"))
+    assert record.settings["auxiliary_weight"] == float(chosen)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--on", "moon"], "--on: no profile 'moon'; choose from local, slurm, or a folder"),
+        (["-p", "outputs", "/proc/none"], "outputs: /proc/none/test can't be written to"),
+        (["--notebook", "table9"], "choose --notebook from appendix_d_baseline"),
+    ],
+)
+def test_a_grid_that_can_not_run_is_one_clear_line(tmp_path, words, said):
+    command, places, _ = prepare(tmp_path)
+    done = semlib(*command, *words, **places)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and said in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "outputs").exists() or not list((tmp_path / "outputs").rglob("*.*"))

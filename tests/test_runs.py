@@ -202,7 +202,7 @@ TRAINING = {  # a value other than the default for each setting that training de
 AUXILIARY = {"auxiliary_weight": 1.0, "auxiliary_augment": True}  # nothing to a plain classifier
 MASK = {"mask_fill": 0.5}  # nothing but to center_mask
 CPC = {"cpc_negatives": "batch", "cpc_augment": True}  # nothing but to cpc
-WHICH = {"dataset": "digits", "hold_out": ("dog",), "methods": ("classification",), "trials": 4}
+WHICH = {"dataset": "digits", "hold_out": ("dog",), "methods": ("classification",), "trials": 4, "first_trial": 3}
 ELSEWHERE = {  # of this machine, of scoring, of where things lie
     "device": "cpu", "threads": 1, "compile": True, "evaluate_every": 1, "checkpoint_every": 5, "keep_weights": False,
     "score_batch": 10, "data_root": "elsewhere", "ilsvrc": "elsewhere", "outputs": "elsewhere", "profile": "other",
@@ -527,7 +527,7 @@ def test_a_kill_between_any_two_files_changes_nothing(untrained):
     done = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     moments = int(done.stdout.split()[-1])
-    assert moments == 2 * (2 + 4)  # before and after; two checkpoints, four files
+    assert moments == 2 * (3 + 4)  # before and after; two checkpoints, of which one is moved; four files
     whole = scores(tiny(untrained, **how, outputs=str(untrained / f"outputs-{moments}")))
     for moment in range(moments):
         experiment = tiny(untrained, **how, outputs=str(untrained / f"outputs-{moment}"))

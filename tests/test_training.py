@@ -297,24 +297,38 @@ def test_resumed_from_seldom_checkpoints(tmp_path, every):
     assert identical(whole, resumed) and seen[0] == every * (4 // every) + 1
 
 
-@pytest.mark.parametrize("damage", ["other stamp", "truncated", "empty", "not a checkpoint"])
-def test_a_checkpoint_that_does_not_fit_is_named_and_not_used(tmp_path, capsys, damage):
+def test_a_checkpoint_of_other_data_is_named_and_not_used(tmp_path, capsys):
     path = tmp_path / "run" / "checkpoint.pt"
     train(seed=7, checkpoint=path, stamp={"fingerprint": "a", "data": "b"})
-    stamp = {"fingerprint": "a", "data": "c"} if damage == "other stamp" else {"fingerprint": "a", "data": "b"}
-    if damage == "truncated":
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    elif damage == "empty":
-        path.write_bytes(b"")
-    elif damage == "not a checkpoint":
-        torch.save({"stamp": stamp}, path)
     capsys.readouterr()
-    fresh, _ = train(seed=1)
-    state, history = train(seed=1, checkpoint=path, stamp=stamp)
+    state, history = train(seed=1, checkpoint=path, stamp={"fingerprint": "a", "data": "c"})
     said = "".join(capsys.readouterr())
-    assert identical(state, fresh) and len(history) == 4
-    assert "checkpoint.pt" in said and "training starts anew" in said
-    assert ("other settings or on other data" in said) == (damage == "other stamp")
+    assert identical(state, train(seed=1)[0]) and len(history) == 4
+    assert all(f"{name} in run was made by other settings or on other data" in said for name in CHECKPOINTS)
+
+
+CHECKPOINTS = ("checkpoint.pt", "checkpoint.before.pt")
+DAMAGES = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "empty": lambda path: path.write_bytes(b""),
+    "not a checkpoint": lambda path: torch.save({"epoch": 1}, path),
+}
+
+
+@pytest.mark.parametrize("count", [1, 2], ids=["newest", "both"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, capsys, damage, count):
+    path = tmp_path / "run" / "checkpoint.pt"
+    whole, _ = train(seed=1, checkpoint=path, stamp=1)
+    assert [file.name for file in training.checkpoints(path)] == list(CHECKPOINTS)
+    for file in training.checkpoints(path)[:count]:
+        DAMAGES[damage](file)
+    capsys.readouterr()
+    seen = []
+    state, _ = train(seed=1, checkpoint=path, stamp=1, evaluate=lambda epoch: seen.append(epoch) or {})
+    said = "".join(capsys.readouterr())
+    assert identical(state, whole) and seen == ([4] if count == 1 else [1, 2, 3, 4])
+    assert [f"{name} in run can't be read" in said for name in CHECKPOINTS] == [True, count == 2]
 
 
 def test_another_machine_goes_on_and_says_so(tmp_path, capsys):

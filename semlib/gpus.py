@@ -1,0 +1,52 @@
+"""A GPU of its own for each of several processes on one machine."""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+def visible() -> list[str]:
+    """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES has for them."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(k) for k in range(torch.cuda.device_count())]
+
+
+@contextmanager
+def claim(devices: Sequence[str]) -> Iterator[str]:
+    """One of these GPUs for this process: the first that no other process of this user holds, waiting until one is free.
+
+    It is named in CUDA_VISIBLE_DEVICES, for this process and those that it starts. Held by a file lock on this machine,
+    which is freed when the process dies.
+    """
+    folder = Path(tempfile.gettempdir()) / f"semlib-gpus-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    locks = {device: FileLock(folder / f"{device}.lock") for device in devices}
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    while not (held := next((device for device, lock in locks.items() if _taken(lock)), None)):
+        time.sleep(0.2)
+    os.environ["CUDA_VISIBLE_DEVICES"] = held
+    try:
+        yield held
+    finally:
+        locks[held].release()
+        if before is None:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+        else:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
+def _taken(lock: FileLock) -> bool:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return False
+    return True

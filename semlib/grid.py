@@ -1,0 +1,259 @@
+"""All runs of one or several tables as jobs, one Snakemake over `python -m semlib run`, and what is still to be done."""
+
+import argparse
+import fcntl
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from semlib import gpus, notebooks, runs, store, tables
+from semlib.config import ConfigError, Experiment
+from semlib.files import ROOT, save_atomically, short
+
+SNAKEFILE, PROFILES = ROOT / "workflow" / "Snakefile", ROOT / "workflow" / "profiles"
+HOLDOUT = ROOT / "notebooks" / "holdout.ipynb"
+SPLITS = ("class", "method", "trial")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A notebook with a file of parameters, and the experiments that these make."""
+
+    file: Path
+    notebook: Path
+    given: dict[str, Any]
+    experiments: tuple[Experiment, ...]
+
+    @property
+    def out(self) -> Path:
+        return notebooks.executed(self.notebook, self.experiments[0])
+
+    @property
+    def searches(self) -> bool:
+        return bool(self.given.get("auxiliary_weights"))
+
+    @property
+    def awaits_search(self) -> bool:
+        return self.given.get("auxiliary_weight", 0) is None
+
+
+def table(file: Path, notebook: str | None, pairs: Sequence[Sequence[str]]) -> Table:
+    """The table of a file params/<profile>/<notebook>.yaml; ConfigError names the choices."""
+    path = ROOT / "notebooks" / f"{notebook or file.stem}.ipynb"
+    if not path.is_file():
+        names = ", ".join(sorted(path.stem for path in path.parent.glob("*.ipynb")))
+        raise ConfigError(f"{file.name}: named after no notebook; choose --notebook from {names}")
+    return Table(file, path, *notebooks.parameters(path, [file], pairs))
+
+
+def jobs(experiments: Iterable[Experiment], split: str = "class") -> list[Experiment]:
+    """The experiments cut into one held-out class each, by `split` also into one method, or one method and trial, each."""
+    parts = []
+    for e in experiments:
+        for name in store.held_out(e):
+            methods = [e.methods] if split == "class" else [(method,) for method in e.methods]
+            trials = [(e.first_trial + k, 1) for k in range(e.trials)] if split == "trial" else [(e.first_trial, e.trials)]
+            for method, (first, count) in ((m, t) for m in methods for t in trials):
+                changes = {"hold_out": (name or "none",), "methods": method, "first_trial": first, "trials": count}
+                parts.append(e.model_copy(update=changes))
+    return list(dict.fromkeys(parts))
+
+
+def names(parts: Sequence[Experiment], split: str) -> list[str]:
+    """A job's name in files' names, holdout-<name>.ipynb; those of equal names are numbered."""
+    words = [
+        [e.dataset_name, *e.hold_out, *(e.methods if split != "class" else ()), *([e.first_trial] if split == "trial" else ())]
+        for e in parts
+    ]
+    plain = [re.sub(r"[^\w.-]+", "_", "-".join(map(str, w))) for w in words]
+    return [name if plain.count(name) == 1 else f"{name}-{k}" for k, name in enumerate(plain)]
+
+
+def main(args: argparse.Namespace) -> int:
+    """`python -m semlib grid`: searches for auxiliary weights first, then the tables that wait for what they choose."""
+    files = [notebooks.existing(file) for file in args.files]
+    found = [table(file, args.notebook, args.parameter) for file in files]
+    profiles = {e.folder for t in found for e in t.experiments}
+    if len(profiles) > 1:
+        raise ConfigError(f"one profile a grid, not {', '.join(sorted(path.name for path in profiles))}")
+    every = [e for t in found for e in t.experiments]
+    if args.dry_run:
+        notebooks.check(every)
+        return _say(found, args)
+    notebooks.prepare(every)  # once, not by each job
+    status, searches = 0, [t for t in found if t.searches]
+    if searches and len(searches) < len(found):
+        status = _run(searches, args)
+        ready = [t for t in found if not t.searches and not (status and t.awaits_search)]
+        if left := [t.file.stem for t in found if not t.searches and t not in ready]:
+            print(f"not begun, for lack of a chosen auxiliary weight: {', '.join(left)}")
+        found = [table(t.file, args.notebook, args.parameter) for t in ready]  # with what was chosen
+    return (_run(found, args) if found else 0) or status
+
+
+def _run(found: Sequence[Table], args: argparse.Namespace) -> int:
+    """Execute what isn't finished; Snakemake's exit status."""
+    first = found[0].experiments[0]
+    devices = _gpus(args, first)
+    side_by_side, threads = _side_by_side(args, first, devices)
+    where = first.folder / ".grid" / "-".join(t.notebook.stem for t in found)[:200]
+    where.mkdir(parents=True, exist_ok=True)
+    try:
+        with (where / "grid.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Snakemake holds it too: freed when both are gone
+            mine = _write(found, where, args.split, threads, devices if args.on == "local" else None, args.resource)
+            snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(where)]
+            snakemake += ["--configfile", str(where / "config.json"), "--profile", str(_profile(args.on))]
+            # a killed grid's lock: it is ours now
+            subprocess.run([*snakemake, "--cores", "1", "--unlock", "--quiet"], capture_output=True)
+            how = ["--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime", "--quiet", "rules", "host"]
+            if args.on == "local":
+                how += ["--cores", str(side_by_side * threads)]
+                how += ["--resources", f"gpu={len(devices)}"] if devices else []
+            elif args.jobs:
+                how += ["--jobs", str(args.jobs)]
+            how += ["--default-resources", *(f"{n}={v}" for n, v in args.resource if n != "gpu")] if args.resource else []
+            status = _wait(subprocess.Popen([*snakemake, *how], pass_fds=[lock.fileno()]))
+    except BlockingIOError:
+        print(f"error: this grid is running already ({short(where)})", file=sys.stderr)
+        return 1
+    for t in found:
+        tables.print_all(t.experiments)
+    failed = [name for name in mine if not (where / "holdout" / f"{name}.done").exists()]
+    if failed:
+        print(f"failed, the traceback in its notebook: {', '.join(failed)}; the same command runs only these again")
+    elif status:
+        unfinished = [short(t.out) for t in found if not (where / "table" / f"{t.out.stem}.done").exists()]
+        print(f"the table's notebook failed: {', '.join(unfinished)}")
+    folder = short(first.folder)
+    print(f"the executed notebooks, with the precision-recall curves: {folder}/*.ipynb; the runs: {folder}/runs/")
+    return status
+
+
+def _write(
+    found: Sequence[Table], where: Path, split: str, threads: int, devices: Sequence[str] | None, resources: Sequence[Any]
+) -> list[str]:
+    """The files of Snakemake's run: its config, and a job's parameters each; the jobs' names.
+
+    What isn't finished, and the tables, run again whatever Snakemake remembers. Files of parameters may be edited
+    meanwhile: the jobs and the tables read copies.
+    """
+    import papermill
+
+    parts = jobs((e for t in found for e in t.experiments), split)
+    named = dict(zip(names(parts, split), parts, strict=True))
+    cell = papermill.inspect_notebook(str(HOLDOUT))
+    for name, part in named.items():
+        if part.missing == "train" and store.missing(part):
+            (where / "holdout" / f"{name}.done").unlink(missing_ok=True)
+        _save_yaml(where / "holdout" / f"{name}.yaml", explicit(part.model_copy(update={"threads": threads}), cell))
+    shutil.rmtree(where / "table", ignore_errors=True)
+    for t in found:
+        _save_yaml(where / "table" / f"{t.out.stem}.yaml", t.given | {"threads": threads})
+    own = {part: name for name, part in named.items()}
+    settings = {
+        "run": [sys.executable, "-m", "semlib", "run", "--checked", *(["--gpus", ",".join(devices)] if devices else [])],
+        "resources": ({"gpu": 1} if devices else {}) | {name: int(value) for name, value in resources if name == "gpu"},
+        "threads": threads,
+        "folder": str(found[0].experiments[0].folder),
+        "holdout": str(HOLDOUT),
+        "jobs": list(named),
+        "tables": {
+            t.out.stem: {"notebook": str(t.notebook), "jobs": [own[part] for part in jobs(t.experiments, split)]} for t in found
+        },
+    }
+    save_atomically(where / "config.json", lambda file: file.write(json.dumps(settings, indent=1).encode()))
+    return list(named)
+
+
+def explicit(experiment: Experiment, cell: Iterable[str]) -> dict[str, Any]:
+    """The parameters by which a notebook with this parameters cell makes exactly this experiment."""
+    usual = Experiment().model_dump(mode="json")
+    return {k: v for k, v in experiment.model_dump(mode="json").items() if k in cell or v != usual[k]}
+
+
+def _save_yaml(path: Path, values: dict[str, Any]) -> None:
+    text = yaml.safe_dump(values).encode()
+    save_atomically(path, lambda file: file.write(text))
+
+
+def _gpus(args: argparse.Namespace, experiment: Experiment) -> list[str]:
+    """The GPUs to share out among jobs on this machine."""
+    if args.gpus:
+        return [] if args.gpus == "none" else args.gpus.split(",")
+    return gpus.visible() if args.on == "local" and experiment.device in ("auto", "cuda") else []
+
+
+def _side_by_side(args: argparse.Namespace, experiment: Experiment, devices: Sequence[str]) -> tuple[int, int]:
+    """Jobs side by side, and threads of each."""
+    if args.on != "local":
+        return args.jobs or 1, experiment.threads or 4
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = args.jobs or len(devices) or (1 if experiment.device.startswith("cuda") else cores)
+    return count, experiment.threads or max(1, cores // count)
+
+
+def _profile(on: str) -> Path:
+    """The folder of Snakemake's profile: one of ours by its name, or one's own."""
+    for folder in (PROFILES / on, Path(on)):
+        if (folder / "config.yaml").is_file():
+            return folder.absolute()
+    known = ", ".join(sorted(path.name for path in PROFILES.iterdir()))
+    raise ConfigError(f"--on: no profile {on!r}; choose from {known}, or a folder with Snakemake's config.yaml")
+
+
+def _say(found: Sequence[Table], args: argparse.Namespace) -> int:
+    """What a grid would do: runs finished and missing, and the time they will take by the seconds in records."""
+    records = store.collect(found[0].experiments[0].folder)
+    device = runs.device_name(runs.device(found[0].experiments[0]))
+    here = [record for record in records if record.device == device] or records
+    measured: dict[Any, list[float]] = {}
+    for record in here:
+        measured.setdefault(_kind(record.dataset, record.method, record.settings), []).append(record.seconds)
+
+    def line(title: str, experiments: Iterable[Experiment]) -> str:
+        planned = {run.home: run for e in experiments for run in store.plan(e)}
+        left = {run.home: run for e in experiments for run in store.missing(e)}
+        kinds = [_kind(run.experiment.dataset_name, run.method, run.settings) for run in left.values()]
+        seconds = [statistics.median(measured[kind]) for kind in kinds if kind in measured]
+        text = f"{title}: {len(planned) - len(left)} of {len(planned)} runs are finished, {len(left)} are missing"
+        text += f": {tables.duration(sum(seconds))} one after the other" if seconds else ""
+        unknown = len(left) - len(seconds)
+        return text + (f"; no run like {unknown} of them is finished, to tell their time" if unknown else "")
+
+    for t in found:
+        print(line(f"{t.notebook.stem} ({tables.title(t.experiments[0])})", t.experiments))
+    every = [e for t in found for e in t.experiments]
+    if len(found) > 1:
+        print(line("all, each run once", every))
+    count, threads = _side_by_side(args, every[0], _gpus(args, every[0]))
+    where = ", ".join(sorted({record.device for record in here}))
+    print(f"{len(jobs(every, args.split))} jobs, {count} side by side with {threads} threads each on {args.on}", end="")
+    print(f"; times are medians on {where}" if here else "")
+    return 0
+
+
+def _kind(dataset: str, method: str, settings: dict[str, Any]) -> tuple:
+    return dataset, method, json.dumps(settings, sort_keys=True)
+
+
+def _wait(snakemake: subprocess.Popen) -> int:
+    """Its exit status; on Ctrl-C or SIGTERM it and all its jobs end first."""
+    try:
+        return snakemake.wait()
+    except KeyboardInterrupt:
+        for process in psutil.Process().children(recursive=True):
+            process.terminate()
+        snakemake.wait()
+        raise

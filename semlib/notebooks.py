@@ -1,0 +1,89 @@
+"""A notebook's parameters as a command line gives them, the experiments it will make of them, and where its copy goes."""
+
+import ast
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from semlib import config, store
+from semlib.config import ConfigError, Experiment
+from semlib.files import resolve
+
+
+def parameters(
+    notebook: Path, files: Sequence[str | Path], pairs: Sequence[Sequence[str]]
+) -> tuple[dict[str, Any], tuple[Experiment, ...]]:
+    """What to pass to the notebook, and the experiments that it will make of it; ConfigError names the choices."""
+    import papermill
+
+    if notebook.suffix != ".ipynb":
+        raise ConfigError(f"{notebook} is not a notebook (.ipynb)")
+    inferred = papermill.inspect_notebook(str(notebook))
+    given: dict[str, Any] = {}
+    for file in files:
+        given |= config.read_parameters(existing(file))
+    given |= {name: _value(name, text) for name, text in pairs}
+    for name in given:
+        if name not in inferred and name not in Experiment.model_fields:
+            raise ConfigError(config.unknown(name, tuple(inferred)))
+    known = {*Experiment.model_fields, *config.Several.model_fields}
+    defaults = {name: ast.literal_eval(p["default"]) for name, p in inferred.items() if name in known}
+    return given, config.several(defaults | {name: value for name, value in given.items() if name in known})
+
+
+def _value(name: str, text: str) -> Any:
+    """A command line's text as YAML has it, but for text fields: -p hold_out 7 is the class 7, -p hold_out [a, b] two."""
+    default = Experiment.model_fields[name].default if name in Experiment.model_fields else None
+    default = () if name == "settings" else default
+    if isinstance(default, str | tuple) and not text.startswith("["):
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"{name}: {text!r} isn't a value") from None
+
+
+def existing(path: str | Path) -> Path:
+    """The file, from this folder or else from the checkout's root; ConfigError if there is none."""
+    for candidate in (Path(path).absolute(), resolve(path)):
+        if candidate.is_file():
+            return candidate
+    raise ConfigError(f"{path}: no such file")
+
+
+def executed(notebook: Path, experiment: Experiment) -> Path:
+    """Where the executed notebook goes; one that is not about one data set is named after none."""
+    import papermill
+
+    dataset = papermill.inspect_notebook(str(notebook)).get("dataset")
+    about_one = dataset and not dataset["default"].startswith("[")
+    return experiment.output(notebook.stem, ".ipynb") if about_one else experiment.folder / notebook.name
+
+
+def prepare(experiments: Sequence[Experiment]) -> None:
+    """Before anything starts: ConfigError or DataError, one line, for what can't be run; data to train on are prepared."""
+    check(experiments)
+    from semlib import runs
+
+    for folder in {e.folder for e in experiments}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise ConfigError(f"outputs: {folder} can't be written to ({error.strerror}); choose another folder") from None
+    data = {(e.dataset, e.data_root, e.image_side, e.fold, e.evaluate_on): e for e in experiments if e.missing == "train"}
+    for experiment in data.values():
+        runs.load(experiment)
+
+
+def check(experiments: Sequence[Experiment]) -> None:
+    """ConfigError, one line, for what can't be run; nothing is written."""
+    for experiment in experiments:
+        store.held_out(experiment)
+    from semlib import runs  # slow to import: most wrong parameters are found before
+
+    for experiment in experiments:
+        runs.check(experiment)
