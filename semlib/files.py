@@ -25,7 +25,7 @@ def short(path: Path) -> str:
 def save_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Call write(file) so that path holds the whole of it or is as before, however this process ends.
 
-    The temporary file is this process's own; its name begins with a dot and ends in .part.
+    OSError names the path. The temporary file is this process's own; its name begins with a dot and ends in .part.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".part", dir=path.parent)
@@ -34,5 +34,10 @@ def save_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             write(file)
         Path(part).chmod(0o644)
         Path(part).replace(path)
+    except Exception as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch.save hides a full disk behind its own
+        if isinstance(cause, OSError) and cause.errno:
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
+        raise
     finally:
         Path(part).unlink(missing_ok=True)

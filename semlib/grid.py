@@ -82,6 +82,7 @@ def names(parts: Sequence[Experiment], split: str) -> list[str]:
 
 def main(args: argparse.Namespace) -> int:
     """`python -m semlib grid`: searches for auxiliary weights first, then the tables that wait for what they choose."""
+    _profile(args.on)  # ConfigError before anything is prepared
     files = [notebooks.existing(file) for file in args.files]
     found = [table(file, args.notebook, args.parameter) for file in files]
     profiles = {e.folder for t in found for e in t.experiments}
@@ -205,7 +206,7 @@ def _side_by_side(args: argparse.Namespace, experiment: Experiment, devices: Seq
 
 
 def _profile(on: str) -> Path:
-    """The folder of Snakemake's profile: one of ours by its name, or one's own."""
+    """The folder of Snakemake's profile: one of ours by its name, or one's own; ConfigError names the choices."""
     for folder in (PROFILES / on, Path(on)):
         if (folder / "config.yaml").is_file():
             return folder.absolute()

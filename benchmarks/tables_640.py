@@ -1,0 +1,49 @@
+"""Listing 640 finished runs of 10,000 test images each, and building their table: python benchmarks/tables_640.py
+
+Made-up scores of CIFAR-10's ten classes, two methods and 32 trials. Each record is read and each array checked against its
+SHA-256. Printed: seconds of each, and the process's peak memory with that of the libraries.
+"""
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from semlib import store, tables
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "tests"))
+import helpers  # noqa: E402
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(make(Path(folder)))
+    print(json.dumps(result, indent=1))
+    Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def make(folder: Path, trials: int = 32):
+    """The experiment of 20 x trials runs, finished in this folder."""
+    return helpers.made_up(folder, images=10_000, dataset="cifar10", trials=trials)
+
+
+def measure(experiment) -> dict[str, float]:
+    """Seconds to list the runs, and to build the table and what stands with it; GB at the peak."""
+    begun = time.perf_counter()
+    listed = len(store.collect(experiment.folder))
+    listing = time.perf_counter() - begun
+    records = store.finished(experiment)
+    table = tables.by_class(experiment, records)
+    for text in (tables.shown, tables.differences, tables.counts, tables.rank_correlation):
+        text(table)
+    tables.remarks(experiment, records)
+    building = time.perf_counter() - begun - listing
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"runs": listed, "list_s": round(listing, 3), "table_s": round(building, 3), "peak_gb": round(peak, 3)}
+
+
+if __name__ == "__main__":
+    main()

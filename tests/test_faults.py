@@ -1,0 +1,306 @@
+"""Faults that runs and grids survive: signals, full and read-only disks, clocks, other processes. Kills: also test_runs."""
+
+import hashlib
+import http.server
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+
+import kills
+import nbformat
+import numpy as np
+import psutil
+import pytest
+import yaml
+from helpers import ROOT, TINY, contents, environment, parameters, scores, semlib, tiny, tiny_data
+
+from semlib import runs, store
+
+ROOT_USER = pytest.mark.skipif(os.getuid() != 0, reason="mounting a small disk needs root")
+FILES = {"record.json", "scores.npz", "history.csv", "weights.pt"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tiny_data(tmp_path / "data")
+    return tmp_path
+
+
+@pytest.fixture
+def disk(folder):
+    """mount(size) puts a tmpfs at folder/outputs; it is unmounted at the end."""
+    place = folder / "outputs"
+    place.mkdir()
+
+    def mount(options):
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], check=True)
+
+    mount("size=64m")
+    yield mount
+    subprocess.run(["umount", place], check=True)
+
+
+def command(folder, *words, **changes):
+    """`semlib run` of holdout.ipynb on the tiny data."""
+    settings = {**TINY, "outputs": folder / "outputs", "epochs": 40, "methods": "classification"} | changes
+    given = parameters(**{name: value for name, value in settings.items() if value is not None})
+    return ["run", "notebooks/holdout.ipynb", *given, "-o", folder / "out.ipynb", *words]
+
+
+def started(folder, *words, **changes):
+    line = [sys.executable, "-m", "semlib", *map(str, command(folder, *words, **changes))]
+    places = environment(SEMLIB_DATA=folder / "data")
+    return subprocess.Popen(line, cwd=ROOT, env=places, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def until(condition, process, seconds=200):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+
+
+def kernels():
+    return {p.pid for p in psutil.process_iter() if "ipykernel_launcher" in " ".join(p.cmdline() if p.is_running() else ())}
+
+
+# --- signals
+
+
+@pytest.mark.notebook
+def test_sigterm_stops_the_kernel_and_the_same_command_goes_on(folder):
+    before = kernels()
+    process = started(folder, epochs=4000, checkpoint_every=20, evaluate_every=4000)
+    until(lambda: list(folder.rglob("checkpoint.before.pt")), process)
+    mine = kernels() - before
+    process.terminate()
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and said.splitlines()[-1].startswith("stopped; the same command goes on")
+    assert mine and not mine & kernels() and not list(folder.rglob("record.json"))
+
+
+@pytest.mark.notebook
+def test_a_kernel_killed_in_a_grid_runs_again_by_itself(folder):
+    """The notebook then looks completed; the grid runs it a second time and ends whole."""
+    settings = TINY | {"outputs": str(folder / "outputs"), "epochs": 300, "methods": ["classification"], "hold_out": ["one"]}
+    (folder / "benchmark.yaml").write_text(yaml.safe_dump(settings))
+    line = [sys.executable, "-m", "semlib", "grid", folder / "benchmark.yaml"]
+    before, places = kernels(), environment(SEMLIB_DATA=folder / "data")
+    process = subprocess.Popen(list(map(str, line)), cwd=ROOT, env=places, stdout=subprocess.PIPE, text=True)
+    until(lambda: list(folder.rglob("checkpoint.pt")), process)
+    for pid in kernels() - before:
+        os.kill(pid, signal.SIGKILL)
+    said = process.communicate(timeout=200)[0]
+    assert process.returncode == 0 and "1 of 1 runs are finished" in said
+    log = (folder / "outputs" / "test" / ".grid" / "benchmark" / "holdout" / "tiny-one.log").read_text()
+    assert "DeadKernelError" not in log  # the second one's
+    runs.complete(whole := tiny(folder, **settings | {"outputs": str(folder / "whole")}))
+    assert scores(tiny(folder, **settings)) == scores(whole)
+
+
+# --- disks
+
+
+@ROOT_USER
+def test_a_full_disk_is_named_and_leaves_nothing_half_written(folder, disk):
+    experiment = tiny(folder, methods="classification")
+    (run,) = store.plan(experiment)
+    filler = folder / "outputs" / "filler"
+    filler.write_bytes(bytes((64 << 20) - (400 << 10)))  # room for the lock, not for a checkpoint
+    with pytest.raises(OSError, match=r"No space left on device: '.*checkpoint\.pt'"):
+        runs.complete(experiment)
+    assert not list(run.home.glob("*.npz")) and not list(run.home.glob(".*.part")) and run.record() is None
+    filler.unlink()
+    runs.complete(experiment)
+    runs.complete(whole := tiny(folder, methods="classification", outputs=str(folder / "whole")))
+    assert scores(experiment) == scores(whole) and {path.name for path in run.home.iterdir()} - {"run.lock"} == FILES
+
+
+@ROOT_USER
+@pytest.mark.notebook
+def test_a_read_only_folder_is_one_clear_line_before_anything_starts(folder, disk):
+    runs.complete(tiny(folder))
+    before = contents(folder)
+    disk("remount,ro")
+    done = semlib(*command(folder, epochs=9), SEMLIB_DATA=folder / "data")
+    assert done.returncode == 2 and done.stderr.startswith("error: outputs: ") and "Read-only" in done.stderr
+    assert done.stderr.count("\n") == 1 and contents(folder) == before
+    assert len(runs.complete(tiny(folder, missing="skip"))) == 2  # looking needs no writing
+
+
+# --- time
+
+
+def test_a_clock_that_goes_backwards_changes_nothing(folder, monkeypatch):
+    now = itertools.count(2e9, -1000)
+    monkeypatch.setattr(time, "time", lambda: float(next(now)))
+    runs.complete(experiment := tiny(folder))
+    monkeypatch.undo()
+    runs.complete(whole := tiny(folder, outputs=str(folder / "whole")))
+    assert scores(experiment) == scores(whole)
+    for record in store.finished(experiment):
+        assert 0 < record.seconds < 60 and record.history().seconds.is_monotonic_increasing
+
+
+@pytest.mark.notebook
+def test_a_grid_whose_files_are_of_tomorrow_runs_what_is_missing_alone(folder):
+    settings = TINY | {"outputs": str(folder / "outputs"), "methods": ["classification"], "hold_out": ["one", "two"]}
+    (folder / "benchmark.yaml").write_text(yaml.safe_dump(settings))
+    assert semlib("grid", folder / "benchmark.yaml", SEMLIB_DATA=folder / "data").returncode == 0
+    tomorrow = time.time() + 86400
+    for path in (folder / "outputs").rglob("*"):
+        os.utime(path, (tomorrow, tomorrow))
+    lost, kept = store.plan(tiny(folder, **settings))
+    shutil.rmtree(lost.home)
+    before = contents(kept.home)
+    done = semlib("grid", folder / "benchmark.yaml", SEMLIB_DATA=folder / "data")
+    assert done.returncode == 0 and "2 of 2 runs are finished" in done.stdout, done.stdout + done.stderr
+    assert contents(kept.home) == before
+    table = folder / "outputs" / "test" / "benchmark-tiny-one-two.ipynb"
+    assert table.stat().st_mtime < tomorrow - 3600  # made anew
+
+
+# --- other processes
+
+TWICE = """
+import contextlib, sys, time
+from semlib import config, runs, store, training
+{unlocked}
+train = training.train
+def slow(*args, **options):
+    print("trained", options["description"], flush=True)
+    history = train(*args, **options)
+    time.sleep({delay} * (sys.argv[1] == "second"))
+    return history
+training.train = slow
+runs.complete(config.create({settings!r}))
+"""
+UNLOCKED = """
+class Unlocked(contextlib.nullcontext):
+    def __init__(self, *args, **options):
+        super().__init__()
+runs.FileLock = Unlocked
+"""
+
+
+def both(experiment, **how):
+    code = TWICE.format(settings=experiment.model_dump(mode="json"), **how)
+    pair = [
+        subprocess.Popen([sys.executable, "-c", code, name], env=environment(), stdout=subprocess.PIPE, text=True)
+        for name in ("first", "second")
+    ]
+    said = [process.communicate(timeout=200)[0] for process in pair]
+    assert [process.returncode for process in pair] == [0, 0]
+    return [text.count("trained") for text in said]
+
+
+def test_two_processes_share_the_runs_of_a_table(folder):
+    """What the other one trains is left for last: with several runs neither waits while there is something to do."""
+    experiment = tiny(folder, trials=3, epochs=12)
+    counts = both(experiment, unlocked="", delay=0)
+    assert sum(counts) == 6 == len(store.finished(experiment)) and min(counts) >= 1
+
+
+def test_where_locks_do_nothing_the_first_record_stands(folder):
+    experiment = tiny(folder, methods="classification")
+    assert sum(both(experiment, unlocked=UNLOCKED, delay=3)) == 2  # trained twice at worst
+    (run,) = store.plan(experiment)
+    assert run.record() and {path.name for path in run.home.iterdir()} == FILES
+    times = {path.name: path.stat().st_mtime for path in run.home.iterdir()}
+    assert max(times.values()) - min(times.values()) < 2.5  # the second, three seconds later, wrote none of them
+
+
+@pytest.mark.notebook
+def test_a_grid_and_a_tables_notebook_at_once_train_each_run_once(folder):
+    """Both at once, in two checkouts' processes over one outputs folder; a user's loss counts the trainings."""
+    (folder / "counted.py").write_text(
+        "import os, pathlib\n\n\ndef loss(net, images):\n"
+        "    place = pathlib.Path(__file__).parent / f'trained-{os.getpid()}'\n    place.open('a').write('x')\n"
+        "    return net(images, head='mine').square().mean()\n\n\nloss.heads = {'mine': 2}\n"
+    )
+    settings = TINY | {"outputs": str(folder / "outputs"), "methods": ["counted:loss"], "hold_out": ["one", "two", "three"]}
+    (folder / "benchmark.yaml").write_text(yaml.safe_dump(settings | {"epochs": 10}))
+    places = environment(SEMLIB_DATA=folder / "data", PYTHONPATH=f"{folder}{os.pathsep}{ROOT}")
+    start = [sys.executable, "-m", "semlib"]
+    table = ["run", "notebooks/benchmark.ipynb", "-f", str(folder / "benchmark.yaml"), "-o", str(folder / "table.ipynb")]
+    pair = [subprocess.Popen([*start, *words], cwd=ROOT, env=places) for words in (["grid", folder / "benchmark.yaml"], table)]
+    assert [process.wait(300) for process in pair] == [0, 0]
+    assert len(list((folder / "outputs").rglob("record.json"))) == 3
+    assert sum(path.stat().st_size for path in folder.glob("trained-*")) == 3 * 10 * 3  # runs, epochs, steps
+    nbformat.validate(nbformat.read(folder / "table.ipynb", 4))
+
+
+# --- a download
+
+
+def test_an_interrupted_download_is_done_again(tmp_path):
+    """torchvision's real download of a small CIFAR-10; the process is killed when half of the archive is there."""
+    batch = {"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1]}
+    served = tmp_path / "served"
+    inner = served / "cifar-10-batches-py"
+    inner.mkdir(parents=True)
+    import pickle  # the publisher's format
+
+    names = [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]
+    for name in names:
+        (inner / name).write_bytes(pickle.dumps(batch))
+    labels = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    (inner / "batches.meta").write_bytes(pickle.dumps({"label_names": labels}))
+    with tarfile.open(served / "small.tar.gz", "w:gz") as tar:
+        tar.add(inner, inner.name)
+    archive, killed = (served / "small.tar.gz").read_bytes(), threading.Event()
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(archive)))
+            self.end_headers()
+            self.wfile.write(archive[: len(archive) // 2])
+            self.wfile.flush()
+            killed.wait()
+            self.wfile.write(archive[len(archive) // 2 :])
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    digest = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in inner.iterdir()}
+    lists = [[[name, digest[name]] for name in part] for part in (names[:5], names[5:])]
+    code = f"""
+import json, sys
+from torchvision.datasets import CIFAR10
+CIFAR10.url, CIFAR10.filename = "http://127.0.0.1:{server.server_port}/small.tar.gz", "small.tar.gz"
+CIFAR10.tgz_md5 = "{hashlib.md5(archive).hexdigest()}"
+CIFAR10.train_list, CIFAR10.test_list = {lists}
+CIFAR10.meta = {{"filename": "batches.meta", "key": "label_names", "md5": "{digest["batches.meta"]}"}}
+from semlib.__main__ import main
+sys.exit(main(["data", "prepare", "cifar10", "--root", {str(tmp_path / "data")!r}]))
+"""
+    how = {"env": environment(), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    first = subprocess.Popen([sys.executable, "-c", code], **how)
+    until(lambda: (tmp_path / "data" / "small.tar.gz").exists(), first)
+    first.kill()
+    first.communicate()
+    half = (tmp_path / "data" / "small.tar.gz").stat().st_size
+    killed.set()
+    second = subprocess.run([sys.executable, "-c", code], **how)
+    server.shutdown()
+    assert half < len(archive) and second.returncode == 0, second.stderr
+    assert "cifar10: 10 training and 2 test images of 3x32x32" in second.stdout
+
+
+# --- everything at random
+
+
+@pytest.mark.slow
+@pytest.mark.notebook
+def test_ten_kills_of_grids_change_no_score(tmp_path):
+    lines = kills.run(tmp_path, 10, "-p", "hold_out", "[3, 7]", "-p", "epochs", "12", pause=(3, 12))
+    assert "10 kills" in lines[-1]
