@@ -4,16 +4,23 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo grid test test-all lab lint clean
+.PHONY: demo grid paper test test-all kills bench lab lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/ready
 	$(BIN)/python -m semlib grid params/demo/benchmark.yaml
 
-# make grid PARAMS=params/fast/table3_cifar10.yaml
+# make grid PARAMS=params/fast/table3_cifar10.yaml GRID=--dry-run
 PARAMS ?= params/demo/benchmark.yaml
+GRID ?=
 grid: $(VENV)/ready
-	$(BIN)/python -m semlib grid $(PARAMS)
+	$(BIN)/python -m semlib grid $(PARAMS) $(GRID)
+
+# All tables of the paper, each run once: make paper PROFILE=fast GRID="--on slurm --resource slurm_partition gpu"
+PROFILE ?= fast
+paper: PARAMS = $(wildcard params/$(PROFILE)/*.yaml)
+paper: override GRID := --split method $(GRID)
+paper: grid
 
 # Two files of tests side by side, a thread each
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
@@ -23,6 +30,16 @@ test: $(VENV)/ready
 
 test-all: $(VENV)/lab
 	$(PYTEST) -m "slow or notebook or browser or slurm or data"
+
+# Random kills of the demo's grid: 40 minutes for 200
+N ?= 200
+kills: $(VENV)/ready
+	$(BIN)/python tests/kills.py --kills $(N) --log outputs/demo/kills.log
+
+# On an otherwise idle machine; writes benchmarks/*.json
+bench: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet pytorch-ood
+	for name in throughput scoring startup tables_640 cpc_step; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 # make lab LAB="--no-browser --port 9000" on a remote machine
 LAB ?=
@@ -39,7 +56,7 @@ $(VENV)/ready: pyproject.toml
 	touch $@
 
 $(VENV)/lab: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --editable ".[lab]"
+	$(BIN)/python -m pip install --quiet --editable ".[lab,cluster]"
 	touch $@
 
 clean:

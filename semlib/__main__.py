@@ -142,6 +142,10 @@ def _gather(args: argparse.Namespace) -> int:
     return 0
 
 
+def _terminate(*_: object) -> None:
+    raise KeyboardInterrupt("SIGTERM")  # kernels and jobs are stopped too
+
+
 @contextmanager
 def _at_root():
     before = Path.cwd()
@@ -153,5 +157,5 @@ def _at_root():
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: kernels and jobs are stopped too
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(main())

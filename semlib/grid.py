@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -58,9 +59,9 @@ def table(file: Path, notebook: str | None, pairs: Sequence[Sequence[str]]) -> T
 
 
 def jobs(experiments: Iterable[Experiment], split: str = "class") -> list[Experiment]:
-    """The experiments cut into one held-out class each, by `split` also into one method, or one method and trial, each."""
+    """What is to be trained cut into one held-out class each, by `split` also into one method, or one method and trial."""
     parts = []
-    for e in experiments:
+    for e in (e for e in experiments if e.missing == "train"):
         for name in store.held_out(e):
             methods = [e.methods] if split == "class" else [(method,) for method in e.methods]
             trials = [(e.first_trial + k, 1) for k in range(e.trials)] if split == "trial" else [(e.first_trial, e.trials)]
@@ -124,7 +125,8 @@ def _run(found: Sequence[Table], args: argparse.Namespace) -> int:
                 how += ["--resources", f"gpu={len(devices)}"] if devices else []
             elif args.jobs:
                 how += ["--jobs", str(args.jobs)]
-            how += ["--default-resources", *(f"{n}={v}" for n, v in args.resource if n != "gpu")] if args.resource else []
+            if args.resource:
+                how += ["--default-resources", *_resources(_profile(args.on), args.resource)]
             status = _wait(subprocess.Popen([*snakemake, *how], pass_fds=[lock.fileno()]))
     except BlockingIOError:
         print(f"error: this grid is running already ({short(where)})", file=sys.stderr)
@@ -156,7 +158,7 @@ def _write(
     named = dict(zip(names(parts, split), parts, strict=True))
     cell = papermill.inspect_notebook(str(HOLDOUT))
     for name, part in named.items():
-        if part.missing == "train" and store.missing(part):
+        if store.missing(part):
             (where / "holdout" / f"{name}.done").unlink(missing_ok=True)
         _save_yaml(where / "holdout" / f"{name}.yaml", explicit(part.model_copy(update={"threads": threads}), cell))
     shutil.rmtree(where / "table", ignore_errors=True)
@@ -214,6 +216,13 @@ def _profile(on: str) -> Path:
     raise ConfigError(f"--on: no profile {on!r}; choose from {known}, or a folder with Snakemake's config.yaml")
 
 
+def _resources(profile: Path, given: Sequence[Sequence[str]]) -> list[str]:
+    """The profile's default resources with those given, as NAME=VALUE; `gpu` is each job's own (Snakefile)."""
+    usual = yaml.safe_load((profile / "config.yaml").read_text()).get("default-resources", {})
+    usual = usual if isinstance(usual, dict) else dict(item.split("=", 1) for item in usual)
+    return [f"{name}={value}" for name, value in (usual | dict(given)).items() if name != "gpu"]
+
+
 def _say(found: Sequence[Table], args: argparse.Namespace) -> int:
     """What a grid would do: runs finished and missing, and the time they will take by the seconds in records."""
     records = store.collect(found[0].experiments[0].folder)
@@ -224,17 +233,20 @@ def _say(found: Sequence[Table], args: argparse.Namespace) -> int:
         measured.setdefault(_kind(record.dataset, record.method, record.settings), []).append(record.seconds)
 
     def line(title: str, experiments: Iterable[Experiment]) -> str:
-        planned = {run.home: run for e in experiments for run in store.plan(e)}
-        left = {run.home: run for e in experiments for run in store.missing(e)}
+        planned = {run.home: run for e in experiments if e.missing == "train" for run in store.plan(e)}
+        left = {run.home: run for e in experiments if e.missing == "train" for run in store.missing(e)}
+        if not planned:
+            return f"{title}: trains nothing"
         kinds = [_kind(run.experiment.dataset_name, run.method, run.settings) for run in left.values()]
         seconds = [statistics.median(measured[kind]) for kind in kinds if kind in measured]
         text = f"{title}: {len(planned) - len(left)} of {len(planned)} runs are finished, {len(left)} are missing"
         text += f": {tables.duration(sum(seconds))} one after the other" if seconds else ""
         unknown = len(left) - len(seconds)
-        return text + (f"; no run like {unknown} of them is finished, to tell their time" if unknown else "")
+        return text + (f"; the time of {unknown} is unknown, for no run like them is finished" if unknown else "")
 
     for t in found:
-        print(line(f"{t.notebook.stem} ({tables.title(t.experiments[0])})", t.experiments))
+        about = ", ".join(dict.fromkeys(e.dataset_name for e in t.experiments))
+        print(line(f"{t.notebook.stem} ({about})", t.experiments))
     every = [e for t in found for e in t.experiments]
     if len(found) > 1:
         print(line("all, each run once", every))
@@ -246,15 +258,18 @@ def _say(found: Sequence[Table], args: argparse.Namespace) -> int:
 
 
 def _kind(dataset: str, method: str, settings: dict[str, Any]) -> tuple:
-    return dataset, method, json.dumps(settings, sort_keys=True)
+    return dataset, method, json.dumps(store.chosen(settings), sort_keys=True)
 
 
 def _wait(snakemake: subprocess.Popen) -> int:
     """Its exit status; on Ctrl-C or SIGTERM it and all its jobs end first."""
     try:
         return snakemake.wait()
-    except KeyboardInterrupt:
-        for process in psutil.Process().children(recursive=True):
+    except KeyboardInterrupt as stopped:
+        below = psutil.Process(snakemake.pid).children(recursive=True)
+        if stopped.args:  # by SIGTERM; Ctrl-C has reached all of them already
+            snakemake.send_signal(signal.SIGINT)  # which also cancels a cluster's jobs
+        for process in below:
             process.terminate()
         snakemake.wait()
         raise

@@ -101,10 +101,8 @@ class Run:
 
     @property
     def fingerprint(self) -> str:
-        defaults = {name: field.default for name, field in Experiment.model_fields.items()}
-        chosen = {name: value for name, value in self.settings.items() if value != defaults[name]}
         source = source_digest(self.method) if ":" in self.method else None
-        what = [RECIPE, self.experiment.dataset_name, self.hold_out, self.method, source, self.trial, chosen]
+        what = [RECIPE, self.experiment.dataset_name, self.hold_out, self.method, source, self.trial, chosen(self.settings)]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -125,6 +123,11 @@ class Run:
             warnings.warn(f"not used: {error}", stacklevel=2)
             return None
         return record
+
+
+def chosen(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a run's settings that are not at their default; a default that came later is in no older record."""
+    return {name: value for name, value in settings.items() if value != Experiment.model_fields[name].default}
 
 
 def source_digest(name: str) -> str:

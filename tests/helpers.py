@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import yaml
 from sklearn.metrics import average_precision_score
 
 from semlib import config, datasets, store
@@ -31,6 +32,23 @@ TINY = {
 }
 
 
+FRAGILE = '''
+from pathlib import Path
+
+BROKEN = Path(__file__).with_name("broken")
+
+
+def loss(net, images):
+    """Fails while the file `broken` is there if no image is a two (a two's corner is white): when two is held out."""
+    if BROKEN.exists() and not (images[:, 0, 0, 0] == 1).any():
+        raise RuntimeError("broken on purpose")
+    return net(images, head="mine").square().mean()
+
+
+loss.heads = {"mine": 2}
+'''
+
+
 def tiny_data(root: Path) -> Path:
     """Write tiny.npz, 256 + 100 of scikit-learn's digits 0 to 3; every two has a white corner, so a batch shows its class."""
     digits = datasets.load("digits", root)
@@ -54,9 +72,22 @@ def tiny(folder: Path, **changes) -> Experiment:
     return config.create(TINY | places | changes)
 
 
+def tiny_benchmark(folder: Path, **changes) -> tuple[Path, Experiment]:
+    """A copy of the demo's parameter file with tiny values, folder/benchmark.yaml, and the experiment that it makes."""
+    settings = yaml.safe_load((ROOT / "params" / "demo" / "benchmark.yaml").read_text())
+    settings |= TINY | {"outputs": str(folder / "outputs"), "epochs": 2} | changes
+    (folder / "benchmark.yaml").write_text(yaml.safe_dump(settings))
+    return folder / "benchmark.yaml", tiny(folder, **settings)
+
+
 def parameters(**values) -> list[str]:
     """Parameters as words of a command line."""
     return [word for name, value in values.items() for word in ("-p", name, str(value))]
+
+
+def semlib_path(folder: Path) -> str:
+    """PYTHONPATH by which a user's modules in that folder are found."""
+    return f"{folder}{os.pathsep}{ROOT}"
 
 
 def environment(**changes: object) -> dict[str, str]:

@@ -17,8 +17,7 @@ import nbformat
 import numpy as np
 import psutil
 import pytest
-import yaml
-from helpers import ROOT, TINY, contents, environment, parameters, scores, semlib, tiny, tiny_data
+from helpers import ROOT, TINY, contents, environment, parameters, scores, semlib, semlib_path, tiny, tiny_benchmark, tiny_data
 
 from semlib import runs, store
 
@@ -88,9 +87,8 @@ def test_sigterm_stops_the_kernel_and_the_same_command_goes_on(folder):
 @pytest.mark.notebook
 def test_a_kernel_killed_in_a_grid_runs_again_by_itself(folder):
     """The notebook then looks completed; the grid runs it a second time and ends whole."""
-    settings = TINY | {"outputs": str(folder / "outputs"), "epochs": 300, "methods": ["classification"], "hold_out": ["one"]}
-    (folder / "benchmark.yaml").write_text(yaml.safe_dump(settings))
-    line = [sys.executable, "-m", "semlib", "grid", folder / "benchmark.yaml"]
+    file, experiment = tiny_benchmark(folder, epochs=300, methods="classification", hold_out="one")
+    line = [sys.executable, "-m", "semlib", "grid", file]
     before, places = kernels(), environment(SEMLIB_DATA=folder / "data")
     process = subprocess.Popen(list(map(str, line)), cwd=ROOT, env=places, stdout=subprocess.PIPE, text=True)
     until(lambda: list(folder.rglob("checkpoint.pt")), process)
@@ -100,8 +98,8 @@ def test_a_kernel_killed_in_a_grid_runs_again_by_itself(folder):
     assert process.returncode == 0 and "1 of 1 runs are finished" in said
     log = (folder / "outputs" / "test" / ".grid" / "benchmark" / "holdout" / "tiny-one.log").read_text()
     assert "DeadKernelError" not in log  # the second one's
-    runs.complete(whole := tiny(folder, **settings | {"outputs": str(folder / "whole")}))
-    assert scores(tiny(folder, **settings)) == scores(whole)
+    runs.complete(whole := experiment.model_copy(update={"outputs": str(folder / "whole")}))
+    assert scores(experiment) == scores(whole)
 
 
 # --- disks
@@ -150,16 +148,15 @@ def test_a_clock_that_goes_backwards_changes_nothing(folder, monkeypatch):
 
 @pytest.mark.notebook
 def test_a_grid_whose_files_are_of_tomorrow_runs_what_is_missing_alone(folder):
-    settings = TINY | {"outputs": str(folder / "outputs"), "methods": ["classification"], "hold_out": ["one", "two"]}
-    (folder / "benchmark.yaml").write_text(yaml.safe_dump(settings))
-    assert semlib("grid", folder / "benchmark.yaml", SEMLIB_DATA=folder / "data").returncode == 0
+    file, experiment = tiny_benchmark(folder, methods="classification", hold_out=["one", "two"])
+    assert semlib("grid", file, SEMLIB_DATA=folder / "data").returncode == 0
     tomorrow = time.time() + 86400
     for path in (folder / "outputs").rglob("*"):
         os.utime(path, (tomorrow, tomorrow))
-    lost, kept = store.plan(tiny(folder, **settings))
+    lost, kept = store.plan(experiment)
     shutil.rmtree(lost.home)
     before = contents(kept.home)
-    done = semlib("grid", folder / "benchmark.yaml", SEMLIB_DATA=folder / "data")
+    done = semlib("grid", file, SEMLIB_DATA=folder / "data")
     assert done.returncode == 0 and "2 of 2 runs are finished" in done.stdout, done.stdout + done.stderr
     assert contents(kept.home) == before
     table = folder / "outputs" / "test" / "benchmark-tiny-one-two.ipynb"
@@ -224,12 +221,11 @@ def test_a_grid_and_a_tables_notebook_at_once_train_each_run_once(folder):
         "    place = pathlib.Path(__file__).parent / f'trained-{os.getpid()}'\n    place.open('a').write('x')\n"
         "    return net(images, head='mine').square().mean()\n\n\nloss.heads = {'mine': 2}\n"
     )
-    settings = TINY | {"outputs": str(folder / "outputs"), "methods": ["counted:loss"], "hold_out": ["one", "two", "three"]}
-    (folder / "benchmark.yaml").write_text(yaml.safe_dump(settings | {"epochs": 10}))
-    places = environment(SEMLIB_DATA=folder / "data", PYTHONPATH=f"{folder}{os.pathsep}{ROOT}")
+    file, _ = tiny_benchmark(folder, epochs=10, methods="counted:loss", hold_out=["one", "two", "three"])
+    places = environment(SEMLIB_DATA=folder / "data", PYTHONPATH=semlib_path(folder))
     start = [sys.executable, "-m", "semlib"]
-    table = ["run", "notebooks/benchmark.ipynb", "-f", str(folder / "benchmark.yaml"), "-o", str(folder / "table.ipynb")]
-    pair = [subprocess.Popen([*start, *words], cwd=ROOT, env=places) for words in (["grid", folder / "benchmark.yaml"], table)]
+    table = ["run", "notebooks/benchmark.ipynb", "-f", file, "-o", folder / "table.ipynb"]
+    pair = [subprocess.Popen([*start, *words], cwd=ROOT, env=places) for words in (["grid", file], table)]
     assert [process.wait(300) for process in pair] == [0, 0]
     assert len(list((folder / "outputs").rglob("record.json"))) == 3
     assert sum(path.stat().st_size for path in folder.glob("trained-*")) == 3 * 10 * 3  # runs, epochs, steps

@@ -1,45 +1,20 @@
-"""Snakemake on a real SLURM cluster: jobs side by side, one fails, one is killed, and slurmd is killed meanwhile."""
+"""The grid on a real SLURM cluster: one hold-out fails, one job is killed, and slurmd is killed and comes back meanwhile."""
 
+import itertools
+import re
 import subprocess
 import sys
 
 import pytest
+import yaml
+from helpers import FRAGILE, ROOT, semlib_path, tiny_benchmark, tiny_data
 from slurm_cluster import Cluster, install
 
+from semlib import store
+
 pytestmark = pytest.mark.slurm
-
-WORKFLOW = """
-rule all:
-    input: expand("{job}.done", job=["a", "b", "c", "broken", "killed"])
-
-rule sleep:
-    output: "{job}.done"
-    wildcard_constraints: job="[abc]"
-    shell: "echo $SLURM_JOB_ID > {wildcards.job}.log; sleep 5; touch {output}"
-
-rule broken:
-    output: "broken.done"
-    shell: "echo $SLURM_JOB_ID >> broken.log; exit 1"
-
-rule killed:
-    output: "killed.done"
-    shell: "echo $SLURM_JOB_ID >> killed.log; [ $(wc -l < killed.log) = 2 ] || sleep 600; touch {output}"
-"""
-OPTIONS = """
-executor: slurm
-jobs: 10
-retries: 1
-keep-going: true
-latency-wait: 5
-slurm-status-command: squeue
-slurm-init-seconds-before-status-checks: 2
-slurm-logdir: logs
-default-resources:
-  slurm_partition: long
-  runtime: 30
-  mem_mb: 1000
-  gpu: 1
-"""
+# this cluster has no accounting, and a test no time
+OWN = {"slurm-status-command": "squeue", "slurm-init-seconds-before-status-checks": 2, "latency-wait": 5, "retries": 1}
 
 
 @pytest.fixture
@@ -50,36 +25,40 @@ def cluster(tmp_path):
         yield cluster
 
 
-def test_snakemake_on_slurm(cluster, tmp_path):
-    work = tmp_path / "work"
-    (work / "profile").mkdir(parents=True)
-    (work / "Snakefile").write_text(WORKFLOW)
-    (work / "profile" / "config.yaml").write_text(OPTIONS)
-    with (work / "log").open("w") as log:
-        words = [sys.executable, "-m", "snakemake", "--profile", "profile"]
-        snakemake = subprocess.Popen(words, cwd=work, env=cluster.environment, stdout=log, stderr=log)
+def test_a_grid_on_slurm_ends_complete_but_for_what_fails_on_purpose(cluster, tmp_path, monkeypatch):
+    tiny_data(tmp_path / "data")
+    file, experiment = tiny_benchmark(tmp_path, hold_out="all", methods=["classification", "fragile:loss"], epochs=30)
+    (tmp_path / "fragile.py").write_text(FRAGILE)
+    (tmp_path / "broken").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    profile = yaml.safe_load((ROOT / "workflow" / "profiles" / "slurm" / "config.yaml").read_text())
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile" / "config.yaml").write_text(yaml.safe_dump(profile | OWN))
+    places = cluster.environment | {"SEMLIB_DATA": str(tmp_path / "data"), "PYTHONPATH": semlib_path(tmp_path)}
+    words = [sys.executable, "-m", "semlib", "grid", file, "--on", tmp_path / "profile", "--jobs", 4]
+    words += ["-p", "threads", 1]
+    for name, value in {"slurm_partition": "long", "gpu": 1, "mem_mb": 2000}.items():
+        words += ["--resource", name, value]
+    with (tmp_path / "log").open("w") as log:
+        grid = subprocess.Popen(list(map(str, words)), cwd=ROOT, env=places, stdout=log, stderr=log)
 
-    def tries(name: str) -> list[str]:
-        """The SLURM jobs that have started a rule's job."""
-        log = work / f"{name}.log"
-        return log.read_text().split() if log.exists() else []
+    def of(name: str) -> list:
+        return [job for job in cluster.jobs() if re.search(rf"holdout.*{name}", job.comment)]
 
-    def state(number: str) -> str:
-        return next(job.state for job in cluster.jobs() if job.number == number)
+    def home(name: str):
+        return next(run.home for run in store.plan(experiment) if (run.hold_out, run.method) == (name, "classification"))
 
-    cluster.wait(lambda: any(map(tries, "abc")), 60)
-    [first, *_] = [number for name in "abc" for number in tries(name)]
+    cluster.wait(lambda: (home("zero") / "checkpoint.pt").exists() or (home("zero") / "record.json").exists(), 120)
+    cluster.kill_job(of("zero")[0].number)
     cluster.kill_slurmd()
-    cluster.wait(lambda: state(first) == "COMPLETING")  # the job is done, but nobody can tidy up after it
     cluster.start_slurmd()
-    cluster.wait(lambda: state(first) == "COMPLETED")
-    cluster.wait(lambda: tries("killed"), 60)
-    cluster.kill_job(tries("killed")[0])
-
-    status = snakemake.wait(120)
-    text = (work / "log").read_text()
-    assert status == 1, text
-    assert sorted(path.name for path in work.glob("*.done")) == ["a.done", "b.done", "c.done", "killed.done"], text
-    started = {name: [state(number) for number in tries(name)] for name in ("a", "b", "c", "broken", "killed")}
-    assert [started.pop(name) for name in "abc"] == [["COMPLETED"]] * 3, text
-    assert started == {"broken": ["FAILED", "FAILED"], "killed": ["FAILED", "COMPLETED"]}, text
+    status = grid.wait(400)
+    text = (tmp_path / "log").read_text()
+    assert status == 1 and "7 of 8 runs are finished" in text, text
+    finished = {(record.hold_out, record.method) for record in store.finished(experiment)}
+    every = set(itertools.product(("zero", "one", "two", "three"), experiment.methods))
+    assert every - finished == {("two", "fragile:loss")}, text
+    assert "failed, the traceback in its notebook: tiny-two;" in text
+    states = {name: [job.state for job in of(f"tiny-{name}")] for name in ("zero", "one", "two", "three")}
+    assert states["zero"] == ["FAILED", "COMPLETED"] and states["two"] == ["FAILED", "FAILED"], states
+    assert {states[name][-1] for name in ("one", "three")} == {"COMPLETED"}, states

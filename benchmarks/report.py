@@ -1,0 +1,38 @@
+"""What every benchmark prints and writes: a small table, and a JSON file beside the script."""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from semlib import runs
+
+
+def alternate(contestants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each contestant; they take turns, so that a machine's ups and downs meet all of them."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, run in contestants.items():
+            begun = time.perf_counter()
+            run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def write(script: str, rows: list[dict[str, Any]], device: str = "cpu", **also: Any) -> None:
+    """Print rows as a table and write them, the command and the machine as JSON."""
+    about = {"command": " ".join(["python", f"benchmarks/{Path(script).name}", *sys.argv[1:]])}
+    about |= {"machine": runs.device_name(device), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    print(" | ".join(f"{name}: {value}" for name, value in (about | also).items()))
+    print(pd.DataFrame(rows).fillna("").to_string(index=False))
+    text = json.dumps(about | also | {"rows": rows}, indent=1)
+    name = Path(script).stem + ("" if device == "cpu" else f"-{device.partition(':')[0]}")
+    Path(script).with_name(f"{name}.json").write_text(text + "\n")

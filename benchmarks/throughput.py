@@ -1,0 +1,181 @@
+"""Training images a second, semlib against the usual loop: python benchmarks/throughput.py [NETWORK ...] --threads 2
+
+The usual loop: torchvision's transforms on PIL images in a DataLoader with workers, NCHW, float32, SGD. Below it, one by one
+on top of each other: bfloat16, images that stay on the device, channels last, a fused optimiser, compilation (on a GPU). The
+last row is semlib's own training loop. All take turns; medians. The peak is that of large matrix products in the same run.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+
+import numpy as np
+import report
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.transforms import v2
+
+from semlib import config, models, runs, training
+from semlib.datasets import ImageSet, augmentation
+
+# pixels a side, classes, batch size, and what differs from the architecture: the paper's networks, then fast's and cpu's
+NETWORKS = {
+    "wrn-28-10": (32, 9, 512, {}),
+    "wrn-stl10": (96, 9, 256, {}),
+    "wrn-imagenet": (224, 11, 64, {}),
+    "wrn-imagenet-cpc": (224, 11, 32, {}),
+    "wrn-16-8": (32, 9, 512, {}),
+    "wrn-16-2": (32, 9, 128, {}),
+    "wrn-16-2/stride2": (32, 9, 128, {"stem_stride": 2}),
+}
+SWITCHES = ("bfloat16", "resident", "channels_last", "fused", "compile")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("networks", nargs="*", default=["wrn-16-2"], metavar="NETWORK", help=", ".join(NETWORKS))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="of the usual loop's DataLoader")
+    parser.add_argument("--steps", type=int, default=20, help="of each turn")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    os.environ["TQDM_DISABLE"] = "1"
+    torch.set_num_threads(args.threads)
+    if unknown := set(args.networks) - set(NETWORKS):
+        parser.error(f"unknown: {', '.join(unknown)}; choose from {', '.join(NETWORKS)}")
+    rows = [row for name in args.networks for row in measure(name, args)]
+    peaks = {name: f"{value / 1e12:.2f}" for name, value in peak(args.device).items()}
+    for row in rows:
+        row["peak %"] = round(100 * row["TFLOP/s"] / float(peaks["bfloat16" if row["bfloat16"] else "float32"]), 1)
+    report.write(__file__, rows, args.device, peak_tflops=peaks)
+
+
+def measure(name: str, args: argparse.Namespace) -> list[dict]:
+    """A row for each contestant: the usual loop with ever more switches, then semlib."""
+    side, classes, batch, _ = NETWORKS[name]
+    data = noise(batch * args.steps, side, classes)
+    switches = SWITCHES if args.device.startswith("cuda") else SWITCHES[:3]
+    contestants: dict[str, Callable[[], object]] = {}
+    for count in range(len(switches) + 1):
+        on = dict.fromkeys(switches[:count], True)
+        contestants["usual loop" if not on else f"+ {switches[count - 1]}"] = usual(name, data, args, **on)
+    contestants["semlib"] = ours(name, data, args)
+    for run in contestants.values():
+        run()  # workers, caches, compilation
+    seconds = report.alternate(contestants, args.rounds)
+    flops = operations(build(name), side, classes)
+    bfloat16 = runs.autocast(config.create({"device": args.device}))
+    rows = []
+    for k, (contestant, elapsed) in enumerate(seconds.items()):
+        speed = len(data) / elapsed
+        row = {"network": name, "batch": batch, "contestant": contestant, "bfloat16": k > 0 and bfloat16}
+        row |= {"images/s": round(speed, 1), "TFLOP/s": round(speed * flops / 1e12, 3)}
+        rows.append(row | {"times the usual": round(seconds["usual loop"] / elapsed, 2)})
+    return rows
+
+
+def build(name: str) -> models.WideResNet:
+    side, classes, _, settings = NETWORKS[name]
+    torch.manual_seed(0)
+    half = {"mean": [0.5] * 3, "std": [0.25] * 3}
+    return models.build(name.partition("/")[0], classes, (3, side, side), **half, **settings)
+
+
+def noise(count: int, side: int, classes: int) -> ImageSet:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, 3, side, side), dtype=np.uint8)
+    return ImageSet(images, rng.integers(0, classes, count))
+
+
+class Pictures(Dataset):
+    """Images as torchvision's data sets hand them over: PIL, transformed one by one."""
+
+    def __init__(self, data: ImageSet) -> None:
+        self.images, self.labels = data.images.transpose(0, 2, 3, 1).copy(), data.labels
+        side = data.images.shape[2]
+        steps = [v2.RandomCrop(side, padding=side // 8, padding_mode="reflect"), v2.RandomHorizontalFlip()]
+        self.transform = v2.Compose([*steps, v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
+
+
+def usual(name, data, args, bfloat16=False, resident=False, channels_last=False, fused=False, compile=False):
+    """A function that trains for an epoch as one usually does, with these measures."""
+    device, (side, _, batch, _) = torch.device(args.device), NETWORKS[name]
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    net = build(name).to(device, memory_format=layout)
+    forward = torch.compile(net) if compile else net
+    how = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "fused": fused or None}
+    optimizer = torch.optim.SGD(net.parameters(), **how)
+    generator = torch.Generator(device).manual_seed(0)
+    kept = torch.from_numpy(augmentation.pad(data.images, side // 8)).to(device), torch.from_numpy(data.labels).to(device)
+    loader = DataLoader(
+        Pictures(data), batch, True, num_workers=args.workers, persistent_workers=args.workers > 0, drop_last=True,
+        pin_memory=device.type == "cuda",
+    )  # fmt: skip
+
+    def batches():
+        if not resident:
+            yield from loader
+            return
+        for index in torch.randperm(len(data), generator=generator, device=device).split(batch):
+            cropped = augmentation.random_crop(kept[0], index, side, side, generator)
+            yield augmentation.random_flip(cropped, generator).float().div_(255), kept[1][index]
+
+    def epoch() -> None:
+        net.train()
+        for images, labels in batches():
+            images = images.to(device, memory_format=layout, non_blocking=True)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+                loss = F.cross_entropy(forward(images).float(), labels.to(device, non_blocking=True))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+
+    return epoch
+
+
+def ours(name, data, args):
+    """A function that trains for an epoch with semlib's loop."""
+    compiled = args.device.startswith("cuda")
+    how = {"epochs": 1, "batch_size": NETWORKS[name][2], "norm_batch": None, "evaluate_every": 1, "device": args.device}
+    experiment, net = config.create(how | {"compile": compiled}), build(name)
+    return lambda: training.train(net, data, experiment, device=args.device, autocast=runs.autocast(experiment))
+
+
+def operations(net: nn.Module, side: int, classes: int) -> float:
+    """Floating-point operations of one image's forward and backward pass, by torch's counter."""
+    images, labels = torch.rand(2, 3, side, side), torch.zeros(2, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        F.cross_entropy(net.train()(images), labels).backward()
+    return counter.get_total_flops() / 2
+
+
+def peak(device: str, side: int | None = None) -> dict[str, float]:
+    """FLOP/s of a large matrix product in either precision."""
+    side, found = side or (8192 if device.startswith("cuda") else 2048), {}
+    for kind in (torch.float32, torch.bfloat16):
+        a, b = (torch.rand(side, side, device=device).to(kind) for _ in range(2))
+        best = float("inf")
+        for _ in range(10):
+            begun = time.perf_counter()
+            a @ b
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
+            best = min(best, time.perf_counter() - begun)
+        found[str(kind).removeprefix("torch.")] = 2 * side**3 / best
+    return found
+
+
+if __name__ == "__main__":
+    main()
