@@ -314,7 +314,7 @@ def _threads(experiment: Experiment) -> int:
 
 def device_name(device: str) -> str:
     if device.startswith("cuda"):
-        return torch.cuda.getdevice_name(device)
+        return torch.cuda.get_device_name(device)
     try:
         with Path("/proc/cpuinfo").open() as lines:
             return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
