@@ -11,7 +11,7 @@ from pathlib import Path
 
 from semlib import datasets, gpus, notebooks, store, tables
 from semlib.config import ConfigError
-from semlib.files import ROOT, resolve, save_atomically, short
+from semlib.files import ROOT, one_line, resolve, save_atomically, short
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,8 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     try:
         return args.command(args)
-    except (ConfigError, datasets.DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ConfigError, datasets.DataError, OSError) as error:  # OSError: a folder that can't be written, say
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("what", choices=("prepare", "check"))
     data.add_argument("dataset", help="a name, or a folder with train/<class>/* and test/<class>/*")
     data.add_argument("--root", help="the folder of prepared data sets (default: $SEMLIB_DATA, else data/)")
-    data.add_argument("--side", type=int, help="own images and ImageNet: pixels a side")
+    data.add_argument("--side", type=_count, help="own images and ImageNet: pixels a side")
     data.add_argument("--ilsvrc", help="ImageNet: the ILSVRC2012 folder (default: $SEMLIB_ILSVRC)")
     data.set_defaults(command=_data)
 
@@ -88,6 +88,8 @@ def _run(args: argparse.Namespace) -> int:
         notebooks.prepare(experiments)
     experiment = experiments[0]
     out = args.out or notebooks.executed(notebook, experiment)
+    if out.suffix != ".ipynb" or out.is_dir():
+        raise ConfigError(f"--out: {out} isn't a notebook's name (.ipynb)")
     out.parent.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     if experiment.threads:

@@ -9,20 +9,24 @@ import importlib
 import inspect
 import math
 import re
+import reprlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from semlib.files import ROOT, resolve
+from semlib.files import ROOT, one_line, resolve
 
 METHODS = ("classification", "rotation", "center_mask", "cpc")
 SCORES = ("msp", "odin")
 CHOSEN_WEIGHTS = "auxiliary_weights.csv"
 UNCHOSEN = {"cpc": 10.0}
+LONGEST = 10**5  # characters of a file of parameters
+STARTS = (yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken, yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken)
+ENDS = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 
 _loaded_text: dict[str, str] = {}  # source of each module of a user's functions, as it was loaded
 
@@ -37,7 +41,7 @@ def _number(value: Any) -> float:
         raise ValueError("should be a number")
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError("should be a number") from None
     if not math.isfinite(number):
         raise ValueError("should be a finite number")
@@ -45,14 +49,19 @@ def _number(value: Any) -> float:
 
 
 def _text(value: Any) -> Any:
+    if isinstance(value, str) and re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", value):
+        raise ValueError("should be one line without control characters")
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value  # class 3 of the digits
 
 
-def _names(value: Any) -> tuple[Any, ...]:
-    values = value if isinstance(value, list | tuple) else [value]
-    if len(values) != len(set(map(str, values))):
+def _tuple(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(values) != len(set(values)):
         raise ValueError("should name each only once")
-    return tuple(_text(v) for v in values)
+    return values
 
 
 def _none(value: Any) -> Any:
@@ -61,15 +70,22 @@ def _none(value: Any) -> Any:
 
 Number = Annotated[float, BeforeValidator(_number)]
 Text = Annotated[str, BeforeValidator(_text), Field(min_length=1)]
-Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_names), Field(min_length=1)]
-Count = Annotated[int, Field(ge=1)]
-OptionalCount = Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_none)]
-OptionalSide = Annotated[Annotated[int, Field(ge=8)] | None, BeforeValidator(_none)]
+Names = Annotated[tuple[Text, ...], BeforeValidator(_tuple), Field(min_length=1), AfterValidator(_once)]
+MOST = 10**6  # of anything that is counted: more is a slip, and could fill the memory before it is noticed
+Count = Annotated[int, Field(ge=1, le=MOST)]
+OptionalCount = Annotated[Annotated[int, Field(ge=0, le=MOST)] | None, BeforeValidator(_none)]
+OptionalSide = Annotated[Annotated[int, Field(ge=8, le=10**4)] | None, BeforeValidator(_none)]
 Fold = Annotated[Annotated[int, Field(ge=0, le=9)] | None, BeforeValidator(_none)]
-OptionalText = Annotated[str | None, BeforeValidator(_none)]
+OptionalText = Annotated[Text | None, BeforeValidator(_none)]
+Weight = Annotated[Number, Field(ge=0)]
+Weights = Annotated[tuple[Weight, ...], BeforeValidator(_tuple), Field(min_length=1), AfterValidator(_once)]
 
 
-Weights = Annotated[tuple[Annotated[Number, Field(ge=0)], ...], BeforeValidator(_names), Field(min_length=1)]
+def _check_names(field: str, names: Iterable[str], known: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in known and not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
+            choices = ", ".join(known)
+            raise ValueError(f"{field}: {_shown(name)} is unknown; choose from {choices}, package.module:function")
 
 
 class Experiment(BaseModel):
@@ -78,12 +94,12 @@ class Experiment(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     # which runs
-    profile: Annotated[Text, Field(pattern=r"^[A-Za-z0-9_.-]*[A-Za-z0-9_-]$")] = "paper"  # outputs/<profile>/
+    profile: Annotated[Text, Field(pattern=r"^[A-Za-z0-9_.-]*[A-Za-z0-9_-]$", max_length=100)] = "paper"  # outputs/<profile>/
     dataset: Text = "cifar10"  # a name, or a folder with train/<class>/* and test/<class>/*
     hold_out: Names = ("all",)  # class names; all: each class in turn; none: no class
     methods: Names = ("classification", "rotation")  # or center_mask, cpc, or package.module:function
     trials: Count = 3  # trial k is seeded with k
-    first_trial: Annotated[int, Field(ge=0)] = 0  # 3 and trials 2: trials 3 and 4
+    first_trial: Annotated[int, Field(ge=0, le=MOST)] = 0  # 3 and trials 2: trials 3 and 4
     scores: Names = SCORES  # or package.module:function
     missing: Literal["skip", "train"] = "skip"  # what to do about a run that isn't in outputs/ yet
 
@@ -104,11 +120,11 @@ class Experiment(BaseModel):
 
     # training
     epochs: Count = 200
-    batch_size: Annotated[int, Field(ge=2)] = 512
+    batch_size: Annotated[int, Field(ge=2, le=MOST)] = 512
     learning_rate: Annotated[Number, Field(gt=0)] = 0.1
     weight_decay: Annotated[Number, Field(ge=0)] = 5e-4
     schedule: Literal["step", "one_cycle"] = "step"
-    auxiliary_weight: Annotated[Number, Field(ge=0)] = 0.5  # the paper's lambda
+    auxiliary_weight: Weight = 0.5  # the paper's lambda
     auxiliary_augment: bool = False  # crop and flip the auxiliary task's images too
     cpc_negatives: Literal["image", "batch"] = "image"  # whose patches a code is told from (Appendix C: the same image's)
     cpc_augment: bool = False  # each patch in one colour, flipped and shifted
@@ -135,10 +151,8 @@ class Experiment(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Experiment":
-        for field, known in (("methods", METHODS), ("scores", SCORES)):
-            for name in getattr(self, field):
-                if name not in known and name.count(":") != 1:
-                    raise ValueError(f"{field}: {name!r} is unknown; choose from {', '.join(known)}, package.module:function")
+        _check_names("methods", self.methods, METHODS)
+        _check_names("scores", self.scores, SCORES)
         if len(self.hold_out) > 1 and {"all", "none"} & set(self.hold_out):
             raise ValueError("hold_out: all and none stand alone; choose one of them or class names")
         if self.norm_batch and self.batch_size > self.norm_batch and self.batch_size % self.norm_batch:
@@ -176,6 +190,11 @@ class Several(BaseModel):
     dataset: OptionalNames = None  # a list of names: the same settings for each
     auxiliary_weights: Annotated[dict[Text, Weights] | None, BeforeValidator(_none)] = None  # of each method, to compare
 
+    @model_validator(mode="after")
+    def _consistent(self) -> "Several":
+        _check_names("auxiliary_weights", self.auxiliary_weights or (), METHODS)
+        return self
+
 
 def function(name: str) -> Callable[..., Any]:
     """The user's function named package.module:function, found from the checkout's root too; ConfigError if there is none."""
@@ -188,8 +207,8 @@ def function(name: str) -> Callable[..., Any]:
         if _loaded_text.setdefault(module, text) != text:  # edited since: in Lab the kernel lives on
             loaded, _loaded_text[module] = importlib.reload(loaded), text
         found = getattr(loaded, attribute)
-    except (ImportError, AttributeError, ValueError, TypeError, OSError, SyntaxError) as error:
-        raise ConfigError(f"{name}: {error}; name a Python function as package.module:function") from error
+    except Exception as error:  # a user's module can raise any
+        raise ConfigError(f"{name}: {one_line(error)}; name a Python function as package.module:function") from error
     if not inspect.isfunction(found):
         raise ConfigError(f"{name} isn't a Python function")
     return found
@@ -210,7 +229,7 @@ def several(parameters: Mapping[str, Any]) -> tuple[Experiment, ...]:
     by = _checked(Several, {name: value for name, value in parameters.items() if name in lists})
     if by.settings:
         over = {name: value for name, value in parameters.items() if name != "settings"}
-        return tuple(e for file in by.settings for e in several(read_parameters(file) | over))
+        return tuple(e for file in by.settings for e in several(_settings(file) | over))
     if by.dataset:
         return tuple(e for name in by.dataset for e in several({**parameters, "dataset": name}))
     given = {name: value for name, value in parameters.items() if name not in lists}
@@ -224,24 +243,35 @@ def several(parameters: Mapping[str, Any]) -> tuple[Experiment, ...]:
     return (create(given),)
 
 
+def _settings(file: str) -> dict[str, Any]:
+    parameters = read_parameters(file)
+    if "settings" in parameters:  # perhaps its own
+        raise ConfigError(f"settings: {file} has settings itself; name files that have none")
+    return parameters
+
+
 def chosen_weight(experiment: Experiment) -> float:
     """The auxiliary weight that lambda_search.ipynb wrote into outputs/<profile>/; until it has, 1.0, of CPC 10.0."""
     path, method = experiment.folder / CHOSEN_WEIGHTS, next((m for m in experiment.methods if m != "classification"), None)
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if (row["dataset"], row["method"]) == (experiment.dataset_name, method)]
-        return _number(rows[0]["auxiliary_weight"]) if rows else UNCHOSEN.get(method, 1.0)
+        weight = _number(rows[0]["auxiliary_weight"]) if rows else UNCHOSEN.get(method, 1.0)
+        if weight < 0:
+            raise ValueError(f"auxiliary_weight is {weight}")
+        return weight
     except FileNotFoundError:
         return UNCHOSEN.get(method, 1.0)
-    except (OSError, KeyError, ValueError) as error:
-        raise ConfigError(f"{path} can't be read ({error}); lambda_search.ipynb writes it") from None
+    except (OSError, KeyError, ValueError, csv.Error) as error:
+        raise ConfigError(f"{path} can't be read ({one_line(error)}); lambda_search.ipynb writes it") from None
 
 
 def _checked(model: type[BaseModel], parameters: Mapping[str, Any]) -> Any:
     try:
-        return model(**parameters)
+        return model.model_validate(dict(parameters))
     except ValidationError as error:
-        raise ConfigError("; ".join(_sentence(e) for e in error.errors())) from None
+        first = {e["loc"][:1]: e for e in reversed(error.errors())}  # one of each parameter
+        raise ConfigError("; ".join(_sentence(e) for e in reversed(first.values()))) from None
 
 
 def _sentence(error: Any) -> str:
@@ -249,11 +279,26 @@ def _sentence(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return unknown(name)
     message = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    return f"{name}: {message}, not {error['input']!r}" if name else message
+    return f"{name}: {message}, not {_shown(error['input'])}" if name else message
+
+
+class _Short(reprlib.Repr):
+    """A value in a message: whatever a file holds, its repr is a line of bearable length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 2, 200, 200
+
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if abs(x) < 10**100 else f"a number of {x.bit_length()} bits"  # Python writes no 5,000 digits
+
+
+def _shown(value: object) -> str:
+    return one_line(_Short().repr(value))
 
 
 def unknown(name: object, also: tuple[str, ...] = ()) -> str:
-    return f"unknown parameter {name!r}; choose from {', '.join(sorted({*Experiment.model_fields, *also}))}"
+    return f"unknown parameter {_shown(name)}; choose from {', '.join(sorted({*Experiment.model_fields, *also}))}"
 
 
 def from_parameters(namespace: dict[str, Any], also: tuple[str, ...] = ()) -> Experiment:
@@ -283,14 +328,38 @@ def _given(namespace: dict[str, Any], also: tuple[str, ...], made: str) -> dict[
     return {name: namespace[name] for name in (*Experiment.model_fields, *Several.model_fields) if name in namespace}
 
 
+def from_yaml(text: str) -> Any:
+    """What a YAML text says; ValueError, one line, where it is none, says a name twice, or takes too long to read."""
+    if len(text) > LONGEST:
+        raise ValueError(f"more than {LONGEST} characters")
+    try:
+        depth, names, before = 0, set(), None
+        for token in yaml.scan(text):
+            if isinstance(token, yaml.AliasToken):
+                raise ValueError("*name, an alias, isn't read here")  # ten lines of them can say a gigabyte
+            depth += isinstance(token, STARTS) - isinstance(token, ENDS)
+            if depth > 20:
+                raise ValueError("lists in lists, more than 20 deep")
+            if depth == 1 and isinstance(before, yaml.KeyToken) and isinstance(token, yaml.ScalarToken):
+                if token.value in names:
+                    raise ValueError(f"{token.value} is there twice")
+                names.add(token.value)
+            before = token
+        return yaml.safe_load(text)
+    except Exception as error:  # PyYAML raises many kinds: a KeyError of !!bool x, a RecursionError of a thousand brackets
+        raise ValueError(one_line(error)) from None
+
+
 def read_parameters(path: str | Path) -> dict[str, Any]:
     """The parameters in a YAML file (params/<profile>/<notebook>.yaml), not yet checked."""
     try:
-        parameters = yaml.safe_load(resolve(path).read_text())
+        with resolve(path).open("rb") as file:
+            text = file.read(LONGEST + 1)
+        parameters = from_yaml(text.decode())
     except OSError as error:
         raise ConfigError(f"{path}: can't be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: isn't YAML ({' '.join(str(error).split())})") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: isn't YAML ({one_line(error)})") from None
     if not isinstance(parameters, dict) or not all(isinstance(name, str) for name in parameters):
         raise ConfigError(f"{path}: should be lines of name: value")
     return parameters

@@ -13,7 +13,12 @@ ROOT = _package.parent if (_package.parent / "pyproject.toml").exists() else Pat
 
 def resolve(path: str | Path) -> Path:
     """An absolute path; a relative one counts from the checkout's root, ~ is the home folder."""
-    return ROOT / Path(path).expanduser()
+    return ROOT / os.path.expanduser(path)  # noqa: PTH111 - Path's raises where there is no such user
+
+
+def one_line(error: object) -> str:
+    """An error's text as part of a message of one line."""
+    return " ".join(str(error).split())[:500]
 
 
 def short(path: Path) -> str:

@@ -2,15 +2,14 @@
 
 import ast
 import tempfile
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from semlib import config, store
 from semlib.config import ConfigError, Experiment
-from semlib.files import resolve
+from semlib.files import one_line, resolve
 
 
 def parameters(
@@ -21,7 +20,10 @@ def parameters(
 
     if notebook.suffix != ".ipynb":
         raise ConfigError(f"{notebook} is not a notebook (.ipynb)")
-    inferred = papermill.inspect_notebook(str(notebook))
+    try:
+        inferred = papermill.inspect_notebook(str(notebook))
+    except Exception as error:  # what isn't JSON, or isn't a notebook's: nbformat raises many kinds
+        raise ConfigError(f"{notebook} can't be read as a notebook ({one_line(error)})") from None
     given: dict[str, Any] = {}
     for file in files:
         given |= config.read_parameters(existing(file))
@@ -30,7 +32,10 @@ def parameters(
         if name not in inferred and name not in Experiment.model_fields:
             raise ConfigError(config.unknown(name, tuple(inferred)))
     known = {*Experiment.model_fields, *config.Several.model_fields}
-    defaults = {name: ast.literal_eval(p["default"]) for name, p in inferred.items() if name in known}
+    try:
+        defaults = {name: ast.literal_eval(p["default"]) for name, p in inferred.items() if name in known}
+    except (ValueError, SyntaxError) as error:
+        raise ConfigError(f"{notebook}: its parameters should be plain values ({one_line(error)})") from None
     return given, config.several(defaults | {name: value for name, value in given.items() if name in known})
 
 
@@ -41,9 +46,9 @@ def _value(name: str, text: str) -> Any:
     if isinstance(default, str | tuple) and not text.startswith("["):
         return text
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"{name}: {text!r} isn't a value") from None
+        return config.from_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{name}: {text[:100]!r} isn't a value ({error})") from None
 
 
 def existing(path: str | Path) -> Path:
@@ -68,15 +73,20 @@ def prepare(experiments: Sequence[Experiment]) -> None:
     check(experiments)
     from semlib import runs
 
+    same = defaultdict(list)  # experiments on the same data
+    for e in experiments:
+        if e.missing == "train":
+            same[e.dataset, e.data_root, e.image_side, e.fold, e.evaluate_on].append(e)
+    for those in same.values():
+        data = runs.load(those[0])
+        for experiment in those:
+            runs.check_data(experiment, data)
     for folder in {e.folder for e in experiments}:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
             raise ConfigError(f"outputs: {folder} can't be written to ({error.strerror}); choose another folder") from None
-    data = {(e.dataset, e.data_root, e.image_side, e.fold, e.evaluate_on): e for e in experiments if e.missing == "train"}
-    for experiment in data.values():
-        runs.load(experiment)
 
 
 def check(experiments: Sequence[Experiment]) -> None:

@@ -8,7 +8,7 @@ import nbformat
 from nbconvert import HTMLExporter
 
 from semlib.config import ConfigError
-from semlib.files import save_atomically
+from semlib.files import one_line, save_atomically
 
 STYLE = """
 body {font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1180px; margin: 0 auto; padding: 0 20px 60px}
@@ -45,8 +45,8 @@ def _section(path: Path) -> tuple[str, str]:
     """An executed notebook without its code, and its line of the contents."""
     try:
         notebook = nbformat.read(path, 4)
-    except (OSError, ValueError, nbformat.ValidationError) as error:
-        raise ConfigError(f"{path} can't be read as a notebook ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # of JSON that isn't a notebook nbformat raises many kinds
+        raise ConfigError(f"{path} can't be read as a notebook ({one_line(error)})") from None
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         cell.outputs = [_static(output) for output in cell.get("outputs", ()) if set(output.get("data", "x")) - LIVE]

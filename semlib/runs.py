@@ -86,6 +86,17 @@ def check(experiment: Experiment) -> None:
     device(experiment)
 
 
+def check_data(experiment: Experiment, data: datasets.Dataset) -> None:
+    """ConfigError if the experiment can't be trained on images of this size and number."""
+    height, width = data.train.images.shape[2:]
+    left_out = [np.sum(data.train.labels == data.classes.index(name)) for name in store.held_out(experiment) if name]
+    side, most = min(height, width), len(data.train) - max(left_out, default=0)
+    for name, limit in {"crop_side": side, "crop_padding": side - 1, "batch_size": most}.items():
+        if (getattr(experiment, name) or 0) > limit:
+            has = f"{data.name} has {most} images to train on, of {width}x{height} pixels"
+            raise ConfigError(f"{name}: {getattr(experiment, name)} is more than {limit}; {has}")
+
+
 def finish(run: Run, data: datasets.Dataset, wait: bool = True) -> Record:
     """Train and score a run unless it is finished; add the scores that a finished one lacks, from its kept weights.
 
@@ -198,7 +209,12 @@ def _add_scores(run: Run, record: Record, data: datasets.Dataset) -> Record:
     split = datasets.hold_out(data, run.hold_out)
     # channels last as in training: the scores are then the same to the bit
     net = _network(run, data, split).to(device(run.experiment), memory_format=torch.channels_last)
-    net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    try:
+        net.load_state_dict(training.read(weights))
+    except ValueError as error:
+        raise ConfigError(f"{run.title}: {error}; choose scores that it has") from error
+    except (TypeError, RuntimeError) as error:
+        raise ConfigError(f"{run.title}: {weights} isn't of its network; choose scores that it has") from error
     arrays = _score(run, net, data, split, added)
     fields = record.model_dump() | {
         "scores_sha256": store.write_scores(run.home / "scores.npz", record.scores() | {name: arrays[name] for name in added}),

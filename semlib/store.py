@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from semlib import config, datasets
 from semlib.config import Experiment
-from semlib.files import save_atomically
+from semlib.files import one_line, save_atomically
 
 RECIPE = 1  # raised when the meaning of training changes, so that older runs aren't taken for new ones
 
@@ -69,8 +69,15 @@ class Record(BaseModel):
         return read_scores(self._home / "scores.npz", self.scores_sha256)
 
     def history(self) -> pd.DataFrame:
-        """history.csv: per evaluated epoch the losses, test accuracy, average precision and seconds of training."""
-        return pd.read_csv(self._home / "history.csv")
+        """history.csv: per evaluated epoch the losses, test accuracy, average precision and seconds of training.
+
+        ValueError names a file that is damaged.
+        """
+        path = self._home / "history.csv"
+        try:
+            return pd.read_csv(path).astype(float).astype({"epoch": int})
+        except Exception as error:
+            raise ValueError(f"{path} is not a history ({one_line(error)})") from None
 
     def key(self, scoring: Mapping[str, Any]) -> str | None:
         """The name of the array that was scored this way, or None."""
@@ -210,8 +217,12 @@ def read_record(home: Path) -> Record:
     path = home / "record.json"
     try:
         record = Record.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise ValueError(f"{path} is not a record ({str(error).splitlines()[0]})") from None
+    except OSError as error:
+        raise ValueError(f"{path} is not a record ({error.strerror})") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"{name}: " for name in first["loc"][:1])
+        raise ValueError(f"{path} is not a record ({where}{one_line(first['msg'])})") from None
     record._home = home
     return record
 
@@ -239,7 +250,7 @@ def read_scores(path: Path, sha256: Mapping[str, str]) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in sha256}
     except Exception as error:  # truncated or bit-flipped: zipfile, zlib and NumPy raise many kinds
-        raise ValueError(f"{path} can't be read ({error})") from None
+        raise ValueError(f"{path} can't be read ({one_line(error)})") from None
     damaged = [name for name, array in arrays.items() if _sha256(array) != sha256[name]]
     if damaged:
         raise ValueError(f"{path} is damaged: {', '.join(damaged)} is not what its record was written for")

@@ -15,7 +15,7 @@ from scipy.stats import spearmanr
 from semlib import config, store
 from semlib.config import Experiment
 from semlib.datasets import imagenet
-from semlib.files import save_atomically
+from semlib.files import one_line, save_atomically
 from semlib.store import Record
 
 PUBLISHED = {"cifar10": "table3_cifar10", "stl10": "table4_stl10"}  # the hold-out table of each data set
@@ -312,7 +312,10 @@ def save_chosen_weights(table: pd.DataFrame, folder: Path) -> None:
     path, keys = folder / config.CHOSEN_WEIGHTS, ["dataset", "method"]
     rows = table[table.chosen].rename(columns={"weight": "auxiliary_weight"})[[*keys, "auxiliary_weight", "accuracy"]]
     if path.exists():
-        rows = pd.concat([pd.read_csv(path), rows]).drop_duplicates(keys, keep="last")
+        try:
+            rows = pd.concat([pd.read_csv(path), rows]).drop_duplicates(keys, keep="last")[list(rows)]
+        except Exception as error:
+            raise config.ConfigError(f"{path} can't be read ({one_line(error)}); delete it to write it anew") from None
     if len(rows):
         text = rows.to_csv(index=False)
         save_atomically(path, lambda file: file.write(text.encode()))

@@ -1,6 +1,7 @@
 """The paper's training (Sec. 4, 5.1): in each iteration a step on the auxiliary task, then one on classification."""
 
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from semlib.auxiliary import Loss
 from semlib.config import Experiment
 from semlib.datasets import ImageSet, augmentation
-from semlib.files import save_atomically
+from semlib.files import one_line, save_atomically
 
 STEP_MILESTONES = (0.3, 0.6, 0.8)  # epochs 60, 120, 160 of 200
 
@@ -178,20 +179,31 @@ def checkpoints(path: Path) -> tuple[Path, Path]:
     return path, path.with_suffix(f".before{path.suffix}")
 
 
+def read(path: Path) -> Any:
+    """What torch.save wrote into a file; ValueError names one that is damaged. torch.load compares no checksum itself."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} is damaged")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and zipfile raise many kinds
+        raise ValueError(f"{path} can't be read ({one_line(error)})") from error
+
+
 def _load(path: Path, stamp: Any, machine: Any) -> dict | None:
     """The state of the newest checkpoint that can be read and was written under the same stamp; None if there is none."""
     for file in filter(Path.exists, checkpoints(path)):
         try:
-            state = torch.load(file, map_location="cpu", weights_only=True)
+            state = read(file)
             if state["stamp"] == stamp:
                 if state["machine"] != machine:
                     begun = f"was begun with {state['machine']}"
                     tqdm.write(f"{path.parent.name} goes on with {machine}, {begun}: last digits may differ")
                 return state
             reason = "was made by other settings or on other data"
-        except Exception as error:  # truncated or corrupt: torch and zipfile raise many kinds
-            reason = f"can't be read ({type(error).__name__})"
-            if not isinstance(error, OSError | MemoryError):
+        except (ValueError, KeyError, TypeError) as error:
+            reason = f"can't be read ({type(error.__cause__ or error).__name__})"
+            if not isinstance(error.__cause__, OSError | MemoryError):
                 file.unlink()  # or it would be kept as the one before
         tqdm.write(f"{file.name} in {path.parent.name} {reason}; training goes on from the one before, or anew")
     return None

@@ -8,8 +8,6 @@ import papermill
 import pytest
 import yaml
 from helpers import ROOT
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from semlib import config, notebooks, store
@@ -186,77 +184,6 @@ def test_lists_become_tuples_numbers_become_class_names_and_nothing_can_be_chang
     assert config.create({"norm_batch": "none", "threads": "None", "data_root": None}).norm_batch is None
 
 
-names = st.text(st.characters(exclude_categories=["C"]), min_size=1)
-functions = st.from_regex(r"[a-z]{1,5}(\.[a-z]{1,5})?:[a-z]{1,5}", fullmatch=True)
-
-
-def counts(least=1):
-    return st.integers(least, 10**6)
-
-
-def floats(low, high=1e9, **options):
-    return st.floats(low, high, allow_nan=False, **options)
-
-
-def lists(of):
-    return st.lists(of, min_size=1, max_size=4, unique=True)
-
-
-ANY = {
-    "profile": st.from_regex(r"[A-Za-z0-9_.-]{0,8}[A-Za-z0-9_-]", fullmatch=True),
-    "dataset": names,
-    "hold_out": st.sampled_from([["all"], ["none"]]) | lists(names.filter(lambda name: name not in ("all", "none"))),
-    "methods": lists(st.sampled_from(config.METHODS) | functions),
-    "scores": lists(st.sampled_from(config.SCORES) | functions),
-    "missing": st.sampled_from(["skip", "train"]),
-    **dict.fromkeys(["image_side", "crop_side"], st.none() | counts(8)),
-    "fold": st.none() | st.integers(0, 9),
-    "evaluate_on": st.sampled_from(["test", "validation"]),
-    "mask_fill": st.none() | floats(0, 1),
-    "crop_padding": st.none() | counts(0),
-    "architecture": names,
-    "stem_stride": st.integers(1, 4),
-    "widen_factor": st.none() | counts(),
-    "dropout": floats(0, 1, exclude_max=True),
-    "cpc_negatives": st.sampled_from(["image", "batch"]),
-    "schedule": st.sampled_from(["step", "one_cycle"]),
-    "precision": st.sampled_from(["auto", "float32", "bfloat16"]),
-    "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:3"]),
-    "threads": st.none() | counts(0),
-    "first_trial": counts(0),
-    **dict.fromkeys(["data_root", "ilsvrc"], st.none() | names.filter(lambda name: name not in ("none", "None"))),
-    "outputs": names,
-    **dict.fromkeys(["learning_rate", "temperature"], floats(0, exclude_min=True)),
-    **dict.fromkeys(["weight_decay", "auxiliary_weight", "epsilon"], floats(0)),
-    **dict.fromkeys(
-        ["flip", "auxiliary_augment", "cpc_augment", "recompute_statistics", "compile", "keep_weights"], st.booleans()
-    ),
-    **dict.fromkeys(["trials", "evaluate_every", "checkpoint_every", "score_batch"], counts()),
-}
-TOGETHER = st.one_of(  # those that hang together
-    st.fixed_dictionaries({"batch_size": counts(2), "norm_batch": st.none()}),
-    st.builds(lambda n, k: {"batch_size": max(2, n * k), "norm_batch": n}, counts(), st.integers(1, 9)),
-), st.builds(lambda some, more: {"average_last_epochs": some, "epochs": some + more}, counts(), counts(0))  # fmt: skip
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.fixed_dictionaries({}, optional=ANY), *TOGETHER)
-def test_any_experiment_is_the_same_after_yaml(values, batch, epochs):
-    experiment = config.create(values | batch | epochs)
-    again = config.create(yaml.safe_load(yaml.safe_dump(experiment.model_dump(mode="json"))))
-    assert again == experiment
-    fingerprints = {(run.hold_out, run.method): run.fingerprint for run in runs_of(experiment)}
-    assert fingerprints == {(run.hold_out, run.method): run.fingerprint for run in runs_of(again)}
-
-
-def runs_of(experiment):
-    return [store.Run(experiment, "cat", method, 0) for method in config.METHODS]
-
-
-def test_the_property_covers_every_field():
-    assert {*ANY, "batch_size", "norm_batch", "average_last_epochs", "epochs"} == set(Experiment.model_fields)
-
-
 # --- pinned: what a finished run's address stands for
 
 # If this test fails, finished runs are no longer found, or (DEFAULTS) runs trained in another way are taken for these:
@@ -358,11 +285,3 @@ def test_holdout_opens_on_a_run_of_the_demo():
     opened = one(HOLDOUT)
     demo = config.create(config.read_parameters(ROOT / "params" / "demo" / "benchmark.yaml"))
     assert {run.fingerprint for run in store.plan(opened)} <= {run.fingerprint for run in store.plan(demo)}
-
-
-@pytest.mark.parametrize("text", ["- 1", "epochs", "", "1: 2", "a: [", "\x00"])
-def test_a_params_file_that_is_no_mapping_is_one_line(tmp_path, text):
-    (tmp_path / "wrong.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=r"wrong\.yaml") as error:
-        config.read_parameters(tmp_path / "wrong.yaml")
-    assert "\n" not in str(error.value)

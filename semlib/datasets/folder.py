@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from semlib.datasets.arrays import DataError, Dataset, ImageSet
+from semlib.files import one_line
 
 LEFTOVERS = ("Thumbs.db", "desktop.ini")
 Named = tuple[str, Path | io.BytesIO]  # what to call a file in an error, and the file
@@ -81,17 +82,26 @@ def decode_all(files: Iterable[Named], count: int, side: int, description: str) 
 
 def decode(file: Path | io.BytesIO, side: int, name: str = "") -> np.ndarray:
     """One image file as uint8 (3, side, side); DataError names a file that can't be read."""
+    image = rgb(file, name)
+    scale = side / min(image.size)
+    image = image.resize([max(side, round(length * scale)) for length in image.size], Image.Resampling.BILINEAR)
+    left, top = ((length - side) // 2 for length in image.size)
+    return np.asarray(image.crop((left, top, left + side, top + side))).transpose(2, 0, 1)
+
+
+def rgb(file: Path | io.BytesIO, name: str = "") -> Image.Image:
+    """The picture in a file, in RGB; DataError names a file that can't be read."""
     try:
         with Image.open(file) as opened:
+            if opened.format == "EPS":
+                raise ValueError("PostScript is a program, which isn't run")
             image = ImageOps.exif_transpose(opened)  # a photo is upright as its viewer shows it: rotation is a task here
             if image.mode.startswith("I;16"):
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # convert() would clip 16 bits at 255
             if image.mode in ("I", "F"):
                 raise ValueError("32 bits a pixel have no agreed range; save it with 8 or 16")
-            image = image.convert("RGB")
+            if not 0 < max(image.size) <= 200 * min(image.size):
+                raise ValueError(f"{image.width}x{image.height} pixels: a square of it would show next to nothing")
+            return image.convert("RGB")
     except Exception as error:
-        raise DataError(f"{name or file} can't be read as an image ({error})") from error
-    scale = side / min(image.size)
-    image = image.resize([max(side, round(length * scale)) for length in image.size], Image.Resampling.BILINEAR)
-    left, top = ((length - side) // 2 for length in image.size)
-    return np.asarray(image.crop((left, top, left + side, top + side))).transpose(2, 0, 1)
+        raise DataError(f"{name or file} can't be read as an image ({one_line(error)})") from error

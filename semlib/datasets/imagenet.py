@@ -1,5 +1,6 @@
 """The paper's five subsets of ILSVRC2012 (Tables 1 and 7), from the usual folders or from the original tar files."""
 
+import gzip
 import io
 import os
 import tarfile
@@ -12,7 +13,7 @@ import numpy as np
 
 from semlib.datasets.arrays import DataError, Dataset, ImageSet
 from semlib.datasets.folder import Named, decode_all
-from semlib.files import resolve
+from semlib.files import one_line, resolve
 
 SIDE = 256  # pixels: shorter side and centre crop (Appendix A); training crops 224 of them
 
@@ -152,15 +153,17 @@ def _train_tar(path: Path, wnid: str) -> tuple[int, Iterator[Named]]:
 
 def _inner(path: Path, wnid: str, read: bool = True) -> Iterator[Named]:
     try:
-        with tarfile.open(path) as outer:
+        with tarfile.open(path, "r:") as outer:
             for member in outer:
                 if member.name == f"{wnid}.tar":
-                    with tarfile.open(fileobj=outer.extractfile(member)) as tar:
+                    with tarfile.open(fileobj=outer.extractfile(member), mode="r:") as tar:
                         for image in (m for m in tar if m.isfile()):
                             yield f"{path}: {wnid}/{image.name}", io.BytesIO(tar.extractfile(image).read() if read else b"")
+                        _check_end(tar)
                     return
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(f"{path} can't be read at {wnid} ({error})") from error
+            _check_end(outer)
+    except Exception as error:
+        raise DataError(f"{path} can't be read at {wnid} ({one_line(error)})") from error
 
 
 def _members(path: Path, names: list[str]) -> Iterator[Named]:
@@ -179,10 +182,19 @@ def _members(path: Path, names: list[str]) -> Iterator[Named]:
 def _index(path: Path, changed: int) -> dict[str, tarfile.TarInfo]:
     """Where each image lies in a tar file, which is gone through once and not for each class; changed: its time."""
     try:
-        with tarfile.open(path) as tar:
-            return {Path(member.name).name: member for member in tar if member.isfile()}
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(f"{path} can't be read ({error})") from error
+        with tarfile.open(path, "r:") as tar:
+            index = {Path(member.name).name: member for member in tar if member.isfile()}
+            _check_end(tar)
+            return index
+    except Exception as error:
+        raise DataError(f"{path} can't be read ({one_line(error)})") from error
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """ReadError unless a block of zeros follows the members: tarfile takes a cut or a damaged header for the end."""
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"cut or damaged at byte {tar.offset}")
 
 
 @lru_cache(maxsize=1)
@@ -191,11 +203,12 @@ def _val_labels(devkit: Path, changed: int) -> dict[str, str]:
     from scipy.io import loadmat
 
     try:
-        with tarfile.open(devkit) as tar:
+        # unpacked before anything is read of it: gzip compares its checksum at the end
+        with tarfile.open(fileobj=io.BytesIO(gzip.decompress(devkit.read_bytes()))) as tar:
             files = {Path(m.name).name: tar.extractfile(m).read() for m in tar if m.isfile()}
         synsets = loadmat(io.BytesIO(files["meta.mat"]), squeeze_me=True)["synsets"]
         wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
         truth = files["ILSVRC2012_validation_ground_truth.txt"].split()
+        return {f"ILSVRC2012_val_{k:08}.JPEG": wnids[int(label)] for k, label in enumerate(truth, 1)}
     except Exception as error:
-        raise DataError(f"{devkit} can't be read ({error})") from error
-    return {f"ILSVRC2012_val_{k:08}.JPEG": wnids[int(label)] for k, label in enumerate(truth, 1)}
+        raise DataError(f"{devkit} can't be read ({one_line(error)})") from error

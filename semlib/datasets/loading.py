@@ -6,8 +6,6 @@ A prepared file that lies in the data root is used as it is.
 
 import hashlib
 import os
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,10 +13,9 @@ import numpy as np
 
 from semlib.datasets import folder, imagenet
 from semlib.datasets.arrays import DataError, Dataset, ImageSet
-from semlib.files import resolve, save_atomically
+from semlib.files import one_line, resolve, save_atomically
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels", "classes")
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, TypeError)
 
 
 def data_root(root: str | Path | None = None) -> Path:
@@ -47,9 +44,7 @@ def cifar10(root: Path) -> Dataset:
         try:
             part = CIFAR10(root, train=train, download=True)
         except Exception as error:
-            raise DataError(
-                f"cifar10 could not be downloaded ({error}); run again when online, or put a prepared cifar10.npz into {root}"
-            ) from error
+            raise _not_here("cifar10", root, error) from error
         parts.append(ImageSet(part.data.transpose(0, 3, 1, 2), np.asarray(part.targets, np.int64)))
     return Dataset("cifar10", parts[0], parts[1], tuple(part.classes))
 
@@ -61,16 +56,25 @@ def stl10(root: Path) -> Dataset:
     try:
         parts = [STL10(root, split=split, download=True) for split in ("train", "test")]
     except Exception as error:
-        raise DataError(
-            f"stl10 could not be downloaded ({error}); run again when online, or put a prepared stl10.npz into {root}"
-        ) from error
+        raise _not_here("stl10", root, error) from error
     train, test = (ImageSet(part.data, np.asarray(part.labels, np.int64)) for part in parts)
-    return Dataset("stl10", train, test, tuple(parts[0].classes))
+    return Dataset("stl10", train, test, CLASSES["stl10"])
 
 
 def stl10_folds(root: Path) -> np.ndarray:
     """The publisher's 10 folds, (10, 1000) indices of training images."""
-    return np.loadtxt(root / "stl10_binary" / "fold_indices.txt", dtype=np.int64)
+    path = root / "stl10_binary" / "fold_indices.txt"
+    try:
+        return np.loadtxt(path, dtype=np.int64)
+    except Exception as error:
+        raise DataError(f"{path} can't be read ({one_line(error)}); delete the folder to fetch it again") from error
+
+
+def _not_here(name: str, root: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{name}: its files are missing or damaged and could not be downloaded ({one_line(error)}); "
+        f"run again when online, or put a prepared {name}.npz into {root}"
+    )
 
 
 def _subset(name: str) -> Callable[..., Dataset]:
@@ -133,14 +137,16 @@ def load(
     if name in imagenet.SUBSETS and not validation:
         imagenet.warn_if_fewer(data)
     if fold is not None:
-        data = Dataset(data.name, data.train[_fold(path, fold)], data.test, data.classes)
+        data = Dataset(data.name, data.train[_fold(path, fold, len(data.train))], data.test, data.classes)
     return _with_validation(data) if validation else data
 
 
-def _fold(path: Path, fold: int) -> np.ndarray:
-    folds = _arrays(path, ("folds",), optional=True).get("folds")
-    if folds is None or not 0 <= fold < len(folds):
+def _fold(path: Path, fold: int, images: int) -> np.ndarray:
+    folds = read_arrays(path, ("folds",), optional=True).get("folds")
+    if folds is None or folds.ndim != 2 or not 0 <= fold < len(folds):
         raise DataError(f"{path} has no fold {fold}; stl10's are 0 to 9")
+    if folds.dtype.kind not in "iu" or folds.min() < 0 or folds.max() >= images:
+        raise DataError(f"{path}: its folds are not of its {images} images; delete it to prepare it again")
     return folds[fold]
 
 
@@ -171,7 +177,7 @@ def classes(name: str, root: str | Path | None = None) -> tuple[str, ...]:
     """The data set's class names: no image is read, nothing downloaded."""
     path = data_root(root) / f"{name}.npz"
     if os.sep not in name and path.exists():
-        return tuple(map(str, _arrays(path, ("classes",))["classes"]))
+        return _names(path, read_arrays(path, ("classes",)))
     if name in CLASSES:
         return CLASSES[name]
     return folder.classes(resolve(name)) if resolve(name).is_dir() else load(name, root).classes  # which names the choices
@@ -181,7 +187,7 @@ def _prepare_folder(source: Path, where: Path, side: int) -> Path:
     """The prepared file of a folder of images, made anew if the folder has changed."""
     place = hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:8]  # two folders may have one name
     listing, path = folder.listing(source), where / f"folder-{source.name}-{place}-{side}px.npz"
-    if not path.exists() or str(_arrays(path, ("source",), optional=True).get("source")) != listing:
+    if not path.exists() or str(read_arrays(path, ("source",), optional=True).get("source")) != listing:
         write(path, folder.read(source, side), source=np.array(listing))
     return path
 
@@ -189,8 +195,8 @@ def _prepare_folder(source: Path, where: Path, side: int) -> Path:
 def read(path: Path, name: str | None = None, tests: bool = True) -> Dataset:
     """A prepared data set; DataError names the file and what is wrong with it. tests False: its test images are left out."""
     keys = KEYS if tests else tuple(key for key in KEYS if not key.startswith("test"))
-    arrays = _arrays(path, keys)
-    names = tuple(map(str, arrays["classes"].ravel()))
+    arrays = read_arrays(path, keys)
+    names = _names(path, arrays)
     parts = [ImageSet(arrays[f"{p}_images"], arrays[f"{p}_labels"]) for p in ("train", "test") if f"{p}_images" in arrays]
     for part in parts:
         wrong = (
@@ -207,7 +213,15 @@ def read(path: Path, name: str | None = None, tests: bool = True) -> Dataset:
     return Dataset(name or path.stem, train, test[0] if test else train[:0], names)
 
 
-def _arrays(path: Path, keys: tuple[str, ...], optional: bool = False) -> dict[str, np.ndarray]:
+def _names(path: Path, arrays: dict[str, np.ndarray]) -> tuple[str, ...]:
+    names = tuple(map(str, arrays["classes"].ravel()))
+    if len(set(names)) < len(names) or not all(name not in ("", "..") and Path(name).name == name for name in names):
+        raise DataError(f"{path}: classes should be names, each once, without /, for folders are named so")
+    return names
+
+
+def read_arrays(path: Path, keys: tuple[str, ...], optional: bool = False) -> dict[str, np.ndarray]:
+    """Arrays of an .npz; DataError names one that can't be read. optional: those of them that are there."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in keys if key in file.files or not optional}
@@ -215,8 +229,8 @@ def _arrays(path: Path, keys: tuple[str, ...], optional: bool = False) -> dict[s
             if not isinstance(array, np.ndarray):  # numpy hands over as bytes what isn't in its format
                 raise ValueError(f"{key} isn't an array")
         return arrays
-    except UNREADABLE as error:
-        raise DataError(f"{path} can't be read ({error}); delete it to prepare it again") from error
+    except Exception as error:  # truncated or bit-flipped: zipfile, zlib and NumPy raise many kinds
+        raise DataError(f"{path} can't be read ({one_line(error)}); delete it to prepare it again") from error
 
 
 def write(path: Path, data: Dataset, **also: np.ndarray) -> None:

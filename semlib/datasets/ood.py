@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from semlib.datasets.arrays import DataError
-from semlib.datasets.loading import UNREADABLE, data_root
+from semlib.datasets.folder import rgb
+from semlib.datasets.loading import data_root, read_arrays
 from semlib.files import save_atomically
 
 SIDE = 32
@@ -66,11 +66,10 @@ def load_ood(name: str, root: str | Path | None = None) -> np.ndarray:
             raise DataError(f"{name} should have {source.count} images; {len(found)} were found in {where}")
         images = np.stack(found)
         save_atomically(prepared, lambda file: np.savez(file, images=images))
-    try:
-        with np.load(prepared, allow_pickle=False) as file:
-            return file["images"]
-    except UNREADABLE as error:
-        raise DataError(f"{prepared} can't be read ({error}); delete it to prepare it again") from error
+    images = read_arrays(prepared, ("images",))["images"]
+    if images.dtype != np.uint8 or images.shape[1:] != (3, SIDE, SIDE):
+        raise DataError(f"{prepared} should hold images, uint8 (N, 3, {SIDE}, {SIDE}); delete it to prepare it again")
+    return images
 
 
 def _images(name: str, where: Path, source: Source) -> Iterator[np.ndarray]:
@@ -119,10 +118,7 @@ def _members(archive: Path, source: Source) -> Iterator[tuple[str, io.BytesIO]]:
 def _decoded(files: Iterator[tuple[str, Path | io.BytesIO]], side: int = SIDE) -> Iterator[np.ndarray]:
     """uint8 (3, side, side) of each file; what is larger is cropped to its centre, as in ODIN's evaluation."""
     for name, file in files:
-        try:
-            image = np.asarray(Image.open(file).convert("RGB"))
-        except Exception as error:
-            raise DataError(f"{name} can't be read as an image ({error})") from error
+        image = np.asarray(rgb(file, name))
         top, left = ((length - side) // 2 for length in image.shape[:2])
         if min(top, left) < 0:
             raise DataError(f"{name} is {image.shape[1]}x{image.shape[0]} pixels, less than {side}x{side}")
