@@ -10,7 +10,6 @@ from typing import ClassVar
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from semlib import config, store
 from semlib.config import Experiment
@@ -267,6 +266,8 @@ def of_classes(experiment: Experiment, records: Sequence[Record], classes: Seque
 
 
 def _spearman(classes: pd.DataFrame, columns: list[tuple[str, str, str]]) -> str:
+    from scipy.stats import spearmanr  # takes longer to import than the rest of this module
+
     both = classes[columns].dropna() if set(columns) <= set(classes.columns) else pd.DataFrame()
     if len(both) < 3:
         return "not run" if columns[0][2] == "mean" else ""
