@@ -22,8 +22,8 @@ paper: PARAMS = $(wildcard params/$(PROFILE)/*.yaml)
 paper: override GRID := --split method $(GRID)
 paper: grid
 
-# Two files of tests side by side, a thread each
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two files of tests side by side, a thread each, in the files' order: those that take longest come early
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/ready
 	$(PYTEST) -m "not slow and not notebook and not browser and not slurm and not data"

@@ -27,6 +27,9 @@ ALLOWED = {  # what each may import of the package; DESIGN: config, datasets, mo
     "report": BASE | {"config"},
     "inspector": BASE | {"config", "datasets", "store", "tables", "plots"},
     "runs": BASE | {"config", "datasets", "models", "metrics", "auxiliary", "training", "store"},
+    "gpus": set(),
+    "notebooks": BASE | {"config", "store", "runs"},
+    "grid": BASE | {"config", "store", "tables", "runs", "gpus", "notebooks"},
 }
 
 

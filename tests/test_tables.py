@@ -1,10 +1,13 @@
 """Tables against numbers worked out by hand from made-up records."""
 
 import csv
+import json
 import statistics
+import subprocess
+import sys
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, environment
 
 from semlib import config, store, tables
 from semlib.store import Record
@@ -264,3 +267,13 @@ def test_a_notebook_shows_the_better_method_in_bold_and_what_was_found():
     runs = [record("cat", m, t, 0.5 + t / 10, 0.5, 0.9, "cifar10") for m in names.methods for t in (0, 1)]
     assert "by ODIN in 0 of 1 (the paper: 8 of 10)" in tables.finding(tables.by_class(names, runs))
     assert "one trial" not in tables.finding(tables.by_class(names, runs))
+
+
+@pytest.mark.slow
+def test_640_runs_are_listed_in_a_second_and_their_table_built_in_five(tmp_path):
+    """In a process of its own, for its memory: 10,000 test images a run, every array compared with its SHA-256."""
+    code = "import json, sys\nsys.path += ['benchmarks', 'tests']\nimport pathlib, tables_640 as bench\n"
+    code += "print(json.dumps(bench.measure(bench.make(pathlib.Path(sys.argv[1])))))"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, env=environment(), capture_output=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["runs"] == 640 and found["list_s"] < 1 and found["table_s"] < 5 and found["peak_gb"] < 1
