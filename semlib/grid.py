@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 import yaml
@@ -113,7 +113,7 @@ def _run(found: Sequence[Table], args: argparse.Namespace) -> int:
     where.mkdir(parents=True, exist_ok=True)
     try:
         with (where / "grid.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Snakemake holds it too: freed when both are gone
+            _lock(lock)  # Snakemake holds it too: freed when both are gone
             mine = _write(found, where, args.split, threads, devices if args.on == "local" else None, args.resource)
             snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(where)]
             snakemake += ["--configfile", str(where / "config.json"), "--profile", str(_profile(args.on))]
@@ -259,6 +259,15 @@ def _say(found: Sequence[Table], args: argparse.Namespace) -> int:
 
 def _kind(dataset: str, method: str, settings: dict[str, Any]) -> tuple:
     return dataset, method, json.dumps(store.chosen(settings), sort_keys=True)
+
+
+def _lock(file: IO) -> None:
+    """BlockingIOError if another process has it; nothing on a file system without locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in runs.NO_LOCKS:
+            raise
 
 
 def _wait(snakemake: subprocess.Popen) -> int:

@@ -1,11 +1,13 @@
 """One run: load -> hold out -> train -> score -> record. And all runs of an experiment that aren't finished yet."""
 
+import errno
 import platform
 import subprocess
 import sys
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -22,6 +24,8 @@ from semlib.config import ConfigError, Experiment
 from semlib.datasets import augmentation
 from semlib.files import ROOT, save_atomically
 from semlib.store import Record, Run
+
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what some network file systems answer
 
 
 def complete(experiment: Experiment) -> list[Record]:
@@ -103,11 +107,26 @@ def finish(run: Run, data: datasets.Dataset, wait: bool = True) -> Record:
     While another process is at it: wait for that, or without `wait` raise filelock.Timeout.
     """
     run.home.mkdir(parents=True, exist_ok=True)
-    with FileLock(run.home / "run.lock", timeout=-1 if wait else 0):  # freed when its owner dies
+    with _alone(run.home / "run.lock", wait):
         for leftover in run.home.glob(".*.part"):  # a killed process's half-written file
             leftover.unlink()
         record = run.record()
         return _train(run, data) if record is None else _add_scores(run, record, data)
+
+
+@contextmanager
+def _alone(path: Path, wait: bool) -> Iterator[None]:
+    """Holds a file lock, which is freed when its owner dies; nothing on a file system without locks. filelock.Timeout."""
+    lock = FileLock(path, timeout=-1 if wait else 0)
+    try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _train(run: Run, data: datasets.Dataset) -> Record:
