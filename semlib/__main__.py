@@ -37,7 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("-o", "--out", type=Path, help="the executed notebook (default: in outputs/<profile>/)")
     run.add_argument("--done", type=Path, help="a file to write last, when every run's record is there")
     run.add_argument("--timeout", type=_count, help="seconds that one cell may take")
-    run.add_argument("--gpus", help="GPUs to take one of that no other process holds, as in CUDA_VISIBLE_DEVICES")
+    run.add_argument(
+        "--gpus", type=_devices, help="GPUs to take one of that no other process holds, as in CUDA_VISIBLE_DEVICES"
+    )
     run.add_argument("--checked", action="store_true", help=argparse.SUPPRESS)  # the grid did, and prepared the data
     run.set_defaults(command=_run)
 
@@ -46,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     grid.add_argument("--notebook", help="the table's notebook (default: the one that the file is named after)")
     grid.add_argument("--jobs", type=_count, help="jobs side by side (default: one each GPU, else one each CPU core)")
     grid.add_argument("--split", choices=("class", "method", "trial"), default="class", help="what a job is (default: class)")
-    grid.add_argument("--gpus", help="GPUs to share out among the jobs, as in CUDA_VISIBLE_DEVICES, or none (default: all)")
+    grid.add_argument(
+        "--gpus", type=_devices, help="GPUs to share out among the jobs, as in CUDA_VISIBLE_DEVICES, or none (default: all)"
+    )
     grid.add_argument("--on", default="local", help="local, slurm, or a folder with a profile of Snakemake's (default: local)")
     pair = {"nargs": 2, "metavar": ("NAME", "VALUE"), "action": "append", "default": []}
     grid.add_argument("--resource", **pair, help="of a job on a cluster: slurm_partition, gpu, runtime (minutes), mem_mb")
@@ -77,6 +81,13 @@ def _count(text: str) -> int:
     return count
 
 
+def _devices(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    if not all(names) or len(set(names)) < len(names):
+        raise ValueError
+    return [] if names == ["none"] else names
+
+
 def _run(args: argparse.Namespace) -> int:
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -95,7 +106,7 @@ def _run(args: argparse.Namespace) -> int:
     if experiment.threads:
         os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(experiment.threads)))
     print(f"executing {short(notebook)} -> {short(out)}", flush=True)
-    gpu = gpus.claim(args.gpus.split(",")) if args.gpus else nullcontext()
+    gpu = gpus.claim(args.gpus) if args.gpus else nullcontext()
     with tempfile.TemporaryDirectory(prefix="semlib-") as sockets, _at_root(), gpu:
         # ipc: kernels side by side can't take each other's ports; a short path: a socket's name is at most 107 long
         kernel = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}})

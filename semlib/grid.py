@@ -90,6 +90,7 @@ def main(args: argparse.Namespace) -> int:
     if len(profiles) > 1:
         raise ConfigError(f"one profile a grid, not {', '.join(sorted(path.name for path in profiles))}")
     every = [e for t in found for e in t.experiments]
+    _gpus(args, every[0])
     if args.dry_run:
         notebooks.check(every)
         return _say(found, args)
@@ -192,10 +193,11 @@ def _save_yaml(path: Path, values: dict[str, Any]) -> None:
 
 
 def _gpus(args: argparse.Namespace, experiment: Experiment) -> list[str]:
-    """The GPUs to share out among jobs on this machine."""
-    if args.gpus:
-        return [] if args.gpus == "none" else args.gpus.split(",")
-    return gpus.visible() if args.on == "local" and experiment.device in ("auto", "cuda") else []
+    """The GPUs to share out among jobs on this machine; ConfigError names the choices."""
+    here = gpus.visible() if args.on == "local" and experiment.device in ("auto", "cuda") else []
+    if wrong := [name for name in args.gpus or () if name not in here and experiment.device != "cpu"]:
+        raise ConfigError(f"--gpus: {', '.join(wrong)} is not here; choose from {', '.join([*here, 'none'])}")
+    return here if args.gpus is None else args.gpus
 
 
 def _side_by_side(args: argparse.Namespace, experiment: Experiment, devices: Sequence[str]) -> tuple[int, int]:

@@ -139,7 +139,7 @@ loss.heads = {"mine": 2}
 
 def test_side_by_side_each_job_has_a_gpu_of_its_own(tmp_path, monkeypatch):
     """Pretended GPUs, three jobs at once on two of them; without --gpus the environment stays as it is."""
-    command, places, experiment = prepare(tmp_path, methods=["watched:loss"], trials=2, epochs=30)
+    command, places, experiment = prepare(tmp_path, methods=["watched:loss"], trials=2, epochs=30, device="cpu")
     (tmp_path / "watched.py").write_text(WATCHED)
     monkeypatch.syspath_prepend(tmp_path)
     done = semlib(*command, "--gpus", "5,7", "--split", "trial", "--jobs", 3, **places)
@@ -256,6 +256,7 @@ def test_tables_wait_for_the_search_of_their_weight_and_others_do_not(tmp_path):
 @pytest.mark.parametrize(
     "words, said",
     [
+        (["--gpus", "98,99"], "--gpus: 98, 99 is not here; choose from "),
         (["--on", "moon"], "--on: no profile 'moon'; choose from local, slurm, or a folder"),
         (["-p", "outputs", "/proc/none"], "outputs: /proc/none/test can't be written to"),
         (["--notebook", "table9"], "choose --notebook from appendix_d_baseline"),
