@@ -37,9 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("-o", "--out", type=Path, help="the executed notebook (default: in outputs/<profile>/)")
     run.add_argument("--done", type=Path, help="a file to write last, when every run's record is there")
     run.add_argument("--timeout", type=_count, help="seconds that one cell may take")
-    run.add_argument(
-        "--gpus", type=_devices, help="GPUs to take one of that no other process holds, as in CUDA_VISIBLE_DEVICES"
-    )
+    run.add_argument("--gpus", type=_devices, help="GPUs to take a free one of, named as in CUDA_VISIBLE_DEVICES")
     run.add_argument("--checked", action="store_true", help=argparse.SUPPRESS)  # the grid did, and prepared the data
     run.set_defaults(command=_run)
 
@@ -48,9 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     grid.add_argument("--notebook", help="the table's notebook (default: the one that the file is named after)")
     grid.add_argument("--jobs", type=_count, help="jobs side by side (default: one each GPU, else one each CPU core)")
     grid.add_argument("--split", choices=("class", "method", "trial"), default="class", help="what a job is (default: class)")
-    grid.add_argument(
-        "--gpus", type=_devices, help="GPUs to share out among the jobs, as in CUDA_VISIBLE_DEVICES, or none (default: all)"
-    )
+    grid.add_argument("--gpus", type=_devices, help="GPUs to share out, as in CUDA_VISIBLE_DEVICES, or none (default: all)")
     grid.add_argument("--on", default="local", help="local, slurm, or a folder with a profile of Snakemake's (default: local)")
     pair = {"nargs": 2, "metavar": ("NAME", "VALUE"), "action": "append", "default": []}
     grid.add_argument("--resource", **pair, help="of a job on a cluster: slurm_partition, gpu, runtime (minutes), mem_mb")
