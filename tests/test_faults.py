@@ -166,14 +166,18 @@ def test_a_grid_whose_files_are_of_tomorrow_runs_what_is_missing_alone(folder):
 # --- other processes
 
 TWICE = """
-import sys, time
+import pathlib, sys, time
 from semlib import config, runs, store, training
 {unlocked}
+name, place = sys.argv[1], pathlib.Path(sys.argv[2])
+(place / name).touch()
+while len(list(place.iterdir())) < 2:  # both begin together
+    time.sleep(0.01)
 train = training.train
 def slow(*args, **options):
     print("trained", options["description"], flush=True)
     history = train(*args, **options)
-    time.sleep({delay} * (sys.argv[1] == "second"))
+    time.sleep({delay} * (name == "second"))
     return history
 training.train = slow
 runs.complete(config.create({settings!r}))
@@ -186,12 +190,12 @@ fcntl.flock = flock
 """
 
 
-def both(experiment, **how):
+def both(experiment, place, **how):
+    """How many runs either of two processes trains that complete the experiment at once."""
     code = TWICE.format(settings=experiment.model_dump(mode="json"), **how)
-    pair = [
-        subprocess.Popen([sys.executable, "-c", code, name], env=environment(), stdout=subprocess.PIPE, text=True)
-        for name in ("first", "second")
-    ]
+    place.mkdir()
+    words = [[sys.executable, "-c", code, name, place] for name in ("first", "second")]
+    pair = [subprocess.Popen(line, env=environment(), stdout=subprocess.PIPE, text=True) for line in words]
     said = [process.communicate(timeout=200)[0] for process in pair]
     assert [process.returncode for process in pair] == [0, 0]
     return [text.count("trained") for text in said]
@@ -200,13 +204,13 @@ def both(experiment, **how):
 def test_two_processes_share_the_runs_of_a_table(folder):
     """What the other one trains is left for last: with several runs neither waits while there is something to do."""
     experiment = tiny(folder, trials=3, epochs=12)
-    counts = both(experiment, unlocked="", delay=0)
+    counts = both(experiment, folder / "both", unlocked="", delay=0)
     assert sum(counts) == 6 == len(store.finished(experiment)) and min(counts) >= 1
 
 
 def test_where_locks_do_nothing_the_first_record_stands(folder):
     experiment = tiny(folder, methods="classification")
-    assert sum(both(experiment, unlocked=UNLOCKED, delay=3)) == 2  # trained twice at worst
+    assert sum(both(experiment, folder / "both", unlocked=UNLOCKED, delay=3)) == 2  # trained twice at worst
     (run,) = store.plan(experiment)
     assert run.record() and {path.name for path in run.home.iterdir()} - {"run.lock"} == FILES
     times = {name: (run.home / name).stat().st_mtime for name in FILES}
