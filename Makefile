@@ -31,7 +31,7 @@ test: $(VENV)/ready
 test-all: $(VENV)/lab
 	$(PYTEST) -m "slow or notebook or browser or slurm or data"
 
-# Random kills of the demo's grid: 40 minutes for 200
+# Random kills of the demo's grid: an hour for 200
 N ?= 200
 kills: $(VENV)/ready
 	$(BIN)/python tests/kills.py --kills $(N) --log outputs/demo/kills.log
