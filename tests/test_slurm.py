@@ -59,6 +59,7 @@ def test_a_grid_on_slurm_ends_complete_but_for_what_fails_on_purpose(cluster, tm
     every = set(itertools.product(("zero", "one", "two", "three"), experiment.methods))
     assert every - finished == {("two", "fragile:loss")}, text
     assert "failed, the traceback in its notebook: tiny-two;" in text
+    cluster.wait(lambda: all(job.state in ("COMPLETED", "FAILED") for job in cluster.jobs()))
     states = {name: [job.state for job in of(f"tiny-{name}")] for name in ("zero", "one", "two", "three")}
     assert states["zero"] == ["FAILED", "COMPLETED"] and states["two"] == ["FAILED", "FAILED"], states
     assert {states[name][-1] for name in ("one", "three")} == {"COMPLETED"}, states
