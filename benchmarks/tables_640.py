@@ -4,7 +4,6 @@ Made-up scores of CIFAR-10's ten classes, two methods and 32 trials. Each record
 SHA-256. Printed: seconds of each, and the process's peak memory with that of the libraries.
 """
 
-import json
 import re
 import sys
 import tempfile
@@ -13,16 +12,16 @@ from pathlib import Path
 
 from semlib import store, tables
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT / "tests"))
-import helpers  # noqa: E402
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+import helpers
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         result = measure(make(Path(folder)))
-    print(json.dumps(result, indent=1))
-    Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    import report  # loads torch, which is not to count in the memory
+
+    report.write(__file__, [result])
 
 
 def make(folder: Path, trials: int = 32):

@@ -24,7 +24,6 @@ from semlib.files import ROOT, save_atomically, short
 
 SNAKEFILE, PROFILES = ROOT / "workflow" / "Snakefile", ROOT / "workflow" / "profiles"
 HOLDOUT = ROOT / "notebooks" / "holdout.ipynb"
-SPLITS = ("class", "method", "trial")
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,9 @@ def names(parts: Sequence[Experiment], split: str) -> list[str]:
         for e in parts
     ]
     plain = [re.sub(r"[^\w.-]+", "_", "-".join(map(str, w))) for w in words]
-    return [name if plain.count(name) == 1 else f"{name}-{k}" for k, name in enumerate(plain)]
+    every = [f"{name}-{k}" for k, name in enumerate(plain)]
+    some = [name if plain.count(name) == 1 else numbered for name, numbered in zip(plain, every, strict=True)]
+    return some if len(set(some)) == len(some) else every  # a class may be named as another one is numbered
 
 
 def main(args: argparse.Namespace) -> int:
@@ -124,10 +125,10 @@ def _run(found: Sequence[Table], args: argparse.Namespace) -> int:
             if args.on == "local":
                 how += ["--cores", str(side_by_side * threads)]
                 how += ["--resources", f"gpu={len(devices)}"] if devices else []
-            elif args.jobs:
-                how += ["--jobs", str(args.jobs)]
+            else:
+                how += ["--jobs", str(side_by_side)]
             if args.resource:
-                how += ["--default-resources", *_resources(_profile(args.on), args.resource)]
+                how += ["--default-resources", *_resources(args.on, args.resource)]
             status = _wait(subprocess.Popen([*snakemake, *how], pass_fds=[lock.fileno()]))
     except BlockingIOError:
         print(f"error: this grid is running already ({short(where)})", file=sys.stderr)
@@ -172,7 +173,6 @@ def _write(
         "threads": threads,
         "folder": str(found[0].experiments[0].folder),
         "holdout": str(HOLDOUT),
-        "jobs": list(named),
         "tables": {
             t.out.stem: {"notebook": str(t.notebook), "jobs": [own[part] for part in jobs(t.experiments, split)]} for t in found
         },
@@ -203,7 +203,7 @@ def _gpus(args: argparse.Namespace, experiment: Experiment) -> list[str]:
 def _side_by_side(args: argparse.Namespace, experiment: Experiment, devices: Sequence[str]) -> tuple[int, int]:
     """Jobs side by side, and threads of each."""
     if args.on != "local":
-        return args.jobs or 1, experiment.threads or 4
+        return args.jobs or _settings(args.on).get("jobs", 1), experiment.threads or 4
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = args.jobs or len(devices) or (1 if experiment.device.startswith("cuda") else cores)
     return count, experiment.threads or max(1, cores // count)
@@ -218,9 +218,14 @@ def _profile(on: str) -> Path:
     raise ConfigError(f"--on: no profile {on!r}; choose from {known}, or a folder with Snakemake's config.yaml")
 
 
-def _resources(profile: Path, given: Sequence[Sequence[str]]) -> list[str]:
+def _settings(on: str) -> dict[str, Any]:
+    """What Snakemake's profile says."""
+    return yaml.safe_load((_profile(on) / "config.yaml").read_text())
+
+
+def _resources(on: str, given: Sequence[Sequence[str]]) -> list[str]:
     """The profile's default resources with those given, as NAME=VALUE; `gpu` is each job's own (Snakefile)."""
-    usual = yaml.safe_load((profile / "config.yaml").read_text()).get("default-resources", {})
+    usual = _settings(on).get("default-resources", {})
     usual = usual if isinstance(usual, dict) else dict(item.split("=", 1) for item in usual)
     return [f"{name}={value}" for name, value in (usual | dict(given)).items() if name != "gpu"]
 
@@ -234,7 +239,7 @@ def _say(found: Sequence[Table], args: argparse.Namespace) -> int:
     for record in here:
         measured.setdefault(_kind(record.dataset, record.method, record.settings), []).append(record.seconds)
 
-    def line(title: str, experiments: Iterable[Experiment]) -> str:
+    def line(title: str, experiments: Sequence[Experiment]) -> str:
         planned = {run.home: run for e in experiments if e.missing == "train" for run in store.plan(e)}
         left = {run.home: run for e in experiments if e.missing == "train" for run in store.missing(e)}
         if not planned:
@@ -242,19 +247,25 @@ def _say(found: Sequence[Table], args: argparse.Namespace) -> int:
         kinds = [_kind(run.experiment.dataset_name, run.method, run.settings) for run in left.values()]
         seconds = [statistics.median(measured[kind]) for kind in kinds if kind in measured]
         text = f"{title}: {len(planned) - len(left)} of {len(planned)} runs are finished, {len(left)} are missing"
-        text += f": {tables.duration(sum(seconds))} one after the other" if seconds else ""
+        text += (
+            f": {tables.duration(sum(seconds))} of training, {tables.duration(sum(seconds) / count)} side by side"
+            if seconds
+            else ""
+        )
         unknown = len(left) - len(seconds)
         return text + (f"; the time of {unknown} is unknown, for no run like them is finished" if unknown else "")
 
+    every = [e for t in found for e in t.experiments]
+    parts = jobs(every, args.split)
+    count, threads = _side_by_side(args, every[0], _gpus(args, every[0]))
+    count = max(1, min(count, len(parts)))
     for t in found:
         about = ", ".join(dict.fromkeys(e.dataset_name for e in t.experiments))
         print(line(f"{t.notebook.stem} ({about})", t.experiments))
-    every = [e for t in found for e in t.experiments]
     if len(found) > 1:
         print(line("all, each run once", every))
-    count, threads = _side_by_side(args, every[0], _gpus(args, every[0]))
     where = ", ".join(sorted({record.device for record in here}))
-    print(f"{len(jobs(every, args.split))} jobs, {count} side by side with {threads} threads each on {args.on}", end="")
+    print(f"{len(parts)} jobs, {count} side by side with {threads} threads each on {args.on}", end="")
     print(f"; times are medians on {where}" if here else "")
     return 0
 

@@ -66,7 +66,7 @@ def until(condition, process, seconds=200):
 
 
 def kernels():
-    return {p.pid for p in psutil.process_iter() if "ipykernel_launcher" in " ".join(p.cmdline() if p.is_running() else ())}
+    return {p.pid for p in psutil.process_iter(["cmdline"]) if "ipykernel_launcher" in (p.info["cmdline"] or ())}
 
 
 # --- signals

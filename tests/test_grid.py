@@ -174,6 +174,13 @@ with gpus.claim(["0"]) as gpu:
     assert os.environ.get("CUDA_VISIBLE_DEVICES") is None
 
 
+def test_no_job_is_lost_to_another_ones_name():
+    same = config.create({"dataset": "digits", "hold_out": "3"})
+    parts = [same, same.model_copy(update={"epochs": 2}), same.model_copy(update={"hold_out": ("3-0",)})]
+    assert len(set(grid.names(parts, "class"))) == 3
+    assert grid.names(parts[::2], "class") == ["digits-3", "digits-3-0"]
+
+
 @pytest.mark.parametrize("split, count", [("class", 10), ("method", 20), ("trial", 60)])
 def test_jobs_are_the_runs_of_a_table_each_once(split, count):
     table3 = [config.create({"profile": "fast", "missing": "train"})]
@@ -192,10 +199,10 @@ def test_a_dry_run_counts_the_runs_and_their_time_and_writes_nothing(tmp_path):
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(settings | {"methods": methods}))
     before = contents(tmp_path)
     files = [tmp_path / f"{name}.yaml" for name in ("table3_cifar10", "masking_ablation")]
-    done = semlib("grid", *files, "--dry-run", "--split", "method")
+    done = semlib("grid", *files, "--dry-run", "--split", "method", "--jobs", 2)
     assert done.returncode == 0 and contents(tmp_path) == before, done.stderr
     first, second, both, last = done.stdout.splitlines()
-    left = "10 of 60 runs are finished, 50 are missing: 20 s one after the other; the time of 30 is unknown, for"
+    left = "10 of 60 runs are finished, 50 are missing: 20 s of training, 10 s side by side; the time of 30 is unknown, for"
     assert first.startswith("table3_cifar10 (cifar10): ") and left in first and left in second
     assert both.startswith("all, each run once: 10 of 90 runs are finished, 80 are missing: 20 s")
     assert last.startswith("30 jobs, ") and last.endswith("times are medians on abacus")
