@@ -1,10 +1,14 @@
 """Where files lie, and writing them whole or not at all."""
 
 import os
+import re
+import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
+
+import psutil
 
 _package = Path(__file__).resolve().parent
 # Relative paths count from the checkout, not from the kernel's folder: Lab and Papermill start kernels in different ones.
@@ -30,10 +34,11 @@ def short(path: Path) -> str:
 def save_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Call write(file) so that path holds the whole of it or is as before, however this process ends.
 
-    OSError names the path. The temporary file is this process's own; its name begins with a dot and ends in .part.
+    OSError names the path. The temporary file is this process's own: .<name>-<machine>-<process>-<random>.part
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".part", dir=path.parent)
+    mine = f".{path.name}-{socket.gethostname()}-{os.getpid()}-"
+    handle, part = tempfile.mkstemp(prefix=mine, suffix=".part", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)
@@ -46,3 +51,18 @@ def save_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise
     finally:
         Path(part).unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of save_atomically whose process was killed; those of other machines stay."""
+    for part in folder.glob(".*.part"):
+        owner = re.search(r"-(\d+)-\w+\.part$", part.name)
+        if owner is None or (f"-{socket.gethostname()}-" in part.name and not _alive(int(owner[1]))):
+            part.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -247,11 +247,9 @@ def _say(found: Sequence[Table], args: argparse.Namespace) -> int:
         kinds = [_kind(run.experiment.dataset_name, run.method, run.settings) for run in left.values()]
         seconds = [statistics.median(measured[kind]) for kind in kinds if kind in measured]
         text = f"{title}: {len(planned) - len(left)} of {len(planned)} runs are finished, {len(left)} are missing"
-        text += (
-            f": {tables.duration(sum(seconds))} of training, {tables.duration(sum(seconds) / count)} side by side"
-            if seconds
-            else ""
-        )
+        if seconds:
+            total = sum(seconds)
+            text += f": {tables.duration(total)} of training, {tables.duration(total / count)} side by side"
         unknown = len(left) - len(seconds)
         return text + (f"; the time of {unknown} is unknown, for no run like them is finished" if unknown else "")
 

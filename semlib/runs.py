@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from semlib import auxiliary, config, datasets, metrics, models, store, training
 from semlib.config import ConfigError, Experiment
 from semlib.datasets import augmentation
-from semlib.files import ROOT, save_atomically
+from semlib.files import ROOT, remove_leftovers, save_atomically
 from semlib.store import Record, Run
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what some network file systems answer
@@ -108,8 +108,7 @@ def finish(run: Run, data: datasets.Dataset, wait: bool = True) -> Record:
     """
     run.home.mkdir(parents=True, exist_ok=True)
     with _alone(run.home / "run.lock", wait):
-        for leftover in run.home.glob(".*.part"):  # a killed process's half-written file
-            leftover.unlink()
+        remove_leftovers(run.home)
         record = run.record()
         return _train(run, data) if record is None else _add_scores(run, record, data)
 
@@ -168,6 +167,7 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
         description=f"{run.hold_out or 'none'}, {run.method}, trial {run.trial}",
     )
     if first := run.record():  # another process's, on a file system where locks do nothing: the first record stands
+        _remove_checkpoints(run)
         return first
     arrays = scored.get(experiment.epochs) or _score(run, net, data, split, wanted)  # resumed after its last epoch
     sha256 = store.write_scores(run.home / "scores.npz", arrays)

@@ -3,6 +3,7 @@
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,7 @@ def _save(path, stamp, machine, net, optimizers, generator, device, progress) ->
         "progress": progress,
     }
     newest, before = checkpoints(path)
-    if newest.exists():
+    with suppress(FileNotFoundError):  # the first one, or another process's where locks do nothing
         newest.replace(before)
     save_atomically(newest, lambda file: torch.save(state, file))
 

@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -312,6 +313,19 @@ def test_a_file_half_written_by_a_killed_process_is_removed(folder):
     assert {path.name for path in run.home.iterdir()} - set(LOCKS) == FILES
 
 
+def test_a_file_that_another_process_is_writing_stays(folder):
+    (run,) = store.plan(tiny(folder, methods="classification", trials=1, epochs=2))
+    run.home.mkdir(parents=True)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    here = socket.gethostname()
+    for owner in (f"{here}-{os.getppid()}", f"{here}-{dead.pid}", f"elsewhere-{dead.pid}"):
+        (run.home / f".scores.npz-{owner}-ab_c1.part").write_bytes(b"half")
+    runs.complete(run.experiment)
+    left = {path.name for path in run.home.glob(".*.part")}
+    assert left == {f".scores.npz-{owner}-ab_c1.part" for owner in (f"{here}-{os.getppid()}", f"elsewhere-{dead.pid}")}
+
+
 def other_data(folder):
     """The same data set with one pixel of one test image changed."""
     path = folder / "data" / "tiny.npz"
@@ -527,7 +541,8 @@ def test_a_kill_between_any_two_files_changes_nothing(untrained):
     done = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     moments = int(done.stdout.split()[-1])
-    assert moments == 2 * (3 + 4)  # before and after; two checkpoints, of which one is moved; four files
+    # before and after; two checkpoints, of which one is moved; four files; and before moving one that isn't there yet
+    assert moments == 2 * (3 + 4) + 1
     whole = scores(tiny(untrained, **how, outputs=str(untrained / f"outputs-{moments}")))
     for moment in range(moments):
         experiment = tiny(untrained, **how, outputs=str(untrained / f"outputs-{moment}"))
