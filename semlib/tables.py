@@ -21,6 +21,7 @@ PUBLISHED = {"cifar10": "table3_cifar10", "stl10": "table4_stl10"}  # the hold-o
 SUBSETS = ("dog", "car", "snake", "spider", "fungus")  # of ImageNet: Appendix B, with CPC's lighter network Appendix C
 PAPERS_WEIGHTS = {"cifar10": "0.5", "stl10": "1.0", **dict.fromkeys((f"imagenet_{name}" for name in SUBSETS), "0.5 or 1.0")}
 PAPERS_CPC_WEIGHT = "10.0"
+FEWEST_TO_TEST = 6  # of five pairs no result of Wilcoxon's signed-rank test is under p = 0.05
 LABELS = {"msp": "MSP", "odin": "ODIN", "accuracy": "Accuracy", "classification": "Classification-only"}
 LABELS |= {"rotation": "Rotation-augmented", "cpc": "CPC-augmented", "center_mask": "Random-center-masked"}
 LABELS |= {"average": "Average", "cifar10": "CIFAR-10", "stl10": "STL-10"}
@@ -139,18 +140,23 @@ def _best(table: pd.DataFrame, text: pd.DataFrame) -> pd.DataFrame:
 
 def finding(table: pd.DataFrame) -> str:
     """In how many classes each method is above plain classification, here and in the paper, as sentences."""
-    classes, sentences = table.drop(index="average", errors="ignore"), []
+    classes, sentences, tested = table.drop(index="average", errors="ignore"), [], False
     what = "rows" if table.index.name else "classes"
     for method in table.columns.unique("method").drop("classification", errors="ignore"):
         parts = []
         for measure in table.columns.unique("measure"):
             here, paper = (_wins(classes, (method, measure), ("classification", measure), s) for s in ("mean", "paper"))
+            tested |= "p = " in here
             if "of" in here:
                 parts.append(f"by {label(measure)} in {here}" + (f" (the paper: {paper})" if "of" in paper else ""))
         if parts:
-            sentences.append(f"{label(method)} is above {label('classification')} {', '.join(parts)} {what}.")
+            sentences.append(f"{label(method)} is above {label('classification')} in so many {what}: {'; '.join(parts)}.")
     one = table.xs("std", axis=1, level="statistic").isna().all(axis=None)
-    return " ".join([*sentences, "With one trial nothing can be claimed from it."] if sentences and one else sentences)
+    if tested:
+        sentences.append("p is of Wilcoxon's signed-rank test over the pairs.")
+    elif sentences and one:
+        sentences.append("With one trial nothing can be claimed from it.")
+    return " ".join(sentences)
 
 
 def differences(table: pd.DataFrame) -> pd.DataFrame:
@@ -171,7 +177,10 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def counts(table: pd.DataFrame) -> pd.DataFrame:
-    """In how many classes ODIN beats MSP, and a method beats plain classification in each measure; here and in the paper."""
+    """In how many classes ODIN beats MSP, and a method beats plain classification in each measure; here and in the paper.
+
+    From six classes on with the mean difference and the p of Wilcoxon's two-sided signed-rank test over the classes' means.
+    """
     classes = table.drop(index="average", errors="ignore")
     methods = list(dict.fromkeys(table.columns.get_level_values("method")))
     measures = list(dict.fromkeys(table.columns.get_level_values("measure")))
@@ -326,7 +335,16 @@ def _wins(classes: pd.DataFrame, better: tuple[str, str], worse: tuple[str, str]
     if not {(*better, statistic), (*worse, statistic)} <= set(classes.columns):
         return ""
     both = classes[[(*better, statistic), (*worse, statistic)]].dropna()
-    return f"{(both.iloc[:, 0] > both.iloc[:, 1]).sum()} of {len(both)}" if len(both) else "not run"
+    if both.empty:
+        return "not run"
+    gain = both.iloc[:, 0] - both.iloc[:, 1]
+    wins = f"{(gain > 0).sum()} of {len(gain)}"
+    if len(gain) < FEWEST_TO_TEST:
+        return wins
+    from scipy.stats import wilcoxon
+
+    p = wilcoxon(gain).pvalue if gain.any() else 1.0
+    return f"{wins}, {gain.mean():+.2f} points, p = {p:.3f}"
 
 
 def as_text(table: pd.DataFrame) -> str:

@@ -1,11 +1,13 @@
 """Tables against numbers worked out by hand from made-up records."""
 
 import csv
+import itertools
 import json
 import statistics
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from helpers import ROOT, environment
 
@@ -137,10 +139,23 @@ def test_differences_to_the_paper_are_marked_beyond_two_deviations_of_the_two_to
 
 def test_wins_are_counted_here_and_in_the_paper():
     runs = [record(c, "rotation", 0, 0.3, odin, 0.9, "cifar10") for c, odin in (("cat", 0.4), ("dog", 0.2), ("ship", 0.3))]
-    counts = tables.counts(tables.by_class(experiment(dataset="cifar10", hold_out="all"), runs))
+    table = tables.by_class(experiment(dataset="cifar10", hold_out="all"), runs)
+    counts = tables.counts(table)
     odin, gain = "Rotation-augmented: ODIN above MSP", "Rotation-augmented: ODIN above Classification-only"
-    assert counts.loc[odin].tolist() == ["1 of 3", "7 of 10"]  # the paper's: not automobile, horse, ship
-    assert counts.loc[gain].tolist() == ["not run", "8 of 10"]  # not deer, ship
+    assert counts.loc[odin, "here"] == "1 of 3" and counts.loc[gain, "here"] == "not run"
+    assert counts.loc[odin, "in the paper"].startswith("7 of 10, ")  # not automobile, horse, ship
+    gains = (table["rotation", "odin", "paper"] - table["classification", "odin", "paper"]).drop("average")
+    assert counts.loc[gain, "in the paper"] == f"8 of 10, {gains.mean():+.2f} points, p = {signed_rank_p(gains):.3f}"
+
+
+def signed_rank_p(gains):
+    """Wilcoxon's two-sided test, all sign patterns counted."""
+    ranks = gains.abs().rank().to_numpy()
+    far = abs(ranks @ np.sign(gains) / 2)
+    sums = [
+        sum(r * s for r, s in zip(ranks, signs, strict=True)) / 2 for signs in itertools.product((-1, 1), repeat=len(ranks))
+    ]
+    return np.mean([abs(total) >= far - 1e-9 for total in sums])
 
 
 def subset_runs(values):
@@ -165,7 +180,8 @@ def test_a_subset_is_its_average_row_beside_the_papers_with_skew():
     assert summary["rotation", "msp", "paper"]["fungus"] == 44.19 and summary["rotation", "msp", "paper_std"]["fungus"] == 1.86
     text = tables.with_skew(summary, {"imagenet_fungus": table})
     assert text.iloc[0, 0] == "16.67" and text["Rotation-augmented", "Accuracy", "here"]["fungus"] == "85.00 ± -"
-    assert tables.counts(tables.all_classes({"imagenet_fungus": table})).iloc[0].tolist() == ["6 of 6", "5 of 6"]
+    here, paper = tables.counts(tables.all_classes({"imagenet_fungus": table})).iloc[0]
+    assert here == "6 of 6, +27.50 points, p = 0.031" and paper.startswith("5 of 6, ")  # ODIN 50, MSP 20 to 25; 2 / 2^6
 
 
 def test_generalisation_is_one_row_a_data_set_beside_table_2():
@@ -259,13 +275,13 @@ def test_a_notebook_shows_the_better_method_in_bold_and_what_was_found():
     html = tables.shown(tables.by_class(experiment(), runs))._repr_html_()
     assert "<b>50.00 ± -</b>" in html and "<td>20.00 ± -</td>" in html  # class 1: rotation's MSP is the better
     assert "<b>90.00 ± -</b>" in html and "<td>30.00 ± -</td>" in html
-    assert "Rotation-augmented is above Classification-only by MSP in 1 of 2, by ODIN in 0 of 2" in html
+    assert "Rotation-augmented is above Classification-only in so many classes: by MSP in 1 of 2; by ODIN in 0 of 2" in html
     assert "With one trial nothing can be claimed" in html
     assert "<b>" not in tables.shown(tables.by_class(experiment(methods="classification"), runs))._repr_html_()
     assert tables.finding(tables.by_class(experiment(), [])) == ""
     names = experiment(dataset="cifar10", hold_out="all")
     runs = [record("cat", m, t, 0.5 + t / 10, 0.5, 0.9, "cifar10") for m in names.methods for t in (0, 1)]
-    assert "by ODIN in 0 of 1 (the paper: 8 of 10)" in tables.finding(tables.by_class(names, runs))
+    assert "by ODIN in 0 of 1 (the paper: 8 of 10, " in tables.finding(tables.by_class(names, runs))
     assert "one trial" not in tables.finding(tables.by_class(names, runs))
 
 
