@@ -1,5 +1,6 @@
 """runs and the store: what a run leaves on disk; nothing finished is lost or done twice; a kill changes nothing."""
 
+import functools
 import itertools
 import json
 import os
@@ -641,3 +642,23 @@ def test_an_edited_user_function_is_another_method_and_is_the_one_that_runs(tmp_
         os.utime(tmp_path / "edited_task.py", (value + share, value + share))
         now = config.function("edited_task:loss"), store.source_digest("edited_task:loss")
         assert (now[0](None, None), now[0].share) == (value, share) and now[1] != first[1]
+
+
+# --- compilation
+
+
+def test_all_runs_of_a_process_share_what_is_compiled(folder, monkeypatch):
+    """A minute for each method on a GPU, not for each run. The compiler's last stage is left out: it needs C++."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    how = {"compile": True, "epochs": 1, "evaluate_every": 1}
+    runs.complete(tiny(folder, hold_out=["one"], **how))
+    methods = len(graphs)
+    assert methods == 2  # of classification, which rotation's other half shares, and of rotation
+    runs.complete(tiny(folder, hold_out="all", trials=2, **how))
+    assert len(graphs) == methods
