@@ -1,4 +1,4 @@
-"""What every benchmark prints and writes: a small table, and a JSON file beside the script."""
+"""What every benchmark prints and writes: a small table in Markdown, and a JSON file beside the script."""
 
 import json
 import statistics
@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 from semlib import runs
@@ -32,7 +31,14 @@ def write(script: str, rows: list[dict[str, Any]], device: str = "cpu", **also: 
     about = {"command": " ".join(["python", f"benchmarks/{Path(script).name}", *sys.argv[1:]])}
     about |= {"machine": runs.device_name(device), "threads": torch.get_num_threads(), "torch": torch.__version__}
     print(" | ".join(f"{name}: {value}" for name, value in (about | also).items()))
-    print(pd.DataFrame(rows).fillna("").to_string(index=False))
+    print(markdown(rows))
     text = json.dumps(about | also | {"rows": rows}, indent=1)
     name = Path(script).stem + ("" if device == "cpu" else f"-{device.partition(':')[0]}")
     Path(script).with_name(f"{name}.json").write_text(text + "\n")
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """A table of these rows, whose columns are the keys of them all."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [names, ["---"] * len(names), *([str(row.get(name, "")) for name in names] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

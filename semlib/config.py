@@ -223,7 +223,8 @@ def several(parameters: Mapping[str, Any]) -> tuple[Experiment, ...]:
     """The experiments of a notebook about more than one: each of `settings`, of a list in `dataset`, of `auxiliary_weights`.
 
     With auxiliary_weights a data set has plain classification first, then each of its other methods alone with each weight.
-    epochs None is a file's own. auxiliary_weight None is what `lambda_search` chose. Without any of these it is the one that `create` makes.
+    epochs None is a file's own. auxiliary_weight None is what `lambda_search` chose. Without any of these it is the one that
+    `create` makes.
     """
     lists = {name for name in Several.model_fields if name != "dataset" or isinstance(parameters.get(name), list | tuple)}
     by = _checked(Several, {name: value for name, value in parameters.items() if name in lists})
