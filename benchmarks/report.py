@@ -1,6 +1,7 @@
 """What every benchmark prints and writes: a small table in Markdown, and a JSON file beside the script."""
 
 import json
+import re
 import statistics
 import sys
 import time
@@ -8,26 +9,31 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from semlib import runs
-
 
 def alternate(contestants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each contestant; they take turns, so that a machine's ups and downs meet all of them."""
+    """Median seconds of each contestant; they take turns, so that a machine's ups and downs meet all of them.
+
+    One that returns a float has timed itself.
+    """
+    import torch  # here, for what measures its memory
+
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, run in contestants.items():
             begun = time.perf_counter()
-            run()
+            own = run()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - begun)
+            seconds[name].append(own if isinstance(own, float) else time.perf_counter() - begun)
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
 def write(script: str, rows: list[dict[str, Any]], device: str = "cpu", **also: Any) -> None:
     """Print rows as a table and write them, the command and the machine as JSON."""
+    import torch
+
+    from semlib import runs
+
     about = {"command": " ".join(["python", f"benchmarks/{Path(script).name}", *sys.argv[1:]])}
     about |= {"machine": runs.device_name(device), "threads": torch.get_num_threads(), "torch": torch.__version__}
     print(" | ".join(f"{name}: {value}" for name, value in (about | also).items()))
@@ -42,3 +48,8 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row))
     lines = [names, ["---"] * len(names), *([str(row.get(name, "")) for name in names] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def peak_gb() -> float:
+    """Memory of this program at its peak (Linux); getrusage's is also that of the process that started it."""
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 2**20

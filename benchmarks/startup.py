@@ -12,6 +12,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,15 +43,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    rows = []
-    for title, words in {"semlib run": [], "semlib run, in a grid": ["--checked"]}.items():
-        first, whole = zip(*(job(words) for _ in range(args.rounds)), strict=True)
-        rows.append({"what": f"{title}: to the first step", "seconds": round(statistics.median(first), 2)})
-        rows.append({"what": f"{title}: whole job", "seconds": round(statistics.median(whole), 2)})
+    first: dict[str, list[float]] = defaultdict(list)
+
+    def run(title: str, words: list[str]) -> float:
+        begun, whole = job(words)
+        first[f"{title}: to the first step"].append(begun)
+        return whole
+
+    ways = {"semlib run": [], "semlib run, in a grid": ["--checked"]}
+    contestants = {f"{title}: whole job": partial(run, title, words) for title, words in ways.items()}
     for name in IMPORTS:
-        seconds = [elapsed([sys.executable, "-c", f"import {name}"]) for _ in range(args.rounds)]
-        rows.append({"what": f"a process that imports {name}", "seconds": round(statistics.median(seconds), 2)})
-    report.write(__file__, [*rows, *data(args.rounds)])
+        words = [sys.executable, "-c", f"import {name}"]
+        contestants[f"a process that imports {name}"] = partial(subprocess.run, words, cwd=ROOT, check=True)
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = report.alternate(contestants | data(folder), args.rounds)
+    seconds = {title: statistics.median(times) for title, times in first.items()} | seconds
+    report.write(__file__, [{"what": what, "seconds": round(median, 2)} for what, median in seconds.items()])
 
 
 def job(words: list[str]) -> tuple[float, float]:
@@ -62,42 +72,25 @@ def job(words: list[str]) -> tuple[float, float]:
         return float(stamp.read_text()) - begun, time.time() - begun
 
 
-def data(rounds: int) -> list[dict]:
-    """A row for preparing photographs, and one for reading a prepared file and comparing it with its digest."""
-    rng, found = (
-        np.random.default_rng(0),
-        {"1,000 photographs of 500 x 375 prepared at 64": [], "60,000 prepared images read": []},
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        for k in range(1000):
-            path = Path(folder, "birds", "test" if k % 5 == 0 else "train", f"class {k % 10 // 5}", f"{k}.jpg")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            coarse = Image.fromarray(rng.integers(0, 256, (8, 10, 3), dtype=np.uint8))
-            coarse.resize((500, 375), Image.Resampling.BICUBIC).save(path)
-        arrays = {
-            f"{part}_images": rng.integers(0, 256, (n, 3, 32, 32), np.uint8) for part, n in (("train", 50000), ("test", 10000))
-        }
-        labels = {f"{part}_labels": rng.integers(0, 10, n) for part, n in (("train", 50000), ("test", 10000))}
-        np.savez(Path(folder, "like_cifar10.npz"), **arrays, **labels, classes=np.array([f"class {k}" for k in range(10)]))
-        for k in range(rounds):
-            for times, read in zip(
-                found.values(),
-                (
-                    lambda k=k: datasets.load(f"{folder}/birds", f"{folder}/prepared-{k}", 64),
-                    lambda: datasets.digest(datasets.load("like_cifar10", folder)),
-                ),
-                strict=True,
-            ):
-                begun = time.perf_counter()
-                read()
-                times.append(time.perf_counter() - begun)
-    return [{"what": what, "seconds": round(statistics.median(times), 2)} for what, times in found.items()]
-
-
-def elapsed(command: list[str]) -> float:
-    begun = time.perf_counter()
-    subprocess.run(command, cwd=ROOT, check=True)
-    return time.perf_counter() - begun
+def data(folder: str) -> dict[str, Callable[[], object]]:
+    """Two contestants: preparing photographs as one's own images, and reading a prepared file with its digest."""
+    rng = np.random.default_rng(0)
+    for k in range(1000):
+        path = Path(folder, "birds", "test" if k % 5 == 0 else "train", f"class {k % 10 // 5}", f"{k}.jpg")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = Image.fromarray(rng.integers(0, 256, (8, 10, 3), dtype=np.uint8))
+        coarse.resize((500, 375), Image.Resampling.BICUBIC).save(path)
+    arrays = {"classes": np.array([f"class {k}" for k in range(10)])}
+    for part, n in {"train": 50_000, "test": 10_000}.items():
+        arrays[f"{part}_images"] = rng.integers(0, 256, (n, 3, 32, 32), np.uint8)
+        arrays[f"{part}_labels"] = rng.integers(0, 10, n)
+    np.savez(Path(folder, "like_cifar10.npz"), **arrays)
+    return {
+        "1,000 photographs of 500 x 375 prepared at 64": lambda: datasets.load(
+            f"{folder}/birds", tempfile.mkdtemp(dir=folder), 64
+        ),
+        "a prepared file of 60,000 images read, and its digest": lambda: datasets.digest(datasets.load("like_cifar10", folder)),
+    }
 
 
 if __name__ == "__main__":

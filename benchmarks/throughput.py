@@ -1,9 +1,10 @@
 """Training images a second, semlib against the usual loop: python benchmarks/throughput.py [NETWORK ...]
 
 The usual loop: torchvision's transforms on PIL images in a DataLoader with workers, NCHW, float32, SGD. Below it, one by one
-on top of each other: bfloat16, images that stay on the device, channels last, a fused optimiser, compilation (on a GPU). The
-last row is semlib's own training loop. All take turns; medians. The peak is that of large matrix products in the same run.
-On a CPU the networks made for GPUs get three turns of one batch of 8.
+on top of each other: bfloat16 (where the processor has it), images that stay on the device, channels last, a fused optimiser,
+compilation (on a GPU). The last row is semlib's own training loop. All take turns; medians of an epoch's seconds, what comes
+before the first one left out. The peak is that of large matrix products in the same run, on a GPU TF32's for float32, which
+is what convolutions compute in. On a CPU the networks made for GPUs get turns of three batches of 8.
 """
 
 import argparse
@@ -43,30 +44,38 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", default=list(NETWORKS), metavar="NETWORK", help=", ".join(NETWORKS))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--workers", type=int, default=2, help="of the usual loop's DataLoader")
-    parser.add_argument("--steps", type=int, default=20, help="of each turn")
+    parser.add_argument("--workers", type=int, help="of the usual loop's DataLoader; 2, on a GPU one for each CPU core")
+    parser.add_argument("--steps", type=int, help="of each turn; 20, on a GPU 100")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     os.environ["TQDM_DISABLE"] = "1"
     torch.set_num_threads(args.threads)
     if unknown := set(args.networks) - set(NETWORKS):
         parser.error(f"unknown: {', '.join(unknown)}; choose from {', '.join(NETWORKS)}")
-    rows = [row for name in args.networks for row in measure(name, args)]
-    peaks = {name: f"{value / 1e12:.2f}" for name, value in peak(args.device).items()}
-    for row in rows:
-        row["peak %"] = round(100 * row["TFLOP/s"] / float(peaks["bfloat16" if row["bfloat16"] else "float32"]), 1)
-    report.write(__file__, rows, args.device, peak_tflops=peaks)
+    gpu = args.device.startswith("cuda")
+    args.workers = args.workers if args.workers is not None else len(os.sched_getaffinity(0)) if gpu else 2
+    args.steps = args.steps or (100 if gpu else 20)
+    if gpu:
+        torch.cuda.set_device(args.device)
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
+    rows, peaks = [], peak(args.device)
+    also = {"workers": args.workers} | {f"{name} peak TFLOP/s": round(value / 1e12, 3) for name, value in peaks.items()}
+    for name in args.networks:
+        rows += measure(name, args, peaks)
+        report.write(__file__, rows, args.device, **also)
 
 
-def measure(name: str, args: argparse.Namespace) -> list[dict]:
+def measure(name: str, args: argparse.Namespace, peaks: dict[str, float]) -> list[dict]:
     """A row for each contestant: the usual loop with ever more switches, then semlib."""
+    torch.compiler.reset()
     side, classes, batch, _ = NETWORKS[name]
     flops, gpu = operations(build(name), side, classes), args.device.startswith("cuda")
-    steps, rounds = args.steps, args.rounds
-    if flops > FOR_GPUS and not gpu:
-        batch, steps, rounds = 8, 1, 3
+    bfloat16 = runs.autocast(config.create({"device": args.device}))
+    batch, steps = (8, 3) if flops > FOR_GPUS and not gpu else (batch, args.steps)
     data = noise(batch * steps, side, classes)
-    switches = SWITCHES if gpu else SWITCHES[:3]
+    left_out = ([] if gpu else ["compile"]) + ([] if bfloat16 else ["bfloat16"])
+    switches = [name for name in SWITCHES if name not in left_out]
     contestants: dict[str, Callable[[], object]] = {}
     for count in range(len(switches) + 1):
         on = dict.fromkeys(switches[:count], True)
@@ -74,13 +83,13 @@ def measure(name: str, args: argparse.Namespace) -> list[dict]:
     contestants["semlib"] = ours(name, data, batch, args)
     for run in contestants.values():
         run()  # workers, caches, compilation
-    seconds = report.alternate(contestants, rounds)
-    bfloat16 = runs.autocast(config.create({"device": args.device}))
+    seconds = report.alternate(contestants, args.rounds)
     rows = []
-    for k, (contestant, elapsed) in enumerate(seconds.items()):
+    for contestant, elapsed in seconds.items():
         speed = len(data) / elapsed
-        row = {"network": name, "batch": batch, "contestant": contestant, "bfloat16": k > 0 and bfloat16}
-        row |= {"images/s": round(speed, 1), "TFLOP/s": round(speed * flops / 1e12, 3)}
+        highest = peaks["bfloat16" if bfloat16 and contestant != "usual loop" else "float32"]
+        row = {"network": name, "batch": batch, "contestant": contestant, "images/s": round(speed, 1)}
+        row |= {"TFLOP/s": round(speed * flops / 1e12, 3), "of the peak": f"{speed * flops / highest:.0%}"}
         rows.append(row | {"times the usual": round(seconds["usual loop"] / elapsed, 2)})
     return rows
 
@@ -104,7 +113,7 @@ class Pictures(Dataset):
     def __init__(self, data: ImageSet) -> None:
         self.images, self.labels = data.images.transpose(0, 2, 3, 1).copy(), data.labels
         side = data.images.shape[2]
-        steps = [v2.RandomCrop(side, padding=side // 8, padding_mode="reflect"), v2.RandomHorizontalFlip()]
+        steps = [v2.RandomCrop(side, padding=side // 8), v2.RandomHorizontalFlip()]
         self.transform = v2.Compose([*steps, v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
 
     def __len__(self) -> int:
@@ -119,7 +128,7 @@ def usual(name, data, batch, args, bfloat16=False, resident=False, channels_last
     device, side = torch.device(args.device), NETWORKS[name][0]
     layout = torch.channels_last if channels_last else torch.contiguous_format
     net = build(name).to(device, memory_format=layout)
-    forward = torch.compile(net) if compile else net
+    forward = torch.compile(net, dynamic=False) if compile else net
     how = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "fused": fused or None}
     optimizer = torch.optim.SGD(net.parameters(), **how)
     generator = torch.Generator(device).manual_seed(0)
@@ -151,11 +160,12 @@ def usual(name, data, batch, args, bfloat16=False, resident=False, channels_last
 
 
 def ours(name, data, batch, args):
-    """A function that trains for an epoch with semlib's loop."""
+    """A function that trains for an epoch with semlib's loop and returns its seconds."""
     compiled = args.device.startswith("cuda")
     how = {"epochs": 1, "batch_size": batch, "norm_batch": None, "evaluate_every": 1, "device": args.device}
     experiment, net = config.create(how | {"compile": compiled}), build(name)
-    return lambda: training.train(net, data, experiment, device=args.device, autocast=runs.autocast(experiment))
+    where = {"device": args.device, "autocast": runs.autocast(experiment), "evaluate": lambda epoch: {}}
+    return lambda: training.train(net, data, experiment, **where)[-1]["seconds"]
 
 
 def operations(net: nn.Module, side: int, classes: int) -> float:

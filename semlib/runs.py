@@ -40,6 +40,8 @@ def complete(experiment: Experiment) -> list[Record]:
             _remove_checkpoints(run)
     here = datasets.prepared(experiment.dataset, experiment.data_root, experiment.image_side)
     data = load(experiment) if missing or (here and store.finished(experiment)) else None
+    if missing and experiment.compile:
+        torch.compiler.reset()  # of other networks in this process: past eight, PyTorch would stop compiling
     failed = []
     queue = deque((run, False) for run in missing)
     while queue:
@@ -144,6 +146,7 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
         scored[epoch] = arrays
         return _measures(arrays)
 
+    torch.backends.cudnn.benchmark = True  # the fastest convolutions for shapes that stay the same
     checkpoint = run.home / "checkpoint.pt"
     history = training.train(
         net,

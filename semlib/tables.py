@@ -21,7 +21,7 @@ PUBLISHED = {"cifar10": "table3_cifar10", "stl10": "table4_stl10"}  # the hold-o
 SUBSETS = ("dog", "car", "snake", "spider", "fungus")  # of ImageNet: Appendix B, with CPC's lighter network Appendix C
 PAPERS_WEIGHTS = {"cifar10": "0.5", "stl10": "1.0", **dict.fromkeys((f"imagenet_{name}" for name in SUBSETS), "0.5 or 1.0")}
 PAPERS_CPC_WEIGHT = "10.0"
-FEWEST_TO_TEST = 6  # of five pairs no result of Wilcoxon's signed-rank test is under p = 0.05
+FEWEST_TO_TEST = 6  # of five differences no result of Wilcoxon's signed-rank test is under p = 0.05
 LABELS = {"msp": "MSP", "odin": "ODIN", "accuracy": "Accuracy", "classification": "Classification-only"}
 LABELS |= {"rotation": "Rotation-augmented", "cpc": "CPC-augmented", "center_mask": "Random-center-masked"}
 LABELS |= {"average": "Average", "cifar10": "CIFAR-10", "stl10": "STL-10"}
@@ -146,16 +146,16 @@ def finding(table: pd.DataFrame) -> str:
         parts = []
         for measure in table.columns.unique("measure"):
             here, paper = (_wins(classes, (method, measure), ("classification", measure), s) for s in ("mean", "paper"))
-            tested |= "p = " in here
+            tested |= " points, p " in here
             if "of" in here:
                 parts.append(f"by {label(measure)} in {here}" + (f" (the paper: {paper})" if "of" in paper else ""))
         if parts:
             sentences.append(f"{label(method)} is above {label('classification')} in so many {what}: {'; '.join(parts)}.")
     one = table.xs("std", axis=1, level="statistic").isna().all(axis=None)
     if tested:
-        sentences.append("p is of Wilcoxon's signed-rank test over the pairs.")
-    elif sentences and one:
-        sentences.append("With one trial nothing can be claimed from it.")
+        sentences.append(f"p: Wilcoxon's two-sided signed-rank test over the {what}, not corrected for several tests.")
+    if sentences and one:
+        sentences.append(f"With one trial nothing can be claimed from it{' of a single one' if tested else ''}.")
     return " ".join(sentences)
 
 
@@ -179,7 +179,8 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
 def counts(table: pd.DataFrame) -> pd.DataFrame:
     """In how many classes ODIN beats MSP, and a method beats plain classification in each measure; here and in the paper.
 
-    From six classes on with the mean difference and the p of Wilcoxon's two-sided signed-rank test over the classes' means.
+    Where six classes or more differ, with the mean difference and the p of Wilcoxon's two-sided signed-rank test over the
+    classes' means. The classes of a data set are not quite independent: their trainings share images.
     """
     classes = table.drop(index="average", errors="ignore")
     methods = list(dict.fromkeys(table.columns.get_level_values("method")))
@@ -337,14 +338,14 @@ def _wins(classes: pd.DataFrame, better: tuple[str, str], worse: tuple[str, str]
     both = classes[[(*better, statistic), (*worse, statistic)]].dropna()
     if both.empty:
         return "not run"
-    gain = both.iloc[:, 0] - both.iloc[:, 1]
+    gain = (both.iloc[:, 0] - both.iloc[:, 1]).round(9)  # equal ones are equal again, for the ranks
     wins = f"{(gain > 0).sum()} of {len(gain)}"
-    if len(gain) < FEWEST_TO_TEST:
+    if (gain != 0).sum() < FEWEST_TO_TEST:
         return wins
     from scipy.stats import wilcoxon
 
-    p = wilcoxon(gain).pvalue if gain.any() else 1.0
-    return f"{wins}, {gain.mean():+.2f} points, p = {p:.3f}"
+    p = wilcoxon(gain).pvalue
+    return f"{wins}, {gain.mean():+.2f} points, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
 
 
 def as_text(table: pd.DataFrame) -> str:

@@ -68,7 +68,7 @@ def train(
     optimizers = {"classification": _optimizer(net, experiment, lambda head: head == "classification")}
     if auxiliary:
         optimizers["auxiliary"] = _optimizer(net, experiment, lambda head: head != "classification")
-    forward = torch.compile(net) if experiment.compile else net
+    forward = torch.compile(net, dynamic=False) if experiment.compile else net
 
     def view(index: Tensor, augment: bool) -> Tensor:
         if not augment:

@@ -207,7 +207,11 @@ def both(experiment, place, without_locks=""):
     place.mkdir()
     words = [[sys.executable, "-c", code, name, place] for name in ("first", "second")]
     pair = [subprocess.Popen(line, env=environment(), stdout=subprocess.PIPE, text=True) for line in words]
-    said = [process.communicate(timeout=200)[0] for process in pair]
+    try:
+        said = [process.communicate(timeout=200)[0] for process in pair]
+    finally:
+        for process in pair:
+            process.kill()  # one waits for the other
     assert [process.returncode for process in pair] == [0, 0]
     return [text.count("trained") for text in said]
 

@@ -276,7 +276,7 @@ def test_a_notebook_shows_the_better_method_in_bold_and_what_was_found():
     assert "<b>50.00 ± -</b>" in html and "<td>20.00 ± -</td>" in html  # class 1: rotation's MSP is the better
     assert "<b>90.00 ± -</b>" in html and "<td>30.00 ± -</td>" in html
     assert "Rotation-augmented is above Classification-only in so many classes: by MSP in 1 of 2; by ODIN in 0 of 2" in html
-    assert "With one trial nothing can be claimed" in html
+    assert "With one trial nothing can be claimed from it." in html
     assert "<b>" not in tables.shown(tables.by_class(experiment(methods="classification"), runs))._repr_html_()
     assert tables.finding(tables.by_class(experiment(), [])) == ""
     names = experiment(dataset="cifar10", hold_out="all")
