@@ -1,16 +1,19 @@
 """What README.md shows is run as it stands there, from outside the package."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import report
 
-from semlib import store
+from semlib import config, store, tables
 from semlib.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[1]
+
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.S)
 SMALL = [word for name, value in (("epochs", "1"), ("trials", "1"), ("hold_out", "8")) for word in ("-p", name, value)]
@@ -61,3 +64,21 @@ def test_the_lines_of_python_run(tmp_path):
 def test_readme_names_only_files_that_are_there():
     for path in re.findall(r"(?:notebooks|params|semlib|docs)/[\w/]+\.(?:ipynb|yaml|py|png)", README):
         assert (ROOT / path).exists(), path
+
+
+def test_its_results_are_those_of_the_committed_records():
+    experiment = config.create(config.read_parameters(str(ROOT / "params/cpu/table3_cifar10.yaml")))
+    table = tables.by_class(experiment, store.finished(experiment))
+    for method, name in (("classification", "classification"), ("rotation", "with rotation")):
+        here, paper = (table.loc["average", method].xs(statistic, level="statistic") for statistic in ("mean", "paper"))
+        assert f"| {name} | {' | '.join(f'{value:.2f}' for value in here)} |" in README
+        assert re.search(rf"\| {name} \| " + r" ± [\d.]+ \| ".join(f"{value:.2f}" for value in paper), README)
+    for name, row in tables.counts(table).iterrows():
+        assert f"| {name} | {' | '.join(row)} |" in README
+
+
+def test_its_benchmarks_are_those_of_the_committed_files():
+    found = "\n".join(report.markdown(json.loads(path.read_text())["rows"]) for path in (ROOT / "benchmarks").glob("*.json"))
+    section = README[README.index("## How fast") : README.index("## Your own images")]
+    rows = [line for line in section.splitlines() if line.startswith("|") and "---" not in line]
+    assert len(rows) > 10 and set(rows) <= set(found.splitlines())
