@@ -155,7 +155,7 @@ def finding(table: pd.DataFrame) -> str:
     if tested:
         sentences.append(f"p: Wilcoxon's two-sided signed-rank test over the {what}, not corrected for several tests.")
     if sentences and one:
-        sentences.append(f"With one trial nothing can be claimed from it{' of a single one' if tested else ''}.")
+        sentences.append(f"With one trial nothing can be claimed {'of a single one of them' if tested else 'from it'}.")
     return " ".join(sentences)
 
 
