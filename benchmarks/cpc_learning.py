@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from semlib import auxiliary, config, datasets, models, runs, training
+from semlib import auxiliary, config, datasets, machine, models, training
 from semlib.datasets import Dataset, ImageSet
 from semlib.models.cpc import patches
 
@@ -75,7 +75,7 @@ def measure(data: Dataset, negatives: str, seed: int, steps: int = 1500, augment
 
 def learn(net: models.WideResNet, data: ImageSet, side: int, negatives: str, seed: int, steps: int, augment: bool) -> None:
     """The CPC task alone: the rate rises to its peak in a quarter of the steps and falls to zero."""
-    bfloat16 = runs.autocast(config.create({"device": "cpu"}))
+    bfloat16 = machine.precision(config.create({"device": "cpu"})) == "bfloat16"
     rng, places = np.random.default_rng(seed), data.images.shape[2] - side + 1
     optimizer = torch.optim.SGD(net.train().parameters(), lr=PEAK, momentum=0.9, nesterov=True, weight_decay=5e-4)
     for step in range(steps):

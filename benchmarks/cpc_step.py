@@ -11,7 +11,7 @@ import report
 import torch
 import torch.nn.functional as F
 
-from semlib import auxiliary, config, models, runs
+from semlib import auxiliary, config, machine, models
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    bfloat16 = runs.autocast(config.create({"device": args.device}))
+    bfloat16 = machine.precision(config.create({"device": args.device})) == "bfloat16"
     row = measure(args.device, args.batch, args.side, args.repeats, bfloat16)
     report.write(__file__, [row], args.device)
 

@@ -32,10 +32,10 @@ def write(script: str, rows: list[dict[str, Any]], device: str = "cpu", **also: 
     """Print rows as a table and write them, the command and the machine as JSON."""
     import torch
 
-    from semlib import runs
+    from semlib import machine
 
     about = {"command": " ".join(["python", f"benchmarks/{Path(script).name}", *sys.argv[1:]])}
-    about |= {"machine": runs.device_name(device), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    about |= {"machine": machine.device_name(device), "threads": torch.get_num_threads(), "torch": torch.__version__}
     print(" | ".join(f"{name}: {value}" for name, value in (about | also).items()))
     print(markdown(rows))
     text = json.dumps(about | also | {"rows": rows}, indent=1)

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
-from semlib import config, models, runs, training
+from semlib import config, machine, models, training
 from semlib.datasets import ImageSet, augmentation
 
 # pixels a side, classes, batch size, and what differs from the architecture: the paper's networks, then fast's and cpu's
@@ -75,7 +75,7 @@ def measure(name: str, args: argparse.Namespace, peaks: dict[str, float]) -> lis
     torch.compiler.reset()
     side, classes, batch, _ = NETWORKS[name]
     flops, gpu = operations(build(name), side, classes), args.device.startswith("cuda")
-    bfloat16 = runs.autocast(config.create({"device": args.device}))
+    bfloat16 = machine.precision(config.create({"device": args.device})) == "bfloat16"
     batch, steps = (8, 3) if flops > FOR_GPUS and not gpu else (batch, args.steps)
     data = noise(batch * steps, side, classes)
     left_out = ([] if gpu else ["compile"]) + ([] if bfloat16 else ["bfloat16"])
@@ -168,7 +168,7 @@ def ours(name, data, batch, args):
     compiled = args.device.startswith("cuda")
     how = {"epochs": 1, "batch_size": batch, "norm_batch": None, "evaluate_every": 1, "device": args.device}
     experiment, net = config.create(how | {"compile": compiled}), build(name)
-    where = {"device": args.device, "autocast": runs.autocast(experiment), "evaluate": lambda epoch: {}}
+    where = {"device": args.device, "autocast": machine.precision(experiment) == "bfloat16", "evaluate": lambda epoch: {}}
     return lambda: training.train(net, data, experiment, **where)[-1]["seconds"]
 
 

@@ -98,6 +98,7 @@ def _run(args: argparse.Namespace) -> int:
     if out.suffix != ".ipynb" or out.is_dir():
         raise ConfigError(f"--out: {out} isn't a notebook's name (.ipynb)")
     out.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = out.with_suffix(".unfinished.ipynb")  # until it has ended well the one before stays
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     if experiment.threads:
         os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(experiment.threads)))
@@ -108,18 +109,22 @@ def _run(args: argparse.Namespace) -> int:
         kernel = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}})
         how = {"progress_bar": False, "log_output": True, "execution_timeout": args.timeout, "config": kernel}
         try:
-            papermill.execute_notebook(short(notebook), short(out), parameters, **how)
+            papermill.execute_notebook(short(notebook), short(unfinished), parameters, **how)
         except PapermillExecutionError as error:
-            print(f"error: {error.ename}: {error.evalue}\nits traceback is in {short(out)}", file=sys.stderr)
+            print(f"error: {error.ename}: {error.evalue}\nits traceback is in {short(unfinished)}", file=sys.stderr)
             return 1
         except Exception as error:  # a dead kernel, a timeout, a full disk
-            print(f"error: {type(error).__name__}: {error}\nthe notebook so far is {short(out)}", file=sys.stderr)
+            print(f"error: {type(error).__name__}: {error}\nthe notebook so far is {short(unfinished)}", file=sys.stderr)
             return 1
     # The records decide: a notebook whose kernel was killed looks completed.
     missing = [run for e in experiments if e.missing == "train" for run in store.missing(e)]
     if missing:
         print(f"error: not finished: {'; '.join(run.title for run in missing)}", file=sys.stderr)
         return 1
+    if out.exists() and "missing" in parameters and not any(map(store.finished, experiments)):
+        print(f"nothing is finished with these settings: {short(out)} stays, this notebook is {short(unfinished)}")
+    else:
+        unfinished.replace(out)
     if args.done:
         save_atomically(args.done, lambda file: None)
     elif "missing" in parameters:
@@ -139,7 +144,7 @@ def _data(args: argparse.Namespace) -> int:
     data = datasets.load(args.dataset, args.root, args.side, ilsvrc=args.ilsvrc)
     shape = "x".join(map(str, data.train.images.shape[1:]))
     print(f"{data.name}: {len(data.train)} training and {len(data.test)} test images of {shape}")
-    print(f"digest {datasets.digest(data)}")
+    print(f"digest {data.digests} (training images, test images)")
     print(f"{len(data.classes)} classes: {', '.join(data.classes)}")
     return 0
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from semlib import config
+from semlib import config, user_code
 from semlib.models.cpc import augmented, patches
 
 Loss = Callable[[nn.Module, Tensor], Tensor]
@@ -75,4 +75,4 @@ def find(method: str, experiment: config.Experiment) -> Loss | None:
     """The auxiliary loss of a method: a built-in, the user's function, or None (center_mask only masks its images)."""
     if method == "cpc":
         return partial(cpc, negatives=experiment.cpc_negatives, augment=experiment.cpc_augment)
-    return LOSSES[method] if method in LOSSES else config.function(method)
+    return LOSSES[method] if method in LOSSES else user_code.function(method)

@@ -5,30 +5,26 @@ an unknown name or a value of the wrong type is an error that names the choices.
 """
 
 import csv
-import importlib
-import inspect
 import math
 import re
 import reprlib
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from semlib.files import ROOT, one_line, resolve
+from semlib.files import one_line, resolve
 
 METHODS = ("classification", "rotation", "center_mask", "cpc")
 SCORES = ("msp", "odin")
+USERS = r"\w+(\.\w+)*:\w+"  # package.module:function
 CHOSEN_WEIGHTS = "auxiliary_weights.csv"
 UNCHOSEN = {"cpc": 10.0}
 LONGEST = 10**5  # characters of a file of parameters
 STARTS = (yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken, yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken)
 ENDS = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
-
-_loaded_text: dict[str, str] = {}  # source of each module of a user's functions, as it was loaded
 
 
 class ConfigError(ValueError):
@@ -77,13 +73,14 @@ OptionalCount = Annotated[Annotated[int, Field(ge=0, le=MOST)] | None, BeforeVal
 OptionalSide = Annotated[Annotated[int, Field(ge=8, le=10**4)] | None, BeforeValidator(_none)]
 Fold = Annotated[Annotated[int, Field(ge=0, le=9)] | None, BeforeValidator(_none)]
 OptionalText = Annotated[Text | None, BeforeValidator(_none)]
+OptionalDigest = Annotated[Annotated[str, Field(pattern=r"^[0-9a-f]{8}-[0-9a-f]{8}$")] | None, BeforeValidator(_none)]
 Weight = Annotated[Number, Field(ge=0)]
 Weights = Annotated[tuple[Weight, ...], BeforeValidator(_tuple), Field(min_length=1), AfterValidator(_once)]
 
 
 def _check_names(field: str, names: Iterable[str], known: tuple[str, ...]) -> None:
     for name in names:
-        if name not in known and not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
+        if name not in known and not re.fullmatch(USERS, name):
             choices = ", ".join(known)
             raise ValueError(f"{field}: {_shown(name)} is unknown; choose from {choices}, package.module:function")
 
@@ -102,6 +99,7 @@ class Experiment(BaseModel):
     first_trial: Annotated[int, Field(ge=0, le=MOST)] = 0  # 3 and trials 2: trials 3 and 4
     scores: Names = SCORES  # or package.module:function
     missing: Literal["skip", "train"] = "skip"  # what to do about a run that isn't in outputs/ yet
+    data_digest: OptionalDigest = None  # runs on which version of the data set; None: the one that is here
 
     # data
     image_side: OptionalSide = None  # pixels a side of prepared images; None: 32 for own ones, 256 for ImageNet's
@@ -112,7 +110,7 @@ class Experiment(BaseModel):
     flip: bool = True  # random horizontal reflection
 
     # network
-    architecture: Text = "wrn-28-10"
+    architecture: Text = "wrn-28-10"  # or package.module:function
     stem_stride: Annotated[int, Field(ge=1, le=4)] = 1  # 2 halves the resolution: a network for CPUs
     widen_factor: Annotated[Count | None, BeforeValidator(_none)] = None  # None: the architecture's own
     dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.3
@@ -129,12 +127,12 @@ class Experiment(BaseModel):
     cpc_negatives: Literal["image", "batch"] = "image"  # whose patches a code is told from (Appendix C: the same image's)
     cpc_augment: bool = False  # each patch in one colour, flipped and shifted
     mask_fill: Annotated[Number | None, BeforeValidator(_none)] = None  # center_mask's pixels; None: the training mean
-    recompute_statistics: bool = False  # batch-norm statistics over upright training images before scoring
     precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the processor has it
 
     # scoring
     temperature: Annotated[Number, Field(gt=0)] = 1000.0
     epsilon: Annotated[Number, Field(ge=0)] = 5e-5  # in [0, 1] pixel units
+    statistics: Literal["mixed", "upright"] = "mixed"  # batch norm's, as trained or over upright training images
     average_last_epochs: Count = 1  # AP and accuracy: mean over the last epochs (the authors' code: 10)
 
     # this machine
@@ -155,7 +153,8 @@ class Experiment(BaseModel):
         _check_names("scores", self.scores, SCORES)
         if len(self.hold_out) > 1 and {"all", "none"} & set(self.hold_out):
             raise ValueError("hold_out: all and none stand alone; choose one of them or class names")
-        if self.norm_batch and self.batch_size > self.norm_batch and self.batch_size % self.norm_batch:
+        own = ":" in self.architecture  # the user's network, to which norm_batch is nothing
+        if not own and self.norm_batch and self.batch_size > self.norm_batch and self.batch_size % self.norm_batch:
             raise ValueError(f"batch_size: {self.batch_size} isn't a multiple of norm_batch = {self.norm_batch}")
         if self.average_last_epochs > self.epochs:
             raise ValueError(f"average_last_epochs: {self.average_last_epochs} is more than epochs = {self.epochs}")
@@ -194,24 +193,6 @@ class Several(BaseModel):
     def _consistent(self) -> "Several":
         _check_names("auxiliary_weights", self.auxiliary_weights or (), METHODS)
         return self
-
-
-def function(name: str) -> Callable[..., Any]:
-    """The user's function named package.module:function, found from the checkout's root too; ConfigError if there is none."""
-    module, _, attribute = name.partition(":")
-    if str(ROOT) not in sys.path:
-        sys.path.append(str(ROOT))  # a kernel's own folder is notebooks/ in Lab
-    try:
-        loaded = importlib.import_module(module)
-        text = inspect.getsource(loaded)
-        if _loaded_text.setdefault(module, text) != text:  # edited since: in Lab the kernel lives on
-            loaded, _loaded_text[module] = importlib.reload(loaded), text
-        found = getattr(loaded, attribute)
-    except Exception as error:  # a user's module can raise any
-        raise ConfigError(f"{name}: {one_line(error)}; name a Python function as package.module:function") from error
-    if not inspect.isfunction(found):
-        raise ConfigError(f"{name} isn't a Python function")
-    return found
 
 
 def create(parameters: Mapping[str, Any]) -> Experiment:

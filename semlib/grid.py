@@ -18,7 +18,7 @@ from typing import IO, Any
 import psutil
 import yaml
 
-from semlib import gpus, notebooks, runs, store, tables
+from semlib import gpus, machine, notebooks, runs, store, tables
 from semlib.config import ConfigError, Experiment
 from semlib.files import ROOT, save_atomically, short
 
@@ -233,7 +233,7 @@ def _resources(on: str, given: Sequence[Sequence[str]]) -> list[str]:
 def _say(found: Sequence[Table], args: argparse.Namespace) -> int:
     """What a grid would do: runs finished and missing, and the time they will take by the seconds in records."""
     records = store.collect(found[0].experiments[0].folder)
-    device = runs.device_name(runs.device(found[0].experiments[0]))
+    device = machine.device_name(machine.device(found[0].experiments[0]))
     here = [record for record in records if record.device == device] or records
     measured: dict[Any, list[float]] = {}
     for record in here:
@@ -262,6 +262,7 @@ def _say(found: Sequence[Table], args: argparse.Namespace) -> int:
         print(line(f"{t.notebook.stem} ({about})", t.experiments))
     if len(found) > 1:
         print(line("all, each run once", every))
+    print(*store.unmatched(e for e in every if e.missing == "train"), sep="\n", end="")
     where = ", ".join(sorted({record.device for record in here}))
     print(f"{len(parts)} jobs, {count} side by side with {threads} threads each on {args.on}", end="")
     print(f"; times are medians on {where}" if here else "")

@@ -1,6 +1,8 @@
 """Figures from records: precision-recall curves, learning curves, images ranked by score. Each returns a matplotlib Figure."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,14 +10,17 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 from sklearn.metrics import precision_recall_curve
 
 from semlib import store, tables
 from semlib.config import Experiment
-from semlib.datasets import Dataset, digest
+from semlib.datasets import Dataset
+from semlib.files import save_atomically, short
 from semlib.store import Record
 
 DPI = 110
+SHARE = "semlib: share of runs finished"  # in a figure's file
 STYLES = ("-", (0, (4, 1.5)), ":", "-.")  # one a score; the colour is the method
 
 
@@ -29,6 +34,7 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
     The legend gives the average precision in percent, mean and std over trials.
     """
     wanted, colour = store.scoring(experiment), colours(experiment.methods)
+    end = store.STATISTICS[experiment.statistics]
     classes = [name for name in store.held_out(experiment) if name is not None]
     if not classes:
         return _note("no class is held out: no precision-recall curve")
@@ -44,10 +50,10 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
         for method in experiment.methods:
             for (name, how), style in zip(wanted.items(), STYLES * len(wanted), strict=False):
                 found = [(r, s, r.key(how)) for r, s in zip(members, scores, strict=True) if r.method == method and r.key(how)]
-                precisions = pd.Series([100 * record.metrics[key] for record, _, key in found], dtype=float)
+                precisions = pd.Series([100 * record.metrics[key + end] for record, _, key in found], dtype=float)
                 text = f"{tables.label(method)} {tables.label(name)}: {tables.mean_std(precisions.mean(), precisions.std())}"
                 for i, (_, arrays, key) in enumerate(found):
-                    precision, recall, _ = precision_recall_curve(arrays["is_anomaly"], arrays[key])
+                    precision, recall, _ = precision_recall_curve(arrays["is_anomaly"], arrays[key + end])
                     precision[-1] = precision[-2]  # scikit-learn ends at (0, 1), no threshold's point; the steps' area is Eq. 4
                     line = {"color": colour[method], "linestyle": style, "linewidth": 1.1, "alpha": 0.85}
                     axis.plot(recall, precision, drawstyle="steps-post", label=None if i else text, **line)
@@ -66,7 +72,8 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
     for axis in axes[:, 0]:
         axis.set_ylabel("precision")
     figure.suptitle(
-        f"Precision-recall of the held-out class{'es' * (len(classes) > 1)}, {experiment.dataset_name} ({experiment.profile})"
+        f"Precision-recall of the held-out class{'es' * (len(classes) > 1)}, {experiment.dataset_name} ({experiment.profile}, "
+        f"{experiment.statistics} statistics)"
     )
     figure.tight_layout()
     return figure
@@ -75,7 +82,8 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
 def learning_curves(experiment: Experiment, records: Sequence[Record]) -> Figure:
     """Cost, accuracy and average precision by epoch (the paper's Figure 1), in percent.
 
-    A line for each method and, up to three, each held-out class; the line is the mean, the band one std over the rest.
+    A line for each method and, up to three, each held-out class; the line is the mean, the band one std over the rest. Test
+    measures are with the mixed batch-norm statistics.
     """
     parts = []
     for record in records:
@@ -87,8 +95,8 @@ def learning_curves(experiment: Experiment, records: Sequence[Record]) -> Figure
     history = pd.concat(parts, ignore_index=True)
     panels = {
         "loss": ("cost (training)", 1),
-        "accuracy": ("test accuracy (%)", 100),
-        "msp": ("average precision, MSP (%)", 100),
+        "accuracy": ("test accuracy (%), mixed statistics", 100),
+        "msp": ("average precision, MSP (%), mixed statistics", 100),
     }
     classes = history["held out"].unique()
     several = 1 < len(classes) <= 3
@@ -134,17 +142,19 @@ def _note(text: str) -> Figure:
     return figure
 
 
-def ranked_images(record: Record, data: Dataset, score: str = "msp", count: int = 10) -> Figure:
+def ranked_images(record: Record, data: Dataset, score: str = "msp", count: int = 10, statistics: str = "mixed") -> Figure:
     """The test images that a score gets right and wrong, in four rows ranked by score, each titled class -> predicted.
 
-    score: a name in the record's scores.npz. count: images a row.
+    score: a name in the record's `scoring`. count: images a row. statistics: batch norm's, mixed or upright.
     """
+    end = store.STATISTICS[statistics]
     arrays = record.scores()
     if score not in record.scoring:
         raise ValueError(f"{score!r} is not a score of this run; choose from {', '.join(record.scoring)}")
-    if digest(data) != record.data_digest:
+    if data.digests.test != record.test_digest:
         return _note("the images that are here now are not those that were scored")
-    order, is_anomaly = np.argsort(arrays[score], kind="stable"), arrays["is_anomaly"]
+    scores, predicted, is_anomaly = arrays[score + end], arrays[f"predicted{end}"], arrays["is_anomaly"]
+    order = np.argsort(scores, kind="stable")
     anomalies, normal = order[is_anomaly[order]], order[~is_anomaly[order]]
     rows = {
         "anomalies found\n(most anomalous)": anomalies[::-1],
@@ -160,11 +170,23 @@ def ranked_images(record: Record, data: Dataset, score: str = "msp", count: int 
         for axis, k in zip(line, ranked, strict=False):
             image = data.test.images[k].transpose(1, 2, 0)
             axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
-            is_, taken_for = (record.classes[arrays[name][k]] for name in ("label", "predicted"))
-            axis.set_title(f"{is_} → {taken_for}\n{arrays[score][k]:.4g}", fontsize=6.5)
-    method = tables.label(record.method)
-    figure.suptitle(
-        f"{tables.label(score)}, {method}, {record.hold_out or 'nothing'} held out: class → predicted class, score", fontsize=10
-    )
+            is_, taken_for = (record.classes[numbers[k]] for numbers in (arrays["label"], predicted))
+            axis.set_title(f"{is_} → {taken_for}\n{scores[k]:.4g}", fontsize=6.5)
+    what = f"{tables.label(score)} ({statistics} statistics), {tables.label(record.method)}"
+    what += f", {record.hold_out or 'nothing'} held out"
+    figure.suptitle(f"{what}: class → predicted class, score", fontsize=10)
     figure.tight_layout()
     return figure
+
+
+def save(figure: Figure, path: Path, experiment: Experiment, records: Sequence[Record]) -> None:
+    """Write a figure as PNG; one of a smaller share of its runs than the file shows stays unsaved, which is printed."""
+    share, before = len(records) / len(store.plan(experiment)), 0.0
+    if path.exists():
+        with suppress(Exception), Image.open(path) as file:  # not one of ours: anything but nothing replaces it
+            before = 1e-9
+            before = float(file.text[SHARE])
+    if share < before:
+        print(f"not saved: {short(path)} shows {before:.0%} of its runs, this figure {share:.0%}")
+    else:
+        save_atomically(path, lambda file: figure.savefig(file, format="png", metadata={SHARE: str(share)}))

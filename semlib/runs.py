@@ -4,10 +4,10 @@ import errno
 import platform
 import subprocess
 import sys
-import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -19,12 +19,14 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
-from semlib import auxiliary, config, datasets, metrics, models, store, training
+from semlib import auxiliary, config, datasets, machine, metrics, models, store, training, user_code
 from semlib.config import ConfigError, Experiment
 from semlib.datasets import augmentation
-from semlib.files import ROOT, remove_leftovers, save_atomically
+from semlib.files import ROOT, one_line, remove_leftovers, save_atomically
 from semlib.store import Record, Run
 
+# every record has it: learning curves show it, and it costs nothing
+MSP = {"msp": {"score": "msp", "version": store.VERSIONS["msp"]}}
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what some network file systems answer
 
 
@@ -34,15 +36,18 @@ def complete(experiment: Experiment) -> list[Record]:
     A run whose loss isn't finite doesn't keep the others from finishing; it is named in a FloatingPointError at the end.
     """
     check(experiment)
-    missing = store.missing(experiment) if experiment.missing == "train" else []
+    if experiment.missing == "skip":
+        return store.finished(experiment)
+    missing, failed = store.missing(experiment), []
+    if missing:
+        data = load(experiment)
+        check_data(experiment, data)
+        missing = store.missing(experiment, data.digests)
+        if experiment.compile:
+            torch.compiler.reset()  # of other networks in this process: past eight, PyTorch would stop compiling
     for run in store.plan(experiment):
-        if run not in missing and experiment.missing == "train":  # killed after its record, before this
+        if run not in missing:  # killed after its record, before this
             _remove_checkpoints(run)
-    here = datasets.prepared(experiment.dataset, experiment.data_root, experiment.image_side)
-    data = load(experiment) if missing or (here and store.finished(experiment)) else None
-    if missing and experiment.compile:
-        torch.compiler.reset()  # of other networks in this process: past eight, PyTorch would stop compiling
-    failed = []
     queue = deque((run, False) for run in missing)
     while queue:
         run, wait = queue.popleft()
@@ -53,21 +58,9 @@ def complete(experiment: Experiment) -> list[Record]:
         except FloatingPointError as error:
             failed.append(f"{run.title}: {error}")
     _clear_progress()
-    if data:
-        _compare_digests(experiment, data)
     if failed:
         raise FloatingPointError("; ".join(failed))
     return store.finished(experiment)
-
-
-def _compare_digests(experiment: Experiment, data: datasets.Dataset) -> None:
-    """A warning if finished runs are of other data than there is now: a folder's images have changed, say."""
-    digest = datasets.digest(data)
-    other = [record for record in store.finished(experiment) if record.data_digest != digest]
-    if other:
-        was, now = other[0].data_digest[:8], digest[:8]
-        said = f"{len(other)} finished runs are of other data (digest {was}) than {data.name} is now ({now})"
-        warnings.warn(f"{said}; another profile trains on what is here now", stacklevel=3)
 
 
 def load(experiment: Experiment) -> datasets.Dataset:
@@ -79,21 +72,24 @@ def load(experiment: Experiment) -> datasets.Dataset:
 def check(experiment: Experiment) -> None:
     """ConfigError, one line, if the experiment names a class, network, method, score or device that there isn't."""
     store.held_out(experiment)
-    try:
-        models.groups(experiment.architecture, experiment.widen_factor)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    if ":" in experiment.architecture:
+        user_code.function(experiment.architecture)
+    else:
+        try:
+            models.groups(experiment.architecture, experiment.widen_factor)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
     if "cpc" in experiment.methods and experiment.architecture not in models.CPC:
         found, choices = experiment.architecture, ", ".join(models.CPC)
         raise ConfigError(f"methods: cpc needs a network that encodes patches, not {found}; choose architecture {choices}")
     for method in experiment.methods:
         auxiliary.find(method, experiment)
     store.scoring(experiment)
-    device(experiment)
+    machine.device(experiment)
 
 
 def check_data(experiment: Experiment, data: datasets.Dataset) -> None:
-    """ConfigError if the experiment can't be trained on images of this size and number."""
+    """ConfigError if the experiment can't be trained on images of this size and number, or its network doesn't take them."""
     height, width = data.train.images.shape[2:]
     left_out = [np.sum(data.train.labels == data.classes.index(name)) for name in store.held_out(experiment) if name]
     side, most = min(height, width), len(data.train) - max(left_out, default=0)
@@ -102,17 +98,34 @@ def check_data(experiment: Experiment, data: datasets.Dataset) -> None:
             has = f"{data.name} has {most} images to train on, of {width}x{height} pixels"
             raise ConfigError(f"{name}: {getattr(experiment, name)} is more than {limit}; {has}")
 
+    if ":" in experiment.architecture:
+        for method in experiment.methods:
+            _check_own_network(Run(experiment, store.held_out(experiment)[0], method, 0), data)
+
+
+def _check_own_network(run: Run, data: datasets.Dataset) -> None:
+    split, name = datasets.hold_out(data, run.hold_out), run.experiment.architecture
+    heads = {"classification": len(split.classes)} | _heads(run)
+    images = augmentation.centre(split.train.images[:2], run.experiment.crop_side)
+    try:
+        models.own.check(_network(run, split), heads, augmentation.to_float(torch.from_numpy(images)))
+    except Exception as error:  # a user's network can raise any
+        raise ConfigError(f"architecture: {name}: {one_line(error)}") from error
+
 
 def finish(run: Run, data: datasets.Dataset, wait: bool = True) -> Record:
     """Train and score a run unless it is finished; add the scores that a finished one lacks, from its kept weights.
 
     While another process is at it: wait for that, or without `wait` raise filelock.Timeout.
     """
+    run = replace(run, data=data.digests)
     run.home.mkdir(parents=True, exist_ok=True)
     with _alone(run.home / "run.lock", wait):
         remove_leftovers(run.home)
-        record = run.record()
-        return _train(run, data) if record is None else _add_scores(run, record, data)
+        if record := store.find(run):
+            return _add_scores(run, record, data)
+        first = store.trained(run)
+        return _score_other_images(run, first, data) if first else _train(run, data)
 
 
 @contextmanager
@@ -132,16 +145,17 @@ def _alone(path: Path, wait: bool) -> Iterator[None]:
 
 def _train(run: Run, data: datasets.Dataset) -> Record:
     experiment, split = run.experiment, datasets.hold_out(data, run.hold_out)
-    where, bfloat16, threads = device(experiment), autocast(experiment), _threads(experiment)
-    digest = datasets.digest(data)
-    net = _network(run, data, split)
-    msp = {"msp": {"score": "msp"}}  # every record has it: learning curves show it, and it costs nothing
+    where, precision, threads = machine.device(experiment), machine.precision(experiment), _threads(experiment)
+    net = _network(run, split)
+    msp = {
+        "msp": {"score": "msp", "version": store.VERSIONS["msp"]}
+    }  # every record has it: learning curves show it, and it costs nothing
     wanted = msp | store.scoring(experiment)
     scored = {}  # epoch -> arrays, the last one only
 
     def evaluate(epoch: int) -> dict[str, float]:
         last = epoch > experiment.epochs - experiment.average_last_epochs
-        arrays = _score(run, net, data, split, wanted if last else msp)
+        arrays = _score(run, net, data, split, wanted) if last else _score(run, net, data, split, MSP, ["mixed"])
         scored.clear()
         scored[epoch] = arrays
         return _measures(arrays)
@@ -154,22 +168,22 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
         experiment,
         auxiliary.find(run.method, experiment),
         seed=run.trial,
-        transform=_transform(run, net),
+        transform=_transform(run, split),
         device=where,
-        autocast=bfloat16,
+        autocast=precision == "bfloat16",
         evaluate=evaluate,
         checkpoint=checkpoint,
-        stamp={"fingerprint": run.fingerprint, "data": digest}
+        stamp={"address": run.address, "data": list(data.digests)}
         | ({"scoring": wanted} if experiment.average_last_epochs > 1 else {}),
         machine={
-            "device": device_name(where),
+            "device": machine.device_name(where),
             "threads": threads,
-            "bfloat16": bfloat16,
+            "precision": precision,
             "compile": experiment.compile,
         },
         description=f"{run.hold_out or 'none'}, {run.method}, trial {run.trial}",
     )
-    if first := run.record():  # another process's, on a file system where locks do nothing: the first record stands
+    if first := store.find(run):  # another process's, on a file system where locks do nothing: the first record stands
         _remove_checkpoints(run)
         return first
     arrays = scored.get(experiment.epochs) or _score(run, net, data, split, wanted)  # resumed after its last epoch
@@ -181,12 +195,16 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
         save_atomically(run.home / "weights.pt", lambda file: torch.save(net.state_dict(), file))
     record = store.write_record(
         run.home,
-        dataset=experiment.dataset_name,
+        recipe=store.RECIPE,
+        dataset=run.dataset,
         hold_out=run.hold_out,
         method=run.method,
         trial=run.trial,
-        fingerprint=run.fingerprint,
+        address=run.address,
         settings=run.settings,
+        sources=run.sources,
+        train_digest=data.digests.train,
+        test_digest=data.digests.test,
         classes=data.classes,
         metrics={
             name: value if experiment.average_last_epochs == 1 else float(np.mean([row[name] for row in last]))
@@ -197,12 +215,11 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
         skew=float(split.is_anomaly.mean()),
         train_images=len(data.train),
         seconds=history[-1]["seconds"],
-        device=device_name(where),
-        precision="bfloat16" if bfloat16 else "float32",
+        device=machine.device_name(where),
+        precision=precision,
         threads=threads,
         versions={"python": platform.python_version()} | {name: version(name) for name in ("semlib", "torch", "numpy")},
         commit=_commit(),
-        data_digest=digest,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     _remove_checkpoints(run)
@@ -210,40 +227,101 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
 
 
 def _add_scores(run: Run, record: Record, data: datasets.Dataset) -> Record:
-    """Nothing that is there changes; a score with other settings than the stored one is kept under a name of its own."""
-    added = {
-        name if name not in record.scoring else _own_name(how): how
-        for name, how in store.scoring(run.experiment).items()
-        if record.key(how) is None
-    }
-    if not added:
+    """Add the scores that the record lacks. What is there stays: of one name the newest source, other settings by names of
+    their own.
+    """
+    wanted = {name: how for name, how in store.scoring(run.experiment).items() if record.key(how) is None}
+    if not wanted:
         return record
+    arrays = _from_weights(run, record, data, wanted)
+    for name, how in wanted.items():
+        if name in record.scoring and _settings(how) == _settings(record.scoring[name]):
+            record = _set_aside(record, name)
+    names = {name: name if name not in record.scoring else _own_name(how) for name, how in wanted.items()}
+    added = {names[name] + end: arrays[name + end] for name in names for end in store.STATISTICS.values()}
+    measured = _measures({"label": arrays["label"], "is_anomaly": arrays["is_anomaly"]} | added)
+    return store.write_record(
+        record.home,
+        **record.model_dump()
+        | {
+            "scores_sha256": store.write_scores(record.home / "scores.npz", record.scores() | added),
+            "metrics": record.metrics | measured,
+            "scoring": record.scoring | {names[name]: how for name, how in wanted.items()},
+        },
+    )
+
+
+def _settings(how: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in how.items() if name not in ("source", "version")}
+
+
+def _set_aside(record: Record, name: str) -> Record:
+    """The record with a score of an older source renamed. A kill in between leaves an array that is passed over."""
+    own, arrays = _own_name(record.scoring[name]), record.scores()
+    names = {name + end: own + end for end in store.STATISTICS.values()}
+    sha256 = store.write_scores(record.home / "scores.npz", arrays | {new: arrays[old] for old, new in names.items()})
+    return store.write_record(
+        record.home,
+        **record.model_dump()
+        | {
+            "scores_sha256": {key: value for key, value in sha256.items() if key not in names},
+            "metrics": {names.get(key, key): value for key, value in record.metrics.items()},
+            "scoring": {own if key == name else key: how for key, how in record.scoring.items()},
+        },
+    )
+
+
+def _score_other_images(run: Run, first: Record, data: datasets.Dataset) -> Record:
+    """A record of the same training scored on other test images, below the first, which stays."""
+    wanted = MSP | store.scoring(run.experiment)
+    arrays = _from_weights(run, first, data, wanted)
+    home = run.homes[1]
+    return store.write_record(
+        home,
+        **first.model_dump()
+        | {
+            "test_digest": data.digests.test,
+            "metrics": _measures(arrays),
+            "scoring": wanted,
+            "scores_sha256": store.write_scores(home / "scores.npz", arrays),
+            "skew": float(arrays["is_anomaly"].mean()),
+            "commit": _commit(),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    )
+
+
+def _from_weights(run: Run, record: Record, data: datasets.Dataset, wanted: dict[str, dict]) -> dict[str, np.ndarray]:
+    """The arrays of these scores from the run's kept weights."""
     if run.experiment.average_last_epochs > 1:
-        raise ConfigError(f"{run.title}: finished without {', '.join(added)}, which can't be averaged over epochs any more")
-    weights = run.home / "weights.pt"
+        raise ConfigError(f"{run.title}: {', '.join(wanted)} can't be averaged over epochs any more; its training is finished")
+    # channels last as in training: the scores are then the same to the bit
+    net = network(record, data).to(machine.device(run.experiment), memory_format=torch.channels_last)
+    return _score(run, net, data, datasets.hold_out(data, run.hold_out), wanted)
+
+
+def network(record: Record, data: datasets.Dataset) -> torch.nn.Module:
+    """The network of a finished run, its weights and mixed batch-norm statistics as trained, on the CPU.
+
+    data: what it was trained on. ConfigError if the weights were not kept, can't be read, or are not of this data or network.
+    """
+    run = Run(config.create(record.settings | {"dataset": record.dataset}), record.hold_out, record.method, record.trial)
+    weights = record.trained / "weights.pt"
     if not weights.exists():
         raise ConfigError(
-            f"{run.title}: finished without {', '.join(added)}, and its weights were not kept (keep_weights); "
+            f"{run.title}: its weights were not kept (keep_weights), so it can't be scored anew; "
             "choose scores that it has, or another profile to train it again"
         )
-    if datasets.digest(data) != record.data_digest:
-        raise ConfigError(f"{run.title}: was trained on other data than {data.name} is now; choose another profile")
-    split = datasets.hold_out(data, run.hold_out)
-    # channels last as in training: the scores are then the same to the bit
-    net = _network(run, data, split).to(device(run.experiment), memory_format=torch.channels_last)
+    if data.digests.train != record.train_digest or run.sources != record.sources:
+        raise ConfigError(f"{run.title}: was trained on other data than {data.name} is now, or with other source")
+    net = _network(run, datasets.hold_out(data, run.hold_out))
     try:
         net.load_state_dict(training.read(weights))
     except ValueError as error:
         raise ConfigError(f"{run.title}: {error}; choose scores that it has") from error
     except (TypeError, RuntimeError) as error:
         raise ConfigError(f"{run.title}: {weights} isn't of its network; choose scores that it has") from error
-    arrays = _score(run, net, data, split, added)
-    fields = record.model_dump() | {
-        "scores_sha256": store.write_scores(run.home / "scores.npz", record.scores() | {name: arrays[name] for name in added}),
-        "metrics": _measures(arrays) | record.metrics,
-        "scoring": record.scoring | added,
-    }
-    return store.write_record(run.home, **fields)
+    return net
 
 
 def _remove_checkpoints(run: Run) -> None:
@@ -255,35 +333,37 @@ def _own_name(how: dict[str, Any]) -> str:
     return f"{how['score']}({','.join(f'{k}={v}' for k, v in how.items() if k != 'score')})"
 
 
-def _network(run: Run, data: datasets.Dataset, split: datasets.Split) -> models.WideResNet:
+def _network(run: Run, split: datasets.Split) -> torch.nn.Module:
     """The run's network with its initial weights: those of the trunk are the same for every method of a trial."""
-    pixels = split.train.images
-    means, squares = zip(*(_moments(pixels[:, c]) for c in range(pixels.shape[1])), strict=True)
-    std = np.sqrt(np.subtract(squares, np.square(means))).clip(1e-3)
+    e, (mean, std) = run.experiment, _pixels(split)
+    how = {"classes": len(split.classes), "heads": _heads(run), "mean": mean, "std": std}
+    how["image_shape"] = augmentation.centre(split.train.images[:1], e.crop_side).shape[1:]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.trial)
-        return models.build(
-            run.experiment.architecture,
-            classes=len(split.classes),
-            image_shape=augmentation.centre(pixels[:1], run.experiment.crop_side).shape[1:],
-            dropout=run.experiment.dropout,
-            heads=getattr(auxiliary.find(run.method, run.experiment), "heads", None),
-            norm_batch=run.experiment.norm_batch,
-            mean=means,
-            std=std,
-            stem_stride=run.experiment.stem_stride,
-            widen_factor=run.experiment.widen_factor,
-        )
+        if ":" in e.architecture:
+            return user_code.function(e.architecture)(**how)
+        own = {"norm_batch": e.norm_batch, "stem_stride": e.stem_stride, "widen_factor": e.widen_factor}
+        return models.build(e.architecture, dropout=e.dropout, **how, **own)
 
 
-def _transform(run: Run, net: models.WideResNet) -> Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None:
-    """What the method does to the images of a classification step, after crop and flip."""
+def _heads(run: Run) -> dict[str, int]:
+    return dict(getattr(auxiliary.find(run.method, run.experiment), "heads", None) or {})
+
+
+def _transform(run: Run, split: datasets.Split) -> Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None:
+    """The method's extra augmentation of classification batches, applied after crop and flip."""
     if run.method != "center_mask":
         return None
-    fill = run.experiment.mask_fill
-    return lambda images, generator: augmentation.center_mask(
-        images, net.mean if fill is None else torch.full_like(net.mean, fill), generator
-    )
+    mean, fill = _pixels(split)[0], run.experiment.mask_fill
+    fills = torch.tensor(mean if fill is None else [fill] * len(mean), dtype=torch.float32)[:, None, None]  # (C, 1, 1)
+    return lambda images, generator: augmentation.center_mask(images, fills.to(images.device), generator)
+
+
+def _pixels(split: datasets.Split) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel over the training images, in [0, 1]."""
+    pixels = split.train.images
+    means, squares = zip(*(_moments(pixels[:, c]) for c in range(pixels.shape[1])), strict=True)
+    return list(means), np.sqrt(np.subtract(squares, np.square(means))).clip(1e-3).tolist()
 
 
 def _moments(pixels: np.ndarray) -> tuple[float, float]:
@@ -293,55 +373,45 @@ def _moments(pixels: np.ndarray) -> tuple[float, float]:
     return float(share @ values), float(share @ values**2)
 
 
-def _score(run: Run, net: Any, data: datasets.Dataset, split: datasets.Split, wanted: dict[str, dict]) -> dict[str, np.ndarray]:
-    """The arrays of scores.npz."""
+def _score(
+    run: Run,
+    net: torch.nn.Module,
+    data: datasets.Dataset,
+    split: datasets.Split,
+    wanted: dict[str, dict],
+    statistics: Iterable[str] = tuple(store.STATISTICS),
+) -> dict[str, np.ndarray]:
+    """The arrays of scores.npz, with these batch-norm statistics."""
     functions = {name: _function(how) for name, how in wanted.items()}
-    images = augmentation.centre(split.test.images, run.experiment.crop_side)
-    predicted, scores = metrics.score(net, images, functions, run.experiment.score_batch)
-    for name, values in scores.items():
-        if np.isnan(values).any():
-            raise FloatingPointError(f"score {name} is NaN for {np.isnan(values).sum()} of {len(values)} test images")
-    return {
-        "label": data.test.labels.astype(np.int16),
-        "predicted": split.kept[predicted].astype(np.int16),
-        "is_anomaly": split.is_anomaly,
-        **scores,
-    }
+    train, test = (augmentation.centre(part.images, run.experiment.crop_side) for part in (split.train, split.test))
+    arrays = {"label": data.test.labels.astype(np.int16), "is_anomaly": split.is_anomaly}
+    for name in statistics:
+        end = store.STATISTICS[name]
+        with metrics.upright(net, train) if name == "upright" else nullcontext():
+            predicted, scores = metrics.score(net, test, functions, run.experiment.score_batch)
+        arrays[f"predicted{end}"] = split.kept[predicted].astype(np.int16)
+        arrays |= {f"{score}{end}": values for score, values in scores.items()}
+        for score, values in scores.items():
+            if np.isnan(values).any():
+                raise FloatingPointError(f"score {score} is NaN for {np.isnan(values).sum()} of {len(values)} test images")
+    return arrays
 
 
 def _function(how: dict[str, Any]) -> Callable[..., torch.Tensor]:
-    name, settings = how["score"], {k: v for k, v in how.items() if k in ("temperature", "epsilon")}
-    return (
-        partial(metrics.odin, **settings) if name == "odin" else metrics.max_softmax if name == "msp" else config.function(name)
-    )
+    if how["score"] == "odin":
+        return partial(metrics.odin, temperature=how["temperature"], epsilon=how["epsilon"])
+    return metrics.max_softmax if how["score"] == "msp" else user_code.function(how["score"])
 
 
 def _measures(arrays: dict[str, np.ndarray]) -> dict[str, float]:
     """Accuracy over normal test images and, if a class is held out, the average precision of each score."""
-    label, predicted, is_anomaly = arrays["label"], arrays["predicted"], arrays["is_anomaly"]
-    scores = {k: v for k, v in arrays.items() if k not in ("label", "predicted", "is_anomaly")} if is_anomaly.any() else {}
-    precisions = {name: metrics.average_precision(is_anomaly, values) for name, values in scores.items()}
-    return {"accuracy": metrics.accuracy(label, predicted, is_anomaly), **precisions}
-
-
-def device(experiment: Experiment) -> str:
-    devices = [
-        "cpu",
-        *(["cuda"] if torch.cuda.is_available() else []),
-        *(f"cuda:{k}" for k in range(torch.cuda.device_count())),
-    ]
-    if experiment.device not in ("auto", *devices):
-        raise ConfigError(f"device: {experiment.device!r} is not here; choose from auto, {', '.join(devices)}")
-    return ("cuda" if "cuda" in devices else "cpu") if experiment.device == "auto" else experiment.device
-
-
-def autocast(experiment: Experiment) -> bool:
-    """Whether to train in bfloat16: as asked, or where the processor computes in it."""
-    if experiment.precision != "auto":
-        return experiment.precision == "bfloat16"
-    if device(experiment).startswith("cuda"):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    label, is_anomaly, measures = arrays["label"], arrays["is_anomaly"], {}
+    for name, values in arrays.items():
+        if name.startswith("predicted"):
+            measures[name.replace("predicted", "accuracy", 1)] = metrics.accuracy(label, values, is_anomaly)
+        elif name not in ("label", "is_anomaly") and is_anomaly.any():
+            measures[name] = metrics.average_precision(is_anomaly, values)
+    return measures
 
 
 def _threads(experiment: Experiment) -> int:
@@ -350,23 +420,17 @@ def _threads(experiment: Experiment) -> int:
     return torch.get_num_threads()
 
 
-def device_name(device: str) -> str:
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    try:
-        with Path("/proc/cpuinfo").open() as lines:
-            return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def _commit() -> str | None:
-    """The checkout's git commit, with + if files differ from it; None outside a checkout."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"]
+    """The checkout's git commit, with + if code, parameters or notebooks differ from it; None outside a checkout."""
+    git = ["git", "-C", str(ROOT)]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        commit, changed = (
+            subprocess.run([*git, *command], capture_output=True, text=True, check=True).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "semlib", "params", "notebooks", "workflow"])
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
+    return commit + ("+" if changed else "")
 
 
 def _clear_progress() -> None:

@@ -1,14 +1,17 @@
 """The store of finished runs, read without torch.
 
-A run's home is outputs/<profile>/runs/<data set>/<hold_out or none>/<method>/trial_<k>-<fingerprint8>/. The run is finished
-when its record.json is there and the arrays in its scores.npz are those that the record was written for.
+A run's home is outputs/<profile>/runs/<data set>/<hold_out or none>/<method>/trial_<k>-<address8>/. The address is a hash of
+everything that the weights depend on. A run is finished when its record.json is there, is of the test images that are here,
+and the arrays in its scores.npz are those that the record was written for: `find` says so, and everything asks it. Scores on
+other test images than the first lie below in test_<digest8>/, with a record of their own.
 """
 
 import hashlib
-import inspect
 import json
 import warnings
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +20,28 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
-from semlib import config, datasets
-from semlib.config import Experiment
-from semlib.files import one_line, save_atomically
+from semlib import datasets, machine, user_code
+from semlib.config import ConfigError, Experiment
+from semlib.datasets import Digests
+from semlib.files import one_line, save_atomically, short
 
-RECIPE = 1  # raised when the meaning of training changes, so that older runs aren't taken for new ones
+# Raised when the meaning of training changes, so that older runs aren't taken for new ones (tests/test_recipe.py).
+RECIPE = 2
+VERSIONS = {"msp": 1, "odin": 1}  # likewise of each built-in score
+STATISTICS = {"mixed": "", "upright": "@upright"}  # of batch norm, and how arrays and metrics of either end
 
-# Fields that leave a run's training as it is. All others are in its fingerprint, unless at their default: a setting that
-# is added later, with a default that changes nothing, leaves finished runs where they are.
-_WHICH = {"profile", "dataset", "hold_out", "methods", "trials", "first_trial", "scores", "missing"}
+# Fields that leave a run's training as it is. All others are in its address, unless at their default: a setting that is
+# added later, with a default that changes nothing, leaves finished runs where they are.
+_WHICH = {"profile", "dataset", "hold_out", "methods", "trials", "first_trial", "scores", "missing", "data_digest"}
 _WHERE = {"data_root", "ilsvrc", "outputs"}
-_SCORING = {"temperature", "epsilon"}
+_SCORING = {"temperature", "epsilon", "statistics"}
 _MACHINE = {"device", "threads", "compile", "evaluate_every", "checkpoint_every", "keep_weights", "score_batch"}
 _AUXILIARY = {"auxiliary_weight", "auxiliary_augment"}  # nothing to methods without an auxiliary task
+_NETWORK = {"stem_stride", "widen_factor", "dropout", "norm_batch"}  # nothing to a user's own network
+
+
+class Outdated(ValueError):
+    """A record of a run that was trained by an older recipe."""
 
 
 class Record(BaseModel):
@@ -37,14 +49,18 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    recipe: int
     dataset: str
     hold_out: str | None
     method: str
     trial: int
-    fingerprint: str
-    settings: dict[str, Any]
+    address: str
+    settings: dict[str, Any]  # what training depends on besides data and source
+    sources: dict[str, str]  # digest of each function of the user's that it used
+    train_digest: str
+    test_digest: str
     classes: tuple[str, ...]  # of the data set, which `label` and `predicted` in scores.npz number
-    metrics: dict[str, float]  # accuracy, and the average precision of each score
+    metrics: dict[str, float]  # accuracy, and the average precision of each score; with @upright of those statistics
     scoring: dict[str, dict[str, Any]]  # name in scores.npz -> the score and its settings
     scores_sha256: dict[str, str]  # of each array in scores.npz
     skew: float
@@ -54,8 +70,7 @@ class Record(BaseModel):
     precision: str
     threads: int
     versions: dict[str, str]
-    commit: str | None
-    data_digest: str
+    commit: str | None  # + where semlib, params, notebooks or workflow differed from it
     finished: str  # UTC
 
     _home: Path = PrivateAttr()
@@ -64,18 +79,38 @@ class Record(BaseModel):
     def home(self) -> Path:
         return self._home
 
+    @property
+    def trained(self) -> Path:
+        """The run's own folder, where its weights and history are."""
+        return self._home.parent if self._home.name.startswith("test_") else self._home
+
+    @property
+    def data(self) -> Digests:
+        return Digests(self.train_digest, self.test_digest)
+
+    @property
+    def place(self) -> Path:
+        """Where its folder belongs, as seen from its profile's runs/."""
+        address = _address(self, self.settings, self.sources, self.train_digest, self.recipe)
+        return _place(self, address)
+
     def scores(self) -> dict[str, np.ndarray]:
-        """scores.npz: label, predicted (int16), is_anomaly (bool), and a float64 array (N,) for each score."""
+        """scores.npz: label, predicted (int16), is_anomaly (bool), and a float64 array (N,) for each score.
+
+        predicted and the scores once more with upright batch-norm statistics: predicted@upright, msp@upright.
+        """
         return read_scores(self._home / "scores.npz", self.scores_sha256)
 
     def history(self) -> pd.DataFrame:
         """history.csv: per evaluated epoch the losses, test accuracy, average precision and seconds of training.
 
-        ValueError names a file that is damaged.
+        Test measures have the mixed statistics, those of the last epochs @upright too. Scored on other test images than
+        those of training, the history has none. ValueError names a file that is damaged.
         """
-        path = self._home / "history.csv"
+        path = self.trained / "history.csv"
         try:
-            return pd.read_csv(path).astype(float).astype({"epoch": int})
+            table = pd.read_csv(path).astype(float).astype({"epoch": int})
+            return table if self.trained == self.home else table.filter(regex="^(epoch|.*loss|seconds)$")
         except Exception as error:
             raise ValueError(f"{path} is not a history ({one_line(error)})") from None
 
@@ -86,50 +121,65 @@ class Record(BaseModel):
 
 @dataclass(frozen=True)
 class Run:
-    """One training of a table: a held-out class (None: no class), a method, a trial."""
+    """One training of a table: a held-out class (None: no class), a method, a trial; data: its digests (None: not here)."""
 
     experiment: Experiment
     hold_out: str | None
     method: str
     trial: int
+    data: Digests | None = None
+
+    @property
+    def dataset(self) -> str:
+        return self.experiment.dataset_name
 
     @property
     def title(self) -> str:
-        return f"{self.experiment.dataset_name}, {self.hold_out or 'nothing'} held out, {self.method}, trial {self.trial}"
+        return f"{self.dataset}, {self.hold_out or 'nothing'} held out, {self.method}, trial {self.trial}"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the run's training depends on, besides its data."""
+        """What the run's training depends on, besides its data and the source of the user's functions."""
         skipped = _WHICH | _WHERE | _SCORING | _MACHINE
         skipped |= _AUXILIARY if self.method in ("classification", "center_mask") else set()
         skipped |= set() if self.method == "center_mask" else {"mask_fill"}
         skipped |= set() if self.method == "cpc" else {"cpc_negatives", "cpc_augment"}
-        return self.experiment.model_dump(mode="json", exclude=skipped)
+        skipped |= _NETWORK if ":" in self.experiment.architecture else set()
+        return self.experiment.model_dump(mode="json", exclude=skipped) | {"precision": machine.precision(self.experiment)}
 
     @property
-    def fingerprint(self) -> str:
-        source = source_digest(self.method) if ":" in self.method else None
-        what = [RECIPE, self.experiment.dataset_name, self.hold_out, self.method, source, self.trial, chosen(self.settings)]
-        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+    def sources(self) -> dict[str, str]:
+        """The digest of each function of the user's that training uses."""
+        return {name: user_code.digest(name) for name in (self.method, self.experiment.architecture) if ":" in name}
+
+    def on(self, train_digest: str) -> str:
+        """Its address if it is trained on images of that digest."""
+        return _address(self, self.settings, self.sources, train_digest)
+
+    @property
+    def address(self) -> str:
+        return self.on(self.data.train if self.data else "")
 
     @property
     def home(self) -> Path:
-        place = _place(self.experiment.dataset_name, self.hold_out, self.method, self.trial, self.fingerprint)
-        return self.experiment.folder / "runs" / place
+        return self.experiment.folder / "runs" / _place(self, self.address)
 
-    def record(self) -> Record | None:
-        """The record, if the run is finished; a damaged one is named in a warning and counts as not finished."""
-        if not (self.home / "record.json").exists():
-            return None
-        try:
-            record = read_record(self.home)
-            record.scores()
-            if record.fingerprint != self.fingerprint:
-                raise ValueError(f"{self.home / 'record.json'} is of another run")
-        except ValueError as error:
-            warnings.warn(f"not used: {error}", stacklevel=2)
-            return None
-        return record
+    @property
+    def homes(self) -> tuple[Path, Path]:
+        """Where its record can lie: with its weights or, for other test images than the first, below them."""
+        home = self.home
+        return home, home / f"test_{self.data.test[:8] if self.data else ''}"
+
+
+def _address(run: Run | Record, settings: Mapping, sources: Mapping, train_digest: str, recipe: int | None = None) -> str:
+    """SHA-256 over everything that a run's weights depend on."""
+    what = [recipe or RECIPE, run.dataset, run.hold_out, run.method, run.trial, chosen(settings), sources, train_digest]
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+def _place(run: Run | Record, address: str) -> Path:
+    """A run's folder, as seen from its profile's runs/."""
+    return Path(run.dataset, run.hold_out or "none", run.method.replace(":", "."), f"trial_{run.trial}-{address[:8]}")
 
 
 def chosen(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,17 +187,13 @@ def chosen(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value != Experiment.model_fields[name].default}
 
 
-def source_digest(name: str) -> str:
-    """Eight hex digits of the file that holds a user's function, with its heads and helpers: edited, it is another method."""
-    source = inspect.getsource(inspect.getmodule(config.function(name)))
-    return hashlib.sha256(source.encode()).hexdigest()[:8]
-
-
 def scoring(experiment: Experiment) -> dict[str, dict[str, Any]]:
     """How each of the experiment's scores is computed, as records keep it."""
     odin = {"temperature": experiment.temperature, "epsilon": experiment.epsilon}
     return {
-        name: {"score": name} | (odin if name == "odin" else {"source": source_digest(name)} if ":" in name else {})
+        name: {"score": name}
+        | ({"version": VERSIONS[name]} if name in VERSIONS else {"source": user_code.digest(name)})
+        | (odin if name == "odin" else {})
         for name in experiment.scores
     }
 
@@ -157,7 +203,7 @@ def held_out(experiment: Experiment) -> list[str | None]:
     try:
         known = datasets.classes(experiment.dataset, experiment.data_root)
     except ValueError as error:
-        raise config.ConfigError(str(error)) from None
+        raise ConfigError(str(error)) from None
     if experiment.hold_out == ("all",):
         return list(known)
     if experiment.hold_out == ("none",):
@@ -165,66 +211,165 @@ def held_out(experiment: Experiment) -> list[str | None]:
     for name in experiment.hold_out:
         if name not in known:
             options = ", ".join([*known, "all", "none"])
-            raise config.ConfigError(f"hold-out {name!r} is not a class of {experiment.dataset_name}; choose from {options}")
+            raise ConfigError(f"hold-out {name!r} is not a class of {experiment.dataset_name}; choose from {options}")
     return list(experiment.hold_out)
 
 
-def plan(experiment: Experiment) -> list[Run]:
-    """Every run of the experiment, the first trial of all classes first."""
-    where = held_out(experiment)
+def here(experiment: Experiment) -> Digests | None:
+    """The digests of the experiment's data as it is on this machine now; None if it would have to be fetched first."""
+    e = experiment
+    return datasets.digests(e.dataset, e.data_root, e.image_side, e.fold, e.evaluate_on == "validation")
+
+
+def plan(experiment: Experiment, data: Digests | None = None) -> list[Run]:
+    """Every run of the experiment, on the data that is here, the first trial of all classes first."""
+    where, data = held_out(experiment), data or here(experiment)
     trials = range(experiment.first_trial, experiment.first_trial + experiment.trials)
-    return [Run(experiment, h, m, t) for t in trials for h in where for m in experiment.methods]
+    return [Run(experiment, h, m, t, data) for t in trials for h in where for m in experiment.methods]
+
+
+def progress(experiment: Experiment, data: Digests | None = None) -> list[tuple[Run, Record | None]]:
+    """Every planned run with its record, if it is finished for this data (None: for what is here).
+
+    Where the data is not here, or `data_digest` names another version, records are matched by their settings. ConfigError
+    if they are of several versions.
+    """
+    runs, wanted = plan(experiment, data), experiment.data_digest
+    if runs[0].data and wanted in (None, str(runs[0].data)):
+        return [(run, find(run)) for run in runs]
+    if runs[0].data and experiment.missing == "train":
+        raise ConfigError(f"data_digest: {wanted} is not what is here, {runs[0].data}; nothing can be trained on it")
+    found = [{str(record.data): record for record in _matching(run) if wanted in (None, str(record.data))} for run in runs]
+    counts = Counter(digest for records in found for digest in records)
+    if len(counts) > 1:
+        versions = ", ".join(f"{digest} ({count} runs)" for digest, count in counts.most_common())
+        raise ConfigError(
+            f"{short(experiment.folder)} has runs on several versions of {experiment.dataset_name}, which is not here to tell "
+            f"which is meant: choose data_digest from {versions}"
+        )
+    return [(run, next(iter(records.values()), None)) for run, records in zip(runs, found, strict=True)]
+
+
+def find(run: Run) -> Record | None:
+    """The run's record, if it is finished for its data; a damaged one is named in a warning and counts as not finished."""
+    return next((record for home in run.homes for record in _usable(home, run) if record.data == run.data), None)
+
+
+def trained(run: Run) -> Record | None:
+    """The record that lies with the run's weights, whatever its test images."""
+    return next(_usable(run.home, run), None)
+
+
+def _matching(run: Run) -> Iterator[Record]:
+    """Finished records of the run, on any data."""
+    for path in sorted(run.home.parent.glob(f"trial_{run.trial}-*/**/record.json")):
+        yield from _usable(path.parent, run)
+
+
+def _usable(home: Path, run: Run) -> Iterator[Record]:
+    """The record in a folder, if it is whole and of this run on some data."""
+    if (home / "record.json").exists():
+        try:
+            record = read_record(home)
+            if run.on(record.train_digest) == record.address:
+                record.scores()
+                yield record
+            elif record.trained == run.home:
+                raise ValueError(f"{home / 'record.json'} is of another run")
+        except Outdated:
+            pass
+        except ValueError as error:
+            warnings.warn(f"not used: {error}", stacklevel=4)
 
 
 def finished(experiment: Experiment) -> list[Record]:
     """The records of the experiment's runs that are finished."""
-    return [record for run in plan(experiment) if (record := run.record())]
+    return [record for _, record in progress(experiment) if record]
 
 
-def missing(experiment: Experiment) -> list[Run]:
+def missing(experiment: Experiment, data: Digests | None = None) -> list[Run]:
     """The runs that are not finished, or lack one of the experiment's scores."""
     wanted = scoring(experiment).values()
-    records = ((run, run.record()) for run in plan(experiment))
-    return [run for run, record in records if record is None or any(record.key(how) is None for how in wanted)]
+    pairs = progress(experiment, data)
+    return [run for run, record in pairs if record is None or any(record.key(how) is None for how in wanted)]
+
+
+def unmatched(experiments: Iterable[Experiment]) -> list[str]:
+    """Why finished records of the experiments' runs are not used, a sentence a reason: settings are equal, but not all else."""
+    reasons, folders = {}, set()
+    for run in (run for e in experiments for run in plan(e)):
+        for path in run.home.parent.glob(f"trial_{run.trial}-*/**/record.json"):
+            if path.parent not in run.homes and (reason := _unlike(run, path.parent)):
+                reasons[path] = reason
+                folders.add(short(run.experiment.folder))
+    return [
+        f"{count} finished runs in {', '.join(sorted(folders))} are not used: {reason}. Nothing is deleted."
+        for reason, count in Counter(reasons.values()).items()
+    ]
+
+
+def _unlike(run: Run, home: Path) -> str | None:
+    """What keeps a record of the run's settings from being its own; None if it is of other settings, or no record."""
+    try:
+        record = read_record(home)
+    except Outdated as error:
+        return f"{error}, and semlib trains by recipe {RECIPE}"
+    except ValueError:
+        return None
+    if chosen(record.settings) != chosen(run.settings):
+        return None
+    if edited := [name for name, source in run.sources.items() if record.sources.get(name) != source]:
+        return f"another version of {', '.join(edited)}"
+    return f"of other data ({record.data}) than is here now ({run.data})" if run.data and record.data != run.data else None
 
 
 def collect(profile: Path) -> list[Record]:
-    """Every record in a profile's folder, whatever its settings.
+    """Every record in a profile's folder, whatever its settings and data.
 
-    One that can't be read, or that lies where another run's belongs, is named in a warning and passed over.
+    One that can't be read, or that lies where another run's belongs, is named in a warning and passed over; those of an older
+    recipe are counted.
     """
-    records = []
+    records, outdated = [], 0
     for path in sorted(profile.glob("runs/**/record.json")):
         try:
             record = read_record(path.parent)
-            if path.parent != profile / "runs" / _place(
-                record.dataset, record.hold_out, record.method, record.trial, record.fingerprint
-            ):
-                raise ValueError(f"{path} is of another run: it was moved or copied there")
+            if record.trained != profile / "runs" / record.place:
+                raise ValueError(f"{path} is of another run: it was moved, copied or changed")
             records.append(record)
+        except Outdated:
+            outdated += 1
         except ValueError as error:
             warnings.warn(f"not shown: {error}", stacklevel=2)
+    if outdated:
+        warnings.warn(f"not shown: {outdated} records in {short(profile)} of an older recipe than {RECIPE}", stacklevel=2)
     return records
 
 
-def _place(dataset: str, hold_out: str | None, method: str, trial: int, fingerprint: str) -> Path:
-    """A run's folder, as seen from its profile's runs/."""
-    return Path(dataset, hold_out or "none", method.replace(":", "."), f"trial_{trial}-{fingerprint[:8]}")
-
-
 def read_record(home: Path) -> Record:
-    """The record in a run's folder; ValueError names a file that isn't one."""
+    """The record in a run's folder; ValueError names a file that isn't one, Outdated its recipe."""
     path = home / "record.json"
     try:
-        record = Record.model_validate_json(path.read_bytes())
+        text = path.read_bytes()
+        record = Record.model_validate_json(text)
     except OSError as error:
         raise ValueError(f"{path} is not a record ({error.strerror})") from None
     except ValidationError as error:
+        if _is_first_format(text):
+            raise Outdated("of recipe 1") from None
         first = error.errors()[0]
         where = "".join(f"{name}: " for name in first["loc"][:1])
         raise ValueError(f"{path} is not a record ({where}{one_line(first['msg'])})") from None
+    if record.recipe != RECIPE:
+        raise Outdated(f"of recipe {record.recipe}")
     record._home = home
     return record
+
+
+def _is_first_format(text: bytes) -> bool:
+    with suppress(ValueError):
+        fields = json.loads(text)
+        return isinstance(fields, dict) and "fingerprint" in fields and "recipe" not in fields
+    return False
 
 
 def write_record(home: Path, **fields: Any) -> Record:

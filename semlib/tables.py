@@ -1,8 +1,10 @@
 """Records -> tables in percent, mean +- std over trials, beside the published numbers. Every number is read from a record."""
 
+import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -11,10 +13,10 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from semlib import config, store
+from semlib import config, machine, store
 from semlib.config import Experiment
 from semlib.datasets import imagenet
-from semlib.files import one_line, save_atomically
+from semlib.files import one_line, save_atomically, short
 from semlib.store import Record
 
 PUBLISHED = {"cifar10": "table3_cifar10", "stl10": "table4_stl10"}  # the hold-out table of each data set
@@ -49,14 +51,17 @@ def paper(dataset: str, classes: Sequence[str], architecture: str = "") -> pd.Da
 
 
 def measurements(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
-    """One row a run: hold_out, method, trial, and accuracy and each score's average precision, in percent."""
-    wanted = store.scoring(experiment)
+    """One row a run: hold_out, method, trial, and accuracy and each score's average precision, in percent.
+
+    With the batch-norm statistics that the experiment's `statistics` names.
+    """
+    wanted, end = store.scoring(experiment), store.STATISTICS[experiment.statistics]
     rows = []
     for record in records:
         keys = {name: record.key(how) for name, how in wanted.items()}
-        values = {name: record.metrics.get(key, math.nan) * 100 for name, key in keys.items() if key}
+        values = {name: record.metrics.get(key + end, math.nan) * 100 for name, key in keys.items() if key}
         row = {"hold_out": record.hold_out or "none", "method": record.method, "trial": record.trial}
-        rows.append(row | values | {"accuracy": record.metrics["accuracy"] * 100})
+        rows.append(row | values | {"accuracy": record.metrics["accuracy" + end] * 100})
     return pd.DataFrame(rows, columns=["hold_out", "method", "trial", *wanted, "accuracy"])
 
 
@@ -198,9 +203,10 @@ def counts(table: pd.DataFrame) -> pd.DataFrame:
 def masking(table: pd.DataFrame) -> pd.DataFrame:
     """Sec. 5.2's table from that of by_class: each method's accuracy and MSP average precision over the hold-outs, as text.
 
-    The paper's stand beside CIFAR-10's only.
+    The paper's stand beside those of all ten classes of CIFAR-10 only.
     """
     paper = published("masking_ablation")
+    whole = "paper" in table.columns.get_level_values("statistic") and table.loc["average"].xs("paper", level="statistic").any()
     rows = {}
     for method in dict.fromkeys(table.columns.get_level_values("method")):
         here = [mean_std(*(table[method, measure, s]["average"] for s in ("mean", "std"))) for measure in ("accuracy", "msp")]
@@ -209,12 +215,17 @@ def masking(table: pd.DataFrame) -> pd.DataFrame:
         rows[label(method)] = [here[0], printed[0], here[1], printed[1]]
     columns = pd.MultiIndex.from_product([["Accuracy", "Av. Prec. with MSP"], ["here", "paper"]])
     text = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis(index="Method")
-    return text if "paper" in table.columns.get_level_values("statistic") else text.drop(columns="paper", level=1)
+    return text if whole else text.drop(columns="paper", level=1)
 
 
 def by_subset(tables: Mapping[str, pd.DataFrame], paper: pd.DataFrame) -> pd.DataFrame:
-    """Tables 5 and 6: the average row of each data set's table of by_class, beside the paper's; imagenet_dog's is "dog"."""
+    """Tables 5 and 6: the average row of each data set's table of by_class, beside the paper's; imagenet_dog's is "dog".
+
+    The paper's is of all classes, so it is left out where only some are held out.
+    """
     rows = {name.removeprefix("imagenet_"): table.loc["average"] for name, table in tables.items()}
+    whole = [set(imagenet.SUBSETS.get(name, {}).values()) <= set(table.index) for name, table in tables.items()]
+    paper = paper.reindex([row for row, is_whole in zip(rows, whole, strict=True) if is_whole and row in paper.index])
     return _stacked(rows, paper).rename_axis(index="Subset")
 
 
@@ -223,10 +234,11 @@ def all_classes(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([table.drop(index="average") for table in tables.values()])
 
 
-def with_skew(summary: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """A table of by_subset as text, with the skew, which a random detector's average precision is: 1/K over K hold-outs."""
+def with_skew(summary: pd.DataFrame, runs: Sequence[tuple[Experiment, Sequence[Record]]]) -> pd.DataFrame:
+    """A table of by_subset as text, with the skew, which a random detector's average precision is: the mean of its runs'."""
     text = shown(summary)
-    text.insert(0, ("Skew", *[""] * (text.columns.nlevels - 1)), [f"{100 / (len(t) - 1):.2f}" for t in tables.values()])
+    skews = [f"{100 * np.mean([r.skew for r in records]):.2f}" if records else "not run" for _, records in runs]
+    text.insert(0, ("Skew", *[""] * (text.columns.nlevels - 1)), skews)
     text.best = text.best.reindex(columns=text.columns, fill_value=False)
     return text
 
@@ -370,23 +382,37 @@ def save(table: pd.DataFrame, path: Path) -> None:
 
 
 def save_plain(table: pd.DataFrame, path: Path) -> None:
-    """Write any table of percents as CSV, two decimals."""
-    text = table.to_csv(float_format="%.2f")
-    save_atomically(path, lambda file: file.write(text.encode()))
+    """Write any table of percents as CSV, two decimals. One with more empty cells than the file is not saved."""
+    text, before = table.to_csv(float_format="%.2f"), 0.0
+    with suppress(OSError, ValueError):  # no file, or not a table
+        before = _filled(path.read_text())
+    if (share := _filled(text)) < before:
+        print(f"not saved: {short(path)} has {before:.0%} of its numbers, this table {share:.0%}")
+    else:
+        save_atomically(path, lambda file: file.write(text.encode()))
+
+
+def _filled(text: str) -> float:
+    """The share of numbers in a CSV's own columns that are there; of images at hand 0 is none."""
+    table = pd.read_csv(io.StringIO(text), index_col=0)
+    own = table[[name for name in table if not str(name).endswith(("_std", "_paper"))]].apply(pd.to_numeric, errors="coerce")
+    return float((own.notna() & (own != 0)).to_numpy().mean())
 
 
 def title(experiment: Experiment) -> str:
     """The experiment in a few words: data set, profile, and the auxiliary weight where a method has one."""
     plain = set(experiment.methods) <= {"classification", "center_mask"}
     weight = "" if plain else f", auxiliary weight {experiment.auxiliary_weight:g}"
-    return f"{experiment.dataset_name}, profile {experiment.profile}{weight}"
+    return f"{experiment.dataset_name}, profile {experiment.profile}{weight}, {experiment.statistics} statistics"
 
 
 def heading(experiment: Experiment) -> str:
     """The experiment in a line of Markdown, for a notebook's top."""
     e = experiment
     demo = "**A demonstration in minutes, not the paper's experiment.** " if e.profile == "demo" else ""
-    training = f"{e.architecture}, {e.epochs} epochs of batches of {e.batch_size}, {e.schedule} schedule"
+    training = (
+        f"{e.architecture}, {e.epochs} epochs of batches of {e.batch_size}, {e.schedule} schedule, {machine.precision(e)}"
+    )
     return f"{demo}**{title(e)}**: {training}, {e.trials} trial{'s' * (e.trials > 1)}."
 
 
@@ -403,19 +429,21 @@ def unlike_paper(experiment: Experiment, notebook: str) -> str:
         printed = PAPERS_CPC_WEIGHT if "cpc" in experiment.methods else PAPERS_WEIGHTS[experiment.dataset]
         weight = mine["auxiliary_weight"]
         theirs["auxiliary_weight"] = weight if weight in map(float, printed.split(" or ")) else printed
+    computed = f"Training computes in {mine.pop('precision')}, of which the paper says nothing."
     unlike = [f"{name} {mine[name]} (paper: {theirs[name]})" for name in mine if mine[name] != theirs[name]]
-    return f"Settings unlike the paper's: {', '.join(unlike)}." if unlike else "All settings are the paper's."
+    said = f"Settings unlike the paper's: {', '.join(unlike)}." if unlike else "All settings are the paper's, as we read them."
+    return f"{said} {computed}"
 
 
 def _choices(experiment: Experiment, methods: Iterable[str]) -> dict[str, object]:
     """Every setting that an experiment with these methods depends on."""
     settings = {k: v for method in methods for k, v in store.Run(experiment, None, method, 0).settings.items()}
     odin = {"temperature": experiment.temperature, "epsilon": experiment.epsilon} if "odin" in experiment.scores else {}
-    return settings | odin | {"trials": experiment.trials}
+    return settings | odin | {"trials": experiment.trials, "statistics": experiment.statistics}
 
 
 def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:
-    """What a reader must know of a table: how much was run, where, how long it took, and whether all on the same data."""
+    """What a reader must know of a table: how much was run, where, how long it took, what is unlike, and what is left out."""
     where = (
         f", trained in {duration(sum(r.seconds for r in records))} on {_counted(r.device for r in records)}" if records else ""
     )
@@ -423,9 +451,21 @@ def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:
     fewer = sorted({r.train_images for r in records if paper and r.train_images and r.train_images != paper})
     lines = [f"{len(records)} of {len(store.plan(experiment))} runs are finished{where}."]
     lines += [f"The data set has {n} of the {paper} training images that it has in the paper." for n in fewer]
-    if len({record.data_digest for record in records}) > 1:
-        lines.append(f"NOT COMPARABLE, runs on different data: {_counted(f'digest {r.data_digest[:8]}' for r in records)}.")
-    return lines
+    if records and store.here(experiment) != records[0].data:
+        lines.append(f"{experiment.dataset_name} is not here as it was: the runs are of the version {records[0].data}.")
+    return lines + unlike(records) + store.unmatched([experiment])
+
+
+def unlike(records: Sequence[Record]) -> list[str]:
+    """In what the runs of one table differ that its numbers may depend on, a line each."""
+    aspects = {
+        "data": [str(record.data) for record in records],
+        "precision": [record.precision for record in records],
+        "torch": [".".join(record.versions.get("torch", "unknown").split(".")[:2]) for record in records],
+        "devices": [record.device for record in records],
+    }
+    said = {"data": "NOT COMPARABLE, runs on different data"}
+    return [f"{said.get(name, f'Different {name}')}: {_counted(v)}." for name, v in aspects.items() if len(set(v)) > 1]
 
 
 def summary(experiment: Experiment, records: Sequence[Record]) -> str:

@@ -2,7 +2,7 @@
 
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD
-from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
 from semlib.auxiliary import Loss
@@ -114,8 +113,6 @@ def train(
                     logits = forward(transform(augmented, generator) if transform else augmented)
                 losses[0, step] = update("classification", F.cross_entropy(logits, labels[index]), 1.0, rate)
             _check_finite(losses, net, epoch, experiment)
-            if epoch + 1 == experiment.epochs and experiment.recompute_statistics:
-                _recompute_statistics(net, (view(part, False) for part in order[: steps * batch].split(batch)))
             seconds += time.perf_counter() - started
             final = epoch + 1 > experiment.epochs - experiment.average_last_epochs
             if evaluate and (final or (epoch + 1) % experiment.evaluate_every == 0):
@@ -137,13 +134,6 @@ def _optimizer(net: nn.Module, experiment: Experiment, mine: Callable[[str], boo
     fused = next(net.parameters()).device.type == "cuda"
     rate, decay = experiment.learning_rate, experiment.weight_decay
     return SGD(parameters, lr=rate, momentum=0.9, nesterov=True, weight_decay=decay, fused=fused or None)
-
-
-def _recompute_statistics(net: nn.Module, batches: Iterator[Tensor]) -> None:
-    """Batch-norm statistics of classification over these images; the conditional ones of CPC stay, which saw patches."""
-    kept = {name: buffer.clone() for name, buffer in net.named_buffers() if ".cpc." in name}
-    update_bn(batches, net)
-    net.load_state_dict(kept, strict=False)
 
 
 def _check_finite(losses: Tensor, net: nn.Module, epoch: int, experiment: Experiment) -> None:

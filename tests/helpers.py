@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ from sklearn.metrics import average_precision_score
 
 from semlib import config, datasets, store
 from semlib.config import Experiment
-from semlib.datasets import Dataset, ImageSet
+from semlib.datasets import Dataset, Digests, ImageSet
 
 ROOT = Path(__file__).parents[1]
+MADE_UP = Digests("d" * 64, "e" * 64)
 CLASSES = ("zero", "one", "two", "three")
 TINY = {
     "profile": "test",
@@ -115,7 +117,7 @@ def scores(experiment: Experiment) -> dict[tuple, dict[str, bytes]]:
     return found
 
 
-def made_up(folder: Path, images: int = 200, seed: int = 0, data_digest: str = "d" * 64, **changes) -> Experiment:
+def made_up(folder: Path, images: int = 200, seed: int = 0, data: Digests | None = None, **changes) -> Experiment:
     """Finished runs with random scores, without training: the held-out class's are higher. The experiment that they are of.
 
     Each class has the same number of images; half of all scores are rounded, so that there are ties.
@@ -133,19 +135,23 @@ def made_up(folder: Path, images: int = 200, seed: int = 0, data_digest: str = "
         for name in scoring:
             scores = rng.normal(is_anomaly * rng.uniform(0.5, 2))
             arrays[name] = np.where(rng.random(images) < 0.5, scores.round(1), scores)
-        finish(run, classes, arrays, scoring, data_digest)
+        arrays |= {f"{name}@upright": arrays[name] for name in ("predicted", *scoring)}
+        finish(replace(run, data=data or run.data or MADE_UP), classes, arrays, scoring)
     return experiment
 
 
-def finish(run: store.Run, classes: tuple[str, ...], arrays: dict, scoring: dict, data_digest: str) -> store.Record:
+def finish(run: store.Run, classes: tuple[str, ...], arrays: dict, scoring: dict) -> store.Record:
     """Write a run's files, with scikit-learn's average precision."""
     skew = float(arrays["is_anomaly"].mean())
-    metrics = {name: float(average_precision_score(arrays["is_anomaly"], arrays[name])) for name in scoring}
-    fields = {"dataset": run.experiment.dataset_name, "hold_out": run.hold_out, "method": run.method, "trial": run.trial}
-    fields |= {"fingerprint": run.fingerprint, "settings": run.settings, "classes": classes, "scoring": scoring, "skew": skew}
+    scores = [name for name in arrays if name.partition("@")[0] in scoring]
+    metrics = {name: float(average_precision_score(arrays["is_anomaly"], arrays[name])) for name in scores}
+    fields = {"recipe": store.RECIPE, "dataset": run.dataset, "hold_out": run.hold_out, "method": run.method}
+    fields |= {"trial": run.trial, "address": run.address, "settings": run.settings, "sources": run.sources}
+    fields |= {"classes": classes, "scoring": scoring, "skew": skew}
     fields |= {
-        "metrics": metrics | {"accuracy": 0.9},
-        "data_digest": data_digest,
+        "metrics": metrics | {"accuracy": 0.9, "accuracy@upright": 0.9},
+        "train_digest": run.data.train,
+        "test_digest": run.data.test,
         "finished": f"2026-01-01T00:00:{run.trial:02}",
     }
     made = {"seconds": 1.0, "device": "abacus", "precision": "float32", "threads": 1, "versions": {}, "commit": None}

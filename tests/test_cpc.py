@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from helpers import ROOT, environment, tiny
 from torch import nn
 
-from semlib import auxiliary, config, models, runs, store, training
+from semlib import auxiliary, config, metrics, models, runs, store, training
 from semlib.datasets import ImageSet
 from semlib.models.conditional_norm import TASKS, BatchNorm, ConditionalBatchNorm
 from semlib.models.cpc import Predictions, augmented, patches
@@ -281,16 +281,16 @@ def test_each_task_leaves_the_others_part_of_the_network():
         assert same == (of_classification | unused if task == "cpc" else of_cpc)
 
 
-def test_recomputed_statistics_are_classifications_alone():
-    data = noise()
-    plain, recomputed = (train(recompute_statistics=recompute) for recompute in (False, True))
+def test_upright_statistics_are_classifications_alone():
+    data, net = noise(), network()
+    plain = {name: buffer.clone() for name, buffer in train(net).items()}
+    with metrics.upright(net, data.images):
+        upright = {name: buffer.clone() for name, buffer in net.state_dict().items()}
+        first = net.pool(net.stem(torch.from_numpy(data.images).float() / 255)).mean((0, 2, 3))
     buffers = {name for name in plain if name.endswith(("running_mean", "running_var"))}
-    moved = {name for name in buffers if not torch.equal(plain[name], recomputed[name])}
+    moved = {name for name in buffers if not torch.equal(plain[name], upright[name])}
     assert moved == {name for name in buffers if ".classify." in name}
-    net = network()
-    net.load_state_dict(recomputed)
-    first = net.pool(net.stem(torch.from_numpy(data.images).float() / 255)).mean((0, 2, 3))
-    torch.testing.assert_close(recomputed["blocks.0.norm1.classify.running_mean"], first, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(upright["blocks.0.norm1.classify.running_mean"], first, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("bfloat16", [False, True], ids=["float32", "bfloat16"])
@@ -342,7 +342,7 @@ def test_a_run_of_method_cpc_is_recorded_as_others_are(folder):
     assert "cpc_negatives" not in records["classification"].settings
     other = photo(folder, methods="cpc", cpc_negatives="batch", cpc_augment=True)
     (record,) = runs.complete(other)
-    assert record.fingerprint != records["cpc"].fingerprint
+    assert record.address != records["cpc"].address
     assert record.history()["auxiliary_loss"].between(0, 1.2 * math.log(16)).all()
 
 

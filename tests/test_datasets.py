@@ -76,7 +76,7 @@ def test_digits_are_the_same_each_time():
     first = datasets.load("digits")
     np.random.seed(123)
     np.random.random(5)
-    assert datasets.digest(datasets.load("digits")) == datasets.digest(first)
+    assert datasets.load("digits").digests == first.digests
 
 
 # -- hold out ---------------------------------------------------------------------------------------------------------
@@ -85,7 +85,7 @@ def test_digits_are_the_same_each_time():
 @pytest.mark.parametrize("anomaly", ["ant", "bee", "dog", None])
 def test_hold_out_trains_without_the_anomaly_and_tests_on_all(anomaly):
     data = random_data()
-    before = datasets.digest(data)
+    before = data.digests
     split = datasets.hold_out(data, anomaly)
     names = [name for name in data.classes if name != anomaly]
     expected = [
@@ -103,7 +103,7 @@ def test_hold_out_trains_without_the_anomaly_and_tests_on_all(anomaly):
     assert split.classes == tuple(names)
     assert [data.classes[k] for k in split.kept] == names
     assert split.train.labels.dtype == split.test.labels.dtype == np.int64
-    assert datasets.digest(data) == before
+    assert data.digests == before
 
 
 def test_an_unknown_hold_out_is_named_with_the_choices():
@@ -518,7 +518,7 @@ def test_a_folder_is_prepared_again_when_its_files_change_and_else_reused(tmp_pa
         assert len(data.train) == count
         seen.append(data)
         assert_same(load()[0], data)
-    assert all(datasets.digest(a) != datasets.digest(b) for a, b in pairwise(seen))
+    assert all(a.digests != b.digests for a, b in pairwise(seen))
     assert_same(seen[-1], first)
     for part in ("train", "test"):
         (folder / part / "cat").rename(folder / part / "cow")
@@ -562,10 +562,10 @@ def test_the_digest_changes_with_every_pixel_label_and_name_and_with_nothing_els
         ),
         "parts": Dataset("", data.test, data.train, data.classes),
     }
-    digests = {name: datasets.digest(variant) for name, variant in variants.items()}
+    digests = {name: variant.digests for name, variant in variants.items()}
     assert len(set(digests.values())) == len(variants), digests
     strided = ImageSet(data.train.images.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2), data.train.labels.copy())
-    assert datasets.digest(Dataset("other", strided, data.test, data.classes)) == digests["nothing"]
+    assert Dataset("other", strided, data.test, data.classes).digests == digests["nothing"]
 
 
 # -- augmentation -----------------------------------------------------------------------------------------------------

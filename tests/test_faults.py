@@ -113,7 +113,7 @@ def test_a_full_disk_is_named_and_leaves_nothing_half_written(folder, disk):
     filler.write_bytes(bytes((64 << 20) - (400 << 10)))  # room for the lock, not for a checkpoint
     with pytest.raises(OSError, match=r"No space left on device: '.*checkpoint\.pt'"):
         runs.complete(experiment)
-    assert not list(run.home.glob("*.npz")) and not list(run.home.glob(".*.part")) and run.record() is None
+    assert not list(run.home.glob("*.npz")) and not list(run.home.glob(".*.part")) and store.find(run) is None
     filler.unlink()
     runs.complete(experiment)
     runs.complete(whole := tiny(folder, methods="classification", outputs=str(folder / "whole")))
@@ -227,7 +227,7 @@ def test_where_locks_do_nothing_the_first_record_stands(folder):
     experiment = tiny(folder, methods="classification")
     assert both(experiment, folder / "both", WITHOUT_LOCKS) == [1, 1]  # trained twice at worst
     (run,) = store.plan(experiment)
-    assert run.record() and {path.name for path in run.home.iterdir()} - {"run.lock"} == FILES
+    assert store.find(run) and {path.name for path in run.home.iterdir()} - {"run.lock"} == FILES
     late = (folder / "both" / "late").stat().st_mtime
     assert all((run.home / name).stat().st_mtime < late for name in FILES)  # the second wrote none of them
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 import warnings
+from dataclasses import replace
 
 import nbformat
 import numpy as np
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from semlib import config, datasets, store
+from semlib.datasets import Digests
 from semlib.inspector import Inspector
 from semlib.inspector.results import POINTS, Choice, Curve, Results, grouped, images_of
 
@@ -27,12 +29,17 @@ cases = st.lists(st.tuples(st.booleans(), st.integers(-3, 3)), min_size=2, max_s
 
 
 def read(experiment) -> Results:
-    (records,) = grouped(store.collect(experiment.folder)).values()
+    (records,) = grouped(store.collect(experiment.folder), experiment).values()
     return Results(records)
 
 
 def arrays_of(experiment, hold_out, method, trial):
-    return store.Run(experiment, hold_out, method, trial).record().scores()
+    return record_of(experiment, hold_out, method, trial).scores()
+
+
+def record_of(experiment, hold_out, method, trial):
+    which = (hold_out, method, trial)
+    return next(record for record in store.finished(experiment) if (record.hold_out, record.method, record.trial) == which)
 
 
 @given(cases)
@@ -142,14 +149,18 @@ def test_runs_of_other_settings_and_other_data_are_tables_of_their_own(tmp_path)
     made_up(tmp_path, **small)
     made_up(tmp_path, **small, epochs=7)
     made_up(tmp_path, **small | {"methods": "rotation"}, auxiliary_weight=2)
-    made_up(tmp_path, **small, epochs=9, data_digest="e" * 64)
+    other = Digests("1" * 64, "2" * 64)
+    experiment = made_up(tmp_path, **small, epochs=9, data=other)
     folder = tmp_path / "made_up"
     none = store.Run(config.create({"outputs": str(tmp_path), "profile": "made_up", "dataset": "digits"}), None, "rotation", 0)
     one = store.collect(folder)[0].scores()
-    finish(none, datasets.classes("digits"), one, {}, "d" * 64)
-    groups = grouped(store.collect(folder))
-    assert set(groups) == {f"digits (epochs {n}, data {d})" for n, d in ((200, "d" * 8), (7, "d" * 8), (9, "e" * 8))}
-    results = Results(groups["digits (epochs 200, data dddddddd)"])
+    here = store.here(experiment)
+    finish(replace(none, data=here), datasets.classes("digits"), one, {})
+    groups = grouped(store.collect(folder), experiment)
+    titles = [f"digits (epochs {n}, data {here})" for n in (200, 7)]
+    titles += [f"digits (epochs 9, data {other}), on other data ({other}) than is here ({here})"]
+    assert set(groups) == set(titles) and list(groups)[-1] == titles[-1]
+    results = Results(groups[titles[0]])
     assert results.methods == (PLAIN, f"{ROTATION} (auxiliary_weight 0.5)", f"{ROTATION} (auxiliary_weight 2.0)")
     columns = results.average_precisions(Choice(("1",), results.methods, ("MSP",), (0,))).columns
     assert [method for _, method, kind in columns if kind == "difference"] == list(results.methods[1:])
@@ -157,7 +168,7 @@ def test_runs_of_other_settings_and_other_data_are_tables_of_their_own(tmp_path)
 
 def test_a_record_without_a_younger_setting_is_of_the_same_table(tmp_path):
     experiment = made_up(tmp_path, **SMALL)
-    path = store.Run(experiment, "1", "rotation", 0).home / "record.json"
+    path = record_of(experiment, "1", "rotation", 0).home / "record.json"
     record = json.loads(path.read_text())
     assert record["settings"].pop("mask_fill", None) is None and record["settings"].pop("fold") is None
     path.write_text(json.dumps(record))
@@ -180,10 +191,10 @@ def test_unreadable_and_foreign_records_are_named_and_passed_over(tmp_path):
 
 def test_images_are_shown_only_if_they_are_those_that_were_scored(tmp_path):
     digits = datasets.load("digits")
-    experiment = made_up(tmp_path, **SMALL, data_digest=datasets.digest(digits))
+    experiment = made_up(tmp_path, **SMALL, data=digits.digests)
     (record, *_) = store.collect(experiment.folder)
     assert np.array_equal(images_of(record, experiment).images, digits.test.images)
-    assert "not those that were scored" in images_of(record.model_copy(update={"data_digest": "0"}), experiment)
+    assert "not those that were scored" in images_of(record.model_copy(update={"test_digest": "0"}), experiment)
     assert "stl10 is not prepared" in images_of(record.model_copy(update={"dataset": "stl10"}), experiment)
 
 
@@ -257,9 +268,9 @@ def test_saving_writes_what_is_shown_and_says_where(tmp_path):
 
 
 def test_images_are_absent_in_a_sentence_and_present_with_class_prediction_and_score(tmp_path):
-    inspector = Inspector(made_up(tmp_path / "a", **SMALL))
+    inspector = Inspector(made_up(tmp_path / "a", **SMALL, data=Digests("1" * 64, "2" * 64)))
     assert "not those that were scored" in tab(inspector, 2) and "<img" not in tab(inspector, 2)
-    inspector = Inspector(made_up(tmp_path / "b", images=600, **SMALL, data_digest=datasets.digest(datasets.load("digits"))))
+    inspector = Inspector(made_up(tmp_path / "b", images=600, **SMALL, data=datasets.load("digits").digests))
     inspector.focus[0].value, inspector.focus[1].value, inspector.focus[3].value = "4", ROTATION, 1
     images = re.findall(r'alt="test image (\d+): (.), predicted (.), score (\S+)"', tab(inspector, 2))
     arrays = arrays_of(inspector.experiment, "4", "rotation", 1)

@@ -21,7 +21,7 @@ import torch
 from helpers import ROOT, contents, environment, parameters, scores, tiny, tiny_data
 from sklearn.metrics import average_precision_score
 
-from semlib import config, datasets, models, runs, store, tables
+from semlib import config, datasets, metrics, models, runs, store, tables
 from semlib.config import ConfigError, Experiment
 
 FILES = {"record.json", "scores.npz", "history.csv", "weights.pt"}
@@ -83,7 +83,7 @@ def test_a_run_writes_these_files_and_no_others(trained):
     for run in store.plan(tiny(trained, trials=2)):
         assert {path.name for path in run.home.iterdir()} - set(LOCKS) == FILES
         parts = run.home.relative_to(trained / "outputs").parts
-        assert parts == ("test", "runs", "tiny", "one", run.method, f"trial_{run.trial}-{run.fingerprint[:8]}")
+        assert parts == ("test", "runs", "tiny", "one", run.method, f"trial_{run.trial}-{run.address[:8]}")
 
 
 @pytest.mark.parametrize("method", ["classification", "rotation"])
@@ -94,12 +94,16 @@ def test_scores_are_plain_arrays_in_the_data_sets_numbering(trained, method):
         arrays = {name: file[name] for name in file.files}
     kinds = {name: (array.dtype.name, array.shape) for name, array in arrays.items()}
     wanted = {"label": "int16", "predicted": "int16", "is_anomaly": "bool", "msp": "float64", "odin": "float64"}
+    wanted |= {f"{name}@upright": wanted[name] for name in ("predicted", "msp", "odin")}
     assert kinds == {name: (kind, (100,)) for name, kind in wanted.items()}
     assert (arrays["label"] == test.labels).all() and (arrays["is_anomaly"] == (test.labels == 1)).all()
     assert set(arrays["predicted"]) <= {0, 2, 3}  # class 1 was never seen
     normal = ~arrays["is_anomaly"]
-    recomputed = {name: average_precision_score(arrays["is_anomaly"], arrays[name]) for name in ("msp", "odin")}
-    recomputed["accuracy"] = (arrays["label"] == arrays["predicted"])[normal].mean()
+    recomputed = {}
+    for end in ("", "@upright"):
+        for name in ("msp", "odin"):
+            recomputed[name + end] = average_precision_score(arrays["is_anomaly"], arrays[name + end])
+        recomputed[f"accuracy{end}"] = (arrays["label"] == arrays[f"predicted{end}"])[normal].mean()
     assert record.metrics == pytest.approx(recomputed, abs=1e-12)
     assert record.skew == 0.25
 
@@ -126,7 +130,7 @@ def test_a_record_says_how_it_was_made_and_names_no_place(trained):
         assert record.versions["torch"] == torch.__version__.split("+")[0] or record.versions["torch"] == torch.__version__
         assert {"python", "numpy", "semlib"} <= set(record.versions)
         assert record.commit is None or re.fullmatch(r"[0-9a-f]{40}\+?", record.commit)
-        assert record.data_digest == datasets.digest(datasets.load("tiny", trained / "data"))
+        assert record.data == datasets.load("tiny", trained / "data").digests
         assert record.settings["dropout"] == 0.3 and "threads" not in record.settings
 
 
@@ -164,7 +168,8 @@ def test_average_of_the_last_epochs(untrained):
     (record,) = runs.complete(tiny(untrained, methods="rotation", average_last_epochs=2, evaluate_every=9, epochs=4))
     history = pd.read_csv(record.home / "history.csv")
     assert list(history.epoch) == [3, 4]
-    expected = {name: history[name].mean() for name in ("accuracy", "msp", "odin")}
+    names = [name + end for name in ("accuracy", "msp", "odin") for end in ("", "@upright")]
+    expected = {name: history[name].mean() for name in names}
     assert record.metrics == pytest.approx(expected, abs=1e-12)
     last = average_precision_score(record.scores()["is_anomaly"], record.scores()["msp"])
     assert last == pytest.approx(history.msp.iloc[-1]) and last != pytest.approx(record.metrics["msp"], abs=1e-9)
@@ -199,21 +204,29 @@ TRAINING = {  # a value other than the default for each setting that training de
     "image_side": 64, "crop_side": 24, "fold": 3, "evaluate_on": "validation",
     "crop_padding": 2, "flip": False, "architecture": "wrn-16-8", "stem_stride": 2, "widen_factor": 2, "dropout": 0.1,
     "norm_batch": 64, "epochs": 100, "batch_size": 256, "learning_rate": 0.2, "weight_decay": 1e-4, "schedule": "one_cycle",
-    "recompute_statistics": True, "precision": "float32", "average_last_epochs": 10,
+    "precision": "bfloat16", "average_last_epochs": 10,
 }  # fmt: skip
 AUXILIARY = {"auxiliary_weight": 1.0, "auxiliary_augment": True}  # nothing to a plain classifier
 MASK = {"mask_fill": 0.5}  # nothing but to center_mask
 CPC = {"cpc_negatives": "batch", "cpc_augment": True}  # nothing but to cpc
-WHICH = {"dataset": "digits", "hold_out": ("dog",), "methods": ("classification",), "trials": 4, "first_trial": 3}
+WHICH = {
+    "dataset": "digits",
+    "hold_out": ("dog",),
+    "methods": ("classification",),
+    "trials": 4,
+    "first_trial": 3,
+    "data_digest": "0" * 8 + "-" + "0" * 8,
+}
 ELSEWHERE = {  # of this machine, of scoring, of where things lie
     "device": "cpu", "threads": 1, "compile": True, "evaluate_every": 1, "checkpoint_every": 5, "keep_weights": False,
     "score_batch": 10, "data_root": "elsewhere", "ilsvrc": "elsewhere", "outputs": "elsewhere", "profile": "other",
-    "missing": "train", "scores": ("msp",), "temperature": 1.0, "epsilon": 0.01,
+    "missing": "train", "scores": ("msp",), "temperature": 1.0, "epsilon": 0.01, "statistics": "upright",
 }  # fmt: skip
 
 
-def fingerprint(method: str, hold_out: str | None = "cat", trial: int = 0, **changes) -> str:
-    return store.Run(config.create(changes), hold_out, method, trial).fingerprint
+def address(method: str, hold_out: str | None = "cat", trial: int = 0, data: str = "d", **changes) -> str:
+    digests = datasets.Digests(data * 64, "e" * 64)
+    return store.Run(config.create({"precision": "float32"} | changes), hold_out, method, trial, digests).address
 
 
 def test_settings_that_differ_never_share_a_home():
@@ -221,17 +234,17 @@ def test_settings_that_differ_never_share_a_home():
     assert set(every) == set(Experiment.model_fields)  # a new setting has to be put into one of these
     assert not [name for name, value in every.items() if value == Experiment.model_fields[name].default]
     variants = [{}, *({name: value} for name, value in {**TRAINING, **AUXILIARY, "dataset": "digits"}.items())]
-    prints = [fingerprint("rotation", **variant) for variant in variants]
-    prints += [fingerprint("classification"), fingerprint("rotation", "dog"), fingerprint("rotation", None)]
-    prints += [fingerprint("rotation", trial=1), fingerprint("rotation", "none")]
+    prints = [address("rotation", **variant) for variant in variants]
+    prints += [address("classification"), address("rotation", "dog"), address("rotation", None)]
+    prints += [address("rotation", trial=1), address("rotation", "none"), address("rotation", data="f")]
     assert len(set(prints)) == len(prints)
     assert len({p[:8] for p in prints}) == len(prints)
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)
-def test_machine_scoring_and_places_leave_the_fingerprint(name):
+def test_machine_scoring_and_places_leave_the_address(name):
     for method in config.METHODS:
-        assert fingerprint(method, **{name: ELSEWHERE[name]}) == fingerprint(method)
+        assert address(method, **{name: ELSEWHERE[name]}) == address(method)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +254,7 @@ def test_machine_scoring_and_places_leave_the_fingerprint(name):
 )
 def test_a_methods_own_settings_are_nothing_to_the_others(settings, theirs):
     for (name, value), method in itertools.product(settings.items(), config.METHODS):
-        assert (fingerprint(method, **{name: value}) != fingerprint(method)) == (method in theirs)
+        assert (address(method, **{name: value}) != address(method)) == (method in theirs)
 
 
 # --- finished runs
@@ -259,7 +272,7 @@ def test_a_finished_run_is_not_trained_again_nor_touched(folder, no_training):
 def test_missing_skip_trains_nothing_and_writes_nothing(untrained, no_training):
     before = contents(untrained)
     assert runs.complete(tiny(untrained, missing="skip")) == []
-    assert contents(untrained) == before
+    assert contents(untrained, ("tiny.digests.json",)) == before
 
 
 def flip_bits(path):
@@ -272,9 +285,7 @@ DAMAGES = {
     "record.json: truncated": lambda path: path.write_bytes(path.read_bytes()[:200]),
     "record.json: empty": lambda path: path.write_bytes(b""),
     "record.json: other JSON": lambda path: path.write_text("[1]"),
-    "record.json: of another run": lambda path: path.write_text(
-        path.read_text().replace('"fingerprint": "', '"fingerprint": "0')
-    ),
+    "record.json: of another run": lambda path: path.write_text(path.read_text().replace('"address": "', '"address": "0')),
     "scores.npz: truncated": lambda path: path.write_bytes(path.read_bytes()[:1000]),
     "scores.npz: bits flipped": flip_bits,
     "scores.npz: lost": lambda path: path.unlink(),
@@ -327,25 +338,126 @@ def test_a_file_that_another_process_is_writing_stays(folder):
     assert left == {f".scores.npz-{owner}-ab_c1.part" for owner in (f"{here}-{os.getppid()}", f"elsewhere-{dead.pid}")}
 
 
-def other_data(folder):
-    """The same data set with one pixel of one test image changed."""
+def other_data(folder, part="test_images"):
+    """The same data set with one pixel of one image changed."""
     path = folder / "data" / "tiny.npz"
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
-    arrays["test_images"][7, 0, 3, 3] ^= 1
+    arrays[part][7, 0, 3, 3] ^= 128
     np.savez(path, **arrays)
 
 
-def test_a_table_over_two_data_digests_says_so(folder):
-    experiment = tiny(folder, methods="classification", trials=3)
-    assert not any("NOT COMPARABLE" in line for line in tables.remarks(experiment, store.finished(experiment)))
+def test_other_test_images_are_scored_anew_and_other_training_images_trained_anew(folder, no_training, monkeypatch):
+    """Runs on other data lie side by side, and each is found again with its data."""
+    experiment, kept = tiny(folder), (folder / "data" / "tiny.npz").read_bytes()
+    first, before = runs.complete(experiment), contents(folder / "outputs", LOCKS)
     other_data(folder)
-    records = runs.complete(experiment)
-    first, second = records[0].data_digest, records[2].data_digest
-    assert first != second and records[1].data_digest == first
-    (line,) = [line for line in tables.remarks(experiment, records) if "NOT COMPARABLE" in line]
-    assert f"{first[:8]} (2)" in line and f"{second[:8]} (1)" in line
-    assert "NOT COMPARABLE" in tables.summary(experiment, records)
+    assert store.finished(experiment) == [] and len(store.missing(experiment)) == 2
+    second = runs.complete(experiment)
+    for old, new in zip(first, second, strict=True):
+        assert new.address == old.address and new.train_digest == old.train_digest and new.test_digest != old.test_digest
+        assert new.home == old.home / f"test_{new.test_digest[:8]}" and new.trained == old.home
+        changed = {name for name in new.scores() if not np.array_equal(new.scores()[name], old.scores()[name])}
+        assert changed == {name for name in old.scores() if name.startswith(("msp", "odin"))}
+        assert [int((new.scores()["msp"] != old.scores()["msp"]).sum())] == [1]
+        assert list(new.history()) == [c for c in old.history() if c not in ("accuracy", "msp", "odin") and "@" not in c]
+    assert before.items() <= contents(folder / "outputs", LOCKS).items()
+    assert runs.complete(experiment) == second
+    other_data(folder, "train_images")
+    monkeypatch.undo()
+    third = runs.complete(experiment)
+    assert {record.address for record in third}.isdisjoint(record.address for record in first)
+    assert before.items() <= contents(folder / "outputs", LOCKS).items()
+    (folder / "data" / "tiny.npz").write_bytes(kept)
+    assert runs.complete(experiment) == first
+    assert len(store.collect(experiment.folder)) == 2 + 2 + 2 + 2  # trial 1, and three versions of the data
+
+
+def test_without_the_data_runs_are_matched_by_their_settings_if_they_are_of_one_version(folder):
+    experiment = tiny(folder, trials=2, missing="skip")
+    first = store.finished(experiment)
+    elsewhere = str(folder / "elsewhere")
+    # as another machine meets the committed records of a data set that it has to download
+    for path in (folder / "outputs").rglob("record.json"):
+        fields = json.loads(path.read_text()) | {"dataset": "stl10", "hold_out": "cat"}
+        run = store.Run(tiny(folder, dataset="stl10", hold_out="cat"), "cat", fields["method"], fields["trial"])
+        home = experiment.folder / "runs" / "stl10" / "cat" / fields["method"]
+        address = run.on(fields["train_digest"])
+        shutil.copytree(path.parent, home / f"trial_{run.trial}-{address[:8]}")
+        (home / f"trial_{run.trial}-{address[:8]}" / "record.json").write_text(json.dumps(fields | {"address": address}))
+    stl10 = tiny(folder, dataset="stl10", hold_out="cat", trials=2, missing="skip", data_root=elsewhere)
+    found = store.finished(stl10)
+    assert len(found) == len(first) == 4 and runs.complete(stl10) == found
+    said = f"stl10 is not here as it was: the runs are of the version {first[0].data}."
+    assert said in tables.remarks(stl10, found)
+    path = found[0].home / "record.json"
+    fields = json.loads(path.read_text())
+    other = fields["train_digest"][::-1]
+    run = store.Run(stl10, "cat", fields["method"], fields["trial"])
+    shutil.copytree(path.parent, path.parent.with_name(f"trial_{run.trial}-{run.on(other)[:8]}"))
+    copy = path.parent.with_name(f"trial_{run.trial}-{run.on(other)[:8]}") / "record.json"
+    copy.write_text(json.dumps(fields | {"train_digest": other, "address": run.on(other)}))
+    with pytest.raises(ConfigError) as error:
+        store.finished(stl10)
+    versions = [str(first[0].data), str(datasets.Digests(other, fields["test_digest"]))]
+    assert all(text in str(error.value) for text in (*versions, "data_digest", "(4 runs)", "(1 runs)"))
+    for digest, count in zip(versions, (4, 1), strict=True):
+        assert len(store.finished(stl10.model_copy(update={"data_digest": digest}))) == count
+
+
+def test_another_version_than_the_one_here_can_be_looked_at_but_not_trained_on(folder):
+    old = store.here(tiny(folder))
+    other_data(folder, "train_images")
+    assert store.finished(tiny(folder, missing="skip")) == []
+    records = runs.complete(tiny(folder, missing="skip", data_digest=str(old)))
+    assert len(records) == 2 and any(f"version {old}" in line for line in tables.remarks(tiny(folder), records))
+    with pytest.raises(ConfigError, match=f"data_digest: {old} is not what is here"):
+        runs.complete(tiny(folder, data_digest=str(old)))
+
+
+def test_a_digest_is_remembered_until_the_file_changes(folder, monkeypatch):
+    path, beside = folder / "data" / "tiny.npz", folder / "data" / "tiny.digests.json"
+    here, loading = store.here(tiny(folder)), sys.modules["semlib.datasets.loading"]
+    assert beside.exists() and here == datasets.load("tiny", folder / "data").digests
+
+    def asked(read: bool) -> datasets.Digests:
+        loading._digests.clear()  # as another process
+        with monkeypatch.context() as patch:
+            if not read:
+                patch.setattr(loading, "read", None)
+            return store.here(tiny(folder))
+
+    assert asked(read=False) == here
+    times = path.stat()
+    other_data(folder)  # of the same size, and with the same time
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    now = asked(read=True)
+    assert now == datasets.load("tiny", folder / "data").digests != here
+    for damage in ("", "{", "[1]", '{"size": 1}', beside.read_text().replace(now.train, "f" * 63)):
+        beside.write_text(damage)
+        assert asked(read=True) == now
+    assert asked(read=False) == now
+
+
+def test_runs_that_no_longer_match_are_counted_once_with_the_reason(folder, monkeypatch):
+    """A finished run at an old address, on other data, or with another source of the user's is neither used nor deleted."""
+    experiment = tiny(folder, trials=2)
+    assert store.unmatched([experiment]) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "RECIPE", 3)
+        (line,) = store.unmatched([experiment, experiment])
+        assert line.startswith("4 finished runs in") and "of recipe 2, and semlib trains by recipe 3" in line
+        assert store.finished(experiment) == []
+        with pytest.warns(UserWarning, match="4 records"):
+            assert store.collect(experiment.folder) == []
+    old = store.here(experiment)
+    other_data(folder, "train_images")
+    (line,) = store.unmatched([experiment])
+    assert (
+        line.startswith("4 finished runs in") and f"of other data ({old}) than is here now ({store.here(experiment)})" in line
+    )
+    assert line in tables.remarks(experiment, [])
+    assert store.unmatched([tiny(folder, trials=2, epochs=9)]) == []  # other settings are no reason
 
 
 def test_no_run_resumes_on_other_data(untrained, monkeypatch):
@@ -395,7 +507,7 @@ def test_a_new_score_is_added_without_training(folder, module, no_training):
     records = runs.complete(tiny(folder, scores=("msp", "odin", "again:softmax")))
     after = scores(tiny(folder))
     for key, arrays in before.items():
-        assert set(after[key]) - set(arrays) == {"again:softmax"}
+        assert set(after[key]) - set(arrays) == {"again:softmax", "again:softmax@upright"}
         assert {name: after[key][name] for name in arrays} == arrays
     for record in records:
         np.testing.assert_allclose(record.scores()["again:softmax"], record.scores()["msp"], atol=1e-6)
@@ -409,8 +521,8 @@ def test_odin_with_another_epsilon_has_a_name_of_its_own(folder, no_training):
     records = runs.complete(tiny(folder, epsilon=0.01))
     again = runs.complete(tiny(folder))
     for record in (*records, *again):
-        assert record.key({"score": "odin", "temperature": 1000.0, "epsilon": 5e-5}) == "odin"
-        own = record.key({"score": "odin", "temperature": 1000.0, "epsilon": 0.01})
+        assert record.key(store.scoring(tiny(folder))["odin"]) == "odin"
+        own = record.key(store.scoring(tiny(folder, epsilon=0.01))["odin"])
         assert own != "odin" and "0.01" in own
         assert (record.scores()[own] != record.scores()["odin"]).any()
         assert scores(tiny(folder))["one", record.method, 0]["odin"] == before["one", record.method, 0]["odin"]
@@ -425,22 +537,124 @@ def test_an_odin_added_later_equals_one_from_the_start(folder, untrained, no_tra
     runs.complete(tiny(untrained, epsilon=0.01))
     start = scores(tiny(untrained, epsilon=0.01))
     for record in later:
-        own = record.key({"score": "odin", "temperature": 1000.0, "epsilon": 0.01})
+        own = record.key(store.scoring(tiny(folder, epsilon=0.01))["odin"])
         assert record.scores()[own].tobytes() == start["one", record.method, 0]["odin"]
+        assert record.scores()[f"{own}@upright"].tobytes() == start["one", record.method, 0]["odin@upright"]
 
 
-@pytest.mark.parametrize("why", ["no weights", "other data"])
-def test_a_new_score_that_cannot_be_added_is_one_clear_line(folder, no_training, why):
-    experiment = tiny(folder, epsilon=0.01, methods="classification")
-    if why == "no weights":
-        for path in (folder / "outputs").rglob("weights.pt"):
-            path.unlink()
-    else:
+@pytest.mark.parametrize("why", ["another score", "other test images"])
+def test_scores_that_cannot_be_made_for_lack_of_weights_are_one_clear_line(folder, no_training, why):
+    experiment = tiny(folder, epsilon=0.01 if why == "another score" else 5e-5, methods="classification")
+    kept = (folder / "data" / "tiny.npz").read_bytes()
+    for path in (folder / "outputs").rglob("weights.pt"):
+        path.unlink()
+    if why == "other test images":
         other_data(folder)
     with pytest.raises(ConfigError, match="tiny, one held out, classification, trial 0") as error:
         runs.complete(experiment)
-    assert "\n" not in str(error.value) and {"no weights": "keep_weights", "other data": "other data"}[why] in str(error.value)
+    assert "\n" not in str(error.value) and "keep_weights" in str(error.value)
+    (folder / "data" / "tiny.npz").write_bytes(kept)
     assert len(runs.complete(tiny(folder))) == 2
+
+
+EDITED = "def s(logits):\n    return {} * logits.double().logsumexp(1)\n"
+
+
+def test_an_edited_score_is_the_one_under_its_name_and_the_old_one_is_set_aside(folder, module, no_training):
+    """No retraining, no number of the old source where its name stands."""
+    how, seen = tiny(folder, methods="classification", scores=("msp", "edited_score:s")), []
+    for factor in (-1, 1, -2):
+        module("edited_score", EDITED.format(factor))
+        (record,) = runs.complete(how)
+        seen.append((record.scores(), record.metrics, store.scoring(how)["edited_score:s"]))
+        (value,) = tables.measurements(how, [record])["edited_score:s"]
+        assert record.key(seen[-1][2]) == "edited_score:s" and value == 100 * record.metrics["edited_score:s"]
+    for name in ("edited_score:s", "edited_score:s@upright"):
+        (first, *_), (second, *_), (third, *_) = seen
+        np.testing.assert_array_equal(first[name], -second[name])
+        np.testing.assert_array_equal(third[name], 2 * first[name])
+    for arrays, measured, scored in seen[:2]:
+        own = record.key(scored)
+        assert own == f"edited_score:s(source={scored['source']})"
+        for end in ("", "@upright"):
+            np.testing.assert_array_equal(record.scores()[own + end], arrays[f"edited_score:s{end}"])
+            assert record.metrics[own + end] == measured[f"edited_score:s{end}"]
+    module("edited_score", EDITED.format(-1) + "# as it was\n")  # back at the first: it is there already
+    (record,) = runs.complete(how)
+    (value,) = tables.measurements(how, [record])["edited_score:s"]
+    assert value == 100 * seen[0][1]["edited_score:s"]
+
+
+def test_a_raised_version_of_a_built_in_score_scores_anew(folder, no_training, monkeypatch):
+    (old,) = runs.complete(tiny(folder, methods="classification"))
+    monkeypatch.setitem(store.VERSIONS, "odin", 2)
+    (new,) = runs.complete(tiny(folder, methods="classification"))
+    assert new.scoring["odin"]["version"] == 2 and set(new.scoring) - set(old.scoring) == {
+        "odin(version=1,temperature=1000.0,epsilon=5e-05)"
+    }
+    assert new.scoring["msp"] == old.scoring["msp"] and new.finished == old.finished
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_a_kill_while_a_score_is_replaced_loses_nothing(folder, module, no_training, monkeypatch, moment):
+    name = f"replaced_{moment}:s"
+    how = tiny(folder, methods="classification", scores=("msp", name))
+    module(f"replaced_{moment}", EDITED.format(-1))
+    (before,) = runs.complete(how)
+    scored = before.scores()[name]
+    module(f"replaced_{moment}", EDITED.format(1))
+    save, count = store.save_atomically, iter(range(9))
+
+    def kill(path, write):
+        if next(count) == moment:
+            raise KeyboardInterrupt
+        save(path, write)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(store, "save_atomically", kill)
+        runs.complete(how)
+    (run,) = store.plan(how)
+    between = store.find(run)
+    assert between.metrics[between.key(before.scoring[name])] == before.metrics[name]
+    (after,) = runs.complete(how)
+    np.testing.assert_array_equal(after.scores()[name], -scored)
+
+
+@pytest.mark.parametrize("method", ["classification", "rotation"])
+def test_upright_scores_are_those_of_the_kept_weights_over_the_upright_training_images(trained, method):
+    (record,) = store.finished(tiny(trained, methods=method))
+    data = datasets.load("tiny", trained / "data")
+    split, net = datasets.hold_out(data, "one"), runs.network(record, data)
+    functions = {"msp": metrics.max_softmax, "odin": metrics.odin}
+    _, mixed = metrics.score(net, split.test.images, functions)
+    with metrics.upright(net, split.train.images):
+        _, upright = metrics.score(net, split.test.images, functions)
+    for name in functions:
+        np.testing.assert_allclose(record.scores()[name], mixed[name], atol=1e-5)  # other batches' sums: 1e-7
+        np.testing.assert_allclose(record.scores()[f"{name}@upright"], upright[name], atol=1e-5)
+        assert np.abs(mixed["msp"] - upright["msp"]).max() > 1e-3
+
+
+def test_the_commit_is_dirty_only_if_code_parameters_or_notebooks_differ(tmp_path, monkeypatch):
+    def git(*words):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        return subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "-q")
+    for name in ("semlib/a.py", "params/a.yaml", "notebooks/a.ipynb", "outputs/a.csv", "README.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("a")
+    git("add", "."), git("commit", "-qm", "a")
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    commit = git("rev-parse", "HEAD")
+    for name in ("outputs/a.csv", "outputs/new.json", "README.md", "my_task.py"):
+        (tmp_path / name).write_text("b")
+    assert runs._commit() == commit
+    for name in ("semlib/a.py", "params/a.yaml", "notebooks/a.ipynb"):
+        (tmp_path / name).write_text("b")
+        assert runs._commit() == f"{commit}+"
+        (tmp_path / name).write_text("a")
+    assert runs._commit() == commit
 
 
 def test_weights_are_not_kept_where_not_asked_for(untrained):
@@ -468,7 +682,7 @@ def test_a_users_method_trains_its_own_head(untrained, module):
     assert torch.load(record.home / "weights.pt")["heads.blank.weight"].shape[0] == 5
     losses = record.history().auxiliary_loss
     assert record.method == "mine:blank" and losses.iloc[-1] < losses.iloc[0]
-    assert store.finished(tiny(untrained, methods="mine:blank"))[0].fingerprint == record.fingerprint
+    assert store.finished(tiny(untrained, methods="mine:blank"))[0].address == record.address
 
 
 @pytest.mark.parametrize("field", ["methods", "scores"])
@@ -622,26 +836,6 @@ def test_the_record_is_written_last(untrained, monkeypatch):
     runs.complete(tiny(untrained, methods="classification"))
     assert order[-1] == "record.json" and set(order) == FILES | {"checkpoint.pt"}
     assert json.loads((next((untrained / "outputs").rglob("record.json"))).read_text())["method"] == "classification"
-
-
-def test_results_of_other_data_than_there_is_now_are_said(folder):
-    records = runs.complete(tiny(folder))
-    other_data(folder)
-    with pytest.warns(UserWarning, match=rf"{len(records)} finished runs are of other data \(digest .* than tiny is now"):
-        assert runs.complete(tiny(folder)) == records
-
-
-def test_an_edited_user_function_is_another_method_and_is_the_one_that_runs(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    text = "def loss(net, images):\n    return {}\n\n\nloss.share = {}\n"
-    (tmp_path / "edited_task.py").write_text(text.format(1, 2))
-    first = config.function("edited_task:loss"), store.source_digest("edited_task:loss")
-    assert first[0](None, None) == 1
-    for value, share in ((3, 2), (3, 4)):
-        (tmp_path / "edited_task.py").write_text(text.format(value, share) + "#" * value * share)
-        os.utime(tmp_path / "edited_task.py", (value + share, value + share))
-        now = config.function("edited_task:loss"), store.source_digest("edited_task:loss")
-        assert (now[0](None, None), now[0].share) == (value, share) and now[1] != first[1]
 
 
 # --- compilation

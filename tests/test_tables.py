@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import ROOT, environment
+from helpers import MADE_UP, ROOT, environment
 
 from semlib import config, store, tables
 from semlib.store import Record
@@ -18,16 +18,18 @@ PUBLISHED = ROOT / "semlib" / "published" / "table3_cifar10.csv"
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-def record(hold_out, method, trial, msp, odin, accuracy, dataset="digits", seconds=60.0, digest="d" * 64):
-    how = {"msp": {"score": "msp"}, "odin": {"score": "odin", "temperature": 1000.0, "epsilon": 5e-5}}
-    fields = {"dataset": dataset, "hold_out": hold_out, "method": method, "trial": trial, "seconds": seconds, "scoring": how}
-    fields |= {"metrics": {"accuracy": accuracy, "msp": msp, "odin": odin}, "data_digest": digest, "device": "abacus"}
-    rest = {"fingerprint": "f", "settings": {}, "classes": (), "scores_sha256": {}, "skew": 0.1, "precision": "float32"}
-    return Record(**fields, **rest, threads=1, versions={}, commit=None, finished="")
-
-
 def experiment(**changes):
     return config.create({"dataset": "digits", "hold_out": ["1", "2"]} | changes)
+
+
+def record(hold_out, method, trial, msp, odin, accuracy, dataset="digits", seconds=60.0, data=None, **changes):
+    data = data or store.here(experiment())
+    how = store.scoring(experiment())
+    fields = {"dataset": dataset, "hold_out": hold_out, "method": method, "trial": trial, "seconds": seconds, "scoring": how}
+    fields |= {"metrics": {"accuracy": accuracy, "msp": msp, "odin": odin}, "device": "abacus"}
+    fields |= {"recipe": store.RECIPE, "sources": {}, "train_digest": data.train, "test_digest": data.test}
+    fields |= {"address": "f", "settings": {}, "classes": (), "scores_sha256": {}, "skew": 0.1, "precision": "float32"}
+    return Record(**fields | {"threads": 1, "versions": {}, "commit": None, "finished": ""} | changes)
 
 
 # (class, trial): msp, odin, accuracy of the classifier; trial 2 lacks class 2
@@ -115,10 +117,29 @@ def test_saved_csv_has_each_mean_directly_before_its_std(tmp_path):
 def test_remarks_say_how_much_was_run_and_on_what():
     lines = tables.remarks(experiment(), RECORDS)
     assert len(lines) == 1 and "6 of 12 runs" in lines[0] and "abacus (6)" in lines[0] and "6 min" in lines[0]
-    other = record("2", "rotation", 0, 0.5, 0.6, 0.98, digest="e" * 64)
+    other = record("2", "rotation", 0, 0.5, 0.6, 0.98, data=MADE_UP)
     _, warning = tables.remarks(experiment(), [*RECORDS, other])
-    assert "NOT COMPARABLE" in warning and "dddddddd (6)" in warning and "eeeeeeee (1)" in warning
+    here = store.here(experiment())
+    assert "NOT COMPARABLE" in warning and f"{here} (6)" in warning and "dddddddd-eeeeeeee (1)" in warning
     assert "0 of 12 runs" in tables.summary(experiment(), [])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"precision": "bfloat16"}, "Different precision: float32 (6), bfloat16 (1)."),
+        ({"versions": {"torch": "2.9.1"}}, "Different torch: 2.6 (6), 2.9 (1)."),
+        ({"device": "slate"}, "Different devices: abacus (6), slate (1)."),
+        ({"versions": {"torch": "2.6.9"}}, None),
+    ],
+)
+def test_a_table_that_mixes_says_so(change, said, monkeypatch, capsys):
+    same = [r.model_copy(update={"versions": {"torch": "2.6.0+cu124"}}) for r in RECORDS]
+    records = [*same, same[0].model_copy(update={"trial": 3} | change)]
+    assert tables.unlike(records) == ([said] if said else [])
+    monkeypatch.setattr(store, "finished", lambda experiment: records)
+    tables.print_all([experiment()])
+    assert not said or said in capsys.readouterr().out
 
 
 def test_measurements_take_the_score_of_the_asked_settings():
@@ -178,10 +199,55 @@ def test_a_subset_is_its_average_row_beside_the_papers_with_skew():
     summary = tables.by_subset({"imagenet_fungus": table}, tables.published("table5_imagenet_rotation"))
     assert summary["rotation", "msp", "mean"]["fungus"] == pytest.approx(32.5)  # 30 to 35
     assert summary["rotation", "msp", "paper"]["fungus"] == 44.19 and summary["rotation", "msp", "paper_std"]["fungus"] == 1.86
-    text = tables.with_skew(summary, {"imagenet_fungus": table})
-    assert text.iloc[0, 0] == "16.67" and text["Rotation-augmented", "Accuracy", "here"]["fungus"] == "85.00 ± -"
+    runs = [r.model_copy(update={"skew": skew}) for r, skew in zip(RECORDS, (0.1, 0.2, 0.3, 0.1, 0.1, 0.1), strict=True)]
+    text = tables.with_skew(summary, [(experiment(), runs)])
+    assert text.iloc[0, 0] == "15.00" and text["Rotation-augmented", "Accuracy", "here"]["fungus"] == "85.00 ± -"
     here, paper = tables.counts(tables.all_classes({"imagenet_fungus": table})).iloc[0]
     assert here == "6 of 6, +27.50 points, p = 0.031" and paper.startswith("5 of 6, ")  # ODIN 50, MSP 20 to 25; 2 / 2^6
+
+
+def test_the_papers_averages_are_of_all_classes(tmp_path):
+    """Of a part of the classes there is an average, but nothing of the paper's beside it, nor a difference to it."""
+    how = experiment(dataset="imagenet_fungus", hold_out=["bolete", "stinkhorn"])
+    runs = [record(c, m, 0, 0.2, 0.5, 0.8, "imagenet_fungus", skew=1 / 6) for c in how.hold_out for m in how.methods]
+    part = tables.by_class(how, runs)
+    summary = tables.by_subset({"imagenet_fungus": part}, tables.published("table5_imagenet_rotation"))
+    assert summary["rotation", "msp", "mean"]["fungus"] == pytest.approx(20)
+    assert "paper" not in summary.columns.get_level_values("statistic")
+    assert tables.with_skew(summary, [(how, runs)]).iloc[0, 0] == "16.67"  # not a half
+    dog = tables.by_class(experiment(dataset="imagenet_dog", hold_out="all"), [])
+    both = tables.by_subset({"imagenet_fungus": part, "imagenet_dog": dog}, tables.published("table5_imagenet_rotation"))
+    assert both["rotation", "msp", "paper"].notna().tolist() == [False, True]
+    for classes, beside in (("all", True), (["cat", "dog"], False)):
+        masked = experiment(dataset="cifar10", hold_out=classes, methods=["classification", "center_mask"])
+        text = tables.masking(tables.by_class(masked, []))
+        assert ("paper" in text.columns.get_level_values(1)) == beside
+
+
+def test_a_table_of_less_does_not_replace_one_of_more(tmp_path, capsys):
+    path = tmp_path / "table.csv"
+    whole = [record(c, m, 0, 0.5, 0.6, 0.9) for c in ("1", "2") for m in ("classification", "rotation")]
+    for runs in (whole[:2], whole, [], whole[:3], whole[1:]):
+        tables.save(tables.by_class(experiment(), runs), path)
+    assert path.read_text().count("50.00") == 6 and capsys.readouterr().out.count("not saved") == 3
+    other = [r.model_copy(update={"metrics": {"accuracy": 0.8, "msp": 0.4, "odin": 0.4}}) for r in whole]
+    tables.save(tables.by_class(experiment(), other), path)  # other settings, as complete
+    assert path.read_text().count("40.00") == 12
+    three = [r.model_copy(update={"trial": t}) for r in whole for t in (0, 1, 2)]
+    tables.save(tables.by_class(experiment(), three), path)
+    tables.save(tables.by_class(experiment(), whole), path)  # one trial, without deviations, is whole too
+    assert path.read_text().count("50.00") == 6 and not capsys.readouterr().out
+
+
+def test_upright_statistics_are_the_tables_and_the_headings():
+    both = [
+        r.model_copy(update={"metrics": r.metrics | {f"{k}@upright": v / 2 for k, v in r.metrics.items()}}) for r in RECORDS
+    ]
+    mixed, upright = (tables.by_class(experiment(statistics=name), both) for name in ("mixed", "upright"))
+    means = [table.xs("mean", axis=1, level="statistic") for table in (mixed, upright)]
+    assert np.allclose(means[0] / 2, means[1], equal_nan=True)
+    assert "upright statistics" in tables.heading(experiment(statistics="upright"))
+    assert "mixed statistics" in tables.heading(experiment())
 
 
 def test_generalisation_is_one_row_a_data_set_beside_table_2():
@@ -247,15 +313,19 @@ def test_the_best_weight_is_chosen_once_all_are_run_and_kept_beside_others(tmp_p
 
 
 def test_settings_unlike_the_papers_are_said():
-    assert tables.unlike_paper(config.create({}), "table3_cifar10") == "All settings are the paper's."
-    said = tables.unlike_paper(config.create({"epochs": 3, "flip": False, "threads": 1}), "table3_cifar10")
-    assert said == "Settings unlike the paper's: flip False (paper: True), epochs 3 (paper: 200)."
+    computes = " Training computes in {}, of which the paper says nothing."
+    said = tables.unlike_paper(config.create({"precision": "bfloat16"}), "table3_cifar10")
+    assert said == "All settings are the paper's, as we read them." + computes.format("bfloat16")
+    unlike = {"epochs": 3, "flip": False, "threads": 1, "precision": "float32", "statistics": "upright"}
+    said = tables.unlike_paper(config.create(unlike), "table3_cifar10")
+    unlike = "flip False (paper: True), epochs 3 (paper: 200), statistics upright (paper: mixed)."
+    assert said == f"Settings unlike the paper's: {unlike}" + computes.format("float32")
     assert tables.unlike_paper(config.create({"dataset": "stl10"}), "figure1_learning_curves").startswith("Settings unlike")
     how = config.read_parameters("params/paper/table6_imagenet_cpc.yaml") | {"dataset": "imagenet_dog"}
     cpc = {weight: config.create(how | {"auxiliary_weight": weight, "epsilon": 0.1}) for weight in (10, 5)}
     cpc[10] = cpc[10].model_copy(update={"cpc_negatives": "batch"})
     said = {
-        weight: tables.unlike_paper(e, "table6_imagenet_cpc").removeprefix("Settings unlike the paper's: ")
+        weight: tables.unlike_paper(e, "table6_imagenet_cpc").removeprefix("Settings unlike the paper's: ").partition(" Tr")[0]
         for weight, e in cpc.items()
     }
     assert said[10] == "cpc_negatives batch (paper: image), epsilon 0.1 (paper: 5e-05)."

@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.swa_utils import update_bn
 
-from semlib import auxiliary, config, models, training
+from semlib import auxiliary, config, metrics, models, training
 from semlib.datasets import ImageSet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -299,9 +300,9 @@ def test_resumed_from_seldom_checkpoints(tmp_path, every):
 
 def test_a_checkpoint_of_other_data_is_named_and_not_used(tmp_path, capsys):
     path = tmp_path / "run" / "checkpoint.pt"
-    train(seed=7, checkpoint=path, stamp={"fingerprint": "a", "data": "b"})
+    train(seed=7, checkpoint=path, stamp={"address": "a", "data": "b"})
     capsys.readouterr()
-    state, history = train(seed=1, checkpoint=path, stamp={"fingerprint": "a", "data": "c"})
+    state, history = train(seed=1, checkpoint=path, stamp={"address": "a", "data": "c"})
     said = "".join(capsys.readouterr())
     assert identical(state, train(seed=1)[0]) and len(history) == 4
     assert all(f"{name} in run was made by other settings or on other data" in said for name in CHECKPOINTS)
@@ -349,12 +350,60 @@ def test_a_loss_that_is_not_finite_is_an_error_that_says_where(tmp_path, method)
     assert not path.exists()  # nothing to resume that is broken already
 
 
-def test_recomputed_statistics_are_those_of_the_upright_images():
-    """The first norm's input is the stem's output: its mean over all training images, written out."""
-    data = noise()
-    net = network()
-    training.train(net, data, experiment(recompute_statistics=True, epochs=2))
-    with torch.no_grad():
-        images = torch.tensor(data.images / 255, dtype=torch.float32)
-        expected = net.stem((images - net.mean) / net.std).mean((0, 2, 3))
-    torch.testing.assert_close(net.blocks[0].norm1.running_mean, expected, rtol=1e-4, atol=1e-5)
+# --- upright statistics
+
+
+def statistics(net) -> dict[str, torch.Tensor]:
+    return {name: buffer.clone() for name, buffer in net.named_buffers() if "running" in name}
+
+
+def test_upright_statistics_are_those_of_all_training_images_in_one_batch():
+    """Against torch's own update_bn; the first norm's input is the stem's output, written out. Everything is restored."""
+    data, net = noise(), network(dropout=0.0)
+    training.train(net, data, experiment(epochs=2))
+    before, mode = copy.deepcopy(net.state_dict()), net.blocks[0].norm1.training
+    images = torch.tensor(data.images / 255, dtype=torch.float32)
+    with metrics.upright(net, data.images) as same, torch.no_grad():
+        assert same is net and net.blocks[0].norm1.training == mode
+        first, found = net.stem((images - net.mean) / net.std), statistics(net)
+    torch.testing.assert_close(found["blocks.0.norm1.running_mean"], first.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found["blocks.0.norm1.running_var"], first.var((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    assert identical(net.state_dict(), before) and net.blocks[0].norm1.momentum == 0.1
+    update_bn([images], net)
+    for name, buffer in statistics(net).items():
+        torch.testing.assert_close(found[name], buffer, rtol=1e-4, atol=1e-5)
+
+
+def test_upright_statistics_do_not_depend_on_chance_or_on_norm_batch_and_hardly_on_the_order():
+    """Images sorted by class: of consecutive batches each would be of one class, and the variance too small."""
+    pixels = np.random.default_rng(0).integers(0, 60, (900, 1, SIDE, SIDE)) + np.arange(900)[:, None, None, None] // 300 * 90
+    images, net = pixels.astype(np.uint8), network()
+    found = []
+    for order in (np.arange(900), np.arange(900), np.random.default_rng(1).permutation(900)):
+        for norm_batch in (None, 64):
+            for norm in net.modules():
+                if hasattr(norm, "norm_batch"):
+                    norm.norm_batch = norm_batch
+            with metrics.upright(net, images[order]):
+                found.append(statistics(net))
+    assert all(identical(found[0], other) for other in found[1:4])
+    for name, buffer in found[0].items():
+        torch.testing.assert_close(buffer, found[4][name], rtol=0.05, atol=0.02)
+
+
+def test_statistics_that_upright_images_do_not_reach_stay():
+    """As of a user's network with normalisation of a task's own."""
+
+    class Two(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.other = torch.nn.BatchNorm2d(1), torch.nn.BatchNorm2d(1)
+            self.other.running_mean += 3
+
+        def forward(self, images):
+            return self.used(images).flatten(1)
+
+    net = Two()
+    with metrics.upright(net, noise().images):
+        assert net.other.running_mean == 3 and net.used.running_mean != 0
+    assert net.used.running_mean == 0

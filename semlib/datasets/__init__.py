@@ -1,7 +1,7 @@
 """Data sets by name, as uint8 arrays, and the hold-out split. `load` reads, prepares or downloads; nothing here needs torch."""
 
-from semlib.datasets.arrays import DataError, Dataset, ImageSet, Split, digest, hold_out
-from semlib.datasets.loading import BUILT_IN, classes, data_root, load, prepared
+from semlib.datasets.arrays import DataError, Dataset, Digests, ImageSet, Split, hold_out
+from semlib.datasets.loading import BUILT_IN, classes, data_root, digests, load, prepared
 from semlib.datasets.ood import SOURCES as OOD
 from semlib.datasets.ood import NotAvailable, load_ood
 
@@ -10,12 +10,13 @@ __all__ = [
     "OOD",
     "DataError",
     "Dataset",
+    "Digests",
     "ImageSet",
     "NotAvailable",
     "Split",
     "classes",
     "data_root",
-    "digest",
+    "digests",
     "hold_out",
     "load",
     "load_ood",

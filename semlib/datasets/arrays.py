@@ -2,6 +2,8 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,6 +26,16 @@ class ImageSet:
         return ImageSet(self.images[index], self.labels[index])
 
 
+class Digests(NamedTuple):
+    """SHA-256 over every training and every test image, with their labels and the class names; shown as 1a2b3c4d-5e6f7a8b."""
+
+    train: str
+    test: str
+
+    def __str__(self) -> str:
+        return f"{self.train[:8]}-{self.test[:8]}"
+
+
 @dataclass(frozen=True)
 class Dataset:
     """train and test images whose labels number `classes`, a tuple of names."""
@@ -32,6 +44,11 @@ class Dataset:
     train: ImageSet
     test: ImageSet
     classes: tuple[str, ...]
+
+    @cached_property
+    def digests(self) -> Digests:
+        """Equal exactly if two data sets are."""
+        return Digests(*(_digest(part, self.classes) for part in (self.train, self.test)))
 
 
 @dataclass(frozen=True)
@@ -69,11 +86,9 @@ def hold_out(data: Dataset, anomaly: str | None) -> Split:
     )
 
 
-def digest(data: Dataset) -> str:
-    """SHA-256 over every image, label and class name: equal exactly if two data sets are."""
-    sha = hashlib.sha256(repr(data.classes).encode())
-    for part in (data.train, data.test):
-        for array in (part.images, part.labels):
-            sha.update(f"{array.dtype} {array.shape}".encode())
-            sha.update(np.ascontiguousarray(array).data)
+def _digest(part: ImageSet, classes: tuple[str, ...]) -> str:
+    sha = hashlib.sha256(repr(classes).encode())
+    for array in (part.images, part.labels):
+        sha.update(f"{array.dtype} {array.shape}".encode())
+        sha.update(np.ascontiguousarray(array).data)
     return sha.hexdigest()

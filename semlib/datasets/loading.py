@@ -5,16 +5,22 @@ A prepared file that lies in the data root is used as it is.
 """
 
 import hashlib
+import json
 import os
+import re
 from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from semlib.datasets import folder, imagenet
-from semlib.datasets.arrays import DataError, Dataset, ImageSet
+from semlib.datasets.arrays import DataError, Dataset, Digests, ImageSet
 from semlib.files import one_line, resolve, save_atomically
 
+_digests: dict[tuple, Digests] = {}  # of prepared files, by path, part, size and times
 KEYS = ("train_images", "train_labels", "test_images", "test_labels", "classes")
 
 
@@ -116,29 +122,74 @@ def load(
     images are not read. ilsvrc: the ILSVRC2012 folder (None: $SEMLIB_ILSVRC). DataError names the choices, or the file
     that can't be read.
     """
-    path, source = prepared_path(name, root, side), resolve(name)
-    known = os.sep not in name and (path.exists() or name in BUILT_IN)
-    if fold is not None and name != "stl10":
-        raise DataError(f"{name} has no folds; only stl10 has predefined ones, 0 to 9")
-    if known and name == "digits" and not path.exists():
-        return _with_validation(digits()) if validation else digits()  # ships with scikit-learn: nothing to prepare
-    if known and not path.exists():
-        also = {"folds": stl10_folds} if name == "stl10" else {}
-        write(path, BUILT_IN[name](path.parent, side, ilsvrc), **{key: make(path.parent) for key, make in also.items()})
-    if not known and source.is_dir():
-        path = _prepare_folder(source, data_root(root), side or 32)
-    elif not known:
-        files = sorted(p.stem for p in data_root(root).glob("*.npz") if not p.stem.startswith(("folder-", "ood-")))
-        names = ", ".join(dict.fromkeys([*BUILT_IN, *files]))
-        raise DataError(
-            f"data set {name!r} is unknown and not a folder; choose from {names}, or a folder with train/ and test/"
-        )
-    data = read(path, name if known else source.name, tests=not validation)
+    data = _load(name, root, side, fold, validation, ilsvrc)
     if name in imagenet.SUBSETS and not validation:
         imagenet.warn_if_fewer(data)
+    return data
+
+
+def _load(
+    name: str, root: str | Path | None, side: int | None, fold: int | None, validation: bool, ilsvrc: str | None = None
+) -> Dataset:
+    if fold is not None and name != "stl10":
+        raise DataError(f"{name} has no folds; only stl10 has predefined ones, 0 to 9")
+    path = _prepare(name, root, side, ilsvrc)
+    if path is None:
+        return _with_validation(digits()) if validation else digits()
+    data = read(path, name if path == prepared_path(name, root, side) else resolve(name).name, tests=not validation)
     if fold is not None:
         data = Dataset(data.name, data.train[_fold(path, fold, len(data.train))], data.test, data.classes)
     return _with_validation(data) if validation else data
+
+
+def _prepare(name: str, root: str | Path | None, side: int | None, ilsvrc: str | None = None) -> Path | None:
+    """The prepared file, written if it isn't there; None for the digits of scikit-learn, with nothing to prepare."""
+    path, source = prepared_path(name, root, side), resolve(name)
+    if os.sep not in name and (path.exists() or name in BUILT_IN):
+        if name == "digits" and not path.exists():
+            return None
+        if not path.exists():
+            also = {"folds": stl10_folds} if name == "stl10" else {}
+            write(path, BUILT_IN[name](path.parent, side, ilsvrc), **{key: make(path.parent) for key, make in also.items()})
+        return path
+    if source.is_dir():
+        return _prepare_folder(source, data_root(root), side or 32)
+    files = sorted(p.stem for p in data_root(root).glob("*.npz") if not p.stem.startswith(("folder-", "ood-")))
+    names = ", ".join(dict.fromkeys([*BUILT_IN, *files]))
+    raise DataError(f"data set {name!r} is unknown and not a folder; choose from {names}, or a folder with train/ and test/")
+
+
+def digests(
+    name: str, root: str | Path | None = None, side: int | None = None, fold: int | None = None, validation: bool = False
+) -> Digests | None:
+    """The digests of what `load` gives now; None if that needs a download or ImageNet's files.
+
+    They are remembered beside the prepared file, and computed anew when its size or time differs from what they are of.
+    """
+    if not prepared(name, root, side):
+        return None
+    path, part = _prepare(name, root, side), "validation" if validation else "all" if fold is None else f"fold {fold}"
+    if path is None:
+        return _digests_of_digits(validation)
+    status, beside = path.stat(), path.with_suffix(".digests.json")
+    now = {"size": status.st_size, "modified": status.st_mtime_ns, "changed": status.st_ctime_ns}
+    which = (path, part, *now.values())
+    if which not in _digests:
+        known: dict[str, Any] = {}
+        with suppress(OSError, ValueError, AttributeError):  # not there yet, or not JSON
+            read_back = json.loads(beside.read_bytes())
+            known = read_back if {key: read_back.get(key) for key in now} == now else {}
+        if not re.fullmatch(r"[0-9a-f]{64} [0-9a-f]{64}", str(known.get(part))):
+            known |= now | {part: " ".join(_load(name, root, side, fold, validation).digests)}
+            with suppress(OSError):  # a folder that can't be written to: the next process computes them again
+                save_atomically(beside, lambda file: file.write(json.dumps(known, indent=1).encode()))
+        _digests[which] = Digests(*known[part].split())
+    return _digests[which]
+
+
+@lru_cache
+def _digests_of_digits(validation: bool) -> Digests:
+    return (_with_validation(digits()) if validation else digits()).digests
 
 
 def _fold(path: Path, fold: int, images: int) -> np.ndarray:

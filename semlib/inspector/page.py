@@ -76,7 +76,9 @@ class Page:
             return ""
         s, devices = records[0].settings, sorted({record.device for record in records})
         how = f"{s['architecture']}, {s['epochs']} epochs of batches of {s['batch_size']}, {s['schedule']} schedule"
-        text = f"{len(records)} runs on {self.results.dataset}: {how}; {', '.join(devices)}"
+        text = " ".join(
+            [f"{len(records)} runs on {self.results.dataset}: {how}; {', '.join(devices)}.", *tables.unlike(records)]
+        )
         return f'<span class="note">{escape(text)}</span>'
 
     # --- curves

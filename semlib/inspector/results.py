@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from semlib import config, datasets, tables
+from semlib import config, datasets, store, tables
 from semlib.config import Experiment
 from semlib.datasets import DataError, ImageSet
 from semlib.store import Record
@@ -95,21 +95,28 @@ class Mean(NamedTuple):
         return (self.precision - self.std).clip(0, 1), (self.precision + self.std).clip(0, 1)
 
 
-def grouped(records: Iterable[Record]) -> dict[str, list[Record]]:
-    """The records with a held-out class by table: one data set, one digest of it, one set of settings but a method's own."""
+def grouped(records: Iterable[Record], experiment: Experiment) -> dict[str, list[Record]]:
+    """The records with a held-out class by table: one data set, one digest of it, one set of settings but a method's own.
+
+    Runs on data that is here in another version say so, and come last.
+    """
     groups = defaultdict(list)
     for record in records:
         if record.hold_out is not None:
             groups[record.dataset, _key(_shared(record))].append(record)
-    titles = {}
+    titles, other = {}, {}
     for (dataset, _), members in groups.items():
         rivals = [_shared(others[0]) for (name, _), others in groups.items() if name == dataset]
-        titles[dataset + _apart(_shared(members[0]), rivals)] = members
-    return titles
+        title, here = dataset + _apart(_shared(members[0]), rivals), data_here(members[0], experiment)
+        if here in (None, members[0].data):
+            titles[title] = members
+        else:
+            other[f"{title}, on other data ({members[0].data}) than is here ({here})"] = members
+    return titles | other
 
 
 def _shared(record: Record) -> dict[str, Any]:
-    return {name: value for name, value in _settings(record).items() if name not in OWN} | {"data": record.data_digest[:8]}
+    return {name: value for name, value in _settings(record).items() if name not in OWN} | {"data": str(record.data)}
 
 
 def _settings(record: Record) -> dict[str, Any]:
@@ -128,12 +135,13 @@ def _apart(settings: Mapping[str, Any], among: Sequence[Mapping[str, Any]]) -> s
 
 
 class Results:
-    """A table's runs by (held-out class, method, trial), with their scores in memory.
+    """A table's runs by (held-out class, method, trial), with their scores in memory, of mixed or upright statistics.
 
     methods and scores are named as shown; where one was run with several settings of its own, those are in its name.
     """
 
-    def __init__(self, records: Sequence[Record]):
+    def __init__(self, records: Sequence[Record], statistics: str = "mixed"):
+        self._end = store.STATISTICS[statistics]
         self.runs, self.arrays, self._curves = {}, {}, {}
         names = _names(records, lambda record: record.method, lambda r: {k: v for k, v in _settings(r).items() if k in OWN})
         for record in sorted(records, key=lambda record: record.finished):
@@ -173,7 +181,7 @@ class Results:
         """The scores of all test images (N,), or None if there is no such run or it was not scored so."""
         record = self.runs.get((hold_out, method, trial))
         key = record and record.key(self.how(score))
-        return self.arrays[hold_out, method, trial][key] if key else None
+        return self.arrays[hold_out, method, trial][key + self._end] if key else None
 
     def curve(self, hold_out: str, method: str, score: str, trial: int) -> Curve | None:
         which = (hold_out, method, score, trial)
@@ -266,7 +274,7 @@ class Results:
     def _recorded(self, hold_out: str, method: str, score: str, trial: int) -> float:
         record = self.runs.get((hold_out, method, trial))
         key = record and record.key(self.how(score))
-        return 100 * record.metrics[key] if key else math.nan
+        return 100 * record.metrics[key + self._end] if key else math.nan
 
     def taken_for(self, hold_out: str, methods: Sequence[str], trials: Sequence[int]) -> pd.DataFrame:
         """Which known classes the held-out class's images are predicted as: shares that add up to 1 for each method.
@@ -277,7 +285,7 @@ class Results:
         for method in methods:
             arrays = [self.arrays[key] for t in trials if (key := (hold_out, method, t)) in self.arrays]
             if arrays:
-                predicted = np.concatenate([a["predicted"][a["is_anomaly"]] for a in arrays])
+                predicted = np.concatenate([a[f"predicted{self._end}"][a["is_anomaly"]] for a in arrays])
                 shares[method] = np.bincount(predicted, minlength=len(self.known)) / len(predicted)
         table = pd.DataFrame(shares, self.known)
         table = table[table.sum(axis=1) > 0]
@@ -309,17 +317,30 @@ def _order(record: Record) -> int:
     return config.METHODS.index(record.method) if record.method in config.METHODS else len(config.METHODS)
 
 
+def _source(record: Record, experiment: Experiment) -> tuple:
+    """How `datasets.load` is to be asked for the data of a record."""
+    name, settings = experiment.dataset if experiment.dataset_name == record.dataset else record.dataset, record.settings
+    validation = settings.get("evaluate_on") == "validation"
+    return name, experiment.data_root, settings.get("image_side"), settings.get("fold"), validation
+
+
+def data_here(record: Record, experiment: Experiment) -> datasets.Digests | None:
+    """The digests that the record's data set has on this machine now; None if it isn't here."""
+    try:
+        return datasets.digests(*_source(record, experiment))
+    except DataError:
+        return None
+
+
 def images_of(record: Record, experiment: Experiment) -> ImageSet | str:
     """The images that the record's scores are of, or a sentence that says what is absent. Downloads nothing."""
-    name = experiment.dataset if experiment.dataset_name == record.dataset else record.dataset
-    side, root = record.settings.get("image_side"), experiment.data_root
-    if not datasets.prepared(name, root, side):
+    source = _source(record, experiment)
+    if not datasets.prepared(*source[:3]):
         return f"The data set {record.dataset} is not prepared here, so its images can't be shown; everything else works."
     try:
-        validation = record.settings.get("evaluate_on") == "validation"
-        data = datasets.load(name, root, side, record.settings.get("fold"), validation)
+        data = datasets.load(*source)
     except DataError as error:
         return f"The images can't be shown: {error}"
-    if datasets.digest(data) != record.data_digest:
+    if data.digests.test != record.test_digest:
         return f"The images of {record.dataset} that are here are not those that were scored, so they are not shown."
     return data.test

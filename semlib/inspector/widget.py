@@ -75,11 +75,12 @@ class Inspector:
     def __init__(self, experiment: Experiment):
         self.experiment, self.outputs = experiment, experiment.folder.parent
         self._quiet = True
-        self._pages: dict[tuple[str, str], Page] = {}  # what was looked at stays in memory
+        self._pages: dict[tuple[str, str, str], Page] = {}  # what was looked at stays in memory
         self._images: dict[tuple[str, str], Any] = {}
         self.warning = widgets.HTML()
         with self._warned():
-            found = {path.name: grouped(store.collect(path)) for path in sorted(self.outputs.glob("*")) if path.is_dir()}
+            folders = [path for path in sorted(self.outputs.glob("*")) if path.is_dir()]
+            found = {path.name: grouped(store.collect(path), experiment) for path in folders}
         self.profiles = {name: groups for name, groups in found.items() if groups}
         if self.profiles:
             self._build()
@@ -100,10 +101,11 @@ class Inspector:
 
     @property
     def page(self) -> Page:
-        if self.which not in self._pages:
+        which = (*self.which, self.statistics.value)
+        if which not in self._pages:
             with self._warned():
-                self._pages[self.which] = Page(Results(self.profiles[self.profile.value][self.table.value]))
-        return self._pages[self.which]
+                self._pages[which] = Page(Results(self.profiles[self.profile.value][self.table.value], self.statistics.value))
+        return self._pages[which]
 
     @property
     def choice(self) -> Choice:
@@ -119,6 +121,9 @@ class Inspector:
         start = self.experiment.profile if self.experiment.profile in self.profiles else next(iter(self.profiles))
         self.profile = _dropdown("Profile", "The folder in outputs/", list(self.profiles), start)
         self.table = _dropdown("Table", "Runs of one data set with the same settings")
+        told = "Batch norm's statistics when scoring: mixed, as trained, or over upright training images alone"
+        self.statistics = _dropdown("Statistics", told, list(store.STATISTICS), self.experiment.statistics)
+        self.statistics.observe(self._loud(self._chosen), "value")
         self.profile.observe(self._loud(self._open_profile), "value")
         self.table.observe(self._loud(self._open_table), "value")
         self.about, self.curves, self.said, self.saved = (widgets.HTML() for _ in range(4))
@@ -126,7 +131,7 @@ class Inspector:
         chosen = _row(*(ticks.box for ticks in self.ticks[1:]))
         self._build_tabs()
         self.static = [widgets.HTML(STYLE), self.about, self.said, self.curves, self.tab.children[0].children[1]]
-        top = _row(self.profile, self.table, self.about)
+        top = _row(self.profile, self.table, self.statistics, self.about)
         head = [self.static[0], self.warning, top, self.ticks[0].box, chosen, self._threshold(), self.said]
         self.box = widgets.VBox([*head, self.curves, self._saving(), self.tab], layout={"overflow": "hidden"})
 

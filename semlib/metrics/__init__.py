@@ -2,7 +2,7 @@
 
 from semlib.metrics.detection import accuracy, average_precision
 from semlib.metrics.pixel_gaussian import PixelGaussian, PixelMixture, edge_energy
-from semlib.metrics.scores import evaluating, max_softmax, odin, score
+from semlib.metrics.scores import evaluating, max_softmax, odin, score, upright
 
 __all__ = [
     "PixelGaussian",
@@ -14,4 +14,5 @@ __all__ = [
     "max_softmax",
     "odin",
     "score",
+    "upright",
 ]

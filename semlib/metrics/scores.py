@@ -4,6 +4,7 @@ Networks are evaluated in float32 and the softmax is taken in float64: in bfloat
 a float32 softmax ties at 1.0, which changes the average precision.
 """
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+UPRIGHT_BATCH = 256  # images
 Score = Callable[..., Tensor]  # of any of net, images, logits, by these names
 
 
@@ -75,6 +77,39 @@ def _full_float32() -> Iterator[None]:
             setattr(place, name, value)
 
 
+@contextmanager
+def upright(net: nn.Module, images: np.ndarray) -> Iterator[nn.Module]:
+    """The network with batch-norm statistics over these training images alone, uint8 (N, C, H, W); restored after.
+
+    In training an auxiliary task's images move the running averages too. Here every image counts once, in float32, without
+    dropout or augmentation. Of k batches the j-th is every k-th image: all are alike, also where images lie class by class.
+    Statistics that no image reaches (CPC's own) stay.
+    """
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    before = [(copy.deepcopy(norm.state_dict()), norm.momentum, getattr(norm, "norm_batch", None)) for norm in norms]
+    parts = -(-len(images) // UPRIGHT_BATCH)
+    device = next(net.parameters()).device
+    try:
+        with evaluating(net), torch.no_grad():
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.train()
+                norm.momentum, norm.norm_batch = None, None  # the mean over all batches, each as a whole
+            for k in range(parts):
+                net(_floats(images[k::parts], device))
+        for norm, (state, *_) in zip(norms, before, strict=True):
+            if not norm.num_batches_tracked:
+                norm.load_state_dict(state)
+        yield net
+    finally:
+        for norm, (state, norm.momentum, norm.norm_batch) in zip(norms, before, strict=True):
+            norm.load_state_dict(state)
+
+
+def _floats(images: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(images).to(device).float().div_(255).contiguous(memory_format=torch.channels_last)
+
+
 def score(
     net: nn.Module, images: np.ndarray, scores: Mapping[str, Score], batch_size: int = 500
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -91,8 +126,7 @@ def score(
     predicted, found = [], {name: [] for name in scores}
     with evaluating(net), torch.inference_mode(False), torch.set_grad_enabled(differentiable):
         for start in range(0, len(images), batch_size):
-            batch = torch.from_numpy(images[start : start + batch_size]).to(device).float().div_(255)
-            batch = batch.contiguous(memory_format=torch.channels_last).requires_grad_(differentiable)
+            batch = _floats(images[start : start + batch_size], device).requires_grad_(differentiable)
             logits = net(batch)
             predicted.append(logits.argmax(1).cpu())
             given = {"net": net, "images": batch, "logits": logits}

@@ -1,0 +1,215 @@
+"""A user's own functions, named package.module:function: finding them, and a digest of the source that they depend on."""
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import json
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from semlib.config import ConfigError
+from semlib.files import ROOT, one_line
+
+INSTALLED = {"site-packages", "dist-packages"}
+DYNAMIC = {"globals", "locals", "vars", "eval", "exec", "modules"}  # by these a function reaches names that it doesn't say
+DEFINITIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+Files = dict[str, tuple[Path, bytes]]  # modules, where their sources lie, and what these said
+
+_loaded: dict[str, Files] = {}  # a module and the user's that it imports, as they were imported
+_digests: dict[str, tuple[Files, str]] = {}
+
+
+def function(name: str) -> Callable[..., Any]:
+    """The function named package.module:function, found from the checkout's root too; ConfigError if there is none.
+
+    Where it or a module that it imports was edited since (a kernel in Lab lives on), they are imported again.
+    """
+    module, _, attribute = name.partition(":")
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))  # a kernel's own folder is notebooks/ in Lab
+    try:
+        found = getattr(_imported(module), attribute)
+    except Exception as error:  # a user's module can raise any
+        raise ConfigError(f"{name}: {one_line(error)}; name a Python function as package.module:function") from error
+    if not inspect.isfunction(found):
+        raise ConfigError(f"{name} isn't a Python function")
+    return found
+
+
+def digest(name: str) -> str:
+    """16 hex digits of the source that a user's function depends on, without comments, docstrings and layout.
+
+    Of its own module the statements that it can reach, and the whole of every module that those import which is neither
+    Python's, nor installed in site-packages, nor semlib's. What a function reads from other files is not seen.
+    """
+    function(name)
+    module, _, attribute = name.partition(":")
+    known = _digests.get(name)
+    if known is None or known[0] != _loaded[module]:
+        parts = [[where, [plain(s) for s in statements]] for where, statements in sorted(_closure(module, attribute).items())]
+        known = _digests[name] = _loaded[module], hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    return known[1]
+
+
+def _imported(module: str) -> Any:
+    before = _loaded.get(module)
+    if before and module in sys.modules and all(path.is_file() and path.read_bytes() == text for path, text in before.values()):
+        return sys.modules[module]
+    importlib.invalidate_caches()
+    paths = [(name, path) for name in _closure(module, None) if (path := _file(name))]
+    now = {name: (path, path.read_bytes()) for name, path in paths}
+    known = {name: file for files in _loaded.values() for name, file in files.items()}
+    if before or any(name in sys.modules and known.get(name) != file for name, file in now.items() if _is_users(file[0])):
+        for name, (path, _) in ((before or {}) | now).items():
+            if _is_users(path):
+                sys.modules.pop(name, None)
+                # compiled in the same second, of the same size: Python would take it for the new one
+                Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
+    _loaded[module] = now
+    return importlib.import_module(module)
+
+
+def _closure(module: str, attribute: str | None) -> dict[str, list[ast.stmt]]:
+    """The statements that matter, by module: of the first one those that `attribute` can reach (None: all)."""
+    found: dict[str, list[ast.stmt]] = {}
+    queue: list[tuple[str, str | None]] = [(module, attribute)]
+    whole: set[str] = set()
+    while queue:
+        name, wanted = queue.pop()
+        path = None if name in whole else _file(name)
+        if path is None or (name != module and not _is_users(path)):
+            continue
+        if not wanted:
+            whole.add(name)
+        if path.suffix != ".py":
+            found[name] = [ast.Expr(ast.Constant(hashlib.sha256(path.read_bytes()).hexdigest()))]
+            continue
+        body = [s for s in ast.parse(path.read_bytes()).body if not _is_main(s) and not _is_text(s)]
+        found[name] = _reached(body, wanted) if wanted else body
+        package = bool(path.stem == "__init__")
+        imported = {i for statement in found[name] for i in _imports(statement, name, package)}
+        parents = {parent for other in (name, *imported) for parent in _parents(other)} - {name}
+        queue += [(other, None) for other in imported | parents]
+    return found
+
+
+def _file(module: str) -> Path | None:
+    """Where a module's source lies; None for what is built in, a folder without __init__.py, or not there."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except Exception:  # a parent that isn't a package, one that raises, a module without a specification
+        return None
+    return Path(spec.origin) if spec and spec.has_location and spec.origin and Path(spec.origin).is_file() else None
+
+
+def _is_users(path: Path) -> bool:
+    standard = [Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib")]
+    ours = Path(__file__).resolve().parent
+    return not INSTALLED & set(path.parts) and not any(path.resolve().is_relative_to(p) for p in (*standard, ours))
+
+
+def _parents(module: str) -> Iterator[str]:
+    while module := module.rpartition(".")[0]:
+        yield module
+
+
+def _imports(statement: ast.stmt, module: str, is_package: bool) -> Iterator[str]:
+    """The modules that a statement can import, at once or when a function in it is called."""
+    package = module if is_package else module.rpartition(".")[0]
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            try:
+                base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            except ImportError:  # beyond the top: it fails when it is imported
+                continue
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]  # of a package also its modules
+        elif isinstance(node, ast.Call) and _last(node.func) in ("import_module", "__import__") and node.args:
+            names = [node.args[0].value] if isinstance(node.args[0], ast.Constant) else []
+        else:
+            continue
+        yield from names
+
+
+def _reached(body: list[ast.stmt], attribute: str) -> list[ast.stmt]:
+    """The statements of a module on which one of its names depends, in their order.
+
+    Left out is only what can do nothing by itself and is not reached by name: other functions and classes with their
+    attributes, imports for them, constants. A module whose function looks names up at run time is taken whole.
+    """
+    defined = {s.name for s in body if isinstance(s, DEFINITIONS)}
+    binds = [_binds(s, defined) for s in body]
+    uses = [{n.id for n in ast.walk(s) if isinstance(n, ast.Name)} for s in body]
+    used = set().union(*uses)
+    if not any(b and attribute in b for b in binds):
+        return body
+    kept = {k for k, names in enumerate(binds) if names is None}
+    kept |= {k for k, s in enumerate(body) if isinstance(s, ast.Import | ast.ImportFrom) and not (binds[k] or set()) & used}
+    while True:
+        wanted = {attribute}.union(*(uses[k] for k in kept))
+        more = {k for k, names in enumerate(binds) if names and names & wanted} - kept
+        if not more:
+            break
+        kept |= more
+    dynamic = wanted & DYNAMIC or any(
+        isinstance(n, ast.Attribute) and n.attr in DYNAMIC for k in kept for n in ast.walk(body[k])
+    )
+    return body if dynamic else [body[k] for k in sorted(kept)]
+
+
+def _binds(statement: ast.stmt, defined: set[str]) -> set[str] | None:
+    """The names that a statement binds if it does nothing else; None if it may."""
+    if isinstance(statement, DEFINITIONS):
+        own = any(n.id in defined for d in statement.decorator_list for n in ast.walk(d) if isinstance(n, ast.Name))
+        return None if own else {statement.name}  # a decorator of the user's may keep what it is given
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        names = {alias.asname or alias.name.partition(".")[0] for alias in statement.names}
+        return None if "*" in names else names
+    if isinstance(statement, ast.Assign | ast.AnnAssign):
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        roots = {_root(target) for target in targets}
+        if all(isinstance(target, ast.Attribute) and _root(target) in defined for target in targets):
+            return roots  # loss.heads = ...
+        quiet = not any(isinstance(n, ast.Call | ast.Await) for n in ast.walk(statement))
+        return roots if quiet and all(isinstance(target, ast.Name) for target in targets) else None
+    return None
+
+
+def _root(node: ast.AST) -> str:
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _last(node: ast.AST) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+
+
+def _is_main(statement: ast.stmt) -> bool:
+    """if __name__ == "__main__": nothing that an import runs."""
+    return isinstance(statement, ast.If) and "__name__" in {_last(n) for n in ast.walk(statement.test)} and not statement.orelse
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+
+def plain(node: Any) -> Any:
+    """A syntax tree as lists, without docstrings: equal on every Python from 3.11 on, which ast.dump isn't."""
+    if isinstance(node, ast.AST):
+        fields = {name: plain(value) for name, value in ast.iter_fields(node) if name not in ("ctx", "kind", "type_comment")}
+        if isinstance(node, DEFINITIONS | ast.Module) and ast.get_docstring(node, clean=False) is not None:
+            fields["body"] = fields["body"][1:]
+        if isinstance(node, ast.JoinedStr):  # Python 3.12 puts empty texts into some
+            fields["values"] = [value for value in fields["values"] if value != ["Constant", {"value": "''"}]]
+        return [type(node).__name__, {name: value for name, value in fields.items() if value not in (None, [])}]
+    if isinstance(node, list):
+        return [plain(item) for item in node]
+    return None if node is None else ascii(node)

@@ -1,0 +1,118 @@
+"""A user's own network, named package.module:function: trained, scored and told apart like semlib's."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT, tiny, tiny_data
+
+from semlib import datasets, metrics, runs, store
+from semlib.config import ConfigError
+
+SMALL = """
+import torch
+from torch import nn
+
+class Small(nn.Module):
+    def __init__(self, classes, heads):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
+        self.heads = nn.ModuleDict({name: nn.Linear(72, n) for name, n in {"classification": classes, **heads}.items()})
+
+    def features(self, images):
+        return self.trunk(images)
+
+    def forward(self, images, head="classification"):
+        return self.heads[head](self.features(images))
+
+def small(classes, image_shape, heads, mean, std):
+    assert image_shape == (1, 8, 8) and len(mean) == len(std) == 1 and 0 < mean[0] < 1
+    return Small(classes, heads)
+"""
+FEATURES, FORWARD = "return self.trunk(images)", "return self.heads[head](self.features(images))"
+WRONG = {
+    "no module": ("return Small(classes, heads)", "return 3", "torch.nn.Module, not a int"),
+    "no heads": ("self.heads = nn.ModuleDict(", "self.other = nn.ModuleDict(", "heads should be a torch.nn.ModuleDict"),
+    "a head is missing": ("**heads}", "}", "ModuleDict with classification, rotation"),
+    "no features": ("def features(", "def feature(", "features"),
+    "other features": (FEATURES, f"{FEATURES}[None]", "features(images) should be (2, D), not (1, 2, 72)"),
+    "too few logits": ("nn.Linear(72, n)", "nn.Linear(72, n - 1)", "forward(images) should be (2, 3), not (2, 2)"),
+    "forward without head": ('images, head="classification"):', "images, head):", "head"),
+    "not finite": (FEATURES, f"{FEATURES} / 0", "finite"),
+    "other parameters": ("def small(classes, image_shape, heads, mean, std)", "def small(classes)", "unexpected keyword"),
+    "one logit an image": (FORWARD, f"{FORWARD}[:, 0]", "(2, 3), not (2,)"),
+}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    tiny_data(tmp_path / "data")
+    (tmp_path / "small_net.py").write_text(SMALL)
+    yield tmp_path
+    sys.modules.pop("small_net", None)
+
+
+def own(place, **changes):
+    return tiny(place, architecture="small_net:small", **changes)
+
+
+def test_it_is_trained_scored_and_found_again(place):
+    records = runs.complete(own(place))
+    assert [record.method for record in records] == ["classification", "rotation"]
+    assert runs.complete(own(place)) == records == runs.complete(own(place, dropout=0.5, norm_batch=32, stem_stride=2))
+    data = datasets.load("tiny", place / "data")
+    split = datasets.hold_out(data, "one")
+    for record in records:
+        assert list(record.sources) == ["small_net:small"] and "dropout" not in record.settings
+        net = runs.network(record, data)
+        with metrics.upright(net, split.train.images):
+            _, scores = metrics.score(net, split.test.images, {"msp": metrics.max_softmax})
+        np.testing.assert_allclose(scores["msp"], record.scores()["msp@upright"], atol=1e-5)
+        assert record.metrics["accuracy@upright"] > 0.5
+    first = [torch.load(record.home / "weights.pt")["trunk.0.weight"] for record in records]
+    assert not torch.equal(*first)
+
+
+def test_an_edited_network_is_another_one(place):
+    records = runs.complete(own(place, methods="classification"))
+    text = (place / "small_net.py").read_text()
+    (place / "small_net.py").write_text(text.replace("nn.ReLU(), ", "nn.ReLU(),  # positive part\n"))
+    assert runs.complete(own(place, methods="classification")) == records
+    (place / "small_net.py").write_text(text.replace("nn.ReLU()", "nn.GELU()"))
+    assert store.finished(own(place, methods="classification")) == []
+    (line,) = store.unmatched([own(place, methods="classification")])
+    assert "1 finished runs" in line and "another version of small_net:small" in line
+    others = runs.complete(own(place, methods="classification"))
+    assert others[0].address != records[0].address and (others[0].scores()["msp"] != records[0].scores()["msp"]).any()
+    with pytest.raises(ConfigError, match="other source"):
+        runs.network(records[0], datasets.load("tiny", place / "data"))
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_one_that_does_not_fit_is_one_line_before_training(place, wrong, monkeypatch):
+    old, new, said = WRONG[wrong]
+    assert old in SMALL
+    (place / "small_net.py").write_text(SMALL.replace(old, new))
+    monkeypatch.setattr(runs.training, "train", lambda *args, **options: pytest.fail("trained"))
+    with pytest.raises(ConfigError) as error:
+        runs.complete(own(place))
+    assert "small_net:small" in str(error.value) and said in str(error.value) and "\n" not in str(error.value)
+    assert not list((place / "outputs").rglob("*")) if (place / "outputs").exists() else True
+
+
+def test_patches_need_semlibs_network(place):
+    with pytest.raises(ConfigError, match="cpc needs a network that encodes patches"):
+        runs.complete(own(place, methods="cpc"))
+
+
+def test_the_documents_network_runs_as_it_stands(place):
+    text = (ROOT / "docs" / "own_network.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 25
+    (place / "my_network.py").write_text(code)
+    (record,) = runs.complete(tiny(place, architecture="my_network:small_resnet", methods="rotation", epochs=1))
+    assert record.metrics["accuracy"] >= 0 and (record.home / "weights.pt").stat().st_size > 40e6
+    sys.modules.pop("my_network", None)

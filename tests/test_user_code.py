@@ -1,0 +1,250 @@
+"""A user's functions: what their digest covers, and that the source which runs is the one that was digested."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from semlib import config, user_code
+
+OWN = '''
+"""Tasks and scores of mine."""
+import math
+import numpy as np
+import torch
+import scoring_tools
+from my_losses import square
+
+SCALE = 2.0
+TEMPERATURE = 10.0
+TABLE = {"a": 1, "b": [2, 3]}
+
+
+def helper(x):
+    """Helps."""
+    return x * SCALE  # twice
+
+
+def loss(net, images):
+    """The task."""
+    import my_lazy
+    text = f"{TABLE['a']!r:>{TABLE['b'][0]}} 'quoted' {net}"
+    return square(helper(my_lazy.one())) + len(text) * 0
+
+
+loss.heads = {"mine": 4}
+
+
+def score(logits):
+    return scoring_tools.energy(logits / TEMPERATURE)
+
+
+score.note = "of the score"
+
+if __name__ == "__main__":
+    print("by hand")
+'''
+FILES = {
+    "my_task.py": OWN,
+    "my_losses.py": "from my_package.inner import power\n\ndef square(x):\n    return power(x, 2)\n",
+    "my_package/__init__.py": "LEVEL = 1\n",
+    "my_package/inner.py": "from . import deep\n\ndef power(x, n):\n    return deep.identity(x) ** n\n",
+    "my_package/deep.py": "def identity(x):\n    return x\n",
+    "my_lazy.py": "def one():\n    return 1\n",
+    "scoring_tools.py": "def energy(logits):\n    return -logits\n",
+    "unrelated.py": "X = 1\n",
+}
+SAME = {  # edits that the task doesn't depend on
+    "a comment": ("my_task.py", "# twice", "# two times"),
+    "a docstring": ("my_task.py", '"""The task."""', '"""My task."""'),
+    "the module's docstring": ("my_task.py", "Tasks and scores of mine.", "Mine."),
+    "layout": ("my_task.py", "return x * SCALE", "return (x\n        * SCALE)"),
+    "quotes": ("my_task.py", '"mine": 4', "'mine': 4"),
+    "a score in the same file": ("my_task.py", "logits / TEMPERATURE", "logits * TEMPERATURE"),
+    "a constant of the score": ("my_task.py", "TEMPERATURE = 10.0", "TEMPERATURE = 20.0"),
+    "an attribute of the score": ("my_task.py", '"of the score"', '"another"'),
+    "a module that the score imports": ("scoring_tools.py", "-logits", "-2 * logits"),
+    "what runs by hand": ("my_task.py", "by hand", "by foot"),
+    "a module that nothing imports": ("unrelated.py", "X = 1", "X = 2"),
+    "a comment in a helper": ("my_losses.py", "power(x, 2)", "power(x, 2)  # squared"),
+}
+OTHER = {
+    "its body": ("my_task.py", "len(text) * 0", "len(text) * 1"),
+    "a text": ("my_task.py", "'quoted'", "'Quoted'"),
+    "its heads": ("my_task.py", '"mine": 4', '"mine": 5'),
+    "a function that it calls": ("my_task.py", "return x * SCALE", "return x + SCALE"),
+    "a constant of that": ("my_task.py", "SCALE = 2.0", "SCALE = 3.0"),
+    "a module that it imports": ("my_losses.py", "power(x, 2)", "power(x, 3)"),
+    "a module that this imports": ("my_package/inner.py", "** n", "** n + 0"),
+    "a relative import of that": ("my_package/deep.py", "return x", "return +x"),
+    "that package": ("my_package/__init__.py", "LEVEL = 1", "LEVEL = 2"),
+    "a module imported in the function": ("my_lazy.py", "return 1", "return 2"),
+    "1 for '1'": ("my_task.py", '"a": 1', '"a": "1"'),
+}
+
+
+@pytest.fixture
+def modules(tmp_path, monkeypatch):
+    """The files, importable; a function that edits one of them."""
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    def edit(file: str, old: str, new: str) -> None:
+        path = tmp_path / file
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+
+    yield edit
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+def test_a_digest_has_this_value_on_every_python(modules):
+    """Known values: 3.11, 3.12 and 3.13 give them, where ast.dump and ast.unparse differ."""
+    assert user_code.digest("my_task:loss") == "dfd5faa13af5505d"
+    assert user_code.digest("my_task:score") == "3cf432c10b1b162a"
+
+
+@pytest.mark.parametrize("edit", SAME)
+def test_what_a_function_does_not_depend_on_leaves_its_digest(modules, edit):
+    before = user_code.digest("my_task:loss")
+    modules(*SAME[edit])
+    assert user_code.digest("my_task:loss") == before
+
+
+@pytest.mark.parametrize("edit", OTHER)
+def test_what_a_function_depends_on_changes_its_digest_and_not_the_scores(modules, edit):
+    before, score = user_code.digest("my_task:loss"), user_code.digest("my_task:score")
+    modules(*OTHER[edit])
+    assert user_code.digest("my_task:loss") != before
+    assert user_code.digest("my_task:score") == score
+
+
+def test_the_scores_own_edits_change_the_score(modules):
+    for edit in ("a score in the same file", "a constant of the score", "a module that the score imports"):
+        before = user_code.digest("my_task:score")
+        modules(*SAME[edit])
+        assert user_code.digest("my_task:score") != before, edit
+
+
+ODD = {  # a module, an edit of it that the function `f` can see in an indirect way
+    "a decorator of the user's": (
+        "KEPT = []\ndef keep(g):\n    KEPT.append(g)\n    return g\n@keep\ndef part():\n    return 1\n"
+        "def f(x):\n    return KEPT[0]()\n",
+        "return 1",
+        "return 2",
+    ),
+    "a look-up at run time": (
+        "def part():\n    return 1\ndef f(x):\n    return globals()['pa' + 'rt']()\n",
+        "return 1",
+        "return 2",
+    ),
+    "sys.modules": (
+        "import sys\ndef part():\n    return 1\ndef f(x):\n    return vars(sys.modules[__name__])['part']()\n",
+        "return 1",
+        "return 2",
+    ),
+    "a block at the module's top": ("X = 1\nif X:\n    Y = 1\nelse:\n    Y = 2\ndef f(x):\n    return Y\n", "Y = 1", "Y = 3"),
+    "a call at the module's top": ("Y = []\nY.append(1)\ndef f(x):\n    return Y\n", "append(1)", "append(2)"),
+    "a base class": ("class A:\n    X = 1\nclass B(A):\n    pass\ndef f(x):\n    return B.X\n", "X = 1", "X = 2"),
+    "a default": ("ONE = 1\ndef f(x, y=ONE):\n    return y\n", "ONE = 1", "ONE = 2"),
+    "a function made by another": ("def make(n):\n    return lambda x: n\nf = make(1)\n", "make(1)", "make(2)"),
+    "two names at once": ("A, B = 1, 2\ndef f(x):\n    return B\n", "1, 2", "1, 3"),
+    "an attribute of another's": ("class A:\n    pass\nA.x = 1\ndef f(x):\n    return A.x\n", "x = 1", "x = 2"),
+    "itself, through another name": ("def g(x):\n    return 1\nf = g\n", "return 1", "return 2"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_dependences_that_are_not_plain_are_seen_too(tmp_path, modules, kind):
+    text, old, new = ODD[kind]
+    (tmp_path / "odd.py").write_text(text)
+    before = user_code.digest("odd:f")
+    modules("odd.py", old, new)
+    assert user_code.digest("odd:f") != before
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["from helps import *", "import helps", "import helps as h", "import importlib; H = importlib.import_module('helps')"],
+)
+def test_an_import_for_its_effects_or_of_everything_is_followed(tmp_path, modules, line):
+    (tmp_path / "helps.py").write_text("VALUE = 1\n")
+    (tmp_path / "odd.py").write_text(f"{line}\ndef f(x):\n    return x\n")
+    before = user_code.digest("odd:f")
+    modules("helps.py", "VALUE = 1", "VALUE = 2")
+    assert user_code.digest("odd:f") != before
+
+
+def test_installed_modules_and_pythons_own_are_not_followed(tmp_path, modules, monkeypatch):
+    (tmp_path / "site-packages" / "bought").mkdir(parents=True)
+    (tmp_path / "site-packages" / "bought" / "__init__.py").write_text("X = 1\n")
+    monkeypatch.syspath_prepend(tmp_path / "site-packages")
+    (tmp_path / "odd.py").write_text(
+        "import json, bought, torch.nn, semlib.metrics\ndef f(x):\n    return json, bought.X, torch, semlib\n"
+    )
+    before = user_code.digest("odd:f")
+    (tmp_path / "site-packages" / "bought" / "__init__.py").write_text("X = 2\n")
+    assert user_code.digest("odd:f") == before
+    assert set(user_code._closure("odd", "f")) == {"odd"}
+
+
+def test_modules_that_import_each_other_end(tmp_path, modules):
+    (tmp_path / "odd.py").write_text("import other\ndef f(x):\n    return other.g()\ndef h():\n    return 1\n")
+    (tmp_path / "other.py").write_text("import odd\ndef g():\n    return odd.h()\n")
+    before = user_code.digest("odd:f")
+    modules("odd.py", "return 1", "return 2")
+    assert user_code.digest("odd:f") != before
+
+
+def test_the_source_that_runs_is_the_one_that_is_digested(modules, tmp_path):
+    """In a kernel that lives on: edited at once, of the same size, in the module or in one that it imports."""
+    digests = {user_code.digest("my_task:loss")}
+    assert user_code.function("my_task:loss")(1, None) == 4
+    for file, old, new, value in (
+        ("my_task.py", "SCALE = 2.0", "SCALE = 3.0", 9),
+        ("my_lazy.py", "return 1", "return 2", 36),
+        ("my_package/inner.py", "** n", "** 1", 6),
+        ("my_package/deep.py", "return x", "return 5", 5),
+    ):
+        times = (tmp_path / file).stat()
+        modules(file, old, new)
+        os.utime(tmp_path / file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert user_code.function("my_task:loss")(1, None) == value
+        digests.add(user_code.digest("my_task:loss"))
+    assert len(digests) == 5
+
+
+def test_two_functions_over_one_helper_both_see_its_edits(modules, tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.py").write_text("import my_lazy\ndef f():\n    return my_lazy.one()\n")
+    assert user_code.function("first:f")() == user_code.function("second:f")() == 1
+    modules("my_lazy.py", "return 1", "return 2")
+    assert user_code.function("second:f")() == user_code.function("first:f")() == 2
+
+
+def test_a_module_that_was_imported_before_its_edit_is_imported_again(modules):
+    import my_lazy  # as in a notebook's cell
+
+    modules("my_lazy.py", "return 1", "return 2")
+    assert user_code.function("my_lazy:one")() == 2 and my_lazy.one() == 1
+
+
+@pytest.mark.parametrize("name", ["nowhere:f", "my_task:nothing", "math:sqrt", "my_task:SCALE", "broken:f"])
+def test_a_function_that_cannot_be_used_is_one_clear_line(modules, tmp_path, name):
+    (tmp_path / "broken.py").write_text("def f(:\n")
+    with pytest.raises(config.ConfigError) as error:
+        user_code.digest(name)
+    assert name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_path_that_is_not_there_any_more(modules, tmp_path):
+    user_code.digest("my_lazy:one")
+    Path(tmp_path / "my_lazy.py").unlink()
+    with pytest.raises(config.ConfigError, match="my_lazy"):
+        user_code.digest("my_lazy:one")
