@@ -262,7 +262,8 @@ def _say(found: Sequence[Table], args: argparse.Namespace) -> int:
         print(line(f"{t.notebook.stem} ({about})", t.experiments))
     if len(found) > 1:
         print(line("all, each run once", every))
-    print(*store.unmatched(e for e in every if e.missing == "train"), sep="\n", end="")
+    for said in store.unmatched(e for e in every if e.missing == "train"):
+        print(said)
     where = ", ".join(sorted({record.device for record in here}))
     print(f"{len(parts)} jobs, {count} side by side with {threads} threads each on {args.on}", end="")
     print(f"; times are medians on {where}" if here else "")

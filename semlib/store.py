@@ -7,12 +7,14 @@ other test images than the first lie below in test_<digest8>/, with a record of 
 """
 
 import hashlib
+import io
 import json
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ from semlib.files import one_line, save_atomically, short
 RECIPE = 2
 VERSIONS = {"msp": 1, "odin": 1}  # likewise of each built-in score
 STATISTICS = {"mixed": "", "upright": "@upright"}  # of batch norm, and how arrays and metrics of either end
+
+_checked: set[Any] = set()  # files of scores that were whole, by path, size, times and what they should hold
 
 # Fields that leave a run's training as it is. All others are in its address, unless at their default: a setting that is
 # added later, with a default that changes nothing, leaves finished runs where they are.
@@ -62,7 +66,7 @@ class Record(BaseModel):
     classes: tuple[str, ...]  # of the data set, which `label` and `predicted` in scores.npz number
     metrics: dict[str, float]  # accuracy, and the average precision of each score; with @upright of those statistics
     scoring: dict[str, dict[str, Any]]  # name in scores.npz -> the score and its settings
-    scores_sha256: dict[str, str]  # of each array in scores.npz
+    scores_sha256: dict[str, str]  # of each array in scores.npz, and of the file
     skew: float
     train_images: int | None = None  # of the data set, the held-out class's included
     seconds: float  # of training
@@ -101,6 +105,16 @@ class Record(BaseModel):
         """
         return read_scores(self._home / "scores.npz", self.scores_sha256)
 
+    def check(self) -> None:
+        """ValueError if scores.npz is damaged; an unchanged file is read once a process."""
+        path = self._home / "scores.npz"
+        status = path.stat() if path.exists() else None
+        which = status and (path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, *self.scores_sha256.items())
+        if which not in _checked:
+            if status is None or hashlib.sha256(path.read_bytes()).hexdigest() != self.scores_sha256.get(path.name):
+                self.scores()  # arrays may have been added by a process that was killed before it wrote the record
+            _checked.add(which)
+
     def history(self) -> pd.DataFrame:
         """history.csv: per evaluated epoch the losses, test accuracy, average precision and seconds of training.
 
@@ -137,7 +151,7 @@ class Run:
     def title(self) -> str:
         return f"{self.dataset}, {self.hold_out or 'nothing'} held out, {self.method}, trial {self.trial}"
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """What the run's training depends on, besides its data and the source of the user's functions."""
         skipped = _WHICH | _WHERE | _SCORING | _MACHINE
@@ -147,7 +161,7 @@ class Run:
         skipped |= _NETWORK if ":" in self.experiment.architecture else set()
         return self.experiment.model_dump(mode="json", exclude=skipped) | {"precision": machine.precision(self.experiment)}
 
-    @property
+    @cached_property
     def sources(self) -> dict[str, str]:
         """The digest of each function of the user's that training uses."""
         return {name: user_code.digest(name) for name in (self.method, self.experiment.architecture) if ":" in name}
@@ -156,7 +170,7 @@ class Run:
         """Its address if it is trained on images of that digest."""
         return _address(self, self.settings, self.sources, train_digest)
 
-    @property
+    @cached_property
     def address(self) -> str:
         return self.on(self.data.train if self.data else "")
 
@@ -272,7 +286,7 @@ def _usable(home: Path, run: Run) -> Iterator[Record]:
         try:
             record = read_record(home)
             if run.on(record.train_digest) == record.address:
-                record.scores()
+                record.check()
                 yield record
             elif record.trained == run.home:
                 raise ValueError(f"{home / 'record.json'} is of another run")
@@ -381,9 +395,12 @@ def write_record(home: Path, **fields: Any) -> Record:
 
 
 def write_scores(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Write scores.npz and return each array's SHA-256."""
-    save_atomically(path, lambda file: np.savez(file, **arrays))
-    return {name: _sha256(array) for name, array in arrays.items()}
+    """Write scores.npz and return each array's SHA-256, and the file's own under its name."""
+    whole = io.BytesIO()
+    np.savez(whole, **arrays)
+    save_atomically(path, lambda file: file.write(whole.getbuffer()))
+    digests = {name: _sha256(array) for name, array in arrays.items()}
+    return digests | {path.name: hashlib.sha256(whole.getbuffer()).hexdigest()}
 
 
 def read_scores(path: Path, sha256: Mapping[str, str]) -> dict[str, np.ndarray]:
@@ -393,7 +410,7 @@ def read_scores(path: Path, sha256: Mapping[str, str]) -> dict[str, np.ndarray]:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in sha256}
+            arrays = {name: file[name] for name in sha256 if name != path.name}
     except Exception as error:  # truncated or bit-flipped: zipfile, zlib and NumPy raise many kinds
         raise ValueError(f"{path} can't be read ({one_line(error)})") from None
     damaged = [name for name, array in arrays.items() if _sha256(array) != sha256[name]]

@@ -307,7 +307,8 @@ def by_weight(runs: Sequence[tuple[Experiment, Sequence[Record]]]) -> pd.DataFra
     rows = []
     for experiment, records in runs:
         row = {"dataset": experiment.dataset_name, "method": experiment.methods[0], "weight": experiment.auxiliary_weight}
-        accuracies = 100 * pd.Series([record.metrics["accuracy"] for record in records], dtype=float)
+        accuracy = f"accuracy{store.STATISTICS[experiment.statistics]}"
+        accuracies = 100 * pd.Series([record.metrics[accuracy] for record in records], dtype=float)
         complete = len(records) == len(store.plan(experiment))
         rows.append(row | {"accuracy": accuracies.mean(), "std": accuracies.std(), "complete": complete})
     table = pd.DataFrame(rows)

@@ -68,7 +68,11 @@ def test_readme_names_only_files_that_are_there():
 
 def test_its_results_are_those_of_the_committed_records():
     experiment = config.create(config.read_parameters(str(ROOT / "params/cpu/table3_cifar10.yaml")))
-    table = tables.by_class(experiment, store.finished(experiment))
+    records = store.finished(experiment)
+    assert bool(records) != ("There are no results on CIFAR-10 at present" in README)
+    if not records:
+        return
+    table = tables.by_class(experiment, records)
     for method, name in (("classification", "classification"), ("rotation", "with rotation")):
         here, paper = (table.loc["average", method].xs(statistic, level="statistic") for statistic in ("mean", "paper"))
         assert f"| {name} | {' | '.join(f'{value:.2f}' for value in here)} |" in README
