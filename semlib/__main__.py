@@ -85,6 +85,7 @@ def _devices(text: str) -> list[str]:
 
 
 def _run(args: argparse.Namespace) -> int:
+    import nbformat
     import papermill
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
@@ -109,7 +110,7 @@ def _run(args: argparse.Namespace) -> int:
         kernel = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}})
         how = {"progress_bar": False, "log_output": True, "execution_timeout": args.timeout, "config": kernel}
         try:
-            papermill.execute_notebook(short(notebook), short(unfinished), parameters, **how)
+            executed = papermill.execute_notebook(short(notebook), short(unfinished), parameters, **how)
         except PapermillExecutionError as error:
             print(f"error: {error.ename}: {error.evalue}\nits traceback is in {short(unfinished)}", file=sys.stderr)
             return 1
@@ -124,7 +125,8 @@ def _run(args: argparse.Namespace) -> int:
     if out.exists() and "missing" in parameters and not any(map(store.finished, experiments)):
         print(f"nothing is finished with these settings: {short(out)} stays, this notebook is {short(unfinished)}")
     else:
-        unfinished.replace(out)
+        save_atomically(out, lambda file: file.write(nbformat.writes(executed).encode()))
+        unfinished.unlink(missing_ok=True)
     if args.done:
         save_atomically(args.done, lambda file: None)
     elif "missing" in parameters:

@@ -137,7 +137,8 @@ def _run(found: Sequence[Table], args: argparse.Namespace) -> int:
         tables.print_all(t.experiments)
     failed = [name for name in mine if not (where / "holdout" / f"{name}.done").exists()]
     if failed:
-        print(f"failed, the traceback in its notebook: {', '.join(failed)}; the same command runs only these again")
+        where_to = f"{short(first.folder)}/holdout-NAME.unfinished.ipynb"
+        print(f"failed: {', '.join(failed)}; the tracebacks are in {where_to}; the same command runs only these again")
     elif status:
         unfinished = [short(t.out) for t in found if not (where / "table" / f"{t.out.stem}.done").exists()]
         print(f"the table's notebook failed: {', '.join(unfinished)}")

@@ -26,7 +26,8 @@ LIVE = {"application/vnd.jupyter.widget-view+json", "application/javascript"}  #
 
 def write(outputs: Path, profile: str) -> Path:
     """Write outputs/<profile>/report.html and return its path; ConfigError names the profiles that there are."""
-    notebooks = sorted((outputs / profile).glob("*.ipynb"), key=lambda path: (path.stem.startswith("holdout"), path.stem))
+    notebooks = [path for path in (outputs / profile).glob("*.ipynb") if path.suffixes[-2:-1] != [".unfinished"]]
+    notebooks.sort(key=lambda path: (path.stem.startswith("holdout"), path.stem))
     if not notebooks or outputs / profile == outputs:
         there = ", ".join(sorted({path.parent.name for path in outputs.glob("*/*.ipynb")})) or "none yet"
         raise ConfigError(f"profile {profile!r} has no executed notebooks; those that have some: {there}")

@@ -90,7 +90,7 @@ def test_lab_and_plain_papermill_meet_in_the_same_files(tmp_path):
     assert record.settings["learning_rate"] == 0.1
     assert set(re.findall("unknown parameter: (.*)", done.stderr)) <= {"outputs", "data_root"}
     table = (tmp_path / "outputs" / "demo" / "benchmark-tiny-one.csv").read_text()
-    assert f"{100 * record.metrics['msp']:.2f}" in table
+    assert f"{100 * record.metrics['msp@upright']:.2f}" in table
 
 
 @pytest.mark.notebook
@@ -121,7 +121,13 @@ def test_a_training_that_fails_leaves_its_traceback(tmp_path):
     given = words(tmp_path, learning_rate=1e12, schedule="step")
     done = semlib("run", NOTEBOOK, *given, "-o", out, "--done", finished, SEMLIB_DATA=tmp_path / "data")
     assert done.returncode == 1 and "error: FloatingPointError: " in done.stderr and "Traceback" not in done.stderr
-    errors = [o for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", ()) if o.output_type == "error"]
+    assert not out.exists()
+    errors = [
+        o
+        for cell in nbformat.read(out.with_suffix(".unfinished.ipynb"), 4).cells
+        for o in cell.get("outputs", ())
+        if o.output_type == "error"
+    ]
     assert [error.ename for error in errors] == ["FloatingPointError"]
     assert "epoch 1" in errors[0].evalue and "learning rate" in errors[0].evalue
     assert not finished.exists() and not list((tmp_path / "outputs").rglob("record.json"))

@@ -44,7 +44,7 @@ def test_a_failed_hold_out_keeps_its_traceback_and_alone_runs_again(tmp_path, mo
     assert finished == wanted - {("two", "fragile:loss")}
     assert done_files(tmp_path) == ["tiny-three.done", "tiny-zero.done"]
     folder = tmp_path / "outputs" / "test"
-    notebook = nbformat.read(folder / "holdout-tiny-two.ipynb", 4)
+    notebook = nbformat.read(folder / "holdout-tiny-two.unfinished.ipynb", 4)
     errors = [o for cell in notebook.cells for o in cell.get("outputs", ()) if o.output_type == "error"]
     assert errors[0].evalue == "broken on purpose" and any("fragile" in line for line in errors[0].traceback)
     table = "benchmark-tiny-zero-two-three"
