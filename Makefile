@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo grid paper test test-all kills bench lab lint clean
+.PHONY: demo grid paper test test-avx2 test-all kills bench lab lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/ready
@@ -25,8 +25,17 @@ paper: grid
 # Two files of tests side by side, a thread each, in the files' order: those that take longest come early
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+QUICK := -m "not slow and not notebook and not browser and not slurm and not data"
+
 test: $(VENV)/ready
-	$(PYTEST) -m "not slow and not notebook and not browser and not slurm and not data"
+	$(PYTEST) $(QUICK)
+
+# Processors round differently, and no test may depend on it: the quick tests once more with PyTorch limited to AVX2. Only the
+# files that compute with it: the others parse, draw and start processes.
+COMPUTING := $(patsubst %,tests/test_%.py,runs training cpc metrics models auxiliary appendix_d datasets)
+
+test-avx2: $(VENV)/ready
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PYTEST) $(QUICK) $(COMPUTING)
 
 test-all: $(VENV)/lab
 	$(PYTEST) -m "slow or notebook or browser or slurm or data"

@@ -30,7 +30,7 @@ def test_pixel_gaussian_is_minus_the_log_density_of_one_gaussian_a_channel():
 
 
 def test_pixel_mixture_of_one_component_is_a_gaussian_over_single_pixels():
-    scores = metrics.PixelMixture(components=1, sample=20_000).fit(TRAIN).score(TEST)
+    scores = metrics.PixelMixture(components=1, sample=200_000).fit(TRAIN).score(TEST)
     pixels = (TRAIN.swapaxes(0, 1).reshape(3, -1) + 0.5) / 256
     densities = norm(pixels.mean(1)[:, None, None], pixels.std(1)[:, None, None])
     expected = -densities.logpdf((TEST + 0.5) / 256).sum((1, 2, 3))

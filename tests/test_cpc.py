@@ -393,7 +393,7 @@ def test_it_learns_to_predict_and_its_codes_tell_classes(tmp_path, monkeypatch, 
     monkeypatch.setenv("SEMLIB_DATA", str(tmp_path))
     share, before, after = cpc_learning.measure(cpc_learning.load(name), negatives, seed=0)
     print(f"{name}, {negatives}: loss {share:.3f} of chance, probe {before:.1f} -> {after:.1f}")
-    assert share < 0.7 and after > before + 5
+    assert share < 0.85 and after > before + 5  # chance is 1; LOG.md's six trainings: 0.65 to 0.68, 8 to 19 points
 
 
 @pytest.mark.slow

@@ -8,7 +8,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
@@ -52,24 +51,36 @@ def literal_average_precision(is_anomaly, scores):
     return total
 
 
+# Relative tolerance of scores from float32 logits. Logits are at most 172 here, where float32's rounding error is about 1e-5;
+# an error of 1e-5 in a logit changes a probability by at most 1e-5 of it. The largest difference measured is 7e-6 (with
+# AVX-512, with AVX2 and without either, on one and two threads).
+FLOAT32 = 1e-4
+
 # -- networks and images ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def trained(one_thread):
-    """A small network that tells digits apart, and test images."""
+    """A small network that tells digits apart, with random filters and each digit's mean features in its head; test images.
+
+    It is not trained by gradient descent: after 40 steps two processors that round differently have different networks,
+    whose largest ODIN change was 1e-2 on one and 1e-13 on the other.
+    """
     data = datasets.load("digits")
     images, labels = torch.from_numpy(data.train.images).float() / 255, torch.from_numpy(data.train.labels)
     torch.manual_seed(0)
     net = models.build("wrn-10-1", 10, (1, 8, 8), mean=[0.3], std=[0.4])
-    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
-    for _ in range(40):
-        index = torch.randint(len(images), (100,))
-        optimizer.zero_grad()
-        F.cross_entropy(net(images[index]), labels[index]).backward()
-        optimizer.step()
-    optimizer.zero_grad()
-    return net.eval(), torch.from_numpy(data.test.images[:24]).float() / 255
+    for norm in net.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.momentum = None  # the statistics become those of the next batch
+    with torch.no_grad():
+        net.train()(images)
+        features = net.eval().features(images)
+        means = torch.stack([features[labels == digit].mean(0) for digit in range(10)])
+        head = net.heads["classification"]
+        head.weight.copy_(10 * (means - means.mean(0)))  # with this bias the nearest mean has the largest logit
+        head.bias.copy_(-5 * (means.square().sum(1) - means.square().sum(1).mean()))
+    return net, torch.from_numpy(data.test.images[:24]).float() / 255
 
 
 @pytest.fixture(scope="module", params=["random", "trained", "confident"])
@@ -80,7 +91,8 @@ def network(request, trained):
     net, images = trained
     if request.param == "confident":  # logits in the hundreds
         net = copy.deepcopy(net)
-        net.heads["classification"].weight.data *= 30
+        for parameter in net.heads["classification"].parameters():
+            parameter.data *= 10
     return net, images
 
 
@@ -122,18 +134,21 @@ def test_odin_and_the_change_it_makes_are_those_of_float64(network, temperature,
     before, after = (metrics.odin(net, images, temperature, e) for e in (0.0, epsilon))
     exact_before, exact_after = (literal_odin(net, images, temperature, e) for e in (0.0, epsilon))
     assert after.dtype == torch.float64 and after.shape == (len(images),)
-    np.testing.assert_allclose(after, exact_after, rtol=1e-5)
+    np.testing.assert_allclose(after, exact_after, rtol=FLOAT32)
     # At T = 1000 scores lie close to -1/classes and the perturbation changes a few parts in a million: look at the change.
-    change, exact = after - before, exact_after - exact_before
-    assert exact.abs().max() > 0
-    assert (change <= 1e-9).all()  # the predicted class's probability is raised
-    assert np.corrcoef(change, exact)[0, 1] > 0.999
-    assert (change - exact).norm() < 0.01 * exact.norm()
+    # Leave out images whose probability is 1 up to rounding: within 2^-24 the float32 gradient is wrong, within 2^-53 the
+    # change is zero.
+    unsure = exact_before > -1 + 1e-6
+    assert unsure.sum() >= 5
+    change, exact = (after - before)[unsure], (exact_after - exact_before)[unsure]
+    assert (change < 0).all()  # the predicted class's probability is raised
+    # epsilon = 5e-5 changes logits by about 1e-3 of their size, of which float32 loses about 1e-6. Measured: at most 0.0015.
+    np.testing.assert_allclose(change, exact, rtol=0.01)
 
 
 def test_odin_without_temperature_and_perturbation_is_max_softmax(network):
     net, images = network
-    np.testing.assert_allclose(metrics.odin(net, images, 1.0, 0.0), metrics.max_softmax(net(images).detach()), rtol=1e-6)
+    np.testing.assert_allclose(metrics.odin(net, images, 1.0, 0.0), metrics.max_softmax(net(images).detach()), rtol=FLOAT32)
 
 
 def test_odin_defaults_are_the_papers(trained):
@@ -146,11 +161,12 @@ def test_odin_moves_every_pixel_by_epsilon_towards_the_predicted_class_and_clips
     net = Linear(3 * torch.randn(5, 12, generator=generator))
     images = torch.randint(2, (64, 1, 3, 4), generator=generator).float()  # every pixel at the border of [0, 1]
 
-    def directions(temperature):
-        logits = (images.flatten(1) @ net.weight.detach().T).double()
-        probabilities = torch.tensor([literal_probabilities(row, temperature) for row in logits.tolist()])
-        predicted = net.weight.detach()[logits.argmax(1)]  # the gradient of log p_k is (W_k - sum_j p_j W_j) / T
-        return (predicted - probabilities.float() @ net.weight.detach()).sign().reshape(images.shape)
+    def directions(temperature):  # in float64: the smallest gradient is 8e-7, the largest weight 6 (ODIN's is off by up to 7 %)
+        weight = net.weight.detach().double()
+        logits = images.double().flatten(1) @ weight.T
+        probabilities = [literal_probabilities(row, temperature) for row in logits.tolist()]
+        predicted = weight[logits.argmax(1)]  # the gradient of log p_k is (W_k - sum_j p_j W_j) / T
+        return (predicted - torch.tensor(probabilities, dtype=torch.float64) @ weight).sign().float().reshape(images.shape)
 
     assert (directions(1.0) != directions(1000.0)).any()  # else the test couldn't tell at which temperature the loss is
     metrics.odin(net, images, temperature, 0.25)
@@ -234,7 +250,7 @@ def test_score_is_the_computation_image_by_image(trained, batch_size, context):
     assert list(scores) == list(functions)
     for name, values in scores.items():
         assert values.dtype == np.float64
-        np.testing.assert_allclose(values, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(values, expected[name], rtol=FLOAT32, atol=FLOAT32, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -349,7 +365,7 @@ def test_scores_that_differentiate_stand_beside_each_other(trained):
     _, scores = metrics.score(trained[0], IMAGES, both, batch_size=12)
     for name, function in both.items():
         alone = metrics.score(trained[0], IMAGES, {name: function}, 12)[1][name]
-        np.testing.assert_allclose(scores[name], alone, rtol=1e-6)
+        np.testing.assert_allclose(scores[name], alone, rtol=FLOAT32)
 
 
 def test_score_works_in_inference_mode(trained):

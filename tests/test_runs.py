@@ -510,8 +510,10 @@ def test_a_new_score_is_added_without_training(folder, module, no_training):
         assert set(after[key]) - set(arrays) == {"again:softmax", "again:softmax@upright"}
         assert {name: after[key][name] for name in arrays} == arrays
     for record in records:
-        np.testing.assert_allclose(record.scores()["again:softmax"], record.scores()["msp"], atol=1e-6)
-        assert record.metrics["again:softmax"] == pytest.approx(record.metrics["msp"], abs=1e-3)
+        added = record.scores()  # its logits are computed anew, and rounding can swap the ranks of two images
+        np.testing.assert_allclose(added["again:softmax"], added["msp"], atol=1e-5)
+        expected = average_precision_score(added["is_anomaly"], added["again:softmax"])
+        assert record.metrics["again:softmax"] == pytest.approx(expected, abs=1e-12)
     assert contents(folder / "outputs", (*LOCKS, "record.json", "scores.npz")) == kept
     assert len(store.finished(tiny(folder))) == 2
 
