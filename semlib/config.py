@@ -18,7 +18,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from semlib.files import one_line, resolve
 
 METHODS = ("classification", "rotation", "center_mask", "cpc")
-SCORES = ("msp", "odin")
+PAPERS_SCORES = ("msp", "odin")
+RANKED = (  # the others, of which records keep the ranks
+    *("msp_t1000", "max_logit", "energy", "entropy", "gen", "mahalanobis", "rmd", "knn", "cosine", "vim"),
+    *("react", "scale", "fdbd", "nnguide"),
+)
+SCORES = (*PAPERS_SCORES, *RANKED)
 USERS = r"\w+(\.\w+)*:\w+"  # package.module:function
 CHOSEN_WEIGHTS = "auxiliary_weights.csv"
 UNCHOSEN = {"cpc": 10.0}
@@ -97,7 +102,7 @@ class Experiment(BaseModel):
     methods: Names = ("classification", "rotation")  # or center_mask, cpc, or package.module:function
     trials: Count = 3  # trial k is seeded with k
     first_trial: Annotated[int, Field(ge=0, le=MOST)] = 0  # 3 and trials 2: trials 3 and 4
-    scores: Names = SCORES  # or package.module:function
+    scores: Names = PAPERS_SCORES  # or any of SCORES, or package.module:function
     missing: Literal["skip", "train"] = "skip"  # what to do about a run that isn't in outputs/ yet
     data_digest: OptionalDigest = None  # runs on which version of the data set; None: the one that is here
 

@@ -1,6 +1,7 @@
 """One run: load -> hold out -> train -> score -> record. And all runs of an experiment that aren't finished yet."""
 
 import errno
+import inspect
 import platform
 import subprocess
 import sys
@@ -108,7 +109,10 @@ def _check_own_network(run: Run, data: datasets.Dataset) -> None:
     heads = {"classification": len(split.classes)} | _heads(run)
     images = augmentation.centre(split.train.images[:2], run.experiment.crop_side)
     try:
-        models.own.check(_network(run, split), heads, augmentation.to_float(torch.from_numpy(images)))
+        net = _network(run, split)
+        models.own.check(net, heads, augmentation.to_float(torch.from_numpy(images)))
+        for score in {*run.experiment.scores} & {*metrics.OF_THE_HEAD}:
+            metrics.head(net, score)
     except Exception as error:  # a user's network can raise any
         raise ConfigError(f"architecture: {name}: {one_line(error)}") from error
 
@@ -382,25 +386,56 @@ def _score(
     statistics: Iterable[str] = tuple(store.STATISTICS),
 ) -> dict[str, np.ndarray]:
     """The arrays of scores.npz, with these batch-norm statistics."""
-    functions = {name: _function(how) for name, how in wanted.items()}
+    functions = {name: function for name, how in wanted.items() if (function := _function(how))}
     train, test = (augmentation.centre(part.images, run.experiment.crop_side) for part in (split.train, split.test))
     arrays = {"label": data.test.labels.astype(np.int16), "is_anomaly": split.is_anomaly}
     for name in statistics:
         end = store.STATISTICS[name]
         with metrics.upright(net, train) if name == "upright" else nullcontext():
             predicted, scores = metrics.score(net, test, functions, run.experiment.score_batch)
+            if fitted := {name: how for name, how in wanted.items() if name not in functions}:
+                scores |= _fitted(net, split.train.labels, train, test, fitted, run.experiment.score_batch)
         arrays[f"predicted{end}"] = split.kept[predicted].astype(np.int16)
-        arrays |= {f"{score}{end}": values for score, values in scores.items()}
         for score, values in scores.items():
             if np.isnan(values).any():
                 raise FloatingPointError(f"score {score} is NaN for {np.isnan(values).sum()} of {len(values)} test images")
+            arrays[f"{score}{end}"] = _ranks(values) if wanted[score].get("stored") == "ranks" else values
     return arrays
 
 
-def _function(how: dict[str, Any]) -> Callable[..., torch.Tensor]:
-    if how["score"] == "odin":
-        return partial(metrics.odin, temperature=how["temperature"], epsilon=how["epsilon"])
-    return metrics.max_softmax if how["score"] == "msp" else user_code.function(how["score"])
+def _function(how: dict[str, Any]) -> Callable[..., torch.Tensor] | None:
+    """A score of the network, images or logits; None for one that is fitted on training features."""
+    name = how["score"]
+    if name in ("msp", "odin"):
+        settings = {key: value for key, value in how.items() if key in ("temperature", "epsilon")}
+        return partial(metrics.odin, **settings) if name == "odin" else metrics.max_softmax
+    if name in metrics.DETECTORS or "train" in inspect.signature(user_code.function(name)).parameters:
+        return None
+    return user_code.function(name)
+
+
+def _fitted(
+    net: torch.nn.Module, labels: np.ndarray, train: np.ndarray, test: np.ndarray, wanted: dict[str, dict], batch_size: int
+) -> dict[str, np.ndarray]:
+    """Scores of the test images by detectors fitted on the training images: one pass over each for all of them."""
+    of_train, of_test = (metrics.features(net, images, batch_size) for images in (train, test))
+    scores = {}
+    for key, how in wanted.items():
+        name = how["score"]
+        fit = partial(metrics.fit, name) if name in metrics.DETECTORS else user_code.function(name)
+        try:
+            scores[key] = np.asarray(fit(train=of_train, labels=labels, net=net)(of_test), np.float64)
+        except ValueError as error:
+            raise FloatingPointError(f"score {name}: {one_line(error)}") from error
+        if scores[key].shape != (len(test),):
+            raise FloatingPointError(f"score {name} should be ({len(test)},), one number an image, not {scores[key].shape}")
+    return scores
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Dense ranks from 0, equal ones for equal values."""
+    ranks = np.unique(values, return_inverse=True)[1]
+    return ranks.astype(np.uint16 if ranks.max(initial=0) < 2**16 else np.uint32)
 
 
 def _measures(arrays: dict[str, np.ndarray]) -> dict[str, float]:

@@ -23,13 +23,13 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from semlib import datasets, machine, user_code
-from semlib.config import ConfigError, Experiment
+from semlib.config import RANKED, SCORES, ConfigError, Experiment
 from semlib.datasets import Digests
 from semlib.files import one_line, save_atomically, short
 
 # Raised when the meaning of training changes, so that older runs aren't taken for new ones (tests/test_recipe.py).
 RECIPE = 2
-VERSIONS = {"msp": 1, "odin": 1}  # likewise of each built-in score
+VERSIONS = dict.fromkeys(SCORES, 1)  # likewise of each built-in score
 STATISTICS = {"mixed": "", "upright": "@upright"}  # of batch norm, and how arrays and metrics of either end
 
 _checked: set[Any] = set()  # files of scores that were whole, by path, size, times and what they should hold
@@ -99,9 +99,10 @@ class Record(BaseModel):
         return _place(self, address)
 
     def scores(self) -> dict[str, np.ndarray]:
-        """scores.npz: label, predicted (int16), is_anomaly (bool), and a float64 array (N,) for each score.
+        """scores.npz: label, predicted (int16), is_anomaly (bool), and an array (N,) for each score.
 
-        predicted and the scores once more with upright batch-norm statistics: predicted@upright, msp@upright.
+        float64, or dense ranks from 0 (uint16) where `scoring` says so: all that average precision and other measures of
+        ranking depend on. predicted and the scores once more with upright batch-norm statistics: msp@upright.
         """
         return read_scores(self._home / "scores.npz", self.scores_sha256)
 
@@ -207,7 +208,7 @@ def scoring(experiment: Experiment) -> dict[str, dict[str, Any]]:
     return {
         name: {"score": name}
         | ({"version": VERSIONS[name]} if name in VERSIONS else {"source": user_code.digest(name)})
-        | (odin if name == "odin" else {})
+        | (odin if name == "odin" else {"stored": "ranks"} if name in RANKED else {})
         for name in experiment.scores
     }
 

@@ -26,11 +26,14 @@ PAPERS_CPC_WEIGHT = "10.0"
 FEWEST_TO_TEST = 6  # of five differences no result of Wilcoxon's signed-rank test is under p = 0.05
 LABELS = {"msp": "MSP", "odin": "ODIN", "accuracy": "Accuracy", "classification": "Classification-only"}
 LABELS |= {"rotation": "Rotation-augmented", "cpc": "CPC-augmented", "center_mask": "Random-center-masked"}
-LABELS |= {"average": "Average", "cifar10": "CIFAR-10", "stl10": "STL-10"}
+LABELS |= {"msp_t1000": "MSP (T = 1000)", "max_logit": "Max logit", "energy": "Energy", "entropy": "Entropy", "gen": "GEN"}
+LABELS |= {"mahalanobis": "Mahalanobis", "rmd": "RMD", "knn": "KNN", "cosine": "Cosine", "vim": "ViM", "react": "ReAct"}
+LABELS |= {"scale": "SCALE", "fdbd": "fDBD", "nnguide": "NNGuide"}
+ROWS = {"average": "Average", "cifar10": "CIFAR-10", "stl10": "STL-10"}  # a class is called as its folder is
 
 
 def label(name: str) -> str:
-    """How a method, a measure or a row is shown: the paper's words, or a user's function without its module."""
+    """How a method or a measure is shown: the paper's words, or a user's function without its module."""
     return LABELS.get(name, name.rpartition(":")[2])
 
 
@@ -113,7 +116,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
             if (method, measure, mean) in table.columns:
                 pairs = zip(table[method, measure, mean], table[method, measure, std], strict=True)
                 columns[label(method), label(measure), where] = [mean_std(m, s, absent) for m, s in pairs]
-    text = pd.DataFrame(columns, index=[label(name) for name in table.index])
+    text = pd.DataFrame(columns, index=[ROWS.get(name, name) for name in table.index])
     if not any(column[2] == "paper" for column in text.columns):
         text.columns = text.columns.droplevel(2)
     text = Shown(text.rename_axis(index=table.index.name or "Anomaly"))
@@ -178,7 +181,9 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
         columns[label(method), label(measure)] = texts
     if not columns:
         return pd.DataFrame({"Difference": ["the paper has no numbers of this data set"]}, index=["-"])
-    return pd.DataFrame(columns, index=[label(name) for name in table.index]).rename_axis(index=table.index.name or "Anomaly")
+    return pd.DataFrame(columns, index=[ROWS.get(name, name) for name in table.index]).rename_axis(
+        index=table.index.name or "Anomaly"
+    )
 
 
 def counts(table: pd.DataFrame) -> pd.DataFrame:

@@ -53,7 +53,7 @@ WRONG = [
     ("flip: 1", ("flip", "boolean", "1")),
     ("epoch: 3", ("'epoch'", "epochs", "evaluate_every", "learning_rate")),
     ("methods: jigsaw", ("methods", "'jigsaw'", "classification, rotation", "package.module:function")),
-    ("scores: [msp, energy]", ("scores", "'energy'", "msp, odin", "package.module:function")),
+    ("scores: [msp, enrgy]", ("scores", "'enrgy'", "msp, odin", "nnguide, package.module:function")),
     ("schedule: cosine", ("schedule", "'step' or 'one_cycle'", "'cosine'")),
     ("missing: maybe", ("missing", "'skip' or 'train'", "'maybe'")),
     ("precision: float16", ("precision", "'auto', 'float32' or 'bfloat16'")),

@@ -103,6 +103,14 @@ def test_one_that_does_not_fit_is_one_line_before_training(place, wrong, monkeyp
     assert not list((place / "outputs").rglob("*")) if (place / "outputs").exists() else True
 
 
+def test_a_head_that_is_not_linear_is_refused_only_by_detectors_that_need_its_weights(place, monkeypatch):
+    (place / "small_net.py").write_text(SMALL.replace("nn.Linear(72, n)", "nn.Sequential(nn.Linear(72, n))"))
+    assert len(runs.complete(own(place, methods="classification", scores=("msp", "knn")))) == 1
+    monkeypatch.setattr(runs.training, "train", lambda *args, **options: pytest.fail("trained"))
+    with pytest.raises(ConfigError, match="small_net:small: vim needs a linear classification head, not Sequential"):
+        runs.complete(own(place, methods="rotation", scores=("msp", "vim")))
+
+
 def test_patches_need_semlibs_network(place):
     with pytest.raises(ConfigError, match="cpc needs a network that encodes patches"):
         runs.complete(own(place, methods="cpc"))

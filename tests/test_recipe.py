@@ -9,6 +9,7 @@ import pytest
 from helpers import ROOT
 
 from semlib import store, user_code
+from semlib.config import RANKED
 
 TRAINING = {  # file: the names in it that make weights what they are; () for the whole file
     "training.py": ("STEP_MILESTONES", "rate_factor", "train", "_optimizer"),
@@ -21,10 +22,12 @@ TRAINING = {  # file: the names in it that make weights what they are; () for th
     "datasets/loading.py": ("_with_validation", "_fold"),
     "runs.py": ("_train", "_network", "_heads", "_transform", "_pixels", "_moments"),
 }
-SCORING = ("evaluating", "_full_float32", "upright", "UPRIGHT_BATCH", "_floats", "score")
+SCORING = ("evaluating", "_full_float32", "upright", "UPRIGHT_BATCH", "as_floats", "score")
+FITTED = {"metrics/scores.py": SCORING, "runs.py": ("_score", "_function", "_fitted", "_ranks")}
 COVERED = {
     ("training", store.RECIPE): TRAINING,
     ("msp", store.VERSIONS["msp"]): {"metrics/scores.py": ("max_softmax", *SCORING), "runs.py": ("_score", "_function")},
+    **{(name, store.VERSIONS[name]): FITTED | {"metrics/detectors.py": ("features", name)} for name in RANKED},
     ("odin", store.VERSIONS["odin"]): {
         "metrics/scores.py": ("odin", "max_softmax", *SCORING),
         "runs.py": ("_score", "_function"),
@@ -46,9 +49,12 @@ def tree(file):
 
 
 def digest(covered):
-    """Of the named definitions, without comments, docstrings and layout."""
+    """Of the named definitions, of detectors with all that they use, without comments, docstrings and layout."""
     parts = []
     for file, names in covered.items():
+        if file == "metrics/detectors.py":
+            parts += [user_code.plain(s) for name in names for s in user_code._reached(tree(file).body, name)]
+            continue
         found = {name: statement for statement in tree(file).body for name in user_code._binds(statement, set()) or ()}
         assert set(names) <= set(found), f"{file} has no {set(names) - set(found)}: say in this file where it went"
         parts += [user_code.plain(found[name]) for name in names] if names else [user_code.plain(tree(file))]

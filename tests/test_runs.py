@@ -659,6 +659,79 @@ def test_the_commit_is_dirty_only_if_code_parameters_or_notebooks_differ(tmp_pat
     assert runs._commit() == commit
 
 
+# --- detectors
+
+
+def test_a_run_is_scored_at_its_end_with_every_score_that_is_asked_for(untrained, monkeypatch):
+    """From one pass over the training and one over the test images for each batch-norm statistics; ranks keep every measure."""
+    passes, fitted, features, fit = [], {}, metrics.features, metrics.fit
+
+    def spy(name, train, labels, net):
+        detector = fit(name, train, labels, net)
+        return lambda x: fitted.setdefault((name, len(passes)), detector(x))
+
+    monkeypatch.setattr(
+        metrics, "features", lambda net, images, size: passes.append(len(images)) or features(net, images, size)
+    )
+    monkeypatch.setattr(metrics, "fit", spy)
+    (record,) = runs.complete(tiny(untrained, methods="rotation", scores=config.SCORES))
+    assert passes == [192, 100, 192, 100]  # training images without the held-out class, test images
+    arrays = record.scores()
+    assert set(record.metrics) == {name + end for name in ("accuracy", *config.SCORES) for end in ("", "@upright")}
+    for name in config.SCORES:
+        for k, end in enumerate(("", "@upright")):
+            values = arrays[name + end]
+            if name in config.RANKED:
+                exact = fitted[name, 2 * (k + 1)]
+                assert values.dtype == np.uint16 and record.scoring[name]["stored"] == "ranks"
+                assert np.array_equal(np.sign(values[:, None].astype(int) - values), np.sign(exact[:, None] - exact))
+                assert record.metrics[name + end] == average_precision_score(arrays["is_anomaly"], exact)
+            else:
+                assert values.dtype == np.float64 and "stored" not in record.scoring[name]
+            assert record.metrics[name + end] == pytest.approx(average_precision_score(arrays["is_anomaly"], values), abs=1e-12)
+
+
+def test_detectors_added_later_are_those_from_the_start_and_of_the_kept_network(folder, untrained, no_training, monkeypatch):
+    later = runs.complete(tiny(folder, scores=config.SCORES))
+    monkeypatch.undo()
+    runs.complete(tiny(untrained, scores=config.SCORES))
+    start = scores(tiny(untrained, scores=config.SCORES))
+    data = datasets.load("tiny", folder / "data")
+    split = datasets.hold_out(data, "one")
+    for record in later:
+        assert {name: array.tobytes() for name, array in record.scores().items()} == start["one", record.method, 0]
+        net = runs.network(record, data)
+        train, test = (metrics.features(net, part.images) for part in (split.train, split.test))
+        for name in ("vim", "knn", "rmd"):
+            ranks = np.unique(metrics.fit(name, train, split.train.labels, net)(test), return_inverse=True)[1]
+            assert (np.abs(ranks - record.scores()[name].astype(int)) <= 1).all()  # float32 features of another batch size
+
+
+def test_a_users_score_may_be_fitted_on_training_features(folder, module, no_training):
+    module(
+        "fitted_score",
+        "def nearest_centre(train, labels, net):\n"
+        "    centre = train.features[labels == 0].astype(float).mean(0)\n"
+        "    return lambda x: ((x.features - centre) ** 2).sum(1)\n",
+    )
+    for record in runs.complete(tiny(folder, scores=("msp", "fitted_score:nearest_centre"))):
+        values = record.scores()["fitted_score:nearest_centre"]
+        assert (
+            values.dtype == np.float64 and values.shape == (100,) and "source" in record.scoring["fitted_score:nearest_centre"]
+        )
+        assert record.metrics["fitted_score:nearest_centre@upright"] > 0
+
+
+def test_a_score_that_cannot_be_used_is_named(untrained, module):
+    module("fitted_wrong", "def wrong(train, labels, net):\n    return lambda x: x.features\n")
+    how = {"methods": "classification", "scores": ("msp", "fitted_wrong:wrong")}
+    with pytest.raises(
+        FloatingPointError, match=r"tiny, one held out, .*fitted_wrong:wrong should be \(100,\), one number an image"
+    ):
+        runs.complete(tiny(untrained, **how))
+    assert len(runs.complete(tiny(untrained, methods="classification", scores=("msp", "vim")))) == 1
+
+
 def test_weights_are_not_kept_where_not_asked_for(untrained):
     (record,) = runs.complete(tiny(untrained, methods="classification", keep_weights=False))
     assert {path.name for path in record.home.iterdir()} - set(LOCKS) == FILES - {"weights.pt"}

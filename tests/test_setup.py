@@ -50,6 +50,13 @@ def siblings(path) -> set[str]:
     return found
 
 
+def test_what_is_committed_stays_small():
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    sizes = {name: (ROOT / name).stat().st_size for name in tracked if name and (ROOT / name).is_file()}
+    assert sum(sizes.values()) < 35e6, sorted(sizes, key=sizes.get)[-10:]
+    assert not [name for name in sizes if name.endswith((".pt", ".pth"))]
+
+
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_one_way(path):
     top = path.relative_to(PACKAGE).parts[0].removesuffix(".py")

@@ -181,7 +181,7 @@ class Results:
         """The scores of all test images (N,), or None if there is no such run or it was not scored so."""
         record = self.runs.get((hold_out, method, trial))
         key = record and record.key(self.how(score))
-        return self.arrays[hold_out, method, trial][key + self._end] if key else None
+        return self.arrays[hold_out, method, trial][key + self._end].astype(float) if key else None
 
     def curve(self, hold_out: str, method: str, score: str, trial: int) -> Curve | None:
         which = (hold_out, method, score, trial)

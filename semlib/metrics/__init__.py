@@ -1,16 +1,23 @@
 """Every score: one float an image, higher = more anomalous. Every metric: the anomaly is the positive class."""
 
 from semlib.metrics.detection import accuracy, average_precision
+from semlib.metrics.detectors import DETECTORS, OF_THE_HEAD, Features, features, fit, head
 from semlib.metrics.pixel_gaussian import PixelGaussian, PixelMixture, edge_energy
 from semlib.metrics.scores import evaluating, max_softmax, odin, score, upright
 
 __all__ = [
+    "DETECTORS",
+    "OF_THE_HEAD",
+    "Features",
     "PixelGaussian",
     "PixelMixture",
     "accuracy",
     "average_precision",
     "edge_energy",
     "evaluating",
+    "features",
+    "fit",
+    "head",
     "max_softmax",
     "odin",
     "score",

@@ -96,7 +96,7 @@ def upright(net: nn.Module, images: np.ndarray) -> Iterator[nn.Module]:
                 norm.train()
                 norm.momentum, norm.norm_batch = None, None  # the mean over all batches, each as a whole
             for k in range(parts):
-                net(_floats(images[k::parts], device))
+                net(as_floats(images[k::parts], device))
         for norm, (state, *_) in zip(norms, before, strict=True):
             if not norm.num_batches_tracked:
                 norm.load_state_dict(state)
@@ -106,7 +106,8 @@ def upright(net: nn.Module, images: np.ndarray) -> Iterator[nn.Module]:
             norm.load_state_dict(state)
 
 
-def _floats(images: np.ndarray, device: torch.device) -> Tensor:
+def as_floats(images: np.ndarray, device: torch.device) -> Tensor:
+    """uint8 (N, C, H, W) -> float32 in [0, 1], channels last, on the device."""
     return torch.from_numpy(images).to(device).float().div_(255).contiguous(memory_format=torch.channels_last)
 
 
@@ -126,7 +127,7 @@ def score(
     predicted, found = [], {name: [] for name in scores}
     with evaluating(net), torch.inference_mode(False), torch.set_grad_enabled(differentiable):
         for start in range(0, len(images), batch_size):
-            batch = _floats(images[start : start + batch_size], device).requires_grad_(differentiable)
+            batch = as_floats(images[start : start + batch_size], device).requires_grad_(differentiable)
             logits = net(batch)
             predicted.append(logits.argmax(1).cpu())
             given = {"net": net, "images": batch, "logits": logits}

@@ -1,0 +1,625 @@
+"""Detectors against slow float64 arithmetic spelled out here from the published formulas, and against known limits."""
+
+import copy
+import math
+import re
+from decimal import Decimal, localcontext
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from semlib import metrics, models
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+# -- made-up features -------------------------------------------------------------------------------------------------
+
+
+class Case(NamedTuple):
+    train: "metrics.Features"
+    labels: np.ndarray
+    net: nn.Module
+    test: "metrics.Features"
+
+    def scores(self, name):
+        return metrics.fit(name, self.train, self.labels, self.net)(self.test)
+
+
+def network(weight, bias):
+    """A module with nothing but the classification head."""
+    net = nn.Module()
+    net.heads = nn.ModuleDict({"classification": nn.Linear(weight.shape[1], weight.shape[0])})
+    net.heads["classification"].weight.data = torch.tensor(np.asarray(weight), dtype=torch.float32)
+    net.heads["classification"].bias.data = torch.tensor(np.asarray(bias), dtype=torch.float32)
+    return net
+
+
+def parameters(net):
+    head = net.heads["classification"]
+    return head.weight.detach().double().numpy(), head.bias.detach().double().numpy()
+
+
+def evaluated(features, net):
+    """Features with the logits that the head gives them, both rounded to float32."""
+    weight, bias = parameters(net)
+    features = np.asarray(features, np.float32)
+    return metrics.Features(features, (features.astype(np.float64) @ weight.T + bias).astype(np.float32))
+
+
+def made_up(units=12, classes=3, images=90, seed=0):
+    """Classes of unequal size with non-negative, partly zero features; 20 test images, the last ten far from all classes.
+
+    Unit 1 is zero in all training images, and not in all test images: its variance is the ridge alone.
+    """
+    rng = np.random.default_rng([seed, units, classes, images])
+    centres = rng.normal(0.3, 1, (classes, units))
+    shares = np.arange(1, classes + 1) / (classes * (classes + 1) / 2)
+    labels = rng.permutation(np.concatenate([np.arange(classes), rng.choice(classes, images - classes, p=shares)]))
+    features = np.maximum(rng.normal(centres[labels]), 0)
+    features[:, 1] = 0
+    test = np.maximum(rng.normal(np.concatenate([centres[np.arange(10) % classes], rng.normal(0, 2, (10, units))])), 0)
+    net = network(rng.normal(0, 1, (classes, units)), rng.normal(0, 1, classes))
+    return Case(evaluated(features, net), labels, net, evaluated(test, net))
+
+
+# -- what is expected, written out: given the training images and the head, the score of one image's features h, logits z --
+
+
+def logsumexp(z):
+    return max(z) + math.log(math.fsum(math.exp(v - max(z)) for v in z))
+
+
+def probabilities(z, temperature=1.0):
+    powers = [math.exp((v - max(z)) / temperature) for v in z]
+    return [power / math.fsum(powers) for power in powers]
+
+
+def unit(h):
+    length = math.sqrt(math.fsum(v * v for v in h))
+    return h / length if length else h
+
+
+def class_means(h, labels):
+    return [np.mean([row for row, k in zip(h, labels, strict=True) if k == c], axis=0) for c in range(max(labels) + 1)]
+
+
+def covariance(deviations):
+    """Divided by N, with 1e-6 of the mean eigenvalue on the diagonal."""
+    total = sum(np.outer(row, row) for row in deviations) / len(deviations)
+    return total + 1e-6 * np.trace(total) / len(total) * np.eye(len(total))
+
+
+def squared_distance(deviation, covariance):
+    return deviation @ np.linalg.solve(covariance, deviation)
+
+
+def literal_msp(h, z, labels, weight, bias):
+    return lambda h, z: -max(probabilities(z))
+
+
+def literal_msp_t1000(h, z, labels, weight, bias):
+    return lambda h, z: -max(probabilities(z, 1000.0))
+
+
+def literal_max_logit(h, z, labels, weight, bias):
+    return lambda h, z: -max(z)
+
+
+def literal_energy(h, z, labels, weight, bias):
+    return lambda h, z: -logsumexp(z)
+
+
+def literal_entropy(h, z, labels, weight, bias):
+    return lambda h, z: -math.fsum(p * math.log(p) for p in probabilities(z) if p)
+
+
+def literal_gen(h, z, labels, weight, bias):
+    def score(h, z):
+        p = probabilities(z)
+        others = [math.fsum(p[:k] + p[k + 1 :]) for k in range(len(p))]  # 1 - p without cancellation
+        return math.fsum(a**0.1 * b**0.1 for a, b in zip(p, others, strict=True))
+
+    return score
+
+
+def literal_mahalanobis(h, z, labels, weight, bias):
+    means = class_means(h, labels)
+    within = covariance([row - means[k] for row, k in zip(h, labels, strict=True)])
+    return lambda h, z: min(squared_distance(h - mean, within) for mean in means)
+
+
+def literal_rmd(h, z, labels, weight, bias):
+    means, centre = class_means(h, labels), np.mean(h, axis=0)
+    within = covariance([row - means[k] for row, k in zip(h, labels, strict=True)])
+    total = covariance([row - centre for row in h])
+    return lambda h, z: -max(-squared_distance(h - mean, within) + squared_distance(h - centre, total) for mean in means)
+
+
+def literal_knn(train_h, train_z, labels, weight, bias):
+    k = min(50, len(train_h) // len(weight))
+    return lambda h, z: sorted(math.dist(unit(h), unit(row)) for row in train_h)[k - 1]
+
+
+def literal_cosine(h, z, labels, weight, bias):
+    means = class_means(h, labels)
+    return lambda h, z: -max(math.fsum(unit(h) * unit(mean)) for mean in means)
+
+
+def literal_vim(h, z, labels, weight, bias):
+    origin, d = -np.linalg.pinv(weight) @ bias, h.shape[1] // 2
+    moments = sum(np.outer(row - origin, row - origin) for row in h)
+    complement = np.linalg.eigh(moments)[1][:, : h.shape[1] - d]  # eigenvalues ascend
+    residual = lambda h: np.linalg.norm(complement.T @ (h - origin))  # noqa: E731
+    alpha = np.mean([max(row) for row in z]) / np.mean([residual(row) for row in h])
+    return lambda h, z: alpha * residual(h) - logsumexp(z)
+
+
+def literal_react(h, z, labels, weight, bias):
+    pooled = sorted(h.ravel())
+    place = 0.9 * (len(pooled) - 1)
+    below = math.floor(place)
+    threshold = pooled[below] + (place - below) * (pooled[below + 1] - pooled[below])
+    return lambda h, z: -logsumexp([w @ [min(v, threshold) for v in h] + b for w, b in zip(weight, bias, strict=True)])
+
+
+def literal_scale(h, z, labels, weight, bias):
+    def score(h, z):
+        top = sorted(h, reverse=True)[: len(h) - round(0.85 * len(h))]
+        scaled = h * math.exp(math.fsum(h) / math.fsum(top)) if any(h) else h
+        return -logsumexp([w @ scaled + b for w, b in zip(weight, bias, strict=True)])
+
+    return score
+
+
+def literal_fdbd(h, z, labels, weight, bias):
+    centre = np.mean(h, axis=0)
+
+    def score(h, z):
+        y, classes = max(range(len(z)), key=lambda k: z[k]), range(len(z))
+        to_boundaries = [(z[y] - z[c]) / math.dist(weight[y], weight[c]) for c in classes if c != y]
+        return -math.fsum(to_boundaries) / (len(z) - 1) / math.dist(h, centre)
+
+    return score
+
+
+def literal_nnguide(train_h, train_z, labels, weight, bias):
+    bank = [unit(row) * logsumexp(logits) for row, logits in zip(train_h, train_z, strict=True)]
+
+    def score(h, z):
+        nearest = sorted((math.fsum(unit(h) * row) for row in bank), reverse=True)[:10]
+        return -logsumexp(z) * math.fsum(nearest) / len(nearest)
+
+    return score
+
+
+LITERAL = {name.removeprefix("literal_"): function for name, function in globals().items() if name.startswith("literal_")}
+OF_THE_HEAD = ("vim", "react", "scale", "fdbd")  # need its weight and bias
+every_detector = pytest.mark.parametrize("name", LITERAL)
+
+
+def expected(name, case):
+    (h, z), weights = (array.astype(np.float64) for array in case.train), parameters(case.net)
+    score = LITERAL[name](h, z, case.labels, *weights)
+    return [score(*image) for image in zip(*(array.astype(np.float64) for array in case.test), strict=True)]
+
+
+def assert_same(found, wanted, tolerance):
+    """Relative to each score, or to the largest where differences of large numbers nearly vanish."""
+    np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance * 1e-2 * np.abs(wanted).max())
+
+
+def test_there_are_fifteen_and_each_names_its_source():
+    assert set(metrics.DETECTORS) == set(LITERAL) and len(LITERAL) == 15
+    for name, function in metrics.DETECTORS.items():
+        assert re.search(r"[A-Z]\w+.* (19|20)\d\d", function.__doc__ or ""), f"{name}: no author and year in its docstring"
+
+
+# Float32 inputs are exact in float64, so only float64's rounding differs: about 1e-16 times the covariances' condition, 1e6
+# by the ridge. Anything computed in float32 would be off by 1e-7.
+@every_detector
+@pytest.mark.parametrize("units, classes, images", [(8, 2, 60), (10, 6, 61), (21, 3, 200), (30, 5, 100), (40, 2, 300)])
+def test_scores_are_those_of_the_formula(name, units, classes, images):
+    case = made_up(units, classes, images)
+    scores = case.scores(name)
+    assert isinstance(scores, np.ndarray) and scores.dtype == np.float64 and scores.shape == (20,)
+    assert_same(scores, expected(name, case), 1e-9)
+    np.testing.assert_array_equal(scores, metrics.DETECTORS[name](case.train, case.labels, case.net)(case.test))
+
+
+@pytest.mark.parametrize("name", ["nnguide", "knn", "fdbd", "react"])
+def test_a_handful_of_training_images_is_enough(name):
+    case = made_up(units=12, classes=2, images=7)  # nnguide: all 7 instead of 10; knn: k = 3
+    assert_same(case.scores(name), expected(name, case), 1e-9)
+
+
+@pytest.mark.parametrize("units, main", [(767, 383), (768, 512), pytest.param(2048, 1000, marks=pytest.mark.slow)])
+def test_the_number_of_vims_main_directions_is_by_the_width(units, main):
+    """Each training image lies on an axis of its own, so that the main directions are the axes of the largest."""
+    rng = np.random.default_rng(units)
+    lengths = rng.permutation(units) + 1.0
+    net = network(rng.normal(0, 1, (2, units)), [0, 0])  # a bias of 0: the origin is 0
+    train, test = evaluated(np.diag(lengths), net), evaluated(rng.random((5, units)), net)
+    minor = lengths <= units - main
+    alpha = train.logits.max(1).mean(dtype=np.float64) / (lengths[minor].sum() / units)
+    wanted = [alpha * np.linalg.norm(h[minor]) - logsumexp(z) for h, z in zip(*(a.astype(float) for a in test), strict=True)]
+    assert_same(metrics.fit("vim", train, np.arange(units) % 2, net)(test), wanted, 1e-9)
+
+
+# -- known limits -----------------------------------------------------------------------------------------------------
+
+
+def test_msp_is_max_softmax():
+    case = made_up()
+    assert_same(case.scores("msp"), metrics.max_softmax(torch.from_numpy(case.test.logits)).numpy(), 1e-14)
+
+
+def test_msp_t1000_is_odin_without_its_perturbation():
+    net, images = small_network(), random_images(12)
+    test = metrics.features(net, images)
+    scores = metrics.fit("msp_t1000", test, np.arange(12) % 3, net)(test)
+    odin = metrics.odin(net, torch.from_numpy(images).float() / 255, temperature=1000.0, epsilon=0.0).numpy()
+    assert np.ptp(odin) > 1e-5
+    np.testing.assert_allclose(scores, odin, rtol=1e-8)  # logits of about 1 to float32's 1e-6, divided by 1000
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_equal_logits_give_the_largest_entropy(classes):
+    case = made_up(classes=classes)
+    p = 1 / classes
+    for logit in (0.0, -700.0, 3e4):
+        test = metrics.Features(case.test.features, np.full((20, classes), logit, np.float32))
+        for name, value in (("entropy", math.log(classes)), ("gen", classes * (p * (1 - p)) ** 0.1), ("msp", -p)):
+            # Float64's 1e-16 of a logit of 3e4
+            np.testing.assert_allclose(metrics.fit(name, case.train, case.labels, case.net)(test), value, rtol=1e-11)
+            assert (case.scores(name) < value).all()
+
+
+@pytest.mark.parametrize("shift", [64.0, -512.0])
+def test_a_constant_added_to_all_logits_shifts_the_energy_and_no_probability(shift):
+    case = made_up()
+    rounded = case.test._replace(logits=np.round(case.test.logits * 256) / 256)  # the sum is then exact in float32
+    shifted = rounded._replace(logits=rounded.logits + np.float32(shift))
+    for name in ("energy", "max_logit", "msp", "msp_t1000", "entropy", "gen", "fdbd"):
+        score = metrics.fit(name, case.train, case.labels, case.net)
+        by = -shift if name in ("energy", "max_logit") else 0.0
+        np.testing.assert_allclose(score(shifted), score(rounded) + by, rtol=1e-12, atol=1e-15, err_msg=name)
+
+
+def test_knn_of_training_images_with_one_image_a_class_is_0():
+    case = made_up(classes=4, images=7)  # N // C = 1
+    assert (case._replace(test=case.train).scores("knn") == 0).all()
+    assert (case.scores("knn") > 0).all()
+
+
+@pytest.mark.parametrize("name", ["knn", "cosine", "nnguide"])
+def test_the_length_of_a_feature_vector_is_of_no_account(name):
+    case, rng = made_up(), np.random.default_rng(0)
+
+    def stretched(features, powers):  # powers of 2 are exact in float32; 2 ** -60 is far below any epsilon in a norm
+        return features._replace(features=features.features * np.float32(2.0) ** powers[:, None].astype(np.float32))
+
+    test = stretched(case.test, rng.integers(-60, 60, 20))
+    assert_same(case._replace(test=test).scores(name), case.scores(name), 1e-13)
+    same = np.full(90, -50)  # the class means are of raw features
+    train = stretched(case.train, same if name == "cosine" else rng.integers(-60, 60, 90))
+    assert_same(case._replace(train=train).scores(name), case.scores(name), 1e-13)
+
+
+@pytest.mark.parametrize("name", ["mahalanobis", "rmd"])
+@pytest.mark.parametrize("seed", range(3))
+def test_an_affine_map_of_all_features_changes_no_mahalanobis_distance(name, seed):
+    units, rng = 8, np.random.default_rng(seed)
+    case = made_up(units, 3, 200, seed)
+    # Multiples of 1/64 and small integers: the mapped features are exact in float32.
+    train, test = (np.round(64 * (f.features + rng.random(f.features.shape))) / 64 for f in (case.train, case.test))
+    matrix, shift = 4 * np.eye(units) + rng.integers(-1, 2, (units, units)), rng.integers(-9, 10, units)
+    assert np.linalg.cond(matrix) > 2
+    tolerance, scores, distances = 0.0, [], 0.0
+    for h, t in ((train, test), (train @ matrix.T + shift, test @ matrix.T + shift)):
+        assert (h.astype(np.float32) == h).all() and (t.astype(np.float32) == t).all()
+        means = np.array(class_means(h, case.labels))
+        for deviations in (h - means[case.labels], h - h.mean(0)):
+            values = np.linalg.eigvalsh(np.cov(deviations.T, bias=True))
+            # The ridge r divides the squared distance by at most 1 + r / smallest eigenvalue.
+            tolerance = max(tolerance, 1e-6 * values.mean() / values[0])
+            distances = max(distances, ((t - h.mean(0)) ** 2).sum(1).max() / values[0])
+        made = case._replace(train=evaluated(h, case.net), test=evaluated(t, case.net))
+        scores.append((made.scores(name), made.scores("cosine")))
+    assert tolerance < 1e-4
+    assert (np.abs(scores[0][1] - scores[1][1]) > 1e-3).any()  # the map is one that other scores notice
+    slack = tolerance * distances if name == "rmd" else 0  # a difference of two distances
+    np.testing.assert_allclose(scores[1][0], scores[0][0], rtol=2 * tolerance, atol=slack)
+
+
+def test_rmd_with_one_class_is_0():
+    case = made_up(classes=1)
+    distances = case.scores("mahalanobis")
+    assert (distances > 1).all()
+    assert (np.abs(case.scores("rmd")) <= 1e-9 * distances).all()  # the two Gaussians are one, but for rounding
+
+
+def vim_case(train):
+    net = network(np.random.default_rng(0).normal(0, 1, (2, train.shape[1])), [0, 0])
+    return evaluated(train, net), np.arange(len(train)) % 2, net
+
+
+@pytest.mark.parametrize("kind", ["axes", "oblique", "lower rank", "few images", "one unit", "zero"])
+def test_vim_without_a_residual_is_an_error(kind):
+    rng = np.random.default_rng(1)
+    integers = partial(rng.integers, 0, 10)  # products are exact in float32
+    train = {
+        "axes": np.concatenate([integers((60, 4)), np.zeros((60, 4))], axis=1),
+        "oblique": integers((60, 4)) @ integers((4, 8)),
+        "lower rank": integers((60, 2)) @ integers((2, 8)),
+        "few images": integers((4, 8)),
+        "one unit": integers((60, 1)),
+        "zero": np.zeros((60, 8)),
+    }[kind]
+    with pytest.raises(ValueError, match=r"(?i)^[^\n]*(vim|residual)[^\n]*$"):
+        metrics.fit("vim", *vim_case(train))
+
+
+def test_vim_with_one_direction_beyond_the_main_ones_has_a_residual():
+    rng = np.random.default_rng(2)
+    train, labels, net = vim_case(rng.integers(0, 10, (60, 5)) @ rng.integers(0, 10, (5, 8)))
+    assert np.isfinite(metrics.fit("vim", train, labels, net)(train)).all()
+
+
+# -- order and number of classes and images ---------------------------------------------------------------------------
+
+
+@every_detector
+def test_the_order_of_classes_does_not_matter(name):
+    case = made_up(classes=5)
+    order = np.random.default_rng(0).permutation(5)  # the new class j was order[j]
+    weight, bias = parameters(case.net)
+    train, test = (f._replace(logits=f.logits[:, order]) for f in (case.train, case.test))
+    permuted = Case(train, np.argsort(order)[case.labels], network(weight[order], bias[order]), test)
+    assert_same(permuted.scores(name), case.scores(name), 1e-9)  # float64 sums in another order
+
+
+@every_detector
+def test_the_order_of_training_images_does_not_matter(name):
+    case = made_up()
+    order = np.random.default_rng(0).permutation(90)
+    permuted = case._replace(train=metrics.Features(*(a[order] for a in case.train)), labels=case.labels[order])
+    assert_same(permuted.scores(name), case.scores(name), 1e-9)  # float64 sums in another order
+
+
+@every_detector
+def test_an_image_has_the_same_score_whatever_images_stand_beside_it(name):
+    case = made_up(units=24)
+    score = metrics.fit(name, case.train, case.labels, case.net)
+    together = score(case.test)
+    order = np.random.default_rng(0).permutation(20)
+    for part in (order, order[:7], order[:2], *np.arange(20)[:, None]):
+        assert_same(score(metrics.Features(*(array[part] for array in case.test))), together[part], 1e-12)
+    extreme = metrics.Features(*(np.concatenate([a, 1e3 * a, 0 * a, a[::-1] + 50]) for a in case.test))
+    assert_same(score(extreme)[:20], together, 1e-12)
+
+
+# -- confident logits and empty features ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["gen", "entropy"])
+def test_very_confident_logits_do_not_tie(name):
+    case = made_up()
+    largest = np.concatenate([[60, 61, 300], np.arange(1, 700, 0.25)]).astype(np.float32)
+    logits = np.stack([largest, 0 * largest, 0 * largest], axis=1)
+    for c in range(3):  # whichever class
+        rolled = metrics.Features(np.ones((len(logits), 12), np.float32), np.roll(logits, c, axis=1))
+        scores = metrics.fit(name, case.train, case.labels, case.net)(rolled)
+        assert np.isfinite(scores).all() and (scores > 0).all()
+        assert (np.diff(scores[:3]) < 0).all() and (np.diff(scores[3:]) < 0).all()
+
+
+@pytest.mark.parametrize("name", ["gen", "entropy"])
+@pytest.mark.parametrize("spread", [3, 15, 40])
+def test_very_confident_logits_are_as_in_300_digits(name, spread):
+    """1 - p and log p of a p near 1 lose all digits if they are taken from a p rounded to float64."""
+    case, rng = made_up(), np.random.default_rng(spread)
+    test = case.test._replace(logits=rng.normal(0, spread, (20, 3)).astype(np.float32))
+    wanted = []
+    with localcontext(prec=300):
+        for row in test.logits.tolist():
+            powers = [Decimal(z).exp() for z in row]
+            p = [power / sum(powers) for power in powers]
+            terms = [(q * (1 - q)) ** Decimal("0.1") if name == "gen" else -q * q.ln() for q in p]
+            wanted.append(float(sum(terms)))
+    np.testing.assert_allclose(metrics.fit(name, case.train, case.labels, case.net)(test), wanted, rtol=1e-9)
+
+
+@every_detector
+@pytest.mark.filterwarnings("error")
+def test_logits_in_the_hundreds_give_finite_scores(name):
+    case = made_up()
+    weight, bias = parameters(case.net)
+    net = network(100 * weight, 100 * bias)
+    confident = Case(evaluated(case.train.features, net), case.labels, net, evaluated(case.test.features, net))
+    assert np.abs(confident.test.logits).max() > 300
+    assert np.isfinite(confident.scores(name)).all()
+    assert_same(confident.scores(name), expected(name, confident), 1e-9)
+
+
+@every_detector
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("in_training", [False, True])
+def test_a_zero_feature_vector_has_a_finite_score(name, in_training):
+    case = made_up()
+    features = case.test.features.copy()
+    features[3] = 0
+    case = case._replace(test=evaluated(features, case.net))
+    if in_training:
+        features = case.train.features.copy()
+        features[5] = 0
+        case = case._replace(train=evaluated(features, case.net))
+    scores = case.scores(name)
+    assert np.isfinite(scores).all()
+    assert_same(scores, expected(name, case), 1e-9)
+    known = {"knn": 1.0, "cosine": 0.0, "nnguide": 0.0, "scale": -logsumexp(parameters(case.net)[1])}
+    if name in known:  # with normalised training features all at distance 1 from 0
+        np.testing.assert_allclose(scores[3], known[name], rtol=1e-12)
+
+
+# -- what a fitted detector depends on --------------------------------------------------------------------------------
+
+
+@every_detector
+def test_no_test_image_and_no_anomaly_is_seen_when_a_detector_is_fitted(name):
+    case = made_up()
+    anomalies = made_up(seed=1).test
+    kept = copy.deepcopy((case.train, case.labels, case.test, anomalies, case.net.state_dict()))
+    score = metrics.fit(name, case.train, case.labels, case.net)
+    wanted, of_anomalies = score(case.test), score(anomalies)
+    for before, after in zip(kept[:4], (case.train, case.labels, case.test, anomalies), strict=True):
+        np.testing.assert_equal(after, before)  # neither fitting nor scoring writes into its arguments
+    assert all(torch.equal(case.net.state_dict()[key], tensor) for key, tensor in kept[4].items())
+    for array in (*case.test, *anomalies):
+        array[:] = np.nan
+    again = metrics.fit(name, case.train, case.labels, case.net)
+    for function in (score, again):
+        np.testing.assert_array_equal(function(kept[2]), wanted)
+        np.testing.assert_array_equal(function(kept[3]), of_anomalies)
+        np.testing.assert_array_equal(function(kept[2]), wanted)
+
+
+@every_detector
+def test_a_fitted_detector_keeps_no_array_of_the_callers(name):
+    case = made_up()
+    wanted = case.scores(name)
+    score = metrics.fit(name, case.train, case.labels, case.net)  # overwritten before the first image is scored
+    case.train.features[:], case.train.logits[:], case.labels[:] = np.nan, 1e9, 0
+    for parameter in case.net.parameters():
+        parameter.data.fill_(7.0)  # the next trial's weights
+    np.testing.assert_array_equal(score(case.test), wanted)
+
+
+# -- features ---------------------------------------------------------------------------------------------------------
+
+
+def small_network(**settings):
+    """A random network in evaluation mode whose batch-norm statistics are not those of a batch."""
+    torch.manual_seed(0)
+    net = models.build("wrn-10-1", 3, (1, 8, 8), mean=[0.4], std=[0.3], **settings)
+    for norm in net.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.running_mean.uniform_(-1, 1)
+            norm.running_var.uniform_(0.5, 2)
+    return net.eval()
+
+
+def random_images(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 1, 8, 8), np.uint8)
+
+
+def test_features_are_those_that_the_classification_head_sees():
+    net, images = small_network(heads={"rotation": 4}), random_images(23)
+    kept = images.copy()
+    features, logits = found = metrics.features(net, images)
+    assert isinstance(found, metrics.Features)
+    assert all(isinstance(array, np.ndarray) and array.dtype == np.float32 for array in found)
+    assert features.shape == (23, 64) and logits.shape == (23, 3)
+    with torch.no_grad():
+        pixels = torch.from_numpy(images).float() / 255
+        # Float32 convolutions in another memory layout or batch
+        np.testing.assert_allclose(features, net.features(pixels), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(logits, net(pixels), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(logits, net.heads["classification"](torch.from_numpy(features)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(images, kept)
+
+
+class Own(nn.Module):
+    """A user's network that does something between `features` and the head."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads = nn.ModuleDict({"classification": nn.Linear(64, 3)})
+
+    def features(self, images):
+        return images.flatten(1) - 0.5
+
+    def forward(self, images, head="classification"):
+        return self.heads[head](F.relu(self.features(images)))
+
+
+def test_features_of_a_users_network_are_those_that_its_head_sees():
+    torch.manual_seed(0)
+    net, images = Own(), random_images(9)
+    features, logits = metrics.features(net, images)
+    np.testing.assert_allclose(features, np.maximum(images.reshape(9, 64) / 255 - 0.5, 0), rtol=1e-5, atol=1e-6)
+    weight, bias = parameters(net)
+    np.testing.assert_allclose(logits, features @ weight.T + bias, rtol=1e-5, atol=1e-6)
+
+
+def test_features_do_not_depend_on_the_batch_size():
+    net, images = small_network(), random_images(23)
+    whole = metrics.features(net, images, batch_size=23)
+    for batch_size in (1, 7, 500):
+        parts = metrics.features(net, images, batch_size=batch_size)
+        for found, wanted in zip(parts, whole, strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)  # float32
+
+
+def test_features_are_taken_without_dropout_and_the_modes_are_restored():
+    net, images = small_network(dropout=0.5), random_images(23)
+    wanted = metrics.features(net, images)
+    state = copy.deepcopy(net.state_dict())
+    for i, module in enumerate(net.modules()):
+        module.training = i % 3 != 0  # mixed modes
+    modes = [module.training for module in net.modules()]
+    assert any(module.training for module in net.modules() if isinstance(module, nn.Dropout))
+    np.testing.assert_equal(metrics.features(net, images), wanted)
+    with torch.autocast("cpu", torch.bfloat16):
+        np.testing.assert_equal(metrics.features(net, images), wanted)  # float32 all the same
+    with pytest.raises(RuntimeError, match="channels"):
+        metrics.features(net, np.zeros((2, 3, 8, 8), np.uint8).repeat(2, axis=1))
+    assert [module.training for module in net.modules()] == modes
+    # no batch-norm statistic has moved
+    assert all(torch.equal(tensor, state[key]) for key, tensor in net.state_dict().items())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in net.parameters())
+
+
+def test_every_detector_scores_a_networks_features():
+    net, train, test = small_network(), metrics.features(small_network(), random_images(90)), random_images(20, seed=1)
+    case = Case(train, np.arange(90) % 3, net, metrics.features(net, test))
+    for name in LITERAL:
+        assert_same(case.scores(name), expected(name, case), 1e-8)  # covariances of 64 units: a larger condition
+
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Energy", "odin", "", "knn "])
+def test_an_unknown_detector_is_an_error_that_lists_the_choices(name):
+    case = made_up()
+    with pytest.raises(ValueError, match=r"^[^\n]+$") as error:
+        case.scores(name)
+    assert repr(name) in str(error.value)
+    assert all(choice in str(error.value).replace(repr(name), "") for choice in LITERAL)
+
+
+@every_detector
+@pytest.mark.parametrize("count", [0, 89, 91])
+def test_labels_of_another_length_are_an_error(name, count):
+    case = made_up()
+    with pytest.raises(ValueError, match=rf"^[^\n]*\b{count}\b[^\n]*$") as error:
+        metrics.fit(name, case.train, np.zeros(count, np.int64), case.net)
+    assert "90" in str(error.value)
+
+
+@every_detector
+def test_only_detectors_that_use_the_heads_weights_need_a_linear_head(name):
+    case = made_up()
+    wanted = case.scores(name)
+    case.net.heads["classification"] = nn.Sequential(case.net.heads["classification"], nn.Tanh())
+    if name in OF_THE_HEAD:
+        with pytest.raises(ValueError, match=rf"^[^\n]*\b{name}\b[^\n]*$") as error:
+            case.scores(name)
+        assert "linear" in str(error.value).lower() and "Sequential" in str(error.value)
+    else:
+        np.testing.assert_array_equal(case.scores(name), wanted)
