@@ -33,7 +33,7 @@ ENDS = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 
 
 class ConfigError(ValueError):
-    """A choice that can't be used; the message is one line that names the choices."""
+    """An invalid parameter. The message is one line and lists the valid values."""
 
 
 def _number(value: Any) -> float:

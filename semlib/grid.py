@@ -58,7 +58,7 @@ def table(file: Path, notebook: str | None, pairs: Sequence[Sequence[str]]) -> T
 
 
 def jobs(experiments: Iterable[Experiment], split: str = "class") -> list[Experiment]:
-    """What is to be trained cut into one held-out class each, by `split` also into one method, or one method and trial."""
+    """Split the experiments into jobs: one per held-out class, and with `split` also one per method, or method and trial."""
     parts = []
     for e in (e for e in experiments if e.missing == "train"):
         for name in store.held_out(e):
@@ -245,13 +245,15 @@ def _say(found: Sequence[Table], args: argparse.Namespace) -> int:
         left = {run.home: run for e in experiments if e.missing == "train" for run in store.missing(e)}
         if not planned:
             return f"{title}: trains nothing"
-        kinds = [_kind(run.experiment.dataset_name, run.method, run.settings) for run in left.values()]
+        to_score = [run for run in left.values() if run.data and store.trained(run)]
+        kinds = [_kind(run.dataset, run.method, run.settings) for run in left.values() if run not in to_score]
         seconds = [statistics.median(measured[kind]) for kind in kinds if kind in measured]
         text = f"{title}: {len(planned) - len(left)} of {len(planned)} runs are finished, {len(left)} are missing"
         if seconds:
             total = sum(seconds)
             text += f": {tables.duration(total)} of training, {tables.duration(total / count)} side by side"
-        unknown = len(left) - len(seconds)
+        text += f", {len(to_score)} of them only to be scored" if to_score else ""
+        unknown = len(kinds) - len(seconds)
         return text + (f"; the time of {unknown} is unknown, for no run like them is finished" if unknown else "")
 
     every = [e for t in found for e in t.experiments]

@@ -16,7 +16,6 @@ from sklearn.metrics import precision_recall_curve
 from semlib import store, tables
 from semlib.config import Experiment
 from semlib.datasets import Dataset
-from semlib.files import save_atomically, short
 from semlib.store import Record
 
 DPI = 110
@@ -180,13 +179,10 @@ def ranked_images(record: Record, data: Dataset, score: str = "msp", count: int 
 
 
 def save(figure: Figure, path: Path, experiment: Experiment, records: Sequence[Record]) -> None:
-    """Write a figure as PNG; one of a smaller share of its runs than the file shows stays unsaved, which is printed."""
+    """Write a figure as PNG; one of a smaller share of its runs than the file shows goes to <name>.unfinished.png."""
     share, before = len(records) / len(store.plan(experiment)), 0.0
     if path.exists():
         with suppress(Exception), Image.open(path) as file:  # not one of ours: anything but nothing replaces it
             before = 1e-9
             before = float(file.text[SHARE])
-    if share < before:
-        print(f"not saved: {short(path)} shows {before:.0%} of its runs, this figure {share:.0%}")
-    else:
-        save_atomically(path, lambda file: figure.savefig(file, format="png", metadata={SHARE: str(share)}))
+    tables.save_complete(path, share, before, lambda file: figure.savefig(file, format="png", metadata={SHARE: str(share)}))

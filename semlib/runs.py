@@ -1,7 +1,9 @@
 """One run: load -> hold out -> train -> score -> record. And all runs of an experiment that aren't finished yet."""
 
 import errno
+import hashlib
 import inspect
+import io
 import platform
 import subprocess
 import sys
@@ -34,12 +36,13 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what some network f
 def complete(experiment: Experiment) -> list[Record]:
     """The records of all the experiment's runs; with missing: train, what isn't finished is trained first.
 
-    A run whose loss isn't finite doesn't keep the others from finishing; it is named in a FloatingPointError at the end.
+    A run whose loss or score isn't finite doesn't keep the others from finishing; the error raised at the end lists such runs:
+    FloatingPointError, or ConfigError where a finished run can't be scored anew.
     """
     check(experiment)
     if experiment.missing == "skip":
         return store.finished(experiment)
-    missing, failed = store.missing(experiment), []
+    missing, failed, unusable = store.missing(experiment), [], []
     if missing:
         data = load(experiment)
         check_data(experiment, data)
@@ -58,9 +61,13 @@ def complete(experiment: Experiment) -> list[Record]:
             queue.append((run, True))
         except FloatingPointError as error:
             failed.append(f"{run.title}: {error}")
+        except ConfigError as error:
+            unusable.append(str(error))
     _clear_progress()
     if failed:
-        raise FloatingPointError("; ".join(failed))
+        raise FloatingPointError("; ".join([*failed, *unusable]))
+    if unusable:
+        raise ConfigError("; ".join(unusable))
     return store.finished(experiment)
 
 
@@ -151,15 +158,16 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
     experiment, split = run.experiment, datasets.hold_out(data, run.hold_out)
     where, precision, threads = machine.device(experiment), machine.precision(experiment), _threads(experiment)
     net = _network(run, split)
-    msp = {
-        "msp": {"score": "msp", "version": store.VERSIONS["msp"]}
-    }  # every record has it: learning curves show it, and it costs nothing
-    wanted = msp | store.scoring(experiment)
+    wanted = MSP | store.scoring(experiment)
+    functions = _functions(wanted)
+    only_msp = MSP, {"msp": functions["msp"]}
     scored = {}  # epoch -> arrays, the last one only
 
     def evaluate(epoch: int) -> dict[str, float]:
         last = epoch > experiment.epochs - experiment.average_last_epochs
-        arrays = _score(run, net, data, split, wanted) if last else _score(run, net, data, split, MSP, ["mixed"])
+        arrays = (
+            _score(run, net, data, split, wanted, functions) if last else _score(run, net, data, split, *only_msp, ["mixed"])
+        )
         scored.clear()
         scored[epoch] = arrays
         return _measures(arrays)
@@ -190,13 +198,15 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
     if first := store.find(run):  # another process's, on a file system where locks do nothing: the first record stands
         _remove_checkpoints(run)
         return first
-    arrays = scored.get(experiment.epochs) or _score(run, net, data, split, wanted)  # resumed after its last epoch
+    arrays = scored.get(experiment.epochs) or _score(run, net, data, split, wanted, functions)  # resumed after its last epoch
     sha256 = store.write_scores(run.home / "scores.npz", arrays)
     last = history[-experiment.average_last_epochs :]
     columns = pd.DataFrame(history).to_csv(index=False)
     save_atomically(run.home / "history.csv", lambda file: file.write(columns.encode()))
+    weights = io.BytesIO()
+    torch.save(net.state_dict(), weights)
     if experiment.keep_weights:
-        save_atomically(run.home / "weights.pt", lambda file: torch.save(net.state_dict(), file))
+        save_atomically(run.home / "weights.pt", lambda file: file.write(weights.getbuffer()))
     record = store.write_record(
         run.home,
         recipe=store.RECIPE,
@@ -216,6 +226,7 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
         },
         scoring=wanted,
         scores_sha256=sha256,
+        weights_sha256=hashlib.sha256(weights.getbuffer()).hexdigest(),
         skew=float(split.is_anomaly.mean()),
         train_images=len(data.train),
         seconds=history[-1]["seconds"],
@@ -231,16 +242,19 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
 
 
 def _add_scores(run: Run, record: Record, data: datasets.Dataset) -> Record:
-    """Add the scores that the record lacks. What is there stays: of one name the newest source, other settings by names of
-    their own.
+    """Add the scores that the record lacks. None is overwritten: the source that is asked for has the plain name, an older one
+    and other settings have names of their own.
     """
-    wanted = {name: how for name, how in store.scoring(run.experiment).items() if record.key(how) is None}
+    lacking = store.lacking(record, store.scoring(run.experiment))
+    wanted = {name: how for name, how in lacking.items() if record.key(how) is None}
+    arrays = _from_weights(run, record, data, wanted) if wanted else {}
+    for name, how in lacking.items():
+        if name in record.scoring and store.same_settings(how, record.scoring[name]):
+            record = _rename(record, name, _own_name(record.scoring[name]))
+        if key := record.key(how):
+            record = _rename(record, key, name)
     if not wanted:
         return record
-    arrays = _from_weights(run, record, data, wanted)
-    for name, how in wanted.items():
-        if name in record.scoring and _settings(how) == _settings(record.scoring[name]):
-            record = _set_aside(record, name)
     names = {name: name if name not in record.scoring else _own_name(how) for name, how in wanted.items()}
     added = {names[name] + end: arrays[name + end] for name in names for end in store.STATISTICS.values()}
     measured = _measures({"label": arrays["label"], "is_anomaly": arrays["is_anomaly"]} | added)
@@ -255,14 +269,9 @@ def _add_scores(run: Run, record: Record, data: datasets.Dataset) -> Record:
     )
 
 
-def _settings(how: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in how.items() if name not in ("source", "version")}
-
-
-def _set_aside(record: Record, name: str) -> Record:
-    """The record with a score of an older source renamed. A kill in between leaves an array that is passed over."""
-    own, arrays = _own_name(record.scoring[name]), record.scores()
-    names = {name + end: own + end for end in store.STATISTICS.values()}
+def _rename(record: Record, name: str, own: str) -> Record:
+    """The record with a score renamed. A kill in between leaves an array that is passed over."""
+    arrays, names = record.scores(), {name + end: own + end for end in store.STATISTICS.values()}
     sha256 = store.write_scores(record.home / "scores.npz", arrays | {new: arrays[old] for old, new in names.items()})
     return store.write_record(
         record.home,
@@ -298,10 +307,12 @@ def _score_other_images(run: Run, first: Record, data: datasets.Dataset) -> Reco
 def _from_weights(run: Run, record: Record, data: datasets.Dataset, wanted: dict[str, dict]) -> dict[str, np.ndarray]:
     """The arrays of these scores from the run's kept weights."""
     if run.experiment.average_last_epochs > 1:
-        raise ConfigError(f"{run.title}: {', '.join(wanted)} can't be averaged over epochs any more; its training is finished")
+        raise ConfigError(
+            f"{run.title}: is finished, so {', '.join(wanted)} can't be averaged over epochs any more; choose another profile"
+        )
     # channels last as in training: the scores are then the same to the bit
     net = network(record, data).to(machine.device(run.experiment), memory_format=torch.channels_last)
-    return _score(run, net, data, datasets.hold_out(data, run.hold_out), wanted)
+    return _score(run, net, data, datasets.hold_out(data, run.hold_out), wanted, _functions(wanted))
 
 
 def network(record: Record, data: datasets.Dataset) -> torch.nn.Module:
@@ -316,8 +327,12 @@ def network(record: Record, data: datasets.Dataset) -> torch.nn.Module:
             f"{run.title}: its weights were not kept (keep_weights), so it can't be scored anew; "
             "choose scores that it has, or another profile to train it again"
         )
-    if data.digests.train != record.train_digest or run.sources != record.sources:
-        raise ConfigError(f"{run.title}: was trained on other data than {data.name} is now, or with other source")
+    if data.digests.train != record.train_digest:
+        raise ConfigError(f"{run.title}: was trained on other images ({record.data}) than {data.name} has now ({data.digests})")
+    if run.sources != record.sources:
+        raise ConfigError(f"{run.title}: was trained with another version of {', '.join(run.sources)}")
+    if hashlib.sha256(weights.read_bytes()).hexdigest() != record.weights_sha256:
+        raise ConfigError(f"{run.title}: {weights} is damaged or another run's; choose scores that it has, or another profile")
     net = _network(run, datasets.hold_out(data, run.hold_out))
     try:
         net.load_state_dict(training.read(weights))
@@ -383,17 +398,18 @@ def _score(
     data: datasets.Dataset,
     split: datasets.Split,
     wanted: dict[str, dict],
+    functions: dict[str, Callable],
     statistics: Iterable[str] = tuple(store.STATISTICS),
 ) -> dict[str, np.ndarray]:
-    """The arrays of scores.npz, with these batch-norm statistics."""
-    functions = {name: function for name, how in wanted.items() if (function := _function(how))}
+    """The arrays of scores.npz: of the functions, scored as `wanted` says, with these batch-norm statistics."""
+    plain = {name: function for name, function in functions.items() if not _is_fitted(function)}
     train, test = (augmentation.centre(part.images, run.experiment.crop_side) for part in (split.train, split.test))
     arrays = {"label": data.test.labels.astype(np.int16), "is_anomaly": split.is_anomaly}
     for name in statistics:
         end = store.STATISTICS[name]
         with metrics.upright(net, train) if name == "upright" else nullcontext():
-            predicted, scores = metrics.score(net, test, functions, run.experiment.score_batch)
-            if fitted := {name: how for name, how in wanted.items() if name not in functions}:
+            predicted, scores = metrics.score(net, test, plain, run.experiment.score_batch)
+            if fitted := {name: function for name, function in functions.items() if name not in plain}:
                 scores |= _fitted(net, split.train.labels, train, test, fitted, run.experiment.score_batch)
         arrays[f"predicted{end}"] = split.kept[predicted].astype(np.int16)
         for score, values in scores.items():
@@ -403,32 +419,37 @@ def _score(
     return arrays
 
 
-def _function(how: dict[str, Any]) -> Callable[..., torch.Tensor] | None:
-    """A score of the network, images or logits; None for one that is fitted on training features."""
+def _functions(wanted: dict[str, dict]) -> dict[str, Callable]:
+    """The function of each score. They are taken when their sources are, before training: a file may be edited meanwhile."""
+    return {name: _function(how) for name, how in wanted.items()}
+
+
+def _function(how: dict[str, Any]) -> Callable:
     name = how["score"]
     if name in ("msp", "odin"):
         settings = {key: value for key, value in how.items() if key in ("temperature", "epsilon")}
         return partial(metrics.odin, **settings) if name == "odin" else metrics.max_softmax
-    if name in metrics.DETECTORS or "train" in inspect.signature(user_code.function(name)).parameters:
-        return None
-    return user_code.function(name)
+    return partial(metrics.fit, name) if name in metrics.DETECTORS else user_code.function(name)
+
+
+def _is_fitted(function: Callable) -> bool:
+    """Whether a score is fitted on training features, or is one of the network, images or logits."""
+    return "train" in inspect.signature(function).parameters
 
 
 def _fitted(
-    net: torch.nn.Module, labels: np.ndarray, train: np.ndarray, test: np.ndarray, wanted: dict[str, dict], batch_size: int
+    net: torch.nn.Module, labels: np.ndarray, train: np.ndarray, test: np.ndarray, fits: dict[str, Callable], batch_size: int
 ) -> dict[str, np.ndarray]:
     """Scores of the test images by detectors fitted on the training images: one pass over each for all of them."""
     of_train, of_test = (metrics.features(net, images, batch_size) for images in (train, test))
     scores = {}
-    for key, how in wanted.items():
-        name = how["score"]
-        fit = partial(metrics.fit, name) if name in metrics.DETECTORS else user_code.function(name)
+    for name, fit in fits.items():
         try:
-            scores[key] = np.asarray(fit(train=of_train, labels=labels, net=net)(of_test), np.float64)
+            scores[name] = np.asarray(fit(train=of_train, labels=labels, net=net)(of_test), np.float64)
         except ValueError as error:
             raise FloatingPointError(f"score {name}: {one_line(error)}") from error
-        if scores[key].shape != (len(test),):
-            raise FloatingPointError(f"score {name} should be ({len(test)},), one number an image, not {scores[key].shape}")
+        if scores[name].shape != (len(test),):
+            raise FloatingPointError(f"score {name} should be ({len(test)},), one number an image, not {scores[name].shape}")
     return scores
 
 
@@ -442,8 +463,9 @@ def _measures(arrays: dict[str, np.ndarray]) -> dict[str, float]:
     """Accuracy over normal test images and, if a class is held out, the average precision of each score."""
     label, is_anomaly, measures = arrays["label"], arrays["is_anomaly"], {}
     for name, values in arrays.items():
-        if name.startswith("predicted"):
-            measures[name.replace("predicted", "accuracy", 1)] = metrics.accuracy(label, values, is_anomaly)
+        kind, at, statistics = name.partition("@")
+        if kind == "predicted":
+            measures[f"accuracy{at}{statistics}"] = metrics.accuracy(label, values, is_anomaly)
         elif name not in ("label", "is_anomaly") and is_anomaly.any():
             measures[name] = metrics.average_precision(is_anomaly, values)
     return measures

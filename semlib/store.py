@@ -30,12 +30,14 @@ from semlib.files import one_line, save_atomically, short
 # Raised when the meaning of training changes, so that older runs aren't taken for new ones (tests/test_recipe.py).
 RECIPE = 2
 VERSIONS = dict.fromkeys(SCORES, 1)  # likewise of each built-in score
+SCORING = 1  # likewise of what all scores share: batches, precision, batch-norm statistics
 STATISTICS = {"mixed": "", "upright": "@upright"}  # of batch norm, and how arrays and metrics of either end
 
 _checked: set[Any] = set()  # files of scores that were whole, by path, size, times and what they should hold
 
-# Fields that leave a run's training as it is. All others are in its address, unless at their default: a setting that is
-# added later, with a default that changes nothing, leaves finished runs where they are.
+# Settings that do not affect the trained weights. All others are in a run's address, unless at their default: a setting that
+# is added later, with a default that changes nothing, leaves finished runs where they are. average_last_epochs is in the
+# address, for what it averages can only be measured while the run is trained.
 _WHICH = {"profile", "dataset", "hold_out", "methods", "trials", "first_trial", "scores", "missing", "data_digest"}
 _WHERE = {"data_root", "ilsvrc", "outputs"}
 _SCORING = {"temperature", "epsilon", "statistics"}
@@ -45,7 +47,7 @@ _NETWORK = {"stem_stride", "widen_factor", "dropout", "norm_batch"}  # nothing t
 
 
 class Outdated(ValueError):
-    """A record of a run that was trained by an older recipe."""
+    """A record of a run that was trained by another recipe."""
 
 
 class Record(BaseModel):
@@ -67,6 +69,7 @@ class Record(BaseModel):
     metrics: dict[str, float]  # accuracy, and the average precision of each score; with @upright of those statistics
     scoring: dict[str, dict[str, Any]]  # name in scores.npz -> the score and its settings
     scores_sha256: dict[str, str]  # of each array in scores.npz, and of the file
+    weights_sha256: str | None = None  # of weights.pt, kept or not
     skew: float
     train_images: int | None = None  # of the data set, the held-out class's included
     seconds: float  # of training
@@ -199,7 +202,8 @@ def _place(run: Run | Record, address: str) -> Path:
 
 def chosen(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a run's settings that are not at their default; a default that came later is in no older record."""
-    return {name: value for name, value in settings.items() if value != Experiment.model_fields[name].default}
+    fields = Experiment.model_fields
+    return {name: value for name, value in settings.items() if name not in fields or value != fields[name].default}
 
 
 def scoring(experiment: Experiment) -> dict[str, dict[str, Any]]:
@@ -207,7 +211,7 @@ def scoring(experiment: Experiment) -> dict[str, dict[str, Any]]:
     odin = {"temperature": experiment.temperature, "epsilon": experiment.epsilon}
     return {
         name: {"score": name}
-        | ({"version": VERSIONS[name]} if name in VERSIONS else {"source": user_code.digest(name)})
+        | ({"version": VERSIONS[name]} if name in VERSIONS else {"version": SCORING, "source": user_code.digest(name)})
         | (odin if name == "odin" else {"stored": "ranks"} if name in RANKED else {})
         for name in experiment.scores
     }
@@ -218,7 +222,8 @@ def held_out(experiment: Experiment) -> list[str | None]:
     try:
         known = datasets.classes(experiment.dataset, experiment.data_root)
     except ValueError as error:
-        raise ConfigError(str(error)) from None
+        if not (known := _recorded_classes(experiment)):  # the data is elsewhere
+            raise ConfigError(str(error)) from None
     if experiment.hold_out == ("all",):
         return list(known)
     if experiment.hold_out == ("none",):
@@ -230,6 +235,14 @@ def held_out(experiment: Experiment) -> list[str | None]:
     return list(experiment.hold_out)
 
 
+def _recorded_classes(experiment: Experiment) -> tuple[str, ...]:
+    """The class names in the first record of the data set; none if there is none."""
+    for path in (experiment.folder / "runs" / experiment.dataset_name).glob("**/record.json"):
+        with suppress(ValueError):
+            return read_record(path.parent).classes
+    return ()
+
+
 def here(experiment: Experiment) -> Digests | None:
     """The digests of the experiment's data as it is on this machine now; None if it would have to be fetched first."""
     e = experiment
@@ -237,7 +250,7 @@ def here(experiment: Experiment) -> Digests | None:
 
 
 def plan(experiment: Experiment, data: Digests | None = None) -> list[Run]:
-    """Every run of the experiment, on the data that is here, the first trial of all classes first."""
+    """All runs of the experiment on the data that is here, ordered by trial: every class's first trial comes first."""
     where, data = held_out(experiment), data or here(experiment)
     trials = range(experiment.first_trial, experiment.first_trial + experiment.trials)
     return [Run(experiment, h, m, t, data) for t in trials for h in where for m in experiment.methods]
@@ -304,9 +317,23 @@ def finished(experiment: Experiment) -> list[Record]:
 
 def missing(experiment: Experiment, data: Digests | None = None) -> list[Run]:
     """The runs that are not finished, or lack one of the experiment's scores."""
-    wanted = scoring(experiment).values()
-    pairs = progress(experiment, data)
-    return [run for run, record in pairs if record is None or any(record.key(how) is None for how in wanted)]
+    wanted, pairs = scoring(experiment), progress(experiment, data)
+    return [run for run, record in pairs if record is None or lacking(record, wanted)]
+
+
+def lacking(record: Record, wanted: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The scores that a record does not have, or has under another name while another source has the plain one."""
+    return {
+        name: how
+        for name, how in wanted.items()
+        if record.scoring.get(name) != how
+        and (record.key(how) is None or (name in record.scoring and same_settings(how, record.scoring[name])))
+    }
+
+
+def same_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two ways of scoring differ in their source or version alone."""
+    return all(one.get(name) == other.get(name) for name in {*one, *other} - {"source", "version"})
 
 
 def unmatched(experiments: Iterable[Experiment]) -> list[str]:
@@ -324,7 +351,7 @@ def unmatched(experiments: Iterable[Experiment]) -> list[str]:
 
 
 def _unlike(run: Run, home: Path) -> str | None:
-    """What keeps a record of the run's settings from being its own; None if it is of other settings, or no record."""
+    """Why a record with the run's settings is not used for it; None if it has other settings, or is no record."""
     try:
         record = read_record(home)
     except Outdated as error:
@@ -356,7 +383,7 @@ def collect(profile: Path) -> list[Record]:
         except ValueError as error:
             warnings.warn(f"not shown: {error}", stacklevel=2)
     if outdated:
-        warnings.warn(f"not shown: {outdated} records in {short(profile)} of an older recipe than {RECIPE}", stacklevel=2)
+        warnings.warn(f"not shown: {outdated} records in {short(profile)} of another recipe than {RECIPE}", stacklevel=2)
     return records
 
 

@@ -3,12 +3,12 @@
 import io
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -388,21 +388,29 @@ def save(table: pd.DataFrame, path: Path) -> None:
 
 
 def save_plain(table: pd.DataFrame, path: Path) -> None:
-    """Write any table of percents as CSV, two decimals. One with more empty cells than the file is not saved."""
+    """Write any table of percents as CSV, two decimals; one with more empty cells than the file is <name>.unfinished.csv."""
     text, before = table.to_csv(float_format="%.2f"), 0.0
     with suppress(OSError, ValueError):  # no file, or not a table
         before = _filled(path.read_text())
-    if (share := _filled(text)) < before:
-        print(f"not saved: {short(path)} has {before:.0%} of its numbers, this table {share:.0%}")
+    save_complete(path, _filled(text), before, lambda file: file.write(text.encode()))
+
+
+def save_complete(path: Path, share: float, before: float, write: Callable[[BinaryIO], object]) -> None:
+    """Write the file if it has at least the share of its numbers that the one before has, else beside it, which is printed."""
+    unfinished = path.with_suffix(f".unfinished{path.suffix}")
+    if share < before:
+        print(f"{short(path)} stays, with {before:.0%} of its numbers; this one, with {share:.0%}, is {short(unfinished)}")
+        save_atomically(unfinished, write)
     else:
-        save_atomically(path, lambda file: file.write(text.encode()))
+        save_atomically(path, write)
+        unfinished.unlink(missing_ok=True)
 
 
 def _filled(text: str) -> float:
-    """The share of numbers in a CSV's own columns that are there; of images at hand 0 is none."""
+    """The share of numbers in a CSV's own columns that are there."""
     table = pd.read_csv(io.StringIO(text), index_col=0)
     own = table[[name for name in table if not str(name).endswith(("_std", "_paper"))]].apply(pd.to_numeric, errors="coerce")
-    return float((own.notna() & (own != 0)).to_numpy().mean())
+    return float(own.notna().to_numpy().mean())
 
 
 def title(experiment: Experiment) -> str:
@@ -458,8 +466,18 @@ def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:
     lines = [f"{len(records)} of {len(store.plan(experiment))} runs are finished{where}."]
     lines += [f"The data set has {n} of the {paper} training images that it has in the paper." for n in fewer]
     if records and store.here(experiment) != records[0].data:
-        lines.append(f"{experiment.dataset_name} is not here as it was: the runs are of the version {records[0].data}.")
+        lines.append(f"{experiment.dataset_name} is not here, or has changed: these runs used the version {records[0].data}.")
+    wanted = store.scoring(experiment)
+    lacking = [f"{label(name)} ({record.hold_out or 'none'}, {record.method})" for record in records
+               for name in store.lacking(record, wanted)]  # fmt: skip
+    if lacking:
+        lines.append(f"Not scored yet: {lacking[0]}{f' and {len(lacking) - 1} more' * (len(lacking) > 1)}.")
     return lines + unlike(records) + store.unmatched([experiment])
+
+
+def between(runs: Sequence[tuple[Experiment, Sequence[Record]]]) -> str:
+    """What is unlike between the rows of a table about several experiments, besides their data; "" if nothing is."""
+    return "  \n".join(line for line in unlike([r for _, records in runs for r in records]) if "data" not in line)
 
 
 def unlike(records: Sequence[Record]) -> list[str]:

@@ -1,6 +1,7 @@
 """A user's own functions, named package.module:function: finding them, and a digest of the source that they depend on."""
 
 import ast
+import builtins
 import hashlib
 import importlib
 import importlib.util
@@ -16,10 +17,12 @@ from semlib.config import ConfigError
 from semlib.files import ROOT, one_line
 
 INSTALLED = {"site-packages", "dist-packages"}
-DYNAMIC = {"globals", "locals", "vars", "eval", "exec", "modules"}  # by these a function reaches names that it doesn't say
+# by these a function reaches names and modules that it doesn't say
+DYNAMIC = {"globals", "locals", "vars", "eval", "exec", "modules", "__subclasses__"}
+DYNAMIC |= {"import_module", "__import__", "run_path", "run_module"}
 DEFINITIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
-Files = dict[str, tuple[Path, bytes]]  # modules, where their sources lie, and what these said
+Files = dict[str, tuple[Path, tuple, bytes]]  # modules, where their sources lie, their size and times, and what they said
 
 _loaded: dict[str, Files] = {}  # a module and the user's that it imports, as they were imported
 _digests: dict[str, tuple[Files, str]] = {}
@@ -50,6 +53,8 @@ def digest(name: str) -> str:
     """
     function(name)
     module, _, attribute = name.partition(":")
+    if module == "__main__" or _file(module) is None:
+        raise ConfigError(f"{name}: its source can't be read, so edits can't be told; put it into a .py file")
     known = _digests.get(name)
     if known is None or known[0] != _loaded[module]:
         parts = [[where, [plain(s) for s in statements]] for where, statements in sorted(_closure(module, attribute).items())]
@@ -59,20 +64,34 @@ def digest(name: str) -> str:
 
 def _imported(module: str) -> Any:
     before = _loaded.get(module)
-    if before and module in sys.modules and all(path.is_file() and path.read_bytes() == text for path, text in before.values()):
+    if before and module in sys.modules and all(_stamp(path) == stamp for path, stamp, _ in before.values()):
         return sys.modules[module]
     importlib.invalidate_caches()
-    paths = [(name, path) for name in _closure(module, None) if (path := _file(name))]
-    now = {name: (path, path.read_bytes()) for name, path in paths}
+    now = _files(module)
     known = {name: file for files in _loaded.values() for name, file in files.items()}
     if before or any(name in sys.modules and known.get(name) != file for name, file in now.items() if _is_users(file[0])):
-        for name, (path, _) in ((before or {}) | now).items():
+        for name, (path, *_) in ((before or {}) | now).items():
             if _is_users(path):
                 sys.modules.pop(name, None)
                 # compiled in the same second, of the same size: Python would take it for the new one
                 Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
-    _loaded[module] = now
-    return importlib.import_module(module)
+    loaded = importlib.import_module(module)
+    _loaded[module] = _files(module) | now  # it may have found further ones, by a path that it added itself
+    return loaded
+
+
+def _files(module: str) -> Files:
+    """A module and the user's that it imports."""
+    paths = [(name, path) for name in _closure(module, None) if (path := _file(name))]
+    return {name: (path, _stamp(path), path.read_bytes()) for name, path in paths}
+
+
+def _stamp(path: Path) -> tuple | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def _closure(module: str, attribute: str | None) -> dict[str, list[ast.stmt]]:
@@ -91,8 +110,8 @@ def _closure(module: str, attribute: str | None) -> dict[str, list[ast.stmt]]:
             found[name] = [ast.Expr(ast.Constant(hashlib.sha256(path.read_bytes()).hexdigest()))]
             continue
         body = [s for s in ast.parse(path.read_bytes()).body if not _is_main(s) and not _is_text(s)]
-        found[name] = _reached(body, wanted) if wanted else body
-        package = bool(path.stem == "__init__")
+        package = path.stem == "__init__"
+        found[name] = _reached(body, wanted, name, package) if wanted else body
         imported = {i for statement in found[name] for i in _imports(statement, name, package)}
         parents = {parent for other in (name, *imported) for parent in _parents(other)} - {name}
         queue += [(other, None) for other in imported | parents]
@@ -109,9 +128,9 @@ def _file(module: str) -> Path | None:
 
 
 def _is_users(path: Path) -> bool:
-    standard = [Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib")]
-    ours = Path(__file__).resolve().parent
-    return not INSTALLED & set(path.parts) and not any(path.resolve().is_relative_to(p) for p in (*standard, ours))
+    places = [Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib")] + [Path(__file__).parent]
+    places += [place.resolve() for place in places]  # a Python may be reached through a link
+    return not INSTALLED & set(path.parts) and not any(p.is_relative_to(q) for p in (path, path.resolve()) for q in places)
 
 
 def _parents(module: str) -> Iterator[str]:
@@ -132,26 +151,35 @@ def _imports(statement: ast.stmt, module: str, is_package: bool) -> Iterator[str
                 continue
             names = [base, *(f"{base}.{alias.name}" for alias in node.names)]  # of a package also its modules
         elif isinstance(node, ast.Call) and _last(node.func) in ("import_module", "__import__") and node.args:
-            names = [node.args[0].value] if isinstance(node.args[0], ast.Constant) else []
+            texts = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+            try:
+                names = [importlib.util.resolve_name(texts[0], texts[1] if texts[1:] else package)] if texts else []
+            except ImportError:
+                continue
         else:
             continue
         yield from names
 
 
-def _reached(body: list[ast.stmt], attribute: str) -> list[ast.stmt]:
+def _reached(body: list[ast.stmt], attribute: str, module: str, is_package: bool) -> list[ast.stmt]:
     """The statements of a module on which one of its names depends, in their order.
 
     Left out is only what can do nothing by itself and is not reached by name: other functions and classes with their
-    attributes, imports for them, constants. A module whose function looks names up at run time is taken whole.
+    attributes, constants, imports of what is installed. A module whose function looks names up at run time is taken whole.
     """
     defined = {s.name for s in body if isinstance(s, DEFINITIONS)}
-    binds = [_binds(s, defined) for s in body]
+    imports = {k: s for k, s in enumerate(body) if isinstance(s, ast.Import | ast.ImportFrom)}
+    users = {
+        k for k, s in imports.items() if any((path := _file(m)) and _is_users(path) for m in _imports(s, module, is_package))
+    }
+    known = set(dir(builtins)) | {
+        a.asname or a.name.split(".")[0] for k, s in imports.items() if k not in users for a in s.names
+    }
+    binds = [_binds(s, defined, known) for s in body]
     uses = [{n.id for n in ast.walk(s) if isinstance(n, ast.Name)} for s in body]
-    used = set().union(*uses)
     if not any(b and attribute in b for b in binds):
         return body
-    kept = {k for k, names in enumerate(binds) if names is None}
-    kept |= {k for k, s in enumerate(body) if isinstance(s, ast.Import | ast.ImportFrom) and not (binds[k] or set()) & used}
+    kept = {k for k, names in enumerate(binds) if names is None} | users
     while True:
         wanted = {attribute}.union(*(uses[k] for k in kept))
         more = {k for k, names in enumerate(binds) if names and names & wanted} - kept
@@ -164,11 +192,15 @@ def _reached(body: list[ast.stmt], attribute: str) -> list[ast.stmt]:
     return body if dynamic else [body[k] for k in sorted(kept)]
 
 
-def _binds(statement: ast.stmt, defined: set[str]) -> set[str] | None:
-    """The names that a statement binds if it does nothing else; None if it may."""
+def _binds(statement: ast.stmt, defined: set[str], known: set[str]) -> set[str] | None:
+    """The names that a statement binds if it does nothing else; None if it may.
+
+    defined: functions and classes of the module; known: builtins and what is imported from installed modules.
+    """
     if isinstance(statement, DEFINITIONS):
-        own = any(n.id in defined for d in statement.decorator_list for n in ast.walk(d) if isinstance(n, ast.Name))
-        return None if own else {statement.name}  # a decorator of the user's may keep what it is given
+        also = [*statement.decorator_list, *getattr(statement, "bases", ()), *getattr(statement, "keywords", ())]
+        names = {n.id for part in also for n in ast.walk(part) if isinstance(n, ast.Name)}
+        return {statement.name} if names <= known else None  # a decorator or base of the user's may keep what it is given
     if isinstance(statement, ast.Import | ast.ImportFrom):
         names = {alias.asname or alias.name.partition(".")[0] for alias in statement.names}
         return None if "*" in names else names

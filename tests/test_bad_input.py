@@ -320,7 +320,7 @@ NOT_HERE = {
     "dataset": ["tinny", "..", "/", "x" * 300, "~nobody/birds", ""],
     "architecture": ["resnet-18", "wrn-9-1", "wrn-10-0"],
     "methods": ["jigsaw", "absent.module:loss", "[rotation, rotation]"],
-    "scores": ["energy", "absent.module:score", "math:sqrt", "json:absent"],
+    "scores": ["engergy", "absent.module:score", "math:sqrt", "json:absent"],
     "device": ["cuda:99", "tpu"],
     "fold": [3],
     "epochs": ["!!python/object/apply:os.system [true]", "[", "9" * 5000, "2001-99-99", "&a [*a]", "1.5", "''"],

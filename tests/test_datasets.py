@@ -545,6 +545,42 @@ def swap(array):
     array[[0, 1]] = array[[1, 0]]
 
 
+def test_digests_are_those_of_what_is_loaded_whatever_part(tmp_path):
+    random = np.random.default_rng(0)
+    arrays = {
+        f"{part}_images": random.integers(0, 256, (n, 3, 8, 8), dtype=np.uint8) for part, n in (("train", 60), ("test", 20))
+    }
+    arrays |= {f"{part}_labels": np.arange(n) % 10 for part, n in (("train", 60), ("test", 20))}
+    folds = np.stack([random.permutation(60)[:50] for _ in range(2)])
+    np.savez(tmp_path / "stl10.npz", classes=np.array(datasets.classes("stl10")), folds=folds, **arrays)
+    seen = set()
+    for fold in (None, 0, 1):
+        for validation in (False, True):
+            try:
+                loaded = datasets.load("stl10", tmp_path, None, fold, validation).digests
+            except DataError:
+                continue  # a fold too uneven to keep a fifth of each class
+            assert datasets.digests("stl10", tmp_path, None, fold, validation) == loaded
+            seen.add(loaded)
+    assert len(seen) >= 4
+
+
+def test_images_that_change_places_are_seen_whatever_their_sizes_and_times(tmp_path):
+    """Uncompressed files of one size, with the times of an archive: unzip, cp -p and rsync -a bring them along."""
+    for part in ("train", "test"):
+        for k, name in enumerate(("ant", "bee", "cow")):
+            (tmp_path / "zoo" / part / name).mkdir(parents=True)
+            path = tmp_path / "zoo" / part / name / "0.bmp"
+            Image.fromarray(np.full((8, 8, 3), 80 * k, np.uint8)).save(path)
+            os.utime(path, (1, 1))
+    before = datasets.digests(str(tmp_path / "zoo"), tmp_path / "data", 8)
+    one, other = (tmp_path / "zoo" / "train" / name / "0.bmp" for name in ("ant", "cow"))
+    one.rename(tmp_path / "kept"), other.rename(one), (tmp_path / "kept").rename(other)
+    now = datasets.digests(str(tmp_path / "zoo"), tmp_path / "data", 8)
+    assert now.train != before.train and now.test == before.test
+    assert now == datasets.load(str(tmp_path / "zoo"), tmp_path / "data", 8).digests
+
+
 def test_the_digest_changes_with_every_pixel_label_and_name_and_with_nothing_else():
     data = random_data()
     variants = {

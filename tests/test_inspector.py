@@ -189,6 +189,39 @@ def test_unreadable_and_foreign_records_are_named_and_passed_over(tmp_path):
         assert sum(part in text for text in said) == 1, part
 
 
+def test_versions_of_a_users_code_stand_apart(tmp_path):
+    """A method's are two methods, a network's two tables."""
+    experiment = made_up(tmp_path, **SMALL | {"methods": ["classification", "rotation"], "trials": 1})
+    for record in store.finished(experiment):
+        fields = (
+            record.model_dump() | {"sources": {"rotation": "1" * 16}} | ({"trial": 5} if record.method == "rotation" else {})
+        )
+        if record.method == "rotation":
+            run = store.Run(experiment, record.hold_out, "rotation", 5, record.data)
+            address = store._address(run, fields["settings"], fields["sources"], record.train_digest)
+            home = experiment.folder / "runs" / store._place(run, address)
+            shutil.copytree(record.home, home)
+            store.write_record(home, **fields | {"address": address})
+    assert set(read(experiment).methods) == {PLAIN, f"{ROTATION} (source None)", f"{ROTATION} (source {'1' * 16})"}
+
+
+def test_predictions_and_headings_are_of_the_statistics_that_are_shown(tmp_path):
+    experiment = made_up(tmp_path, **SMALL | {"trials": 1}, statistics="upright")
+    for record in store.finished(experiment):
+        arrays = record.scores() | {"predicted@upright": (record.scores()["predicted"] + 1) % 10}
+        sha256 = store.write_scores(record.home / "scores.npz", arrays)
+        store.write_record(record.home, **record.model_dump() | {"scores_sha256": sha256})
+    inspector = Inspector(experiment)
+    assert "upright statistics" in inspector.about.value and inspector.name.value.endswith("-upright")
+    shown = {int(k): p for k, p in re.findall(r'alt="test image (\d+): ., predicted (.),', tab(inspector, 2))}
+    arrays = record_of(experiment, "1", "classification", 0).scores()
+    assert shown and all(arrays["predicted@upright"][k] == int(p) for k, p in shown.items())
+    inspector.statistics.value = "mixed"
+    assert "mixed statistics" in inspector.about.value
+    shown = {int(k): p for k, p in re.findall(r'alt="test image (\d+): ., predicted (.),', tab(inspector, 2))}
+    assert all(arrays["predicted"][k] == int(p) for k, p in shown.items())
+
+
 def test_images_are_shown_only_if_they_are_those_that_were_scored(tmp_path):
     digits = datasets.load("digits")
     experiment = made_up(tmp_path, **SMALL, data=digits.digests)

@@ -41,6 +41,7 @@ WRONG = {
     "too few logits": ("nn.Linear(72, n)", "nn.Linear(72, n - 1)", "forward(images) should be (2, 3), not (2, 2)"),
     "forward without head": ('images, head="classification"):', "images, head):", "head"),
     "not finite": (FEATURES, f"{FEATURES} / 0", "finite"),
+    "lazy": ("nn.Linear(72, n)", "nn.LazyLinear(n)", "no Lazy modules"),
     "other parameters": ("def small(classes, image_shape, heads, mean, std)", "def small(classes)", "unexpected keyword"),
     "one logit an image": (FORWARD, f"{FORWARD}[:, 0]", "(2, 3), not (2,)"),
 }
@@ -87,7 +88,7 @@ def test_an_edited_network_is_another_one(place):
     assert "1 finished runs" in line and "another version of small_net:small" in line
     others = runs.complete(own(place, methods="classification"))
     assert others[0].address != records[0].address and (others[0].scores()["msp"] != records[0].scores()["msp"]).any()
-    with pytest.raises(ConfigError, match="other source"):
+    with pytest.raises(ConfigError, match="trained with another version of small_net:small"):
         runs.network(records[0], datasets.load("tiny", place / "data"))
 
 

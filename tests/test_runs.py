@@ -1,6 +1,7 @@
 """runs and the store: what a run leaves on disk; nothing finished is lost or done twice; a kill changes nothing."""
 
 import functools
+import hashlib
 import itertools
 import json
 import os
@@ -388,7 +389,7 @@ def test_without_the_data_runs_are_matched_by_their_settings_if_they_are_of_one_
     stl10 = tiny(folder, dataset="stl10", hold_out="cat", trials=2, missing="skip", data_root=elsewhere)
     found = store.finished(stl10)
     assert len(found) == len(first) == 4 and runs.complete(stl10) == found
-    said = f"stl10 is not here as it was: the runs are of the version {first[0].data}."
+    said = f"stl10 is not here, or has changed: these runs used the version {first[0].data}."
     assert said in tables.remarks(stl10, found)
     path = found[0].home / "record.json"
     fields = json.loads(path.read_text())
@@ -577,14 +578,16 @@ def test_an_edited_score_is_the_one_under_its_name_and_the_old_one_is_set_aside(
         np.testing.assert_array_equal(third[name], 2 * first[name])
     for arrays, measured, scored in seen[:2]:
         own = record.key(scored)
-        assert own == f"edited_score:s(source={scored['source']})"
+        assert own == f"edited_score:s(version=1,source={scored['source']})"
         for end in ("", "@upright"):
             np.testing.assert_array_equal(record.scores()[own + end], arrays[f"edited_score:s{end}"])
             assert record.metrics[own + end] == measured[f"edited_score:s{end}"]
     module("edited_score", EDITED.format(-1) + "# as it was\n")  # back at the first: it is there already
     (record,) = runs.complete(how)
     (value,) = tables.measurements(how, [record])["edited_score:s"]
-    assert value == 100 * seen[0][1]["edited_score:s"]
+    assert value == 100 * seen[0][1]["edited_score:s"] == 100 * record.metrics["edited_score:s"]
+    assert record.scoring["edited_score:s"] == seen[0][2] and len(record.scoring) == 2 + 3  # msp, odin and three sources
+    np.testing.assert_array_equal(record.scores()["edited_score:s"], seen[0][0]["edited_score:s"])
 
 
 def test_a_raised_version_of_a_built_in_score_scores_anew(folder, no_training, monkeypatch):
@@ -746,7 +749,58 @@ def test_weights_of_a_gpu_are_scored_on_a_cpu(folder, monkeypatch, no_training):
         with monkeypatch.context() as patch:
             patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
             torch.save(state, path)
+        record = json.loads((path.parent / "record.json").read_text())
+        record["weights_sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        (path.parent / "record.json").write_text(json.dumps(record))
     assert len(runs.complete(tiny(folder, epsilon=0.01))) == 2
+
+
+def test_weights_of_another_run_are_not_taken_for_its_own(folder, no_training):
+    first, second = (r.home / "weights.pt" for r in store.finished(tiny(folder, methods="classification", trials=2)))
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(ConfigError, match=r"trial 0: .*weights.pt is damaged or another run's"):
+        runs.complete(tiny(folder, methods="classification", trials=2, epsilon=0.01))
+    assert len(store.missing(tiny(folder, methods="classification", trials=2, epsilon=0.01))) == 1  # the other one was scored
+
+
+def test_a_score_edited_while_its_run_trains_is_stored_as_what_was_computed(untrained, module, monkeypatch):
+    how = tiny(untrained, methods="classification", scores=("msp", "edited_meanwhile:s"))
+    module("edited_meanwhile", EDITED.format(-1))
+    train = runs.training.train
+
+    def edit(*args, **options):
+        history = train(*args, **options)
+        module("edited_meanwhile", EDITED.format(1))
+        return history
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.training, "train", edit)
+        runs.complete(how)
+    assert len(store.missing(how)) == 1  # of the source that is there now
+    (record,) = runs.complete(how)
+    old = next(key for key in record.scoring if key.startswith("edited_meanwhile:s("))
+    np.testing.assert_array_equal(record.scores()[old], -record.scores()["edited_meanwhile:s"])
+
+
+def test_a_score_may_be_called_like_a_prediction(folder, module, no_training):
+    module("predicted_margin", EDITED.format(-1))
+    for record in runs.complete(tiny(folder, scores=("msp", "predicted_margin:s"))):
+        assert 0 < record.metrics["predicted_margin:s"] <= 1 and not [m for m in record.metrics if "accuracy_" in m]
+
+
+def test_own_data_that_is_elsewhere_is_listed_by_its_records(folder):
+    found = store.finished(tiny(folder))
+    (folder / "data" / "tiny.npz").unlink()
+    (folder / "data" / "tiny.digests.json").unlink()
+    experiment = tiny(folder, missing="skip")
+    assert runs.complete(experiment) == found and store.held_out(tiny(folder, hold_out="all")) == [
+        "zero",
+        "one",
+        "two",
+        "three",
+    ]
+    with pytest.raises(ConfigError, match="data set 'tinny' is unknown"):
+        store.finished(tiny(folder, dataset="tinny"))
 
 
 def test_a_users_method_trains_its_own_head(untrained, module):

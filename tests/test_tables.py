@@ -229,10 +229,11 @@ def test_a_table_of_less_does_not_replace_one_of_more(tmp_path, capsys):
     whole = [record(c, m, 0, 0.5, 0.6, 0.9) for c in ("1", "2") for m in ("classification", "rotation")]
     for runs in (whole[:2], whole, [], whole[:3], whole[1:]):
         tables.save(tables.by_class(experiment(), runs), path)
-    assert path.read_text().count("50.00") == 6 and capsys.readouterr().out.count("not saved") == 3
+    assert path.read_text().count("50.00") == 6 and capsys.readouterr().out.count("table.csv stays") == 3
+    assert (tmp_path / "table.unfinished.csv").exists()
     other = [r.model_copy(update={"metrics": {"accuracy": 0.8, "msp": 0.4, "odin": 0.4}}) for r in whole]
     tables.save(tables.by_class(experiment(), other), path)  # other settings, as complete
-    assert path.read_text().count("40.00") == 12
+    assert path.read_text().count("40.00") == 12 and not (tmp_path / "table.unfinished.csv").exists()
     three = [r.model_copy(update={"trial": t}) for r in whole for t in (0, 1, 2)]
     tables.save(tables.by_class(experiment(), three), path)
     tables.save(tables.by_class(experiment(), whole), path)  # one trial, without deviations, is whole too

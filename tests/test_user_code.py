@@ -64,7 +64,6 @@ SAME = {  # edits that the task doesn't depend on
     "a score in the same file": ("my_task.py", "logits / TEMPERATURE", "logits * TEMPERATURE"),
     "a constant of the score": ("my_task.py", "TEMPERATURE = 10.0", "TEMPERATURE = 20.0"),
     "an attribute of the score": ("my_task.py", '"of the score"', '"another"'),
-    "a module that the score imports": ("scoring_tools.py", "-logits", "-2 * logits"),
     "what runs by hand": ("my_task.py", "by hand", "by foot"),
     "a module that nothing imports": ("unrelated.py", "X = 1", "X = 2"),
     "a comment in a helper": ("my_losses.py", "power(x, 2)", "power(x, 2)  # squared"),
@@ -80,6 +79,7 @@ OTHER = {
     "a relative import of that": ("my_package/deep.py", "return x", "return +x"),
     "that package": ("my_package/__init__.py", "LEVEL = 1", "LEVEL = 2"),
     "a module imported in the function": ("my_lazy.py", "return 1", "return 2"),
+    "a module that its own imports, for whatever that does": ("scoring_tools.py", "-logits", "-2 * logits"),
     "1 for '1'": ("my_task.py", '"a": 1', '"a": "1"'),
 }
 
@@ -106,8 +106,8 @@ def modules(tmp_path, monkeypatch):
 
 def test_a_digest_has_this_value_on_every_python(modules):
     """Known values: 3.11, 3.12 and 3.13 give them, where ast.dump and ast.unparse differ."""
-    assert user_code.digest("my_task:loss") == "dfd5faa13af5505d"
-    assert user_code.digest("my_task:score") == "3cf432c10b1b162a"
+    assert user_code.digest("my_task:loss") == "408875ee0436df80"
+    assert user_code.digest("my_task:score") == "25a797c1713d4072"
 
 
 @pytest.mark.parametrize("edit", SAME)
@@ -122,13 +122,14 @@ def test_what_a_function_depends_on_changes_its_digest_and_not_the_scores(module
     before, score = user_code.digest("my_task:loss"), user_code.digest("my_task:score")
     modules(*OTHER[edit])
     assert user_code.digest("my_task:loss") != before
-    assert user_code.digest("my_task:score") == score
+    if OTHER[edit][0] == "my_task.py":  # else it is a module that the score's own imports too
+        assert user_code.digest("my_task:score") == score
 
 
 def test_the_scores_own_edits_change_the_score(modules):
-    for edit in ("a score in the same file", "a constant of the score", "a module that the score imports"):
+    for edit in (SAME["a score in the same file"], SAME["a constant of the score"], ("scoring_tools.py", "-logits", "logits")):
         before = user_code.digest("my_task:score")
-        modules(*SAME[edit])
+        modules(*edit)
         assert user_code.digest("my_task:score") != before, edit
 
 
@@ -156,6 +157,18 @@ ODD = {  # a module, an edit of it that the function `f` can see in an indirect 
     "a function made by another": ("def make(n):\n    return lambda x: n\nf = make(1)\n", "make(1)", "make(2)"),
     "two names at once": ("A, B = 1, 2\ndef f(x):\n    return B\n", "1, 2", "1, 3"),
     "an attribute of another's": ("class A:\n    pass\nA.x = 1\ndef f(x):\n    return A.x\n", "x = 1", "x = 2"),
+    "a registry of the user's": (
+        "class Registry(dict):\n    def add(self, g):\n        self[g.__name__] = g\n        return g\nR = Registry()\n"
+        "@R.add\ndef part():\n    return 1\ndef f(x):\n    return R['part']()\n",
+        "return 1",
+        "return 2",
+    ),
+    "a subclass that its base finds": (
+        "class Base:\n    KEPT = []\n    def __init_subclass__(cls):\n        Base.KEPT.append(cls)\n"
+        "class Part(Base):\n    X = 1\ndef f(x):\n    return Base.KEPT[0].X\n",
+        "X = 1",
+        "X = 2",
+    ),
     "itself, through another name": ("def g(x):\n    return 1\nf = g\n", "return 1", "return 2"),
 }
 
@@ -171,13 +184,20 @@ def test_dependences_that_are_not_plain_are_seen_too(tmp_path, modules, kind):
 
 @pytest.mark.parametrize(
     "line",
-    ["from helps import *", "import helps", "import helps as h", "import importlib; H = importlib.import_module('helps')"],
+    [
+        *("from helps import *", "import helps", "import helps as h", "from helps import VALUE\ndef g():\n    return VALUE"),
+        "import importlib; H = importlib.import_module('helps')",
+        "from importlib import import_module\ndef f(x):\n    return import_module('.helps', 'wrapped').VALUE",
+    ],
 )
 def test_an_import_for_its_effects_or_of_everything_is_followed(tmp_path, modules, line):
-    (tmp_path / "helps.py").write_text("VALUE = 1\n")
-    (tmp_path / "odd.py").write_text(f"{line}\ndef f(x):\n    return x\n")
+    (tmp_path / "wrapped").mkdir()
+    (tmp_path / "wrapped" / "__init__.py").write_text("")
+    place = "wrapped/helps.py" if "wrapped" in line else "helps.py"
+    (tmp_path / place).write_text("VALUE = 1\n")
+    (tmp_path / "odd.py").write_text(line + ("" if "def f" in line else "\ndef f(x):\n    return x\n"))
     before = user_code.digest("odd:f")
-    modules("helps.py", "VALUE = 1", "VALUE = 2")
+    modules(place, "VALUE = 1", "VALUE = 2")
     assert user_code.digest("odd:f") != before
 
 
@@ -241,6 +261,21 @@ def test_a_function_that_cannot_be_used_is_one_clear_line(modules, tmp_path, nam
     with pytest.raises(config.ConfigError) as error:
         user_code.digest(name)
     assert name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_function_of_a_notebook_has_no_source_to_tell_edits_by(monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "mine", lambda logits: logits, raising=False)
+    with pytest.raises(config.ConfigError, match=r"__main__:mine: .* put it into a .py file"):
+        user_code.digest("__main__:mine")
+
+
+def test_a_python_behind_a_link_has_the_same_standard_library(tmp_path, modules, monkeypatch):
+    (tmp_path / "odd.py").write_text("import json\ndef f(x):\n    return json\n")
+    before = user_code.digest("odd:f")
+    (tmp_path / "python").symlink_to(Path(user_code.sysconfig.get_path("stdlib")))
+    monkeypatch.setattr(user_code.sysconfig, "get_path", lambda kind: str(tmp_path / "python"))
+    user_code._digests.clear()
+    assert user_code.digest("odd:f") == before and set(user_code._closure("odd", "f")) == {"odd"}
 
 
 def test_a_path_that_is_not_there_any_more(modules, tmp_path):

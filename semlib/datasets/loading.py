@@ -168,7 +168,7 @@ def digests(
     """
     if not prepared(name, root, side):
         return None
-    path, part = _prepare(name, root, side), "validation" if validation else "all" if fold is None else f"fold {fold}"
+    path, part = _prepare(name, root, side), f"fold {fold}, validation {validation}"
     if path is None:
         return _digests_of_digits(validation)
     status, beside = path.stat(), path.with_suffix(".digests.json")
@@ -220,7 +220,7 @@ def _with_validation(data: Dataset) -> Dataset:
 
 
 def prepared(name: str, root: str | Path | None = None, side: int | None = None) -> bool:
-    """Whether `load` needs neither a download nor ImageNet's files: prepared, with scikit-learn, or a folder."""
+    """Whether the data set can be loaded offline: prepared, shipped with scikit-learn, or a folder."""
     return name == "digits" or prepared_path(name, root, side).exists() or (name not in BUILT_IN and resolve(name).is_dir())
 
 

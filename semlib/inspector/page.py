@@ -76,10 +76,10 @@ class Page:
             return ""
         s, devices = records[0].settings, sorted({record.device for record in records})
         how = f"{s['architecture']}, {s['epochs']} epochs of batches of {s['batch_size']}, {s['schedule']} schedule"
-        text = " ".join(
-            [f"{len(records)} runs on {self.results.dataset}: {how}; {', '.join(devices)}.", *tables.unlike(records)]
+        text = (
+            f"{len(records)} runs on {self.results.dataset}: {how}; {self.results.statistics} statistics; {', '.join(devices)}."
         )
-        return f'<span class="note">{escape(text)}</span>'
+        return f'<span class="note">{escape(" ".join([text, *tables.unlike(records)]))}</span>'
 
     # --- curves
 
@@ -239,8 +239,8 @@ class Page:
 
     def _figure(self, which: tuple[str, str, str, int], k: int, image: np.ndarray) -> str:
         name, method, _, trial = which
-        arrays = self.results.arrays[name, method, trial]
-        is_, taken_for = (escape(self.results.known[arrays[key][k]]) for key in ("label", "predicted"))
+        numbers = self.results.arrays[name, method, trial]["label"][k], self.results.predicted(name, method, trial)[k]
+        is_, taken_for = (escape(self.results.known[number]) for number in numbers)
         value = f"{self.results.values(*which)[k]:.4g}"
         alt = f"test image {k}: {is_}, predicted {taken_for}, score {value}"
         caption = f"<figcaption>{is_} → {taken_for}<br>{value}</figcaption>"
@@ -257,6 +257,7 @@ class Page:
             self._draw(axis, choice._replace(classes=(name,)), share)
         for axis in figure.axes[len(choice.classes) :]:
             axis.remove()
+        figure.suptitle(f"{self.results.dataset}, {self.results.statistics} statistics")
         return figure
 
     def _draw(self, axis, choice: Choice, share: float) -> None:

@@ -116,7 +116,16 @@ def grouped(records: Iterable[Record], experiment: Experiment) -> dict[str, list
 
 
 def _shared(record: Record) -> dict[str, Any]:
-    return {name: value for name, value in _settings(record).items() if name not in OWN} | {"data": str(record.data)}
+    return {name: value for name, value in _settings(record).items() if name not in OWN} | {
+        "data": str(record.data),
+        "network": record.sources.get(record.settings.get("architecture")),
+    }
+
+
+def _own(record: Record) -> dict[str, Any]:
+    """What tells two runs of one method apart within a table."""
+    own = {name: value for name, value in _settings(record).items() if name in OWN}
+    return own | {"source": record.sources.get(record.method)}
 
 
 def _settings(record: Record) -> dict[str, Any]:
@@ -141,9 +150,9 @@ class Results:
     """
 
     def __init__(self, records: Sequence[Record], statistics: str = "mixed"):
-        self._end = store.STATISTICS[statistics]
+        self.statistics, self._end = statistics, store.STATISTICS[statistics]
         self.runs, self.arrays, self._curves = {}, {}, {}
-        names = _names(records, lambda record: record.method, lambda r: {k: v for k, v in _settings(r).items() if k in OWN})
+        names = _names(records, lambda record: record.method, _own)
         for record in sorted(records, key=lambda record: record.finished):
             try:
                 arrays = record.scores()
@@ -182,6 +191,10 @@ class Results:
         record = self.runs.get((hold_out, method, trial))
         key = record and record.key(self.how(score))
         return self.arrays[hold_out, method, trial][key + self._end].astype(float) if key else None
+
+    def predicted(self, hold_out: str, method: str, trial: int) -> np.ndarray:
+        """The predicted class of all test images (N,), as a number of `known`."""
+        return self.arrays[hold_out, method, trial][f"predicted{self._end}"]
 
     def curve(self, hold_out: str, method: str, score: str, trial: int) -> Curve | None:
         which = (hold_out, method, score, trial)
@@ -238,7 +251,7 @@ class Results:
             ap = {"average_precision": self._recorded(hold_out, method, score, trial), "skew": 100 * record.skew}
             paper = dict(zip(("paper", "paper_std"), self.published(hold_out, method, score), strict=True))
             point = curve.at(curve.threshold(share))._asdict() | {"anomalies": curve.found[-1]}
-            rows.append(which | ap | paper | point)
+            rows.append(which | {"statistics": self.statistics} | ap | paper | point)
         return pd.DataFrame(rows)
 
     def _each(self, choice: Choice) -> Iterable[tuple[str, str, str, int]]:
@@ -283,9 +296,9 @@ class Results:
         """
         shares = {}
         for method in methods:
-            arrays = [self.arrays[key] for t in trials if (key := (hold_out, method, t)) in self.arrays]
-            if arrays:
-                predicted = np.concatenate([a[f"predicted{self._end}"][a["is_anomaly"]] for a in arrays])
+            there = [key for t in trials if (key := (hold_out, method, t)) in self.arrays]
+            if there:
+                predicted = np.concatenate([self.predicted(*key)[self.arrays[key]["is_anomaly"]] for key in there])
                 shares[method] = np.bincount(predicted, minlength=len(self.known)) / len(predicted)
         table = pd.DataFrame(shares, self.known)
         table = table[table.sum(axis=1) > 0]
@@ -328,7 +341,7 @@ def data_here(record: Record, experiment: Experiment) -> datasets.Digests | None
     """The digests that the record's data set has on this machine now; None if it isn't here."""
     try:
         return datasets.digests(*_source(record, experiment))
-    except DataError:
+    except (DataError, OSError):
         return None
 
 

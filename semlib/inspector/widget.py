@@ -123,7 +123,7 @@ class Inspector:
         self.table = _dropdown("Table", "Runs of one data set with the same settings")
         told = "Batch norm's statistics when scoring: mixed, as trained, or over upright training images alone"
         self.statistics = _dropdown("Statistics", told, list(store.STATISTICS), self.experiment.statistics)
-        self.statistics.observe(self._loud(self._chosen), "value")
+        self.statistics.observe(self._loud(self._open_table), "value")
         self.profile.observe(self._loud(self._open_profile), "value")
         self.table.observe(self._loud(self._open_table), "value")
         self.about, self.curves, self.said, self.saved = (widgets.HTML() for _ in range(4))
@@ -204,7 +204,7 @@ class Inspector:
                 control.options = names
             if results.classes:
                 self.threshold.value = round(100 * results.skew(results.classes[0]), 1)
-            self.name.value = f"pr_curves-{results.dataset}"
+            self.name.value = f"pr_curves-{results.dataset}-{results.statistics}"
         self.about.value = block(self.page.about())
         self._chosen()
 

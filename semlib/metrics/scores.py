@@ -87,7 +87,7 @@ def upright(net: nn.Module, images: np.ndarray) -> Iterator[nn.Module]:
     """
     norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     before = [(copy.deepcopy(norm.state_dict()), norm.momentum, getattr(norm, "norm_batch", None)) for norm in norms]
-    parts = -(-len(images) // UPRIGHT_BATCH)
+    parts = -(-len(images) // UPRIGHT_BATCH) if norms else 0
     device = next(net.parameters()).device
     try:
         with evaluating(net), torch.no_grad():

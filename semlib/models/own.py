@@ -12,6 +12,8 @@ def check(net: nn.Module, heads: Mapping[str, int], images: Tensor) -> None:
         raise ValueError(f"should return a torch.nn.Module, not a {type(net).__name__}")
     if not isinstance(getattr(net, "heads", None), nn.ModuleDict) or not set(heads) <= set(net.heads):
         raise ValueError(f"its heads should be a torch.nn.ModuleDict with {', '.join(heads)}")
+    if any(isinstance(parameter, nn.parameter.UninitializedParameter) for parameter in net.parameters()):
+        raise ValueError("its parameters should have their shapes from the start: no Lazy modules")
     for training in (True, False):
         net.train(training)
         with torch.no_grad():
