@@ -74,6 +74,20 @@ def test_the_demos_averages_are_those_of_the_readme(outputs):
             assert (abs(found - said) < [10, 10, 2]).all(), (name, statistics, found, said)
 
 
+def test_detectors_are_added_to_the_demo_without_training(outputs):
+    executed("benchmark", outputs, SEMLIB_ILSVRC="")
+    paths = list((outputs / "demo" / "runs" / "digits").rglob("weights.pt"))
+    before = {path: path.stat().st_mtime_ns for path in paths}
+    names = ["msp", "odin", "mahalanobis", "vim", "knn"]
+    words = ["-f", "params/demo/benchmark.yaml", "-p", "scores", f"[{', '.join(names)}]", "-p", "outputs", outputs]
+    done = semlib("run", "notebooks/benchmark.ipynb", *words, SEMLIB_DATA=outputs / "data")
+    assert done.returncode == 0 and "Mahalanobis" in done.stdout, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in paths} == before
+    given = config.read_parameters("params/demo/benchmark.yaml") | {"outputs": str(outputs), "scores": names}
+    records = store.finished(config.create(given))
+    assert len(records) == 40 and all({*names} <= {*record.metrics} for record in records)
+
+
 def _check_notes(name, text):
     if name not in ("table1_imagenet_subsets", "appendix_d_baseline"):  # no network is trained there
         assert "A demonstration in minutes" in text and "runs are finished" in text and "not run" not in text
