@@ -105,7 +105,7 @@ def test_the_grid_of_a_notebook_about_several_experiments(tmp_path):
         ("classification", None), ("rotation", 0.25), ("rotation", 4.0)
     ]  # fmt: skip
     assert {r.settings["evaluate_on"] for r in records} == {"validation"} and {r.train_images for r in records} == {204}
-    best = max((r for r in records if r.method == "rotation"), key=lambda r: r.metrics["accuracy"])
+    best = max((r for r in records if r.method == "rotation"), key=lambda r: r.metrics["accuracy@upright"])
     chosen = (tmp_path / "outputs" / "test" / "auxiliary_weights.csv").read_text().splitlines()
     assert chosen[1].startswith(f"tiny,rotation,{best.settings['auxiliary_weight']},")
     folder = tmp_path / "outputs" / "test"
