@@ -119,7 +119,7 @@ def test_the_hounds_are_told_apart_twice_as_well_as_by_chance(name, outputs, hou
     (experiment,) = config.several(config.read_parameters(f"params/demo/{name}.yaml") | {"outputs": str(outputs)})
     records = store.finished(experiment)
     assert len(records) == len(store.plan(experiment)) >= 2 * 2
-    assert "8.33" in text and "paper</th>" not in text  # the skew of one of twelve, whichever part of them is held out
+    assert "8.33" in text  # the skew of one of twelve, whichever part of them is held out
     for method in experiment.methods:
         accuracies = [record.metrics["accuracy"] for record in records if record.method == method]
         assert min(accuracies) > 2 / 11, method
