@@ -161,7 +161,7 @@ def test_any_experiment_is_the_same_after_yaml(place, values):
     again = config.create(read)
     assert again == experiment and config.several(read) == (experiment,)
     again, experiment = (e.model_copy(update={"precision": "float32"}) for e in (again, experiment))  # auto asks the device
-    for method in config.METHODS:
+    for method in config.METHODS if ":" not in experiment.architecture else ():  # a user's network has to be there
         assert store.Run(again, "cat", method, 0).address == store.Run(experiment, "cat", method, 0).address
 
 
