@@ -90,7 +90,7 @@ def prepare(experiments: Sequence[Experiment]) -> None:
 
 
 def check(experiments: Sequence[Experiment]) -> None:
-    """ConfigError, one line, for what can't be run; nothing is written."""
+    """ConfigError, one line, for what can't be run; nothing is written but a folder's prepared images."""
     for experiment in experiments:
         store.held_out(experiment)
     from semlib import runs  # slow to import: most wrong parameters are found before

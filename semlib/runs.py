@@ -105,13 +105,13 @@ def check_data(experiment: Experiment, data: datasets.Dataset) -> None:
         if (getattr(experiment, name) or 0) > limit:
             has = f"{data.name} has {most} images to train on, of {width}x{height} pixels"
             raise ConfigError(f"{name}: {getattr(experiment, name)} is more than {limit}; {has}")
-
     if ":" in experiment.architecture:
         for method in experiment.methods:
             _check_own_network(Run(experiment, store.held_out(experiment)[0], method, 0), data)
 
 
 def _check_own_network(run: Run, data: datasets.Dataset) -> None:
+    """ConfigError, one line, if the user's network doesn't fit; tried on two images, apart from the one that is trained."""
     split, name = datasets.hold_out(data, run.hold_out), run.experiment.architecture
     heads = {"classification": len(split.classes)} | _heads(run)
     images = augmentation.centre(split.train.images[:2], run.experiment.crop_side)
@@ -119,7 +119,7 @@ def _check_own_network(run: Run, data: datasets.Dataset) -> None:
         net = _network(run, split)
         models.own.check(net, heads, augmentation.to_float(torch.from_numpy(images)))
         for score in {*run.experiment.scores} & {*metrics.OF_THE_HEAD}:
-            metrics.head(net, score)
+            metrics.linear_head(net, score)
     except Exception as error:  # a user's network can raise any
         raise ConfigError(f"architecture: {name}: {one_line(error)}") from error
 
@@ -349,6 +349,7 @@ def _remove_checkpoints(run: Run) -> None:
 
 
 def _own_name(how: dict[str, Any]) -> str:
+    """my_score:energy(version=1,source=1a2b...): a score's name where another source or setting has the plain one."""
     return f"{how['score']}({','.join(f'{k}={v}' for k, v in how.items() if k != 'score')})"
 
 

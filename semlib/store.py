@@ -345,7 +345,7 @@ def unmatched(experiments: Iterable[Experiment]) -> list[str]:
                 reasons[path] = reason
                 folders.add(short(run.experiment.folder))
     return [
-        f"{count} finished runs in {', '.join(sorted(folders))} are not used: {reason}. Nothing is deleted."
+        f"{count} finished run{'s' * (count > 1)} in {', '.join(sorted(folders))} not used: {reason}. Nothing is deleted."
         for reason, count in Counter(reasons.values()).items()
     ]
 
@@ -368,7 +368,7 @@ def _unlike(run: Run, home: Path) -> str | None:
 def collect(profile: Path) -> list[Record]:
     """Every record in a profile's folder, whatever its settings and data.
 
-    One that can't be read, or that lies where another run's belongs, is named in a warning and passed over; those of an older
+    One that can't be read, or that lies where another run's belongs, is named in a warning and passed over; those of another
     recipe are counted.
     """
     records, outdated = [], 0

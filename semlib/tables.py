@@ -181,9 +181,8 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
         columns[label(method), label(measure)] = texts
     if not columns:
         return pd.DataFrame({"Difference": ["the paper has no numbers of this data set"]}, index=["-"])
-    return pd.DataFrame(columns, index=[ROWS.get(name, name) for name in table.index]).rename_axis(
-        index=table.index.name or "Anomaly"
-    )
+    rows = pd.Index([ROWS.get(name, name) for name in table.index], name=table.index.name or "Anomaly")
+    return pd.DataFrame(columns, index=rows)
 
 
 def counts(table: pd.DataFrame) -> pd.DataFrame:
@@ -417,7 +416,7 @@ def title(experiment: Experiment) -> str:
     """The experiment in a few words: data set, profile, and the auxiliary weight where a method has one."""
     plain = set(experiment.methods) <= {"classification", "center_mask"}
     weight = "" if plain else f", auxiliary weight {experiment.auxiliary_weight:g}"
-    return f"{experiment.dataset_name}, profile {experiment.profile}{weight}, {experiment.statistics} statistics"
+    return f"{experiment.dataset_name}, profile {experiment.profile}{weight}, {experiment.statistics} batch-norm statistics"
 
 
 def heading(experiment: Experiment) -> str:
@@ -477,13 +476,13 @@ def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:
 
 def between(runs: Sequence[tuple[Experiment, Sequence[Record]]]) -> str:
     """What is unlike between the rows of a table about several experiments, besides their data; "" if nothing is."""
-    return "  \n".join(line for line in unlike([r for _, records in runs for r in records]) if "data" not in line)
+    return "  \n".join(unlike([record for _, records in runs for record in records], one_data_set=False))
 
 
-def unlike(records: Sequence[Record]) -> list[str]:
+def unlike(records: Sequence[Record], one_data_set: bool = True) -> list[str]:
     """In what the runs of one table differ that its numbers may depend on, a line each."""
     aspects = {
-        "data": [str(record.data) for record in records],
+        "data": [str(record.data) for record in records if one_data_set],
         "precision": [record.precision for record in records],
         "torch": [".".join(record.versions.get("torch", "unknown").split(".")[:2]) for record in records],
         "devices": [record.device for record in records],

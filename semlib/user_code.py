@@ -48,7 +48,7 @@ def function(name: str) -> Callable[..., Any]:
 def digest(name: str) -> str:
     """16 hex digits of the source that a user's function depends on, without comments, docstrings and layout.
 
-    Of its own module the statements that it can reach, and the whole of every module that those import which is neither
+    Of its own module the statements that it can reach, and the whole of every module that its own imports which is neither
     Python's, nor installed in site-packages, nor semlib's. What a function reads from other files is not seen.
     """
     function(name)
@@ -226,7 +226,11 @@ def _last(node: ast.AST) -> str:
 
 def _is_main(statement: ast.stmt) -> bool:
     """if __name__ == "__main__": nothing that an import runs."""
-    return isinstance(statement, ast.If) and "__name__" in {_last(n) for n in ast.walk(statement.test)} and not statement.orelse
+    return (
+        isinstance(statement, ast.If)
+        and ast.unparse(statement.test) in ("__name__ == '__main__'", "'__main__' == __name__")
+        and not statement.orelse
+    )
 
 
 def _is_text(statement: ast.stmt) -> bool:

@@ -33,6 +33,27 @@ TINY = {
     "evaluate_every": 1,
 }
 
+OWN_NETWORK = """
+import torch
+from torch import nn
+
+class Small(nn.Module):
+    def __init__(self, classes, channels, heads):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Conv2d(channels, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
+        self.heads = nn.ModuleDict({name: nn.Linear(72, n) for name, n in {"classification": classes, **heads}.items()})
+
+    def features(self, images):
+        return self.trunk(images)
+
+    def forward(self, images, head="classification"):
+        return self.heads[head](self.features(images))
+
+def small(classes, image_shape, heads, mean, std):
+    assert image_shape[1:] == (8, 8) and len(mean) == len(std) == image_shape[0] and 0 < mean[0] < 1
+    return Small(classes, image_shape[0], heads)
+"""
+
 
 FRAGILE = '''
 from pathlib import Path

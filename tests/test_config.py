@@ -213,7 +213,7 @@ def test_a_finished_run_keeps_its_address(which):
 
 
 def test_committed_records_lie_at_their_addresses():
-    """No later change may move a finished run."""
+    """No later change may move a finished run. While none is committed, GOLDEN alone holds that."""
     tracked = subprocess.run(["git", "ls-files", "outputs/**/record.json"], cwd=ROOT, capture_output=True, text=True).stdout
     for path in map(Path, tracked.split()):
         record = store.read_record(ROOT / path.parent)

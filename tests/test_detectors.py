@@ -154,7 +154,10 @@ def literal_vim(h, z, labels, weight, bias):
     origin, d = -np.linalg.pinv(weight) @ bias, h.shape[1] // 2
     moments = sum(np.outer(row - origin, row - origin) for row in h)
     complement = np.linalg.eigh(moments)[1][:, : h.shape[1] - d]  # eigenvalues ascend
-    residual = lambda h: np.linalg.norm(complement.T @ (h - origin))  # noqa: E731
+
+    def residual(h):
+        return np.linalg.norm(complement.T @ (h - origin))
+
     alpha = np.mean([max(row) for row in z]) / np.mean([residual(row) for row in h])
     return lambda h, z: alpha * residual(h) - logsumexp(z)
 

@@ -6,34 +6,14 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, tiny, tiny_data
+from helpers import OWN_NETWORK, ROOT, tiny, tiny_data
 
 from semlib import datasets, metrics, runs, store
 from semlib.config import ConfigError
 
-SMALL = """
-import torch
-from torch import nn
-
-class Small(nn.Module):
-    def __init__(self, classes, heads):
-        super().__init__()
-        self.trunk = nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
-        self.heads = nn.ModuleDict({name: nn.Linear(72, n) for name, n in {"classification": classes, **heads}.items()})
-
-    def features(self, images):
-        return self.trunk(images)
-
-    def forward(self, images, head="classification"):
-        return self.heads[head](self.features(images))
-
-def small(classes, image_shape, heads, mean, std):
-    assert image_shape == (1, 8, 8) and len(mean) == len(std) == 1 and 0 < mean[0] < 1
-    return Small(classes, heads)
-"""
 FEATURES, FORWARD = "return self.trunk(images)", "return self.heads[head](self.features(images))"
 WRONG = {
-    "no module": ("return Small(classes, heads)", "return 3", "torch.nn.Module, not a int"),
+    "no module": ("return Small(classes, image_shape[0], heads)", "return 3", "torch.nn.Module, not a int"),
     "no heads": ("self.heads = nn.ModuleDict(", "self.other = nn.ModuleDict(", "heads should be a torch.nn.ModuleDict"),
     "a head is missing": ("**heads}", "}", "ModuleDict with classification, rotation"),
     "no features": ("def features(", "def feature(", "features"),
@@ -51,7 +31,7 @@ WRONG = {
 def place(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     tiny_data(tmp_path / "data")
-    (tmp_path / "small_net.py").write_text(SMALL)
+    (tmp_path / "small_net.py").write_text(OWN_NETWORK)
     yield tmp_path
     sys.modules.pop("small_net", None)
 
@@ -85,7 +65,7 @@ def test_an_edited_network_is_another_one(place):
     (place / "small_net.py").write_text(text.replace("nn.ReLU()", "nn.GELU()"))
     assert store.finished(own(place, methods="classification")) == []
     (line,) = store.unmatched([own(place, methods="classification")])
-    assert "1 finished runs" in line and "another version of small_net:small" in line
+    assert "1 finished run" in line and "another version of small_net:small" in line
     others = runs.complete(own(place, methods="classification"))
     assert others[0].address != records[0].address and (others[0].scores()["msp"] != records[0].scores()["msp"]).any()
     with pytest.raises(ConfigError, match="trained with another version of small_net:small"):
@@ -95,17 +75,17 @@ def test_an_edited_network_is_another_one(place):
 @pytest.mark.parametrize("wrong", WRONG)
 def test_one_that_does_not_fit_is_one_line_before_training(place, wrong, monkeypatch):
     old, new, said = WRONG[wrong]
-    assert old in SMALL
-    (place / "small_net.py").write_text(SMALL.replace(old, new))
+    assert old in OWN_NETWORK
+    (place / "small_net.py").write_text(OWN_NETWORK.replace(old, new))
     monkeypatch.setattr(runs.training, "train", lambda *args, **options: pytest.fail("trained"))
     with pytest.raises(ConfigError) as error:
         runs.complete(own(place))
     assert "small_net:small" in str(error.value) and said in str(error.value) and "\n" not in str(error.value)
-    assert not list((place / "outputs").rglob("*")) if (place / "outputs").exists() else True
+    assert not (place / "outputs").exists()
 
 
 def test_a_head_that_is_not_linear_is_refused_only_by_detectors_that_need_its_weights(place, monkeypatch):
-    (place / "small_net.py").write_text(SMALL.replace("nn.Linear(72, n)", "nn.Sequential(nn.Linear(72, n))"))
+    (place / "small_net.py").write_text(OWN_NETWORK.replace("nn.Linear(72, n)", "nn.Sequential(nn.Linear(72, n))"))
     assert len(runs.complete(own(place, methods="classification", scores=("msp", "knn")))) == 1
     monkeypatch.setattr(runs.training, "train", lambda *args, **options: pytest.fail("trained"))
     with pytest.raises(ConfigError, match="small_net:small: vim needs a linear classification head, not Sequential"):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import ROOT, contents, finish, parameters, semlib, semlib_path, tiny_data
+from helpers import OWN_NETWORK, ROOT, contents, finish, parameters, semlib, semlib_path, tiny_data
 from PIL import Image
 
 from semlib import config, datasets, notebooks, store
@@ -66,7 +66,7 @@ def test_two_folders_of_one_name_are_two_data_sets(tmp_path, command):
     before = records(tmp_path)
     said = command(dry=True, dataset=second)
     assert finished(said) == (0, 1) and re.search(
-        r"1 finished runs in \S+ are not used: of other data \(\S+\) than is here now", said
+        r"1 finished run in \S+ not used: of other data \(\S+\) than is here now", said
     )
     of_second = command(dataset=second)
     assert finished(of_second) == (1, 1) and "not used: of other data" in of_second
@@ -89,7 +89,8 @@ def test_a_folder_that_grows_is_trained_or_only_scored_anew(tmp_path, command):
     command(dataset=folder)
     (first,) = records(tmp_path).values()
     (folder / "test" / "cow" / "new.png").write_bytes((folder / "test" / "cow" / "0.png").read_bytes())
-    assert finished(command(dry=True, dataset=folder)) == (0, 1)
+    said = command(dry=True, dataset=folder)
+    assert finished(said) == (0, 1) and "1 are missing, 1 of them only to be scored\n" in said
     assert finished(command(dataset=folder)) == (1, 1)
     old, new = sorted(records(tmp_path).values(), key=lambda r: r["finished"])
     assert old == first and new["trained at"] == first["trained at"] and new["test_digest"] != first["test_digest"]
@@ -113,24 +114,6 @@ task.heads = {"mine": 2}
 def score(logits):
     return -logits.double().amax(1)
 """
-NETWORK = """
-from torch import nn
-
-class Small(nn.Module):
-    def __init__(self, classes, heads):
-        super().__init__()
-        self.trunk = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.heads = nn.ModuleDict({name: nn.Linear(4, n) for name, n in {"classification": classes, **heads}.items()})
-
-    def features(self, images):
-        return self.trunk(images)
-
-    def forward(self, images, head="classification"):
-        return self.heads[head](self.features(images))
-
-def small(classes, image_shape, heads, mean, std):
-    return Small(classes, heads)
-"""
 
 
 @pytest.mark.notebook
@@ -138,14 +121,14 @@ def test_edits_of_a_users_code_change_what_depends_on_them(tmp_path, command):
     folder, aid, mine, net = pets(tmp_path / "a", 0), tmp_path / "aid.py", tmp_path / "mine.py", tmp_path / "own.py"
     aid.write_text("def weight():\n    return 1.0\n")
     mine.write_text(TASK)
-    net.write_text(NETWORK)
+    net.write_text(OWN_NETWORK)
     how = {"dataset": folder, "methods": "mine:task", "architecture": "own:small", "scores": "[msp, mine:score]"}
     command(**how)
     (first,) = records(tmp_path).values()
 
     aid.write_text("def weight():\n    return 1.0  # the usual\n")
     mine.write_text('"""My task."""\n' + TASK)
-    net.write_text(NETWORK.replace("def forward(self, ", "def forward(  # as it must be\n        self, "))
+    net.write_text(OWN_NETWORK.replace("def forward(self, ", "def forward(  # as it must be\n        self, "))
     assert finished(command(dry=True, **how)) == (1, 1)  # words change nothing
 
     mine.write_text(TASK.replace("-logits.double().amax(1)", "-2 * logits.double().amax(1)"))

@@ -137,6 +137,9 @@ def test_a_table_that_mixes_says_so(change, said, monkeypatch, capsys):
     same = [r.model_copy(update={"versions": {"torch": "2.6.0+cu124"}}) for r in RECORDS]
     records = [*same, same[0].model_copy(update={"trial": 3} | change)]
     assert tables.unlike(records) == ([said] if said else [])
+    other = record("cat", "rotation", 0, 0.5, 0.5, 0.9, "cifar10", data=MADE_UP, versions={"torch": "2.6.1"})
+    rows = [(experiment(), records), (experiment(dataset="cifar10"), [other])]
+    assert tables.between(rows) == (said or "").replace("(6)", "(7)")  # that the data differ goes without saying
     monkeypatch.setattr(store, "finished", lambda experiment: records)
     tables.print_all([experiment()])
     assert not said or said in capsys.readouterr().out
@@ -247,8 +250,8 @@ def test_upright_statistics_are_the_tables_and_the_headings():
     mixed, upright = (tables.by_class(experiment(statistics=name), both) for name in ("mixed", "upright"))
     means = [table.xs("mean", axis=1, level="statistic") for table in (mixed, upright)]
     assert np.allclose(means[0] / 2, means[1], equal_nan=True)
-    assert "upright statistics" in tables.heading(experiment(statistics="upright"))
-    assert "mixed statistics" in tables.heading(experiment())
+    assert "upright batch-norm statistics" in tables.heading(experiment(statistics="upright"))
+    assert "mixed batch-norm statistics" in tables.heading(experiment())
 
 
 def test_generalisation_is_one_row_a_data_set_beside_table_2():

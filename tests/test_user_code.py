@@ -153,6 +153,11 @@ ODD = {  # a module, an edit of it that the function `f` can see in an indirect 
     "a block at the module's top": ("X = 1\nif X:\n    Y = 1\nelse:\n    Y = 2\ndef f(x):\n    return Y\n", "Y = 1", "Y = 3"),
     "a call at the module's top": ("Y = []\nY.append(1)\ndef f(x):\n    return Y\n", "append(1)", "append(2)"),
     "a base class": ("class A:\n    X = 1\nclass B(A):\n    pass\ndef f(x):\n    return B.X\n", "X = 1", "X = 2"),
+    "what an import alone runs": (
+        "X = 1\nif __name__ != '__main__':\n    X = 2\ndef f(x):\n    return X\n",
+        "X = 2",
+        "X = 3",
+    ),
     "a default": ("ONE = 1\ndef f(x, y=ONE):\n    return y\n", "ONE = 1", "ONE = 2"),
     "a function made by another": ("def make(n):\n    return lambda x: n\nf = make(1)\n", "make(1)", "make(2)"),
     "two names at once": ("A, B = 1, 2\ndef f(x):\n    return B\n", "1, 2", "1, 3"),

@@ -1,7 +1,7 @@
 """Every score: one float an image, higher = more anomalous. Every metric: the anomaly is the positive class."""
 
 from semlib.metrics.detection import accuracy, average_precision
-from semlib.metrics.detectors import DETECTORS, OF_THE_HEAD, Features, features, fit, head
+from semlib.metrics.detectors import DETECTORS, OF_THE_HEAD, Features, features, fit, linear_head
 from semlib.metrics.pixel_gaussian import PixelGaussian, PixelMixture, edge_energy
 from semlib.metrics.scores import evaluating, max_softmax, odin, score, upright
 
@@ -17,7 +17,7 @@ __all__ = [
     "evaluating",
     "features",
     "fit",
-    "head",
+    "linear_head",
     "max_softmax",
     "odin",
     "score",

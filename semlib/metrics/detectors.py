@@ -161,7 +161,7 @@ def vim(train: Features, labels: np.ndarray, net: nn.Module) -> Detector:
 
     ValueError if nothing is outside: the features have no more dimensions than main directions.
     """
-    weight, bias = head(net, "vim")
+    weight, bias = linear_head(net, "vim")
     centre, dimensions = -np.linalg.pinv(weight) @ bias, weight.shape[1]
     main = 1000 if dimensions >= 2048 else 512 if dimensions >= 768 else max(1, dimensions // 2)
     centred = _double(train.features) - centre
@@ -176,14 +176,14 @@ def vim(train: Features, labels: np.ndarray, net: nn.Module) -> Detector:
 
 def react(train: Features, labels: np.ndarray, net: nn.Module) -> Detector:
     """Energy of features clipped at the 90th percentile of training's, pooled over units (Sun et al. 2021)."""
-    weight, bias = head(net, "react")
+    weight, bias = linear_head(net, "react")
     most = np.percentile(_double(train.features), 90)
     return lambda x: -_energy(np.minimum(_double(x.features), most) @ weight.T + bias)
 
 
 def scale(train: Features, labels: np.ndarray, net: nn.Module) -> Detector:
     """Energy of features scaled by exp(sum / sum of the 15 % largest) (Xu et al. 2024)."""
-    weight, bias = head(net, "scale")
+    weight, bias = linear_head(net, "scale")
 
     def score(x: Features) -> np.ndarray:
         values = _double(x.features)
@@ -196,7 +196,7 @@ def scale(train: Features, labels: np.ndarray, net: nn.Module) -> Detector:
 
 def fdbd(train: Features, labels: np.ndarray, net: nn.Module) -> Detector:
     """Mean distance to the decision boundaries, relative to that from the training mean (Liu & Qin 2024)."""
-    weight, _ = head(net, "fdbd")
+    weight, _ = linear_head(net, "fdbd")
     centre = _double(train.features).mean(0)
     between = np.linalg.norm(weight[:, None] - weight[None], axis=2)  # (C, C)
     between[between == 0] = np.inf  # a class and itself
@@ -290,7 +290,7 @@ def _nearest(
         yield rows, near, (bank[near] @ queries[rows, :, None])[:, :, 0] - less[near]
 
 
-def head(net: nn.Module, name: str) -> tuple[np.ndarray, np.ndarray]:
+def linear_head(net: nn.Module, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Weight (C, D) and bias (C,) of the linear classification head; ValueError if it is another."""
     linear = net.heads["classification"]
     if not isinstance(linear, nn.Linear):
