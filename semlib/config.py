@@ -75,6 +75,7 @@ Names = Annotated[tuple[Text, ...], BeforeValidator(_tuple), Field(min_length=1)
 MOST = 10**6  # of anything that is counted: more is a slip, and could fill the memory before it is noticed
 Count = Annotated[int, Field(ge=1, le=MOST)]
 OptionalCount = Annotated[Annotated[int, Field(ge=0, le=MOST)] | None, BeforeValidator(_none)]
+PerClass = Annotated[Count | None, BeforeValidator(_none)]
 OptionalSide = Annotated[Annotated[int, Field(ge=8, le=10**4)] | None, BeforeValidator(_none)]
 Fold = Annotated[Annotated[int, Field(ge=0, le=9)] | None, BeforeValidator(_none)]
 OptionalText = Annotated[Text | None, BeforeValidator(_none)]
@@ -108,6 +109,7 @@ class Experiment(BaseModel):
 
     # data
     image_side: OptionalSide = None  # pixels a side of prepared images; None: 32 for own ones, 256 for ImageNet's
+    train_per_class: PerClass = None  # training images of each class, drawn anew for each trial and hold-out; None: all
     crop_side: OptionalSide = None  # pixels a side of training crops, and of the test images' centre; None: the whole image
     fold: Fold = None  # STL-10: one of its 10 predefined folds of 1,000 training images
     evaluate_on: Literal["test", "validation"] = "test"  # validation: images kept from training; no test image is loaded
@@ -117,7 +119,7 @@ class Experiment(BaseModel):
     # network
     architecture: Text = "wrn-28-10"  # or package.module:function
     stem_stride: Annotated[int, Field(ge=1, le=4)] = 1  # 2 halves the resolution: a network for CPUs
-    widen_factor: Annotated[Count | None, BeforeValidator(_none)] = None  # None: the architecture's own
+    widen_factor: PerClass = None  # None: the architecture's own
     dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.3
     norm_batch: OptionalCount = 128  # images that share batch-norm statistics; None: the batch
 
@@ -144,7 +146,7 @@ class Experiment(BaseModel):
     device: Annotated[Text, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     threads: OptionalCount = None  # CPU threads; None: PyTorch's choice
     compile: bool = False  # torch.compile: a minute to begin with, faster steps on a GPU
-    evaluate_every: Count = 10  # epochs between two points of a learning curve
+    evaluate_every: Annotated[Number, Field(ge=1, le=MOST)] = 10  # epochs between two points of a learning curve
     checkpoint_every: Count = 1  # epochs between two checkpoints
     keep_weights: bool = True  # weights.pt beside a record, so that a new score needs no training
     score_batch: Count = 500  # images a forward pass when scoring

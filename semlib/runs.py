@@ -99,20 +99,21 @@ def check(experiment: Experiment) -> None:
 def check_data(experiment: Experiment, data: datasets.Dataset) -> None:
     """ConfigError if the experiment can't be trained on images of this size and number, or its network doesn't take them."""
     height, width = data.train.images.shape[2:]
-    left_out = [np.sum(data.train.labels == data.classes.index(name)) for name in store.held_out(experiment) if name]
-    side, most = min(height, width), len(data.train) - max(left_out, default=0)
+    per_class, where = experiment.train_per_class, store.held_out(experiment)
+    side, most = min(height, width), min(len(datasets.training_images(data, name, per_class)) for name in where)
     for name, limit in {"crop_side": side, "crop_padding": side - 1, "batch_size": most}.items():
         if (getattr(experiment, name) or 0) > limit:
-            has = f"{data.name} has {most} images to train on, of {width}x{height} pixels"
+            of = f" with train_per_class {per_class}" * (per_class is not None)
+            has = f"{data.name} has {most} images to train on{of}, of {width}x{height} pixels"
             raise ConfigError(f"{name}: {getattr(experiment, name)} is more than {limit}; {has}")
     if ":" in experiment.architecture:
         for method in experiment.methods:
-            _check_own_network(Run(experiment, store.held_out(experiment)[0], method, 0), data)
+            _check_own_network(Run(experiment, where[0], method, 0), data)
 
 
 def _check_own_network(run: Run, data: datasets.Dataset) -> None:
     """ConfigError, one line, if the user's network doesn't fit; tried on two images, apart from the one that is trained."""
-    split, name = datasets.hold_out(data, run.hold_out), run.experiment.architecture
+    split, name = _split(run, data), run.experiment.architecture
     heads = {"classification": len(split.classes)} | _heads(run)
     images = augmentation.centre(split.train.images[:2], run.experiment.crop_side)
     try:
@@ -155,7 +156,7 @@ def _alone(path: Path, wait: bool) -> Iterator[None]:
 
 
 def _train(run: Run, data: datasets.Dataset) -> Record:
-    experiment, split = run.experiment, datasets.hold_out(data, run.hold_out)
+    experiment, split = run.experiment, _split(run, data)
     where, precision, threads = machine.device(experiment), machine.precision(experiment), _threads(experiment)
     net = _network(run, split)
     wanted = MSP | store.scoring(experiment)
@@ -312,7 +313,7 @@ def _from_weights(run: Run, record: Record, data: datasets.Dataset, wanted: dict
         )
     # channels last as in training: the scores are then the same to the bit
     net = network(record, data).to(machine.device(run.experiment), memory_format=torch.channels_last)
-    return _score(run, net, data, datasets.hold_out(data, run.hold_out), wanted, _functions(wanted))
+    return _score(run, net, data, _split(run, data), wanted, _functions(wanted))
 
 
 def network(record: Record, data: datasets.Dataset) -> torch.nn.Module:
@@ -333,7 +334,7 @@ def network(record: Record, data: datasets.Dataset) -> torch.nn.Module:
         raise ConfigError(f"{run.title}: was trained with another version of {', '.join(run.sources)}")
     if hashlib.sha256(weights.read_bytes()).hexdigest() != record.weights_sha256:
         raise ConfigError(f"{run.title}: {weights} is damaged or another run's; choose scores that it has, or another profile")
-    net = _network(run, datasets.hold_out(data, run.hold_out))
+    net = _network(run, _split(run, data))
     try:
         net.load_state_dict(training.read(weights))
     except ValueError as error:
@@ -351,6 +352,10 @@ def _remove_checkpoints(run: Run) -> None:
 def _own_name(how: dict[str, Any]) -> str:
     """my_score:energy(version=1,source=1a2b...): a score's name where another source or setting has the plain one."""
     return f"{how['score']}({','.join(f'{k}={v}' for k, v in how.items() if k != 'score')})"
+
+
+def _split(run: Run, data: datasets.Dataset) -> datasets.Split:
+    return datasets.hold_out(data, run.hold_out, run.experiment.train_per_class, run.trial)
 
 
 def _network(run: Run, split: datasets.Split) -> torch.nn.Module:

@@ -115,7 +115,7 @@ def train(
             _check_finite(losses, net, epoch, experiment)
             seconds += time.perf_counter() - started
             final = epoch + 1 > experiment.epochs - experiment.average_last_epochs
-            if evaluate and (final or (epoch + 1) % experiment.evaluate_every == 0):
+            if evaluate and (final or (epoch + 1) // experiment.evaluate_every > epoch // experiment.evaluate_every):
                 row = {"epoch": epoch + 1, "loss": losses[0].mean().item()}
                 row |= {"auxiliary_loss": losses[1].mean().item()} if auxiliary else {}
                 history.append(row | evaluate(epoch + 1) | {"seconds": round(seconds, 3)})

@@ -198,7 +198,7 @@ GOLDEN = {
     "paper/table3_cifar10": "a6fcf37507e2822e",
 }
 DEFAULTS = {
-    "image_side": None, "crop_side": None, "fold": None, "evaluate_on": "test", "crop_padding": None,
+    "image_side": None, "train_per_class": None, "crop_side": None, "fold": None, "evaluate_on": "test", "crop_padding": None,
     "flip": True, "architecture": "wrn-28-10", "stem_stride": 1, "widen_factor": None, "dropout": 0.3,
     "norm_batch": 128, "epochs": 200, "batch_size": 512, "learning_rate": 0.1, "weight_decay": 5e-4, "schedule": "step",
     "auxiliary_weight": 0.5, "auxiliary_augment": False, "precision": "float32", "average_last_epochs": 1,

@@ -18,9 +18,9 @@ TRAINING = {  # file: the names in it that make weights what they are; () for th
     "models/conditional_norm.py": (),
     "models/cpc.py": (),
     "datasets/augmentation.py": (),
-    "datasets/arrays.py": ("hold_out",),
+    "datasets/arrays.py": ("hold_out", "training_images"),
     "datasets/loading.py": ("_with_validation", "_fold"),
-    "runs.py": ("_train", "_network", "_heads", "_transform", "_pixels", "_moments"),
+    "runs.py": ("_train", "_split", "_network", "_heads", "_transform", "_pixels", "_moments"),
 }
 SHARED = {
     "metrics/scores.py": ("evaluating", "_full_float32", "upright", "UPRIGHT_BATCH", "as_floats", "score"),
@@ -35,7 +35,7 @@ COVERED = {
     ("odin", store.VERSIONS["odin"]): {"metrics/scores.py": ("odin", "max_softmax")},
 }
 PINNED = {
-    ("training", 2): "4a8256d288ede5a7",
+    ("training", 2): "19f95013d05dfb97",
     ("scoring", 1): "328aacce69993a11",
     ("msp", 1): "2b58154f03c7bf28",
     ("msp_t1000", 1): "1a9c1188b4da26a3",

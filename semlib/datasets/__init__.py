@@ -1,6 +1,6 @@
 """Data sets by name, as uint8 arrays, and the hold-out split. `load` reads, prepares or downloads; nothing here needs torch."""
 
-from semlib.datasets.arrays import DataError, Dataset, Digests, ImageSet, Split, hold_out
+from semlib.datasets.arrays import DataError, Dataset, Digests, ImageSet, Split, hold_out, training_images
 from semlib.datasets.loading import BUILT_IN, classes, data_root, digests, load, prepared
 from semlib.datasets.ood import SOURCES as OOD
 from semlib.datasets.ood import NotAvailable, load_ood
@@ -21,4 +21,5 @@ __all__ = [
     "load",
     "load_ood",
     "prepared",
+    "training_images",
 ]

@@ -66,17 +66,37 @@ class Split:
     kept: np.ndarray
 
 
-def hold_out(data: Dataset, anomaly: str | None) -> Split:
-    """Train on all classes but `anomaly`, test on all; with None no class is held out (Table 2). DataError if unknown."""
+def training_images(data: Dataset, anomaly: str | None, train_per_class: int | None = None, trial: int = 0) -> np.ndarray:
+    """Indices int64 (n,) of the training images of all classes but `anomaly`, in the data set's order.
+
+    train_per_class: that many of each class, drawn by trial and anomaly; a larger number includes the images of a smaller
+    one. DataError if a class has fewer, or the anomaly is unknown.
+    """
     if anomaly is not None and anomaly not in data.classes:
         raise DataError(f"hold-out {anomaly!r} is not a class of {data.name}; choose from {', '.join(data.classes)}")
-    kept = np.array([k for k, name in enumerate(data.classes) if name != anomaly])
-    if len(kept) < 2:
+    members = {name: np.flatnonzero(data.train.labels == k) for k, name in enumerate(data.classes) if name != anomaly}
+    if len(members) < 2:
         raise DataError(f"{data.name} has {len(data.classes)} classes; holding one out needs at least 3")
+    if train_per_class is not None:
+        fewest = min(members, key=lambda name: len(members[name]))
+        if train_per_class > (there := len(members[fewest])):
+            raise DataError(f"train_per_class: {train_per_class} is more than {data.name} has of {fewest}: {there}")
+        # a bit generator's numbers are the same in every version of NumPy, those of a Generator's methods may change
+        drawn = np.random.PCG64((trial, *(anomaly or "").encode())).random_raw(len(data.train))
+        members = {name: those[np.argsort(drawn[those])[:train_per_class]] for name, those in members.items()}
+    return np.sort(np.concatenate(list(members.values())))
+
+
+def hold_out(data: Dataset, anomaly: str | None, train_per_class: int | None = None, trial: int = 0) -> Split:
+    """Train on all classes but `anomaly`, test on all; with None no class is held out (Table 2). DataError if unknown.
+
+    train_per_class, trial: train on the `training_images` that these give.
+    """
+    normal = training_images(data, anomaly, train_per_class, trial)
+    kept = np.array([k for k, name in enumerate(data.classes) if name != anomaly])
     renumber = np.full(len(data.classes), -1, np.int64)
     renumber[kept] = np.arange(len(kept))
     train, test = renumber[data.train.labels], renumber[data.test.labels]
-    normal = train >= 0
     return Split(
         train=ImageSet(data.train.images[normal], train[normal]),
         test=ImageSet(data.test.images, test),
