@@ -48,7 +48,7 @@ kills: $(VENV)/ready
 # On an otherwise idle machine; writes benchmarks/*.json
 bench: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet pytorch-ood
-	for name in throughput scoring startup tables_640 cpc_step; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in throughput scoring detectors startup tables_640 cpc_step; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 # make lab LAB="--no-browser --port 9000" on a remote machine
 LAB ?=

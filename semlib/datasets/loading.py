@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -164,16 +164,18 @@ def digests(
 ) -> Digests | None:
     """The digests of what `load` gives now; None if that needs a download or ImageNet's files.
 
-    They are remembered beside the prepared file, and computed anew when its size or time differs from what they are of.
+    They are remembered beside the prepared file, and computed anew when its size or time differs from what they are of; the
+    digits' when scikit-learn's version does.
     """
     if not prepared(name, root, side):
         return None
     path, part = _prepare(name, root, side), f"fold {fold}, validation {validation}"
-    if path is None:
-        return _digests_of_digits(validation)
-    status, beside = path.stat(), path.with_suffix(".digests.json")
-    now = {"size": status.st_size, "modified": status.st_mtime_ns, "changed": status.st_ctime_ns}
-    which = (path, part, *now.values())
+    if path is None:  # remembered too: scikit-learn takes a second to import
+        beside, now = data_root(root) / "digits.digests.json", {"scikit-learn": version("scikit-learn")}
+    else:
+        status, beside = path.stat(), path.with_suffix(".digests.json")
+        now = {"size": status.st_size, "modified": status.st_mtime_ns, "changed": status.st_ctime_ns}
+    which = (beside, part, *now.values())
     if which not in _digests:
         known: dict[str, Any] = {}
         with suppress(OSError, ValueError, AttributeError):  # not there yet, or not JSON
@@ -185,11 +187,6 @@ def digests(
                 save_atomically(beside, lambda file: file.write(json.dumps(known, indent=1).encode()))
         _digests[which] = Digests(*known[part].split())
     return _digests[which]
-
-
-@lru_cache
-def _digests_of_digits(validation: bool) -> Digests:
-    return (_with_validation(digits()) if validation else digits()).digests
 
 
 def _fold(path: Path, fold: int, images: int) -> np.ndarray:
