@@ -69,6 +69,10 @@ def _none(value: Any) -> Any:
     return None if value in ("none", "None") else value
 
 
+def _labels(value: Any) -> Any:
+    return None if value == "all" else int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
 Number = Annotated[float, BeforeValidator(_number)]
 Text = Annotated[str, BeforeValidator(_text), Field(min_length=1)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(_tuple), Field(min_length=1), AfterValidator(_once)]
@@ -76,6 +80,7 @@ MOST = 10**6  # of anything that is counted: more is a slip, and could fill the 
 Count = Annotated[int, Field(ge=1, le=MOST)]
 OptionalCount = Annotated[Annotated[int, Field(ge=0, le=MOST)] | None, BeforeValidator(_none)]
 PerClass = Annotated[Count | None, BeforeValidator(_none)]
+Labels = Annotated[PerClass, BeforeValidator(_labels)]
 OptionalSide = Annotated[Annotated[int, Field(ge=8, le=10**4)] | None, BeforeValidator(_none)]
 Fold = Annotated[Annotated[int, Field(ge=0, le=9)] | None, BeforeValidator(_none)]
 OptionalText = Annotated[Text | None, BeforeValidator(_none)]
@@ -173,15 +178,20 @@ class Experiment(BaseModel):
         return Path(self.dataset).name or self.dataset
 
     @property
+    def few(self) -> list[str]:
+        """500 a class, in names of files and titles; empty where all training images are used."""
+        return [f"{self.train_per_class} a class"] if self.train_per_class else []
+
+    @property
     def folder(self) -> Path:
         """outputs/<profile>: executed notebooks, tables as CSV, and runs/."""
         return resolve(self.outputs) / self.profile
 
     def output(self, notebook: str, ending: str) -> Path:
-        """Where a notebook's results go: benchmark-digits.csv, holdout-cifar10-cat.ipynb, table3_cifar10.ipynb."""
+        """Where a notebook's results go: benchmark-digits.csv, holdout-cifar10-cat.ipynb, few_labels-cifar10-20_a_class.csv."""
         dataset = [] if self.dataset_name in notebook else [self.dataset_name]
         which = [] if self.hold_out == ("all",) else self.hold_out
-        return self.folder / (re.sub(r"[^\w.-]+", "_", "-".join([notebook, *dataset, *which])) + ending)
+        return self.folder / (re.sub(r"[^\w.-]+", "_", "-".join([notebook, *dataset, *self.few, *which])) + ending)
 
 
 OptionalNames = Annotated[Names | None, BeforeValidator(_none)]
@@ -194,6 +204,9 @@ class Several(BaseModel):
 
     settings: OptionalNames = None  # files of parameters; the notebook's own go over them
     dataset: OptionalNames = None  # a list of names: the same settings for each
+    labels: Annotated[Annotated[dict[Labels, Count], Field(min_length=1)] | None, BeforeValidator(_none)] = (
+        None  # train_per_class or all: epochs
+    )
     auxiliary_weights: Annotated[dict[Text, Weights] | None, BeforeValidator(_none)] = None  # of each method, to compare
 
     @model_validator(mode="after")
@@ -208,19 +221,23 @@ def create(parameters: Mapping[str, Any]) -> Experiment:
 
 
 def several(parameters: Mapping[str, Any]) -> tuple[Experiment, ...]:
-    """The experiments of a notebook about more than one: each of `settings`, of a list in `dataset`, of `auxiliary_weights`.
+    """The experiments of a notebook about more than one: of its `settings`, `labels`, list in `dataset`, `auxiliary_weights`.
 
-    With auxiliary_weights a data set has plain classification first, then each of its other methods alone with each weight.
-    epochs None is a file's own. auxiliary_weight None is what `lambda_search` chose. Without any of these it is the one that
-    `create` makes.
+    Each of `labels` has its own epochs, and ten evaluations. With auxiliary_weights a data set has plain classification first,
+    then each of its other methods alone with each weight. epochs and labels None are a file's own. auxiliary_weight None is
+    what `lambda_search` chose. Without any of these it is the one that `create` makes.
     """
     lists = {name for name in Several.model_fields if name != "dataset" or isinstance(parameters.get(name), list | tuple)}
     by = _checked(Several, {name: value for name, value in parameters.items() if name in lists})
     if by.settings:
-        over = {name: value for name, value in parameters.items() if name != "settings" and (name, value) != ("epochs", None)}
+        own = [name for name in ("epochs", "labels") if parameters.get(name) is None]
+        over = {name: value for name, value in parameters.items() if name not in ("settings", *own)}
         return tuple(e for file in by.settings for e in several(_settings(file) | over))
     if by.dataset:
         return tuple(e for name in by.dataset for e in several({**parameters, "dataset": name}))
+    if by.labels:
+        points = [{"train_per_class": n, "epochs": e, "evaluate_every": max(1, e / 10)} for n, e in by.labels.items()]
+        return tuple(e for point in points for e in several(parameters | point | {"labels": None}))
     given = {name: value for name, value in parameters.items() if name not in lists}
     if by.auxiliary_weights:
         base = create(given | {"auxiliary_weight": 0})
@@ -240,11 +257,19 @@ def _settings(file: str) -> dict[str, Any]:
 
 
 def chosen_weight(experiment: Experiment) -> float:
-    """The auxiliary weight that lambda_search.ipynb wrote into outputs/<profile>/; until it has, 1.0, of CPC 10.0."""
+    """The auxiliary weight that lambda_search.ipynb wrote into outputs/<profile>/; until it has, 1.0, of CPC 10.0.
+
+    It is that of the data set, the method and, unless all training images are used, of so many of each class.
+    """
     path, method = experiment.folder / CHOSEN_WEIGHTS, next((m for m in experiment.methods if m != "classification"), None)
+    wanted = (experiment.dataset_name, method, str(experiment.train_per_class or ""))
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if (row["dataset"], row["method"]) == (experiment.dataset_name, method)]
+            rows = [
+                row
+                for row in csv.DictReader(file)
+                if (row["dataset"], row["method"], row.get("train_per_class") or "") == wanted
+            ]
         weight = _number(rows[0]["auxiliary_weight"]) if rows else UNCHOSEN.get(method, 1.0)
         if weight < 0:
             raise ValueError(f"auxiliary_weight is {weight}")

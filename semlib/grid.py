@@ -73,7 +73,13 @@ def jobs(experiments: Iterable[Experiment], split: str = "class") -> list[Experi
 def names(parts: Sequence[Experiment], split: str) -> list[str]:
     """A job's name in files' names, holdout-<name>.ipynb; those of equal names are numbered."""
     words = [
-        [e.dataset_name, *e.hold_out, *(e.methods if split != "class" else ()), *([e.first_trial] if split == "trial" else ())]
+        [
+            e.dataset_name,
+            *e.few,
+            *e.hold_out,
+            *(e.methods if split != "class" else ()),
+            *([e.first_trial] if split == "trial" else ()),
+        ]
         for e in parts
     ]
     plain = [re.sub(r"[^\w.-]+", "_", "-".join(map(str, w))) for w in words]

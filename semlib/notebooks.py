@@ -60,11 +60,13 @@ def existing(path: str | Path) -> Path:
 
 
 def executed(notebook: Path, experiment: Experiment) -> Path:
-    """Where the executed notebook goes; one that is not about one data set is named after none."""
+    """Where the executed notebook goes; one that is not about one data set, or number of labels, is named after none."""
     import papermill
 
-    dataset = papermill.inspect_notebook(str(notebook)).get("dataset")
+    inferred = papermill.inspect_notebook(str(notebook))
+    dataset = inferred.get("dataset")
     about_one = dataset and not dataset["default"].startswith("[")
+    experiment = experiment.model_copy(update={"train_per_class": None}) if "labels" in inferred else experiment
     return experiment.output(notebook.stem, ".ipynb") if about_one else experiment.folder / notebook.name
 
 

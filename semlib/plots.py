@@ -1,5 +1,6 @@
 """Figures from records: precision-recall curves, learning curves, images ranked by score. Each returns a matplotlib Figure."""
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -75,6 +76,42 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
         f"{experiment.statistics} statistics)"
     )
     figure.tight_layout()
+    return figure
+
+
+def gain_by_labels(runs: Sequence[tuple[Experiment, Sequence[Record]]], method: str = "rotation") -> Figure:
+    """How the method's gain over plain classification depends on the number of training images a class.
+
+    A panel each for MSP, ODIN and accuracy, in points: a thin line for each held-out class, a thick one for their mean with its
+    95 % interval over classes. Dotted: how many images a class the paper's tables have.
+    """
+    measures = [name for name in ("msp", "odin", "accuracy") if all(name in (*e.scores, "accuracy") for e, _ in runs)]
+    points = {tables.images_a_class(e, records): tables.by_class(e, records) for e, records in runs}
+    points = {n: points[n] for n in sorted(points) if not math.isnan(n)}
+    means = tables.gains(runs).query("method == @method and statistics == @runs[0][0].statistics").sort_values("images")
+    size = (5 * len(measures), 4.8)
+    figure, axes = plt.subplots(1, len(measures), figsize=size, dpi=DPI, squeeze=False, layout="constrained")
+    for axis, measure in zip(axes.flat, measures, strict=True):
+        gained = pd.DataFrame({n: tables.gain(table, method, measure) for n, table in points.items()})  # (classes, points)
+        for line in gained.to_numpy():
+            axis.plot(gained.columns, line, color="0.7", linewidth=0.9, marker="o", markersize=2.5, label="a held-out class")
+        mean = means[means.measure == measure].dropna(subset="gain")
+        half = (mean.high - mean.gain).fillna(0)
+        bold = {"linewidth": 2.4, "marker": "o", "capsize": 4, "zorder": 3}
+        axis.errorbar(mean.images, mean.gain, half, **bold, label="mean over classes, 95 % interval")
+        axis.axhline(0, color="black", linewidth=0.8)
+        axis.set(xscale="log", xlabel="training images a class (logarithmic)", ylabel="gain (points)")
+        axis.set_title(tables.label(measure) + " average precision" * (measure != "accuracy"))
+        axis.set_xticks(list(points), [f"{n:,.0f}" + "\nnot run" * (n not in set(mean.images)) for n in points])
+        axis.minorticks_off()
+        for n, name in tables.PAPERS_IMAGES.items():
+            if points and min(points) / 1.5 < n < max(points) * 1.5:
+                axis.axvline(n, color="0.5", linewidth=0.8, linestyle=":")
+                axis.annotate(name, (n, 1), xycoords=("data", "axes fraction"), fontsize=7, rotation=90, ha="right", va="top")
+    legend = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))  # one line of each kind
+    figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=2, frameon=False)
+    title = f"{tables.label(method)} above {tables.label('classification')}"
+    figure.suptitle(f"{title}, {runs[0][0].dataset_name} ({runs[0][0].profile}, {runs[0][0].statistics} statistics)")
     return figure
 
 
@@ -180,7 +217,13 @@ def ranked_images(record: Record, data: Dataset, score: str = "msp", count: int 
 
 def save(figure: Figure, path: Path, experiment: Experiment, records: Sequence[Record]) -> None:
     """Write a figure as PNG; one of a smaller share of its runs than the file shows goes to <name>.unfinished.png."""
-    share, before = len(records) / len(store.plan(experiment)), 0.0
+    save_several(figure, path, [(experiment, records)])
+
+
+def save_several(figure: Figure, path: Path, runs: Sequence[tuple[Experiment, Sequence[Record]]]) -> None:
+    """Likewise a figure of several experiments."""
+    share = sum(len(records) for _, records in runs) / sum(len(store.plan(experiment)) for experiment, _ in runs)
+    before = 0.0
     if path.exists():
         with suppress(Exception), Image.open(path) as file:  # not one of ours: anything but nothing replaces it
             before = 1e-9

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -153,7 +154,8 @@ class Run:
 
     @property
     def title(self) -> str:
-        return f"{self.dataset}, {self.hold_out or 'nothing'} held out, {self.method}, trial {self.trial}"
+        few = f", {self.experiment.train_per_class} images a class" * bool(self.experiment.train_per_class)
+        return f"{self.dataset}{few}, {self.hold_out or 'nothing'} held out, {self.method}, trial {self.trial}"
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -423,9 +425,15 @@ def write_record(home: Path, **fields: Any) -> Record:
 
 
 def write_scores(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Write scores.npz and return each array's SHA-256, and the file's own under its name."""
+    """Write scores.npz and return each array's SHA-256, and the file's own under its name.
+
+    Compressed by bzip2: records are committed, and it makes ranks a tenth smaller than np.savez_compressed does.
+    """
     whole = io.BytesIO()
-    np.savez(whole, **arrays)
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_BZIP2) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
     save_atomically(path, lambda file: file.write(whole.getbuffer()))
     digests = {name: _sha256(array) for name, array in arrays.items()}
     return digests | {path.name: hashlib.sha256(whole.getbuffer()).hexdigest()}

@@ -8,7 +8,7 @@ from contextlib import suppress
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import BinaryIO, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from semlib.store import Record
 PUBLISHED = {"cifar10": "table3_cifar10", "stl10": "table4_stl10"}  # the hold-out table of each data set
 SUBSETS = ("dog", "car", "snake", "spider", "fungus")  # of ImageNet: Appendix B, with CPC's lighter network Appendix C
 PAPERS_WEIGHTS = {"cifar10": "0.5", "stl10": "1.0", **dict.fromkeys((f"imagenet_{name}" for name in SUBSETS), "0.5 or 1.0")}
+PAPERS_IMAGES = {500: "Table 4 (STL-10)", 1300: "Tables 5, 6 (ImageNet's subsets)", 5000: "Table 3 (CIFAR-10)"}  # a class
 PAPERS_CPC_WEIGHT = "10.0"
 FEWEST_TO_TEST = 6  # of five differences no result of Wilcoxon's signed-rank test is under p = 0.05
 LABELS = {"msp": "MSP", "odin": "ODIN", "accuracy": "Accuracy", "classification": "Classification-only"}
@@ -42,11 +43,14 @@ def published(table: str) -> pd.DataFrame:
     return pd.read_csv(str(files("semlib") / "published" / f"{table}.csv"), index_col=0, dtype={"hold_out": str})
 
 
-def paper(dataset: str, classes: Sequence[str], architecture: str = "") -> pd.DataFrame:
+def paper(dataset: str, classes: Sequence[str], architecture: str = "", train_per_class: int | None = None) -> pd.DataFrame:
     """The paper's hold-out table of this data set; empty if it has none, as for a folder of that name with other classes.
 
-    The ImageNet subsets have two: Appendix C's with CPC's lighter network, Appendix B's with the other.
+    Of fewer training images than all there is none. The ImageNet subsets have two: Appendix C's with CPC's lighter network,
+    Appendix B's with the other.
     """
+    if train_per_class is not None:
+        return pd.DataFrame()
     letter = "c" if architecture.endswith("-cpc") else "b"
     names = PUBLISHED | {f"imagenet_{name}": f"appendix_{letter}_imagenet_{name}" for name in SUBSETS}
     table = published(names[dataset]) if dataset in names else pd.DataFrame()
@@ -96,7 +100,7 @@ def by_class(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
 
 def _paper(experiment: Experiment, rows: list[str]) -> pd.DataFrame:
     """The paper's table of this data set, if it has one; its average row only where all of its classes are asked for."""
-    table = paper(experiment.dataset, rows, experiment.architecture)
+    table = paper(experiment.dataset, rows, experiment.architecture, experiment.train_per_class)
     whole = set(table.index) == {*rows, "average"}
     return table.reindex([*rows, "average"] if whole else rows)
 
@@ -225,11 +229,11 @@ def masking(table: pd.DataFrame) -> pd.DataFrame:
 def by_subset(tables: Mapping[str, pd.DataFrame], paper: pd.DataFrame) -> pd.DataFrame:
     """Tables 5 and 6: the average row of each data set's table of by_class, beside the paper's; imagenet_dog's is "dog".
 
-    The paper's is of all classes, so it is left out where only some are held out.
+    The paper's is of all classes and training images, so it is left out where only some are held out or used.
     """
     rows = {name.removeprefix("imagenet_"): table.loc["average"] for name, table in tables.items()}
-    whole = [set(imagenet.SUBSETS.get(name, {}).values()) <= set(table.index) for name, table in tables.items()]
-    paper = paper.reindex([row for row, is_whole in zip(rows, whole, strict=True) if is_whole and row in paper.index])
+    whole = [name for name, row in rows.items() if row[row.index.get_level_values("statistic") == "paper"].notna().any()]
+    paper = paper.reindex([name for name in whole if name in paper.index])
     return _stacked(rows, paper).rename_axis(index="Subset")
 
 
@@ -247,12 +251,13 @@ def with_skew(summary: pd.DataFrame, runs: Sequence[tuple[Experiment, Sequence[R
     return text
 
 
-def generalization(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Table 2: the accuracies of each data set's table of by_class with no class held out, beside the paper's."""
+def generalization(runs: Sequence[tuple[Experiment, Sequence[Record]]]) -> pd.DataFrame:
+    """Table 2: each data set's accuracies with no class held out, beside the paper's where all training images are used."""
     paper = published("table2_generalization")
-    columns = {f"{method}_accuracy{end}": {name: paper[f"{name}{end}"][method] for name in PUBLISHED}
+    whole = {e.dataset_name for e, _ in runs if e.train_per_class is None} & set(PUBLISHED)
+    columns = {f"{method}_accuracy{end}": {name: paper[f"{name}{end}"][method] for name in whole}
                for method in paper.index for end in ("", "_std")}  # fmt: skip
-    rows = {name: table.loc["none"] for name, table in tables.items()}
+    rows = {e.dataset_name: by_class(e, records).loc["none"] for e, records in runs}
     return _stacked(rows, pd.DataFrame(columns)).rename_axis(index="Data set")
 
 
@@ -269,6 +274,75 @@ def _stacked(rows: Mapping[str, pd.Series], paper: pd.DataFrame) -> pd.DataFrame
     table = pd.DataFrame(columns, index=here.index)
     table.columns.names = ("method", "measure", "statistic")
     return table
+
+
+def gains(runs: Sequence[tuple[Experiment, Sequence[Record]]]) -> pd.DataFrame:
+    """How far each method is above plain classification, a row each for an experiment, statistics, method and measure.
+
+    Points: plain and with, the means over held-out classes; gain, their difference, with its 95 % interval low to high (of a
+    t-test paired over classes: what other classes would do, not other trials); above of classes: in how many; p: Wilcoxon's,
+    two-sided. NaN where not run. images: of training a class, as `images_a_class` has it.
+    """
+    from scipy.stats import t
+
+    if any("classification" not in experiment.methods for experiment, _ in runs):
+        raise config.ConfigError("methods: gains are over classification; name it among the methods")
+    rows = []
+    for experiment, records in runs:
+        images = images_a_class(experiment, records)
+        for statistics in store.STATISTICS:
+            table = by_class(experiment.model_copy(update={"statistics": statistics}), records)
+            for method, measure in dict.fromkeys((m, s) for m, s, _ in table.columns if m != "classification"):
+                gained = gain(table, method, measure)
+                both, n = table.loc[gained.index], len(gained)
+                half = t.ppf(0.975, n - 1) * gained.std() / math.sqrt(n) if n > 1 else math.nan
+                row = {"images": images, "statistics": statistics, "method": method, "measure": measure}
+                row |= {"plain": both["classification", measure, "mean"].mean(), "with": both[method, measure, "mean"].mean()}
+                row |= {"gain": gained.mean(), "low": gained.mean() - half, "high": gained.mean() + half}
+                rows.append(row | {"above": (gained > 0).sum(), "classes": n, "p": _wilcoxon(gained)})
+    return pd.DataFrame(rows)
+
+
+def images_a_class(experiment: Experiment, records: Sequence[Record]) -> float:
+    """Training images of a class: as many as asked for, or on average of the data set; NaN if all and none was run."""
+    if experiment.train_per_class or not records:
+        return float(experiment.train_per_class or math.nan)
+    return (records[0].train_images or math.nan) / len(records[0].classes)
+
+
+def gains_shown(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of `gains` as text."""
+    images = ["all (not run)" if math.isnan(n) else f"{n:,.0f}" for n in table.images]
+    text = pd.DataFrame({"Images a class": images, "Statistics": table.statistics})
+    text["Method"], text["Measure"] = table.method.map(label), table.measure.map(label)
+    for name, column in ((label("classification"), "plain"), ("With it", "with")):
+        text[name] = ["not run" if math.isnan(value) else f"{value:.2f}" for value in table[column]]
+    text["Gain (95 % interval)"] = [_gain_text(row) for row in table.itertuples()]
+    text["Above in"] = [f"{a} of {n}" if n else "" for a, n in zip(table.above, table.classes, strict=True)]
+    text["p"] = table.p.map(_p)
+    return text.set_index(["Images a class", "Statistics", "Method", "Measure"])
+
+
+def _gain_text(row: Any) -> str:
+    if math.isnan(row.gain):
+        return "not run"
+    return f"{row.gain:+.2f}" + ("" if math.isnan(row.low) else f" ({row.low:+.2f} to {row.high:+.2f})")
+
+
+def primary(table: pd.DataFrame, experiment: Experiment, records: Sequence[Record]) -> str:
+    """The result that was fixed before any run, as a sentence: MSP with mixed statistics, rotation against classification."""
+    row = table[(table.statistics == "mixed") & (table.method == "rotation") & (table.measure == "msp")].iloc[0]
+    what = f"MSP's average precision, mixed statistics, {experiment.train_per_class or 'all'} training images a class"
+    if math.isnan(row.gain):
+        return f"**Primary result**: {what}: not run."
+    done, planned = len(records), len(store.plan(experiment))
+    interval = f", 95 % interval over {row.classes} classes {row.low:+.2f} to {row.high:+.2f}" * (not math.isnan(row.low))
+    p = f", Wilcoxon's p {_p(row.p)}" * (not math.isnan(row.p))
+    so_far = f" So far {done} of {planned} runs are finished: not yet the result." * (done < planned)
+    return (
+        f"**Primary result**: {what}, rotation against classification: {row.gain:+.2f} points{interval}{p}; above in "
+        f"{row.above} of {row.classes} classes; mean of {experiment.trials} trial{'s' * (experiment.trials > 1)}.{so_far}"
+    )
 
 
 def rank_correlation(table: pd.DataFrame) -> pd.DataFrame:
@@ -310,14 +384,15 @@ def by_weight(runs: Sequence[tuple[Experiment, Sequence[Record]]]) -> pd.DataFra
     """
     rows = []
     for experiment, records in runs:
-        row = {"dataset": experiment.dataset_name, "method": experiment.methods[0], "weight": experiment.auxiliary_weight}
+        row = {"dataset": experiment.dataset_name, "train_per_class": experiment.train_per_class or ""}
+        row |= {"method": experiment.methods[0], "weight": experiment.auxiliary_weight}
         accuracy = f"accuracy{store.STATISTICS[experiment.statistics]}"
         accuracies = 100 * pd.Series([record.metrics[accuracy] for record in records], dtype=float)
         complete = len(records) == len(store.plan(experiment))
         rows.append(row | {"accuracy": accuracies.mean(), "std": accuracies.std(), "complete": complete})
     table = pd.DataFrame(rows)
     table["chosen"] = False
-    for (_, method), group in table.groupby(["dataset", "method"]):
+    for (*_, method), group in table.groupby(["dataset", "train_per_class", "method"]):
         if method != "classification" and group.complete.all():
             table.loc[group.accuracy.idxmax(), "chosen"] = True  # of equals the first
     return table
@@ -325,23 +400,27 @@ def by_weight(runs: Sequence[tuple[Experiment, Sequence[Record]]]) -> pd.DataFra
 
 def by_weight_shown(table: pd.DataFrame) -> pd.DataFrame:
     """A table of by_weight as text, the paper's choice beside."""
-    text = pd.DataFrame({"Data set": table.dataset, "Method": table.method.map(label)})
+    text = pd.DataFrame({"Data set": table.dataset, "Images a class": table.train_per_class})
+    text["Method"] = table.method.map(label)
     plain = table.method == "classification"
     text["Auxiliary weight"] = np.where(plain, "", table.weight.map("{:g}".format))
     text["Validation accuracy"] = [mean_std(m, s) for m, s in zip(table.accuracy, table["std"], strict=True)]
     text["Chosen"] = np.where(table.chosen, "chosen", "")
     papers = table.dataset.map(PAPERS_WEIGHTS).fillna("").where(table.method != "cpc", PAPERS_CPC_WEIGHT)
-    text["In the paper"] = papers.where(table.method.isin(["rotation", "cpc"]), "")
-    return text.loc[:, text.any()].set_index(["Data set", "Method"])
+    text["In the paper"] = papers.where(table.method.isin(["rotation", "cpc"]) & (table.train_per_class == ""), "")
+    text = text.loc[:, text.any()]
+    return text.set_index([name for name in ("Data set", "Images a class", "Method") if name in text])
 
 
 def save_chosen_weights(table: pd.DataFrame, folder: Path) -> None:
     """Write the chosen weights into outputs/<profile>/, beside those chosen before for other data sets and methods."""
-    path, keys = folder / config.CHOSEN_WEIGHTS, ["dataset", "method"]
+    path, keys = folder / config.CHOSEN_WEIGHTS, ["dataset", "train_per_class", "method"]
     rows = table[table.chosen].rename(columns={"weight": "auxiliary_weight"})[[*keys, "auxiliary_weight", "accuracy"]]
     if path.exists():
         try:
-            rows = pd.concat([pd.read_csv(path), rows]).drop_duplicates(keys, keep="last")[list(rows)]
+            before = pd.read_csv(path, dtype={"train_per_class": str}, keep_default_na=False)
+            before = before.assign(train_per_class=before.get("train_per_class", ""))  # older files are of all images
+            rows = pd.concat([before, rows.astype({"train_per_class": str})]).drop_duplicates(keys, keep="last")[list(rows)]
         except Exception as error:
             raise config.ConfigError(f"{path} can't be read ({one_line(error)}); delete it to write it anew") from None
     if len(rows):
@@ -352,17 +431,35 @@ def save_chosen_weights(table: pd.DataFrame, folder: Path) -> None:
 def _wins(classes: pd.DataFrame, better: tuple[str, str], worse: tuple[str, str], statistic: str) -> str:
     if not {(*better, statistic), (*worse, statistic)} <= set(classes.columns):
         return ""
-    both = classes[[(*better, statistic), (*worse, statistic)]].dropna()
-    if both.empty:
+    gain = _gain(classes, better, worse, statistic)
+    if gain.empty:
         return "not run"
-    gain = (both.iloc[:, 0] - both.iloc[:, 1]).round(9)  # equal ones are equal again, for the ranks
-    wins = f"{(gain > 0).sum()} of {len(gain)}"
+    wins, p = f"{(gain > 0).sum()} of {len(gain)}", _wilcoxon(gain)
+    return wins if math.isnan(p) else f"{wins}, {gain.mean():+.2f} points, p {_p(p)}"
+
+
+def gain(table: pd.DataFrame, method: str, measure: str) -> pd.Series:
+    """Of a table of by_class, a method above plain classification by class, in points; without the classes that lack one."""
+    return _gain(table.drop(index="average", errors="ignore"), (method, measure), ("classification", measure))
+
+
+def _gain(classes: pd.DataFrame, better: tuple[str, str], worse: tuple[str, str], statistic: str = "mean") -> pd.Series:
+    """In points, of the classes that have both."""
+    gain = (classes[(*better, statistic)] - classes[(*worse, statistic)]).dropna()
+    return gain.round(9)  # equal ones are equal again, for the ranks
+
+
+def _wilcoxon(gain: pd.Series) -> float:
+    """The p of Wilcoxon's two-sided signed-rank test; NaN where too few differ."""
     if (gain != 0).sum() < FEWEST_TO_TEST:
-        return wins
+        return math.nan
     from scipy.stats import wilcoxon
 
-    p = wilcoxon(gain).pvalue
-    return f"{wins}, {gain.mean():+.2f} points, p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
+    return float(wilcoxon(gain).pvalue)
+
+
+def _p(value: float) -> str:
+    return "" if math.isnan(value) else "< 0.001" if value < 0.001 else f"= {value:.3f}"
 
 
 def as_text(table: pd.DataFrame) -> str:
@@ -416,7 +513,9 @@ def title(experiment: Experiment) -> str:
     """The experiment in a few words: data set, profile, and the auxiliary weight where a method has one."""
     plain = set(experiment.methods) <= {"classification", "center_mask"}
     weight = "" if plain else f", auxiliary weight {experiment.auxiliary_weight:g}"
-    return f"{experiment.dataset_name}, profile {experiment.profile}{weight}, {experiment.statistics} batch-norm statistics"
+    few = f", {experiment.train_per_class} training images a class" if experiment.train_per_class else ""
+    name = f"{experiment.dataset_name}{few}"
+    return f"{name}, profile {experiment.profile}{weight}, {experiment.statistics} batch-norm statistics"
 
 
 def heading(experiment: Experiment) -> str:
@@ -463,6 +562,10 @@ def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:
     paper = imagenet.COUNTS.get(experiment.dataset, (0, 0))[0]
     fewer = sorted({r.train_images for r in records if paper and r.train_images and r.train_images != paper})
     lines = [f"{len(records)} of {len(store.plan(experiment))} runs are finished{where}."]
+    if n := experiment.train_per_class:
+        lines.append(
+            f"Trained on {n} images of each class, drawn anew for each trial and held-out class, the same for each method."
+        )
     lines += [f"The data set has {n} of the {paper} training images that it has in the paper." for n in fewer]
     if records and store.here(experiment) != records[0].data:
         lines.append(f"{experiment.dataset_name} is not here, or has changed: these runs used the version {records[0].data}.")

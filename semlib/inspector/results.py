@@ -226,8 +226,10 @@ class Results:
     @cached_property
     def paper(self) -> dict[str, dict[str, float]]:
         """The paper's table, a row a held-out class; empty if it has none."""
-        architecture = next((record.settings["architecture"] for record in self.runs.values()), "")
-        return tables.paper(self.dataset, self.known, architecture).to_dict("index")
+        settings = next((record.settings for record in self.runs.values()), {"architecture": ""})
+        return tables.paper(self.dataset, self.known, settings["architecture"], settings.get("train_per_class")).to_dict(
+            "index"
+        )
 
     def published(self, hold_out: str, method: str, score: str) -> tuple[float, float]:
         """The paper's mean and std in percent, NaN where it has none or scored otherwise."""
