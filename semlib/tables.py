@@ -414,8 +414,10 @@ def by_weight_shown(table: pd.DataFrame) -> pd.DataFrame:
 
 def save_chosen_weights(table: pd.DataFrame, folder: Path) -> None:
     """Write the chosen weights into outputs/<profile>/, beside those chosen before for other data sets and methods."""
-    path, keys = folder / config.CHOSEN_WEIGHTS, ["dataset", "train_per_class", "method"]
-    rows = table[table.chosen].rename(columns={"weight": "auxiliary_weight"})[[*keys, "auxiliary_weight", "accuracy"]]
+    path, keys = folder / config.CHOSEN_WEIGHTS, ["dataset", "method", "train_per_class"]
+    rows = table[table.chosen].rename(columns={"weight": "auxiliary_weight"})[
+        ["dataset", "method", "auxiliary_weight", "accuracy", "train_per_class"]
+    ]
     if path.exists():
         try:
             before = pd.read_csv(path, dtype={"train_per_class": str}, keep_default_na=False)

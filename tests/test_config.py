@@ -238,7 +238,7 @@ def test_a_committed_params_file_is_valid_and_names_its_command(path):
     assert first.startswith("# ") and re.search(rf"python -m semlib (run|grid)\b.*{re.escape(named(path))}", first)
     trains = "missing" in papermill.inspect_notebook(str(notebook_of(path)))
     assert {experiment.missing for experiment in experiments} == {"train" if trains else "skip"}
-    also = {HOLDOUT} if "trials" in given and "settings" not in given else set()
+    also = {HOLDOUT} if "trials" in given and not {"settings", "labels"} & set(given) else set()
     for notebook in {notebook_of(path)} | also:  # else plain papermill would warn of an unknown parameter
         assert set(given) <= set(papermill.inspect_notebook(str(notebook))), notebook.name
     text = [line.split(":")[0] for line in path.read_text().splitlines() if line and not line.startswith("#")]
@@ -246,8 +246,9 @@ def test_a_committed_params_file_is_valid_and_names_its_command(path):
 
 
 def test_every_notebook_has_parameters_for_every_profile():
-    """benchmark is for any data set, holdout takes the others' files, and the inspector has controls."""
-    names = {path.stem for path in NOTEBOOKS} - {"benchmark", "holdout", "inspect_pr_curves"}
+    """benchmark is for any data, holdout takes others' files, the inspector has controls; few_labels is not the paper's."""
+    names = {path.stem for path in NOTEBOOKS} - {"benchmark", "holdout", "inspect_pr_curves", "few_labels"}
+    assert {named(path) for path in PARAMS} >= {f"params/{p}/few_labels.yaml" for p in ("cpu", "fast", "demo")}
     assert {named(path) for path in PARAMS} >= {f"params/{p}/{name}.yaml" for p in ("paper", "fast", "demo") for name in names}
 
 
@@ -273,7 +274,7 @@ def test_a_parameters_cell_is_one_line_a_parameter(path):
 
 @pytest.mark.parametrize("notebook", [path.stem for path in NOTEBOOKS if path.stem not in ("holdout", "inspect_pr_curves")])
 def test_a_notebooks_defaults_are_the_runs_of_its_params_file(notebook):
-    params = "demo/benchmark" if notebook == "benchmark" else f"paper/{notebook}"
+    params = {"benchmark": "demo/benchmark", "few_labels": "cpu/few_labels"}.get(notebook, f"paper/{notebook}")
     path = ROOT / "notebooks" / f"{notebook}.ipynb"
     _, opened = notebooks.parameters(path, [], [])
     _, batch = notebooks.parameters(path, [str(ROOT / "params" / f"{params}.yaml")], [])
@@ -286,7 +287,11 @@ def addresses(experiments):
     return [run.address for experiment in experiments for run in store.plan(experiment)]
 
 
-@pytest.mark.parametrize("path", [path for path in PARAMS if "architecture:" in path.read_text()], ids=named)
+@pytest.mark.parametrize(
+    "path",
+    [p for p in PARAMS if re.search("^architecture:", p.read_text(), flags=re.M) and "few_labels" not in p.name],
+    ids=named,
+)
 def test_a_params_file_means_the_same_runs_in_the_tables_notebook_and_in_holdout(path):
     table, single = (notebooks.parameters(notebook, [str(path)], [])[1] for notebook in (notebook_of(path), HOLDOUT))
     single = [b.model_copy(update={"hold_out": a.hold_out}) for a, b in zip(table, single, strict=True)]

@@ -258,9 +258,7 @@ def test_generalisation_is_one_row_a_data_set_beside_table_2():
     runs = [record(None, m, t, 0, 0, a, "cifar10") for m, a in (("classification", 0.9), ("rotation", 0.96)) for t in (0, 1)]
     for r in runs:
         del r.metrics["msp"], r.metrics["odin"]
-    here = {
-        n: tables.by_class(experiment(dataset=n, hold_out="none"), runs if n == "cifar10" else []) for n in ("cifar10", "stl10")
-    }
+    here = [(experiment(dataset=n, hold_out="none"), runs if n == "cifar10" else []) for n in ("cifar10", "stl10")]
     table = tables.generalization(here)
     text = tables.shown(table)
     assert text["Rotation-augmented", "Accuracy", "here"].tolist() == ["96.00 ± 0.00", "not run"]
@@ -268,7 +266,7 @@ def test_generalisation_is_one_row_a_data_set_beside_table_2():
     assert text["Classification-only", "Accuracy", "paper"].tolist() == ["95.87 ± 0.05", "85.51 ± 0.17"]
     assert tables.differences(table)["Rotation-augmented", "Accuracy"].tolist() == ["-0.54 *", ""]
     assert tables.counts(table).iloc[0].tolist() == ["1 of 1", "2 of 2"]
-    own = tables.generalization({"digits": tables.by_class(experiment(hold_out="none"), [])})
+    own = tables.generalization([(experiment(hold_out="none"), [])])
     assert "paper" not in own.columns.get_level_values("statistic")  # another data set is not beside the paper's
 
 
