@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/ready
-	$(BIN)/python -m semlib grid params/demo/benchmark.yaml
+	$(BIN)/python -m semlib grid params/demo/benchmark.yaml --classes 5
 
 # make grid PARAMS=params/fast/table3_cifar10.yaml GRID=--dry-run
 PARAMS ?= params/demo/benchmark.yaml

@@ -57,15 +57,16 @@ def table(file: Path, notebook: str | None, pairs: Sequence[Sequence[str]]) -> T
     return Table(file, path, *notebooks.parameters(path, [file], pairs))
 
 
-def jobs(experiments: Iterable[Experiment], split: str = "class") -> list[Experiment]:
-    """Split the experiments into jobs: one per held-out class, and with `split` also one per method, or method and trial."""
+def jobs(experiments: Iterable[Experiment], split: str = "class", classes: int = 1) -> list[Experiment]:
+    """Split the experiments into jobs: one per so many held-out classes, with `split` also per method, or method and trial."""
     parts = []
     for e in (e for e in experiments if e.missing == "train"):
-        for name in store.held_out(e):
+        where = [name or "none" for name in store.held_out(e)]
+        for group in (tuple(where[k : k + classes]) for k in range(0, len(where), classes)):
             methods = [e.methods] if split == "class" else [(method,) for method in e.methods]
             trials = [(e.first_trial + k, 1) for k in range(e.trials)] if split == "trial" else [(e.first_trial, e.trials)]
             for method, (first, count) in ((m, t) for m in methods for t in trials):
-                changes = {"hold_out": (name or "none",), "methods": method, "first_trial": first, "trials": count}
+                changes = {"hold_out": group, "methods": method, "first_trial": first, "trials": count}
                 parts.append(e.model_copy(update=changes))
     return list(dict.fromkeys(parts))
 
@@ -76,7 +77,7 @@ def names(parts: Sequence[Experiment], split: str) -> list[str]:
         [
             e.dataset_name,
             *e.few,
-            *e.hold_out,
+            *(e.hold_out if len(e.hold_out) == 1 else (e.hold_out[0], "to", e.hold_out[-1])),
             *(e.methods if split != "class" else ()),
             *([e.first_trial] if split == "trial" else ()),
         ]
@@ -122,7 +123,7 @@ def _run(found: Sequence[Table], args: argparse.Namespace) -> int:
     try:
         with (where / "grid.lock").open("w") as lock:
             _lock(lock)  # Snakemake holds it too: freed when both are gone
-            mine = _write(found, where, args.split, threads, devices if args.on == "local" else None, args.resource)
+            mine = _write(found, where, args, threads, devices if args.on == "local" else None)
             snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(where)]
             snakemake += ["--configfile", str(where / "config.json"), "--profile", str(_profile(args.on))]
             # a killed grid's lock: it is ours now
@@ -154,7 +155,7 @@ def _run(found: Sequence[Table], args: argparse.Namespace) -> int:
 
 
 def _write(
-    found: Sequence[Table], where: Path, split: str, threads: int, devices: Sequence[str] | None, resources: Sequence[Any]
+    found: Sequence[Table], where: Path, args: argparse.Namespace, threads: int, devices: Sequence[str] | None
 ) -> list[str]:
     """The files of Snakemake's run: its config, and a job's parameters each; the jobs' names.
 
@@ -163,8 +164,8 @@ def _write(
     """
     import papermill
 
-    parts = jobs((e for t in found for e in t.experiments), split)
-    named = dict(zip(names(parts, split), parts, strict=True))
+    parts = jobs((e for t in found for e in t.experiments), args.split, args.classes)
+    named = dict(zip(names(parts, args.split), parts, strict=True))
     cell = papermill.inspect_notebook(str(HOLDOUT))
     for name, part in named.items():
         if store.missing(part):
@@ -176,12 +177,16 @@ def _write(
     own = {part: name for name, part in named.items()}
     settings = {
         "run": [sys.executable, "-m", "semlib", "run", "--checked", *(["--gpus", ",".join(devices)] if devices else [])],
-        "resources": ({"gpu": 1} if devices else {}) | {name: int(value) for name, value in resources if name == "gpu"},
+        "resources": ({"gpu": 1} if devices else {}) | {name: int(value) for name, value in args.resource if name == "gpu"},
         "threads": threads,
         "folder": str(found[0].experiments[0].folder),
         "holdout": str(HOLDOUT),
         "tables": {
-            t.out.stem: {"notebook": str(t.notebook), "jobs": [own[part] for part in jobs(t.experiments, split)]} for t in found
+            t.out.stem: {
+                "notebook": str(t.notebook),
+                "jobs": [own[part] for part in jobs(t.experiments, args.split, args.classes)],
+            }
+            for t in found
         },
     }
     save_atomically(where / "config.json", lambda file: file.write(json.dumps(settings, indent=1).encode()))
@@ -263,7 +268,7 @@ def _say(found: Sequence[Table], args: argparse.Namespace) -> int:
         return text + (f"; the time of {unknown} is unknown, for no run like them is finished" if unknown else "")
 
     every = [e for t in found for e in t.experiments]
-    parts = jobs(every, args.split)
+    parts = jobs(every, args.split, args.classes)
     count, threads = _side_by_side(args, every[0], _gpus(args, every[0]))
     count = max(1, min(count, len(parts)))
     for t in found:

@@ -17,6 +17,7 @@ from sklearn.metrics import precision_recall_curve
 from semlib import store, tables
 from semlib.config import Experiment
 from semlib.datasets import Dataset
+from semlib.files import ROOT
 from semlib.store import Record
 
 DPI = 110
@@ -152,6 +153,11 @@ def learning_curves(experiment: Experiment, records: Sequence[Record]) -> Figure
     figure.suptitle(f"Learning curves, {experiment.dataset_name}, {held_out} held out ({experiment.profile})")
     figure.tight_layout()
     return figure
+
+
+def committed(name: str) -> list[Image.Image]:
+    """A figure of outputs/ as it is in the repository, to show beside others; none where it isn't there."""
+    return [Image.open(path) for path in [ROOT / "outputs" / name] if path.exists()]
 
 
 def samples(images: Mapping[str, np.ndarray], title: str) -> Figure:
