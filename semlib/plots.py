@@ -105,6 +105,8 @@ def gain_by_labels(runs: Sequence[tuple[Experiment, Sequence[Record]]], method: 
         axis.set_title(tables.label(measure) + " average precision" * (measure != "accuracy"))
         axis.set_xticks(list(points), [f"{n:,.0f}" + "\nnot run" * (n not in set(mean.images)) for n in points])
         axis.minorticks_off()
+        if points:
+            axis.set_xlim(min(points) / 1.4, max(points) * 1.4)
         for n, name in tables.PAPERS_IMAGES.items():
             if points and min(points) / 1.5 < n < max(points) * 1.5:
                 axis.axvline(n, color="0.5", linewidth=0.8, linestyle=":")

@@ -315,11 +315,11 @@ def gains_shown(table: pd.DataFrame) -> pd.DataFrame:
     images = ["all (not run)" if math.isnan(n) else f"{n:,.0f}" for n in table.images]
     text = pd.DataFrame({"Images a class": images, "Statistics": table.statistics})
     text["Method"], text["Measure"] = table.method.map(label), table.measure.map(label)
-    for name, column in ((label("classification"), "plain"), ("With it", "with")):
+    for name, column in ((label("classification"), "plain"), ("With the method", "with")):
         text[name] = ["not run" if math.isnan(value) else f"{value:.2f}" for value in table[column]]
     text["Gain (95 % interval)"] = [_gain_text(row) for row in table.itertuples()]
     text["Above in"] = [f"{a} of {n}" if n else "" for a, n in zip(table.above, table.classes, strict=True)]
-    text["p"] = table.p.map(_p)
+    text["p"] = [_p(p).removeprefix("= ") for p in table.p]
     return text.set_index(["Images a class", "Statistics", "Method", "Measure"])
 
 
