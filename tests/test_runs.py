@@ -202,7 +202,7 @@ def test_a_trials_trunk_begins_equal_for_every_method(untrained, monkeypatch):
 
 
 TRAINING = {  # a value other than the default for each setting that training depends on
-    "image_side": 64, "crop_side": 24, "fold": 3, "evaluate_on": "validation",
+    "image_side": 64, "train_per_class": 500, "crop_side": 24, "fold": 3, "evaluate_on": "validation",
     "crop_padding": 2, "flip": False, "architecture": "wrn-16-8", "stem_stride": 2, "widen_factor": 2, "dropout": 0.1,
     "norm_batch": 64, "epochs": 100, "batch_size": 256, "learning_rate": 0.2, "weight_decay": 1e-4, "schedule": "one_cycle",
     "precision": "bfloat16", "average_last_epochs": 10,
