@@ -181,14 +181,17 @@ def test_no_job_is_lost_to_another_ones_name():
     assert grid.names(parts[::2], "class") == ["digits-3", "digits-3-0"]
 
 
-@pytest.mark.parametrize("split, count", [("class", 10), ("method", 20), ("trial", 60)])
-def test_jobs_are_the_runs_of_a_table_each_once(split, count):
+@pytest.mark.parametrize(
+    "split, classes, count",
+    [("class", 1, 10), ("method", 1, 20), ("trial", 1, 60), ("class", 5, 2), ("class", 4, 3), ("trial", 99, 6)],
+)
+def test_jobs_are_the_runs_of_a_table_each_once(split, classes, count):
     table3 = [config.create({"profile": "fast", "missing": "train"})]
-    parts = grid.jobs(table3, split)
+    parts = grid.jobs(table3, split, classes)
     assert len(parts) == count == len(set(grid.names(parts, split)))
     homes = [run.home for part in parts for run in store.plan(part)]
     assert sorted(homes) == sorted(run.home for run in store.plan(table3[0])) and len(homes) == 60
-    assert grid.jobs([*table3, *table3], split) == parts  # two tables of the same runs
+    assert grid.jobs([*table3, *table3], split, classes) == parts  # two tables of the same runs
 
 
 def test_a_dry_run_counts_the_runs_and_their_time_and_writes_nothing(tmp_path):

@@ -67,18 +67,13 @@ def test_readme_names_only_files_that_are_there():
 
 
 def test_its_results_are_those_of_the_committed_records():
-    experiment = config.create(config.read_parameters(str(ROOT / "params/cpu/table3_cifar10.yaml")))
-    records = store.finished(experiment)
-    assert bool(records) != ("There are no results on CIFAR-10 at present" in README)
-    if not records:
-        return
-    table = tables.by_class(experiment, records)
-    for method, name in (("classification", "classification"), ("rotation", "with rotation")):
-        here, paper = (table.loc["average", method].xs(statistic, level="statistic") for statistic in ("mean", "paper"))
-        assert f"| {name} | {' | '.join(f'{value:.2f}' for value in here)} |" in README
-        assert re.search(rf"\| {name} \| " + r" ± [\d.]+ \| ".join(f"{value:.2f}" for value in paper), README)
-    for name, row in tables.counts(table).iterrows():
-        assert f"| {name} | {' | '.join(row)} |" in README
+    runs = [(e, store.finished(e)) for e in config.several(config.read_parameters("params/cpu/few_labels.yaml"))]
+    gains = tables.gains(runs)
+    assert tables.primary(gains, *runs[0]) in " ".join(README.split())
+    rows = tables.gains_shown(gains[gains.measure.isin(["msp", "odin", "accuracy"])].dropna(subset="gain")).droplevel("Method")
+    shown = [f"| {' | '.join([*index, *row])} |" for index, row in zip(rows.index, rows.to_numpy(), strict=True)]
+    section = README[README.index("## Results beside the paper's") : README.index("Appendix D, average precision")]
+    assert [line for line in section.splitlines() if line.startswith("|")][2:] == shown
 
 
 def test_its_benchmarks_are_those_of_the_committed_files():
