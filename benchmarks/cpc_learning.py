@@ -19,9 +19,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from semlib import auxiliary, config, datasets, machine, models, training
+from semlib import auxiliary, config, datasets, models, training
 from semlib.datasets import Dataset, ImageSet
 from semlib.models.cpc import patches
+from semlib.runs import machine
 
 SIDES = {"digits": 128, "imagenet_dog": 224}  # pixels a side of crops: 3x3 and 6x6 patches
 BATCH, PEAK, WEIGHT = 8, 0.4, 10.0  # images, learning rate, the paper's lambda

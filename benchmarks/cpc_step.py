@@ -11,7 +11,8 @@ import report
 import torch
 import torch.nn.functional as F
 
-from semlib import auxiliary, config, machine, models
+from semlib import auxiliary, config, models
+from semlib.runs import machine
 
 
 def main() -> None:

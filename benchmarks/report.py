@@ -32,7 +32,7 @@ def write(script: str, rows: list[dict[str, Any]], device: str = "cpu", **also: 
     """Print rows as a table and write them, the command and the machine as JSON."""
     import torch
 
-    from semlib import machine
+    from semlib.runs import machine
 
     about = {"command": " ".join(["python", f"benchmarks/{Path(script).name}", *sys.argv[1:]])}
     about |= {"machine": machine.device_name(device), "threads": torch.get_num_threads(), "torch": torch.__version__}

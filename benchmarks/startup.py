@@ -26,7 +26,7 @@ from semlib import datasets
 ROOT = Path(__file__).resolve().parents[1]
 JOB = ["run", "notebooks/holdout.ipynb", "-p", "methods", "[startup:loss]", "-p", "missing", "train"]
 JOB += ["-p", "epochs", "1", "-p", "threads", "1", "-p", "trials", "1", "-p", "hold_out", "3"]
-IMPORTS = ("torch", "semlib.store", "semlib.runs", "semlib.plots")
+IMPORTS = ("torch", "semlib.runs.store", "semlib.runs.execute", "semlib.results.plots")
 
 
 def loss(net, images):

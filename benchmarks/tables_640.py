@@ -11,7 +11,8 @@ from pathlib import Path
 
 import report
 
-from semlib import store, tables
+from semlib.results import show, tables
+from semlib.runs import store
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 import helpers
@@ -35,9 +36,9 @@ def measure(experiment) -> dict[str, float]:
     listing = time.perf_counter() - begun
     records = store.finished(experiment)
     table = tables.by_class(experiment, records)
-    for text in (tables.shown, tables.differences, tables.counts, tables.rank_correlation):
+    for text in (show.table, show.differences, show.counts, show.rank_correlation):
         text(table)
-    tables.remarks(experiment, records)
+    show.remarks(experiment, records)
     building = time.perf_counter() - begun - listing
     return {"runs": listed, "list_s": round(listing, 3), "table_s": round(building, 3), "peak_gb": round(report.peak_gb(), 3)}
 

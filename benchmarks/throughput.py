@@ -22,8 +22,9 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
-from semlib import config, machine, models, training
+from semlib import config, models, training
 from semlib.datasets import ImageSet, augmentation
+from semlib.runs import machine
 
 # pixels a side, classes, batch size, and what differs from the architecture: the paper's networks, then fast's and cpu's
 NETWORKS = {

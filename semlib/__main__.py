@@ -9,9 +9,12 @@ from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from semlib import datasets, gpus, notebooks, store, tables
+from semlib import datasets
+from semlib.batch import gpus, notebooks
 from semlib.config import ConfigError
 from semlib.files import ROOT, one_line, resolve, save_atomically, short
+from semlib.results import show
+from semlib.runs import store
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -133,12 +136,12 @@ def _run(args: argparse.Namespace) -> int:
     if args.done:
         save_atomically(args.done, lambda file: None)
     elif "missing" in parameters:
-        tables.print_all(experiments)
+        show.print_all(experiments)
     return 0
 
 
 def _grid(args: argparse.Namespace) -> int:
-    from semlib import grid  # torch is slow to import
+    from semlib.batch import grid  # torch is slow to import
 
     return grid.main(args)
 
@@ -155,7 +158,7 @@ def _data(args: argparse.Namespace) -> int:
 
 
 def _gather(args: argparse.Namespace) -> int:
-    from semlib import report  # nbconvert is slow to import
+    from semlib.results import report  # nbconvert is slow to import
 
     print(short(report.write(resolve(args.outputs), args.profile)))
     return 0

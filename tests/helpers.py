@@ -10,9 +10,10 @@ import numpy as np
 import yaml
 from sklearn.metrics import average_precision_score
 
-from semlib import config, datasets, store
+from semlib import config, datasets
 from semlib.config import Experiment
 from semlib.datasets import Dataset, Digests, ImageSet
+from semlib.runs import plan, store
 
 ROOT = Path(__file__).parents[1]
 MADE_UP = Digests("d" * 64, "e" * 64)
@@ -132,7 +133,7 @@ def contents(folder: Path, but: tuple[str, ...] = ()) -> dict[str, tuple[int, by
 def scores(experiment: Experiment) -> dict[tuple, dict[str, bytes]]:
     """Of every planned run the arrays in its scores.npz, as bytes: equal if and only if bit for bit the same."""
     found = {}
-    for run in store.plan(experiment):
+    for run in plan.planned(experiment):
         with np.load(run.home / "scores.npz", allow_pickle=False) as file:
             found[run.hold_out, run.method, run.trial] = {name: file[name].tobytes() for name in file.files}
     return found
@@ -146,13 +147,13 @@ def made_up(folder: Path, images: int = 200, seed: int = 0, data: Digests | None
     experiment = config.create({"outputs": str(folder), "data_root": str(folder / "no data"), "profile": "made_up"} | changes)
     classes = datasets.classes(experiment.dataset)
     label = np.arange(images, dtype=np.int16) % len(classes)
-    for k, run in enumerate(store.plan(experiment)):
+    for k, run in enumerate(plan.planned(experiment)):
         rng = np.random.default_rng([seed, k])
         is_anomaly = label == classes.index(run.hold_out)
         known = np.flatnonzero(np.array(classes) != run.hold_out)
         predicted = np.where(is_anomaly | (rng.random(images) < 0.1), rng.choice(known, images), label).astype(np.int16)
         arrays = {"label": label, "predicted": predicted, "is_anomaly": is_anomaly}
-        scoring = store.scoring(experiment)
+        scoring = plan.scoring(experiment)
         for name in scoring:
             scores = rng.normal(is_anomaly * rng.uniform(0.5, 2))
             arrays[name] = np.where(rng.random(images) < 0.5, scores.round(1), scores)
@@ -161,12 +162,12 @@ def made_up(folder: Path, images: int = 200, seed: int = 0, data: Digests | None
     return experiment
 
 
-def finish(run: store.Run, classes: tuple[str, ...], arrays: dict, scoring: dict) -> store.Record:
+def finish(run: plan.Run, classes: tuple[str, ...], arrays: dict, scoring: dict) -> store.Record:
     """Write a run's files, with scikit-learn's average precision."""
     skew = float(arrays["is_anomaly"].mean())
     scores = [name for name in arrays if name.partition("@")[0] in scoring]
     metrics = {name: float(average_precision_score(arrays["is_anomaly"], arrays[name])) for name in scores}
-    fields = {"recipe": store.RECIPE, "dataset": run.dataset, "hold_out": run.hold_out, "method": run.method}
+    fields = {"recipe": plan.RECIPE, "dataset": run.dataset, "hold_out": run.hold_out, "method": run.method}
     fields |= {"trial": run.trial, "address": run.address, "settings": run.settings, "sources": run.sources}
     fields |= {"classes": classes, "scoring": scoring, "skew": skew}
     fields |= {

@@ -20,8 +20,9 @@ from pathlib import Path
 import psutil
 from helpers import ROOT, environment, scores
 
-from semlib import notebooks, store
+from semlib.batch import notebooks
 from semlib.config import Experiment
+from semlib.runs import store
 
 PARAMS = ROOT / "params" / "demo" / "benchmark.yaml"
 VICTIMS = {"kernel": "ipykernel_launcher", "papermill": "semlib run", "snakemake": "snakemake --snakefile", "everything": ""}

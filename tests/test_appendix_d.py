@@ -6,8 +6,9 @@ import pytest
 import torch
 from scipy.stats import chisquare, multivariate_normal, norm
 
-from semlib import appendix_d, datasets, metrics, tables
+from semlib import datasets, metrics
 from semlib.datasets import augmentation
+from semlib.results import appendix_d, tables
 
 RANDOM = np.random.default_rng(0)
 TRAIN = RANDOM.integers(0, 256, (200, 3, 4, 4), dtype=np.uint8)

@@ -31,10 +31,11 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision.datasets import CIFAR10, STL10
 
-from semlib import config, datasets, runs, store, training
+from semlib import config, datasets, runs, training
 from semlib.__main__ import main
 from semlib.config import ConfigError, Experiment
 from semlib.datasets import DataError, folder, imagenet, ood
+from semlib.runs import plan, store
 
 HOLDOUT = "notebooks/holdout.ipynb"
 GRID = ["grid", "params/demo/benchmark.yaml"]
@@ -162,7 +163,7 @@ def test_any_experiment_is_the_same_after_yaml(place, values):
     assert again == experiment and config.several(read) == (experiment,)
     again, experiment = (e.model_copy(update={"precision": "float32"}) for e in (again, experiment))  # auto asks the device
     for method in config.METHODS if ":" not in experiment.architecture else ():  # a user's network has to be there
-        assert store.Run(again, "cat", method, 0).address == store.Run(experiment, "cat", method, 0).address
+        assert plan.Run(again, "cat", method, 0).address == plan.Run(experiment, "cat", method, 0).address
 
 
 @few(150)
@@ -454,7 +455,7 @@ def tar(members, mode="w"):
 
 def finished(where):
     experiment = made_up(where, 30, dataset="digits", hold_out="3", methods="rotation", trials=1)
-    (run,) = store.plan(experiment)
+    (run,) = plan.planned(experiment)
     return run
 
 
@@ -691,7 +692,7 @@ class Evil:
 @pytest.mark.parametrize("how", ["one bit", "truncated", "another network's", "no weights", "a command"])
 def test_damaged_weights_are_one_line_that_names_them_and_stay(trained, tmp_path, how):
     experiment = tiny(trained, methods="classification", epochs=1, epsilon=0.01)  # a score that the run lacks
-    (run,) = store.plan(experiment)
+    (run,) = plan.planned(experiment)
     path, proof = run.home / "weights.pt", tmp_path / "proof"
     whole, before = path.read_bytes(), contents(run.home, ("weights.pt", "run.lock"))
     if how == "one bit":

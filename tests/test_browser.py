@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from helpers import made_up
 
-from semlib import datasets, store
+from semlib import datasets
+from semlib.runs import plan, store
 
 NEEDED = [name for name in ("playwright", "jupyterlab") if not importlib.util.find_spec(name)] + ["chromium"] * (
     not lab.CHROMIUM
@@ -76,7 +77,7 @@ def dots(page) -> list[tuple[str, str]]:
 def flagged(experiment, share: float) -> float:
     """Test images at or above the score that flags this share: mean over rotation's trials and the classes 3 and 8."""
     counts = []
-    for run in store.plan(experiment):
+    for run in plan.planned(experiment):
         if run.hold_out in ("3", "8") and run.method == "rotation":
             scores = store.find(run).scores()["msp"]
             counts.append((scores >= np.sort(scores)[-round(share * len(scores))]).sum())

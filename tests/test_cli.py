@@ -14,7 +14,7 @@ import yaml
 from helpers import ROOT, TINY, contents, environment, parameters, semlib, tiny, tiny_data
 from nbclient import NotebookClient
 
-from semlib import store
+from semlib.runs import store
 
 NOTEBOOK = "notebooks/holdout.ipynb"
 SMALL = TINY | {"methods": "classification", "epochs": 2}  # for a command line

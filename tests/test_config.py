@@ -12,9 +12,11 @@ import yaml
 from helpers import ROOT
 from pydantic import ValidationError
 
-from semlib import config, notebooks, store
+from semlib import config
+from semlib.batch import notebooks
 from semlib.config import ConfigError, Experiment
 from semlib.datasets import Digests
+from semlib.runs import plan, store
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PARAMS = sorted((ROOT / "params").glob("*/*.yaml"))
@@ -190,7 +192,7 @@ def test_lists_become_tuples_numbers_become_class_names_and_nothing_can_be_chang
 # --- pinned: what a finished run's address stands for
 
 # If this test fails, finished runs are no longer found, or (DEFAULTS) runs trained in another way are taken for these:
-# an address leaves out what is at its default. Where training has changed, raise store.RECIPE, then pin anew.
+# an address leaves out what is at its default. Where training has changed, raise plan.RECIPE, then pin anew.
 GOLDEN = {
     "cpu/table3_cifar10": "cfab2d74a217adb2",
     "demo/benchmark": "0bf9a231c3e2e3c7",
@@ -209,7 +211,7 @@ DEFAULTS = {
 def test_a_finished_run_keeps_its_address(which):
     experiment = config.create(config.read_parameters(ROOT / "params" / f"{which}.yaml"))
     first = "0" if experiment.dataset == "digits" else "airplane"
-    assert store.Run(experiment, first, "rotation", 0, Digests("d" * 64, "e" * 64)).address[:16] == GOLDEN[which]
+    assert plan.Run(experiment, first, "rotation", 0, Digests("d" * 64, "e" * 64)).address[:16] == GOLDEN[which]
 
 
 def test_committed_records_lie_at_their_addresses():
@@ -221,8 +223,8 @@ def test_committed_records_lie_at_their_addresses():
 
 
 def test_defaults_are_the_papers_and_change_only_with_the_recipe():
-    run = store.Run(config.create({"precision": "float32"}), "cat", "rotation", 0)
-    assert (store.RECIPE, run.settings) == (2, DEFAULTS)
+    run = plan.Run(config.create({"precision": "float32"}), "cat", "rotation", 0)
+    assert (plan.RECIPE, run.settings) == (2, DEFAULTS)
     assert (Experiment().temperature, Experiment().epsilon, Experiment().trials) == (1000.0, 5e-5, 3)
     assert (Experiment().precision, Experiment().statistics) == ("auto", "mixed")
 
@@ -279,12 +281,12 @@ def test_a_notebooks_defaults_are_the_runs_of_its_params_file(notebook):
     _, opened = notebooks.parameters(path, [], [])
     _, batch = notebooks.parameters(path, [str(ROOT / "params" / f"{params}.yaml")], [])
     pairs = zip(opened, batch, strict=True)
-    assert all([run.home for run in store.plan(a)] == [run.home for run in store.plan(b)] for a, b in pairs)
+    assert all([run.home for run in plan.planned(a)] == [run.home for run in plan.planned(b)] for a, b in pairs)
     assert addresses(opened) == addresses(batch)
 
 
 def addresses(experiments):
-    return [run.address for experiment in experiments for run in store.plan(experiment)]
+    return [run.address for experiment in experiments for run in plan.planned(experiment)]
 
 
 @pytest.mark.parametrize(
@@ -301,4 +303,4 @@ def test_a_params_file_means_the_same_runs_in_the_tables_notebook_and_in_holdout
 def test_holdout_opens_on_a_run_of_the_demo():
     opened = one(HOLDOUT)
     demo = config.create(config.read_parameters(ROOT / "params" / "demo" / "benchmark.yaml"))
-    assert {run.address for run in store.plan(opened)} <= {run.address for run in store.plan(demo)}
+    assert {run.address for run in plan.planned(opened)} <= {run.address for run in plan.planned(demo)}

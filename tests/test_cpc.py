@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from helpers import ROOT, environment, tiny
 from torch import nn
 
-from semlib import auxiliary, config, metrics, models, runs, store, training
+from semlib import auxiliary, config, metrics, models, runs, training
 from semlib.datasets import ImageSet
 from semlib.models.conditional_norm import TASKS, BatchNorm, ConditionalBatchNorm
 from semlib.models.cpc import Predictions, augmented, patches
+from semlib.runs import store
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SETTINGS = {"architecture": "wrn-imagenet-cpc", "widen_factor": 1, "dropout": 0.3, "norm_batch": None}

@@ -19,7 +19,8 @@ import psutil
 import pytest
 from helpers import ROOT, TINY, contents, environment, parameters, scores, semlib, semlib_path, tiny, tiny_benchmark, tiny_data
 
-from semlib import runs, store
+from semlib import runs
+from semlib.runs import plan, store
 
 ROOT_USER = pytest.mark.skipif(os.getuid() != 0, reason="mounting a small disk needs root")
 FILES = {"record.json", "scores.npz", "history.csv", "weights.pt"}
@@ -108,7 +109,7 @@ def test_a_kernel_killed_in_a_grid_runs_again_by_itself(folder):
 @ROOT_USER
 def test_a_full_disk_is_named_and_leaves_nothing_half_written(folder, disk):
     experiment = tiny(folder, methods="classification")
-    (run,) = store.plan(experiment)
+    (run,) = plan.planned(experiment)
     filler = folder / "outputs" / "filler"
     filler.write_bytes(bytes((64 << 20) - (400 << 10)))  # room for the lock, not for a checkpoint
     with pytest.raises(OSError, match=r"No space left on device: '.*checkpoint\.pt'"):
@@ -153,7 +154,7 @@ def test_a_grid_whose_files_are_of_tomorrow_runs_what_is_missing_alone(folder):
     tomorrow = time.time() + 86400
     for path in (folder / "outputs").rglob("*"):
         os.utime(path, (tomorrow, tomorrow))
-    lost, kept = store.plan(experiment)
+    lost, kept = plan.planned(experiment)
     shutil.rmtree(lost.home)
     before = contents(kept.home)
     done = semlib("grid", file, SEMLIB_DATA=folder / "data")
@@ -167,7 +168,8 @@ def test_a_grid_whose_files_are_of_tomorrow_runs_what_is_missing_alone(folder):
 
 TWICE = """
 import errno, fcntl, pathlib, sys, time
-from semlib import config, runs, store, training
+from semlib import config, runs, training
+from semlib.runs import execute, scoring, plan, store
 name, place, experiment = sys.argv[1], pathlib.Path(sys.argv[2]), config.create({settings!r})
 def wait(*paths):
     while not all(path.exists() for path in paths):
@@ -193,7 +195,7 @@ def twice(*args, **options):
     begin_together("training-")
     history = reported(*args, **options)
     if name == "second":
-        wait(store.plan(experiment)[0].home / "record.json")
+        wait(plan.planned(experiment)[0].home / "record.json")
         time.sleep(0.5)
         (place / "late").touch()
     return history
@@ -226,7 +228,7 @@ def test_two_processes_share_the_runs_of_a_table(folder):
 def test_where_locks_do_nothing_the_first_record_stands(folder):
     experiment = tiny(folder, methods="classification")
     assert both(experiment, folder / "both", WITHOUT_LOCKS) == [1, 1]  # trained twice at worst
-    (run,) = store.plan(experiment)
+    (run,) = plan.planned(experiment)
     assert store.find(run) and {path.name for path in run.home.iterdir()} - {"run.lock"} == FILES
     late = (folder / "both" / "late").stat().st_mtime
     assert all((run.home / name).stat().st_mtime < late for name in FILES)  # the second wrote none of them

@@ -4,14 +4,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 import torch
 from helpers import ROOT, tiny, tiny_data
-from scipy import stats
 from test_tables import record
 
-from semlib import config, datasets, notebooks, plots, runs, store, tables, training
+from semlib import config, datasets, runs, training
+from semlib.batch import notebooks
 from semlib.config import ConfigError
 from semlib.datasets import DataError, Dataset, ImageSet
+from semlib.results import plots, show, stats, tables
+from semlib.runs import plan
 
 FILES = sorted((ROOT / "params").glob("*/few_labels.yaml"))
 
@@ -68,7 +71,7 @@ def test_each_image_is_drawn_equally_often():
     data = numbered(classes=3, each=21)
     counts = sum(np.bincount(datasets.training_images(data, "a", 5, t), minlength=63) for t in range(400))
     drawn = counts[data.train.labels != 0]  # each 400 * 5 / 21 = 95 on average
-    assert stats.chisquare(drawn).pvalue > 1e-4 and drawn.sum() == 400 * 10
+    assert scipy.stats.chisquare(drawn).pvalue > 1e-4 and drawn.sum() == 400 * 10
 
 
 def test_the_images_drawn_are_the_same_everywhere():
@@ -137,7 +140,7 @@ def test_all_methods_of_a_trial_train_on_the_same_images_with_their_mean(folder,
 
 def test_the_number_is_in_the_address_and_absent_where_all_are_used():
     def address(**changes):
-        return store.Run(config.create({"precision": "float32"} | changes), "cat", "rotation", 0).address
+        return plan.Run(config.create({"precision": "float32"} | changes), "cat", "rotation", 0).address
 
     assert len({address(), address(train_per_class=500), address(train_per_class=100)}) == 3
     assert address(train_per_class=None) == address() == address(train_per_class="none")
@@ -187,7 +190,7 @@ def test_table_3_on_cpus_is_the_point_of_all_training_images():
     _, made = notebooks.parameters(ROOT / "notebooks/few_labels.ipynb", [ROOT / "params/cpu/few_labels.yaml"], [])
     (whole,) = [e for e in made if e.train_per_class is None]
     table = config.create(config.read_parameters("params/cpu/table3_cifar10.yaml"))
-    assert {run.address for run in store.plan(table)} <= {run.address for run in store.plan(whole)}
+    assert {run.address for run in plan.planned(table)} <= {run.address for run in plan.planned(whole)}
 
 
 def test_names_of_outputs_carry_the_labels():
@@ -209,7 +212,7 @@ def test_chosen_weights_are_kept_apart_by_labels(tmp_path):
         found = [(e, [record(None, e.methods[0], 0, 0, 0, a)]) for e, a in zip(experiments, accuracies, strict=True)]
         table = tables.by_weight(found)
         tables.save_chosen_weights(table, tmp_path / "demo")
-        return tables.by_weight_shown(table)
+        return show.weights(table)
 
     chosen({"all": 10}, 0.1)
     shown = chosen({20: 60}, 2)
@@ -254,37 +257,37 @@ def test_gains_are_those_of_a_paired_t_test_and_of_wilcoxons():
     frame = pd.DataFrame([{"class": r.hold_out, "method": r.method, "value": 100 * r.metrics["msp"]} for r in records])
     means = frame.groupby(["method", "class"]).value.mean()
     plain, turned = means["classification"], means["rotation"]
-    row = tables.gains([(experiment, records)]).query("statistics == 'mixed' and measure == 'msp'").iloc[0]
-    test = stats.ttest_rel(turned, plain)
+    row = stats.gains([(experiment, records)]).query("statistics == 'mixed' and measure == 'msp'").iloc[0]
+    test = scipy.stats.ttest_rel(turned, plain)
     interval = test.confidence_interval(0.95)
     assert (row.low, row.high) == pytest.approx((interval.low, interval.high))
     assert (row.plain, row["with"], row.gain) == pytest.approx((plain.mean(), turned.mean(), (turned - plain).mean()))
-    assert row.p == pytest.approx(stats.wilcoxon(turned, plain).pvalue)
+    assert row.p == pytest.approx(scipy.stats.wilcoxon(turned, plain).pvalue)
     assert (row.above, row.classes, row.images) == ((turned > plain).sum(), 8, 20)
 
 
 def test_gains_of_both_statistics_and_of_nothing():
     found, nothing = measured([2] * 8, train_per_class=20), measured([2] * 8, train_per_class=40)[0]
-    table = tables.gains([found, (nothing, [])])
+    table = stats.gains([found, (nothing, [])])
     assert set(zip(table.images, table.statistics, table.measure, strict=True)) == {
         (n, s, m) for n in (20, 40) for s in ("mixed", "upright") for m in ("msp", "odin", "accuracy")
     }
     pair = table[(table.images == 20) & (table.measure == "msp")].set_index("statistics")
     assert pair.plain["upright"] == pytest.approx(pair.plain["mixed"] + 10)
     assert table[table.images == 40].gain.isna().all()
-    text = tables.gains_shown(table)
+    text = show.gains(table)
     assert (text.loc["40", "Gain (95 % interval)"] == "not run").all() and "nan" not in text.to_string().lower()
 
 
 def test_a_class_that_lacks_a_method_is_in_no_gain():
-    table = tables.gains([measured([2] * 8, lacking={("3", "rotation"), ("4", "classification")})])
+    table = stats.gains([measured([2] * 8, lacking={("3", "rotation"), ("4", "classification")})])
     assert set(table.classes) == {6}
 
 
 def test_the_primary_result_is_a_sentence_and_says_what_is_not_finished():
     found = measured([3, 1, 4, 1, 5, 9, 2, 6], train_per_class=20)
-    said = tables.primary(tables.gains([found]), *found)
-    row = tables.gains([found]).query("statistics == 'mixed' and measure == 'msp'").iloc[0]
+    said = show.primary(stats.gains([found]), *found)
+    row = stats.gains([found]).query("statistics == 'mixed' and measure == 'msp'").iloc[0]
     for part in (
         "20 training images a class",
         f"{row.gain:+.2f} points",
@@ -294,20 +297,20 @@ def test_the_primary_result_is_a_sentence_and_says_what_is_not_finished():
         assert part in said
     assert "So far" not in said and f"above in {row.above} of 8 classes" in said
     part = measured([1] * 8, lacking={("3", "rotation")})
-    assert "So far 30 of 32 runs are finished: not yet the result." in tables.primary(tables.gains([part]), *part)
-    assert tables.primary(tables.gains([(found[0], [])]), found[0], []).endswith("not run.")
+    assert "So far 30 of 32 runs are finished: not yet the result." in show.primary(stats.gains([part]), *part)
+    assert show.primary(stats.gains([(found[0], [])]), found[0], []).endswith("not run.")
 
 
 def test_gains_need_plain_classification():
     with pytest.raises(ConfigError, match="classification"):
-        tables.gains([(config.create({"methods": "rotation", "dataset": "digits"}), [])])
+        stats.gains([(config.create({"methods": "rotation", "dataset": "digits"}), [])])
 
 
 def test_papers_numbers_stand_only_beside_all_training_images():
     few, whole = (config.create({"train_per_class": n}) for n in (500, None))
     assert "paper" not in tables.by_class(few, []).columns.get_level_values("statistic")
     assert "paper" in tables.by_class(whole, []).columns.get_level_values("statistic")
-    assert tables.differences(tables.by_class(few, [])).iloc[0, 0].startswith("the paper has no numbers")
+    assert show.differences(tables.by_class(few, [])).iloc[0, 0].startswith("the paper has no numbers")
     subsets = {n: tables.by_class(config.create({"dataset": "imagenet_dog", "train_per_class": n}), []) for n in (100, None)}
     papers = {
         n: tables.by_subset({"imagenet_dog": table}, tables.published("table5_imagenet_rotation"))
@@ -321,10 +324,10 @@ def test_papers_numbers_stand_only_beside_all_training_images():
 
 def test_headings_and_remarks_say_how_many():
     experiment, records = measured([1] * 8, train_per_class=20)
-    assert "20 training images a class" in tables.heading(experiment)
-    assert any("Trained on 20 images of each class, drawn anew" in line for line in tables.remarks(experiment, records))
+    assert "20 training images a class" in show.heading(experiment)
+    assert any("Trained on 20 images of each class, drawn anew" in line for line in show.remarks(experiment, records))
     whole = config.create({"dataset": "digits"})
-    assert "a class" not in tables.heading(whole) + " ".join(tables.remarks(whole, []))
+    assert "a class" not in show.heading(whole) + " ".join(show.remarks(whole, []))
 
 
 def lines(figure):
@@ -338,10 +341,10 @@ def test_the_figure_shows_each_class_the_mean_and_its_interval():
     assert axis.get_xscale() == "log" and [t.get_text() for t in axis.get_xticklabels()] == ["20", "100"]
     thin = [line for line in axis.lines if line.get_label() == "a held-out class"]
     assert len(thin) == 8
-    gain = tables.gain(tables.by_class(*few), "rotation", "msp")
+    gain = stats.gain(tables.by_class(*few), "rotation", "msp")
     np.testing.assert_allclose(sorted(line.get_ydata()[0] for line in thin), sorted(gain))
     (bars,) = axis.containers
-    row = tables.gains([few]).query("statistics == 'mixed' and measure == 'msp'").iloc[0]
+    row = stats.gains([few]).query("statistics == 'mixed' and measure == 'msp'").iloc[0]
     np.testing.assert_allclose(bars.lines[0].get_xydata()[0], [20, row.gain])
     np.testing.assert_allclose(bars.lines[2][0].get_segments()[0][:, 1], [row.low, row.high])
     plt.close(figure)

@@ -14,7 +14,9 @@ import pytest
 import yaml
 from helpers import FRAGILE, ROOT, contents, environment, semlib, semlib_path, tiny_benchmark, tiny_data
 
-from semlib import config, gpus, grid, store
+from semlib import config
+from semlib.batch import gpus, grid
+from semlib.runs import plan, store
 
 pytestmark = pytest.mark.notebook
 HOLD_OUTS = ["zero", "two", "three"]
@@ -157,7 +159,7 @@ def test_a_gpu_is_freed_when_its_owner_dies(tmp_path, monkeypatch):
     monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
     code = f"""
 import tempfile, time
-from semlib import gpus
+from semlib.batch import gpus
 tempfile.gettempdir = lambda: {str(tmp_path)!r}
 with gpus.claim(["0"]) as gpu:
     print(gpu, flush=True)
@@ -189,8 +191,8 @@ def test_jobs_are_the_runs_of_a_table_each_once(split, classes, count):
     table3 = [config.create({"profile": "fast", "missing": "train"})]
     parts = grid.jobs(table3, split, classes)
     assert len(parts) == count == len(set(grid.names(parts, split)))
-    homes = [run.home for part in parts for run in store.plan(part)]
-    assert sorted(homes) == sorted(run.home for run in store.plan(table3[0])) and len(homes) == 60
+    homes = [run.home for part in parts for run in plan.planned(part)]
+    assert sorted(homes) == sorted(run.home for run in plan.planned(table3[0])) and len(homes) == 60
     assert grid.jobs([*table3, *table3], split, classes) == parts  # two tables of the same runs
 
 

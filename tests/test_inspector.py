@@ -18,10 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
-from semlib import config, datasets, store
+from semlib import config, datasets
 from semlib.datasets import Digests
-from semlib.inspector import Inspector
-from semlib.inspector.results import POINTS, Choice, Curve, Results, grouped, images_of
+from semlib.results.inspector import Inspector
+from semlib.results.inspector.results import POINTS, Choice, Curve, Results, grouped, images_of
+from semlib.runs import plan, store
 
 PLAIN, ROTATION = "Classification-only", "Rotation-augmented"
 SMALL = {"dataset": "digits", "hold_out": ["1", "4"], "trials": 2}
@@ -152,9 +153,9 @@ def test_runs_of_other_settings_and_other_data_are_tables_of_their_own(tmp_path)
     other = Digests("1" * 64, "2" * 64)
     experiment = made_up(tmp_path, **small, epochs=9, data=other)
     folder = tmp_path / "made_up"
-    none = store.Run(config.create({"outputs": str(tmp_path), "profile": "made_up", "dataset": "digits"}), None, "rotation", 0)
+    none = plan.Run(config.create({"outputs": str(tmp_path), "profile": "made_up", "dataset": "digits"}), None, "rotation", 0)
     one = store.collect(folder)[0].scores()
-    here = store.here(experiment)
+    here = plan.here(experiment)
     finish(replace(none, data=here), datasets.classes("digits"), one, {})
     groups = grouped(store.collect(folder), experiment)
     titles = [f"digits (epochs {n}, data {here})" for n in (200, 7)]
@@ -177,7 +178,7 @@ def test_a_record_without_a_younger_setting_is_of_the_same_table(tmp_path):
 
 def test_unreadable_and_foreign_records_are_named_and_passed_over(tmp_path):
     experiment = made_up(tmp_path, **SMALL)
-    homes = [run.home for run in store.plan(experiment)]
+    homes = [run.home for run in plan.planned(experiment)]
     (homes[0] / "record.json").write_text("{")
     (homes[1] / "scores.npz").write_bytes(b"PK")
     shutil.copytree(homes[2], tmp_path / "made_up" / "runs" / "digits" / "1" / "rotation" / "trial_9-copied")
@@ -197,9 +198,9 @@ def test_versions_of_a_users_code_stand_apart(tmp_path):
             record.model_dump() | {"sources": {"rotation": "1" * 16}} | ({"trial": 5} if record.method == "rotation" else {})
         )
         if record.method == "rotation":
-            run = store.Run(experiment, record.hold_out, "rotation", 5, record.data)
-            address = store._address(run, fields["settings"], fields["sources"], record.train_digest)
-            home = experiment.folder / "runs" / store._place(run, address)
+            run = plan.Run(experiment, record.hold_out, "rotation", 5, record.data)
+            address = plan.address(run, fields["settings"], fields["sources"], record.train_digest)
+            home = experiment.folder / "runs" / plan.place(run, address)
             shutil.copytree(record.home, home)
             store.write_record(home, **fields | {"address": address})
     assert set(read(experiment).methods) == {PLAIN, f"{ROTATION} (source None)", f"{ROTATION} (source {'1' * 16})"}
@@ -315,7 +316,7 @@ def test_images_are_absent_in_a_sentence_and_present_with_class_prediction_and_s
 
 def test_damage_is_said_on_the_page_and_the_rest_is_shown(tmp_path):
     experiment = made_up(tmp_path, **SMALL)
-    homes = [run.home for run in store.plan(experiment)]
+    homes = [run.home for run in plan.planned(experiment)]
     (homes[0] / "record.json").write_text("{}")
     (homes[1] / "scores.npz").write_bytes(b"")
     with warnings.catch_warnings():

@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 from helpers import ROOT, semlib
 
-from semlib import config, store, tables
+from semlib import config
+from semlib.results import tables
+from semlib.runs import plan, store
 
 pytestmark = pytest.mark.notebook
 DEMOS = sorted(path.stem for path in (ROOT / "params" / "demo").glob("*.yaml"))
@@ -64,7 +66,7 @@ def test_the_demos_averages_are_those_of_the_readme(outputs):
     """
     executed("benchmark", outputs, SEMLIB_ILSVRC="")
     given = config.read_parameters("params/demo/benchmark.yaml") | {"outputs": str(outputs)}
-    for statistics in store.STATISTICS:
+    for statistics in plan.STATISTICS:
         experiment = config.create(given | {"statistics": statistics})
         table = tables.by_class(experiment, store.finished(experiment))
         for method, name in (("classification", "classification"), ("rotation", "with rotation")):
@@ -118,7 +120,7 @@ def test_the_hounds_are_told_apart_twice_as_well_as_by_chance(name, outputs, hou
     assert "The data set has 1642 of the 14864 training images" in text and "image/png" in text
     (experiment,) = config.several(config.read_parameters(f"params/demo/{name}.yaml") | {"outputs": str(outputs)})
     records = store.finished(experiment)
-    assert len(records) == len(store.plan(experiment)) >= 2 * 2
+    assert len(records) == len(plan.planned(experiment)) >= 2 * 2
     assert "8.33" in text  # the skew of one of twelve, whichever part of them is held out
     for method in experiment.methods:
         accuracies = [record.metrics["accuracy"] for record in records if record.method == method]

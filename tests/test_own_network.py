@@ -8,8 +8,9 @@ import pytest
 import torch
 from helpers import OWN_NETWORK, ROOT, tiny, tiny_data
 
-from semlib import datasets, metrics, runs, store
+from semlib import datasets, metrics, runs
 from semlib.config import ConfigError
+from semlib.runs import execute, store
 
 FEATURES, FORWARD = "return self.trunk(images)", "return self.heads[head](self.features(images))"
 WRONG = {
@@ -77,7 +78,7 @@ def test_one_that_does_not_fit_is_one_line_before_training(place, wrong, monkeyp
     old, new, said = WRONG[wrong]
     assert old in OWN_NETWORK
     (place / "small_net.py").write_text(OWN_NETWORK.replace(old, new))
-    monkeypatch.setattr(runs.training, "train", lambda *args, **options: pytest.fail("trained"))
+    monkeypatch.setattr(execute.training, "train", lambda *args, **options: pytest.fail("trained"))
     with pytest.raises(ConfigError) as error:
         runs.complete(own(place))
     assert "small_net:small" in str(error.value) and said in str(error.value) and "\n" not in str(error.value)
@@ -87,7 +88,7 @@ def test_one_that_does_not_fit_is_one_line_before_training(place, wrong, monkeyp
 def test_a_head_that_is_not_linear_is_refused_only_by_detectors_that_need_its_weights(place, monkeypatch):
     (place / "small_net.py").write_text(OWN_NETWORK.replace("nn.Linear(72, n)", "nn.Sequential(nn.Linear(72, n))"))
     assert len(runs.complete(own(place, methods="classification", scores=("msp", "knn")))) == 1
-    monkeypatch.setattr(runs.training, "train", lambda *args, **options: pytest.fail("trained"))
+    monkeypatch.setattr(execute.training, "train", lambda *args, **options: pytest.fail("trained"))
     with pytest.raises(ConfigError, match="small_net:small: vim needs a linear classification head, not Sequential"):
         runs.complete(own(place, methods="rotation", scores=("msp", "vim")))
 

@@ -1,4 +1,4 @@
-"""The paper's printed numbers (`semlib/published/`, in percent) against each other: the tables overlap, so a
+"""The paper's printed numbers (`semlib/results/published/`, in percent) against each other: the tables overlap, so a
 typing error in one shows in another. Where the paper disagrees with itself is listed here cell by cell.
 """
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-PUBLISHED = Path(__file__).parents[1] / "semlib" / "published"
+PUBLISHED = Path(__file__).parents[1] / "semlib" / "results" / "published"
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 STL10 = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")

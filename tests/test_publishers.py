@@ -15,8 +15,9 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision.datasets import STL10
 
-from semlib import datasets, plots, table1
+from semlib import datasets
 from semlib.datasets import DataError, imagenet, ood
+from semlib.results import imagenet_subsets, plots
 
 RANDOM = np.random.default_rng(0)
 
@@ -267,34 +268,40 @@ def test_the_original_tar_files_give_the_same_as_the_folders(ilsvrc, tmp_path, m
 def test_table_1_counts_what_is_here_and_shows_samples_of_it(ilsvrc, tmp_path, monkeypatch):
     wnid, name = next(iter(SPIDERS.items()))
     (ilsvrc / "val" / wnid / "0.JPEG").unlink()
-    counts = {s: table1.counted(s) for s in imagenet.SUBSETS}
+    counts = {s: imagenet_subsets.counted(s) for s in imagenet.SUBSETS}
     assert counts["imagenet_spider"].loc[name].tolist() == [2, 0] and counts["imagenet_dog"].to_numpy().sum() == 0
-    sizes = table1.sizes(counts)
+    sizes = imagenet_subsets.sizes(counts)
     assert sizes.loc["spider"].tolist() == [6, 6, 12, 7800, 5, 300] and sizes.loc["dog"].tolist() == [0, 12, 0, 14864, 0, 600]
-    assert table1.members(counts)["spider"][0] == f"{name} (2 + 0)" and table1.members(counts)["dog"][0] == "Ibizan hound"
-    shown = table1.samples("imagenet_spider", 1)
+    assert (
+        imagenet_subsets.members(counts)["spider"][0] == f"{name} (2 + 0)"
+        and imagenet_subsets.members(counts)["dog"][0] == "Ibizan hound"
+    )
+    shown = imagenet_subsets.samples("imagenet_spider", 1)
     assert list(shown) == list(SPIDERS.values()) and {images.shape for images in shown.values()} == {(1, 3, 256, 256)}
-    assert len(table1.samples("imagenet_car", 1)["cab"]) == 0
+    assert len(imagenet_subsets.samples("imagenet_car", 1)["cab"]) == 0
     assert len(plots.samples(shown | {"none": np.empty((0, 3, 8, 8), np.uint8)}, "spiders").axes) == 7
-    assert "no images of it here" in plots.samples(table1.samples("imagenet_car", 1), "cars").axes[0].texts[0].get_text()
+    assert (
+        "no images of it here" in plots.samples(imagenet_subsets.samples("imagenet_car", 1), "cars").axes[0].texts[0].get_text()
+    )
     monkeypatch.setenv("SEMLIB_ILSVRC", str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="nowhere is no folder"):
-        table1.counted("imagenet_spider")
+        imagenet_subsets.counted("imagenet_spider")
 
 
 def test_table_1_counts_a_prepared_file_where_there_is_no_folder(ilsvrc, tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match="12 of 7800"):
         datasets.load("imagenet_spider", tmp_path / "data")
-    before = table1.samples("imagenet_spider", 1)
+    before = imagenet_subsets.samples("imagenet_spider", 1)
     monkeypatch.delenv("SEMLIB_ILSVRC")
-    assert table1.counted("imagenet_spider", data_root=tmp_path / "data").to_numpy().tolist() == [[2, 1]] * 6
-    after = table1.samples("imagenet_spider", 1, data_root=tmp_path / "data")
+    assert imagenet_subsets.counted("imagenet_spider", data_root=tmp_path / "data").to_numpy().tolist() == [[2, 1]] * 6
+    after = imagenet_subsets.samples("imagenet_spider", 1, data_root=tmp_path / "data")
     assert all((before[name] == after[name]).all() for name in before)
 
 
 PREPARE = """
 import resource, sys
-from semlib import datasets, plots, table1
+from semlib import datasets
+from semlib.results import plots, imagenet_subsets
 datasets.load("imagenet_dog", sys.argv[1])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2)
 """

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import report
 
-from semlib import config, store, tables
+from semlib import config
 from semlib.__main__ import main
+from semlib.results import show, stats
+from semlib.runs import store
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -68,9 +70,9 @@ def test_readme_names_only_files_that_are_there():
 
 def test_its_results_are_those_of_the_committed_records():
     runs = [(e, store.finished(e)) for e in config.several(config.read_parameters("params/cpu/few_labels.yaml"))]
-    gains = tables.gains(runs)
-    assert tables.primary(gains, *runs[0]) in " ".join(README.split())
-    rows = tables.gains_shown(gains[gains.measure.isin(["msp", "odin", "accuracy"])].dropna(subset="gain")).droplevel("Method")
+    gains = stats.gains(runs)
+    assert show.primary(gains, *runs[0]) in " ".join(README.split())
+    rows = show.gains(gains[gains.measure.isin(["msp", "odin", "accuracy"])].dropna(subset="gain")).droplevel("Method")
     shown = [f"| {' | '.join([*index, *row])} |" for index, row in zip(rows.index, rows.to_numpy(), strict=True)]
     section = README[README.index("## Results beside the paper's") : README.index("Appendix D, average precision")]
     assert [line for line in section.splitlines() if line.startswith("|")][2:] == shown

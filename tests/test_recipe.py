@@ -8,8 +8,9 @@ from functools import cache
 import pytest
 from helpers import ROOT
 
-from semlib import store, user_code
+from semlib import user_code
 from semlib.config import RANKED
+from semlib.runs import plan
 
 TRAINING = {  # file: the names in it that make weights what they are; () for the whole file
     "training.py": ("STEP_MILESTONES", "rate_factor", "train", "_optimizer"),
@@ -20,23 +21,23 @@ TRAINING = {  # file: the names in it that make weights what they are; () for th
     "datasets/augmentation.py": (),
     "datasets/arrays.py": ("hold_out", "training_images"),
     "datasets/loading.py": ("_with_validation", "_fold"),
-    "runs.py": ("_train", "_split", "_network", "_heads", "_transform", "_pixels", "_moments"),
+    "runs/execute.py": ("_train", "_split", "_network", "_heads", "_transform", "_pixels", "_moments"),
 }
 SHARED = {
     "metrics/scores.py": ("evaluating", "_full_float32", "upright", "UPRIGHT_BATCH", "as_floats", "score"),
     "metrics/detection.py": (),
-    "runs.py": ("_score", "_functions", "_function", "_is_fitted", "_fitted", "_ranks", "_measures"),
+    "runs/scoring.py": ("score", "functions", "_function", "_is_fitted", "_fitted", "_ranks", "measures"),
 }
 COVERED = {
-    ("training", store.RECIPE): TRAINING,
-    ("scoring", store.SCORING): SHARED,
-    ("msp", store.VERSIONS["msp"]): {"metrics/scores.py": ("max_softmax",)},
-    **{(name, store.VERSIONS[name]): {"metrics/detectors.py": ("features", name)} for name in RANKED},
-    ("odin", store.VERSIONS["odin"]): {"metrics/scores.py": ("odin", "max_softmax")},
+    ("training", plan.RECIPE): TRAINING,
+    ("scoring", plan.SCORING): SHARED,
+    ("msp", plan.VERSIONS["msp"]): {"metrics/scores.py": ("max_softmax",)},
+    **{(name, plan.VERSIONS[name]): {"metrics/detectors.py": ("features", name)} for name in RANKED},
+    ("odin", plan.VERSIONS["odin"]): {"metrics/scores.py": ("odin", "max_softmax")},
 }
 PINNED = {
-    ("training", 2): "19f95013d05dfb97",
-    ("scoring", 1): "328aacce69993a11",
+    ("training", 2): "a6db60f3fabda48a",
+    ("scoring", 1): "3fa7b313e2726977",
     ("msp", 1): "2b58154f03c7bf28",
     ("msp_t1000", 1): "1a9c1188b4da26a3",
     ("max_logit", 1): "aeee4fa5d5fe44ae",
@@ -55,7 +56,7 @@ PINNED = {
     ("odin", 1): "74ed7789713ff0bb",
 }
 SAID = """the code that {what} {number} stands for has changed. Do finished runs still stand?
-  No: raise {constant} in semlib/store.py, and they will be made anew.
+  No: raise {constant} in semlib/runs/plan.py, and they will be made anew.
   Yes, since the change makes no difference to any number: pin it, in PINNED of this file ({key}: "{digest}")."""
 
 

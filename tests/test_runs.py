@@ -22,8 +22,10 @@ import torch
 from helpers import ROOT, contents, environment, parameters, scores, tiny, tiny_data
 from sklearn.metrics import average_precision_score
 
-from semlib import config, datasets, metrics, models, runs, store, tables
+from semlib import config, datasets, metrics, models, runs
 from semlib.config import ConfigError, Experiment
+from semlib.results import show, tables
+from semlib.runs import execute, plan, store
 
 FILES = {"record.json", "scores.npz", "history.csv", "weights.pt"}
 LOCKS = ("run.lock",)
@@ -63,7 +65,7 @@ def no_training(monkeypatch):
     def train(*args, **options):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(runs.training, "train", train)
+    monkeypatch.setattr(execute.training, "train", train)
 
 
 @pytest.fixture
@@ -81,7 +83,7 @@ def module(tmp_path, monkeypatch):
 
 
 def test_a_run_writes_these_files_and_no_others(trained):
-    for run in store.plan(tiny(trained, trials=2)):
+    for run in plan.planned(tiny(trained, trials=2)):
         assert {path.name for path in run.home.iterdir()} - set(LOCKS) == FILES
         parts = run.home.relative_to(trained / "outputs").parts
         assert parts == ("test", "runs", "tiny", "one", run.method, f"trial_{run.trial}-{run.address[:8]}")
@@ -190,7 +192,7 @@ def test_a_trials_trunk_begins_equal_for_every_method(untrained, monkeypatch):
         started.append({name: value.clone() for name, value in net.state_dict().items()})
         raise FloatingPointError("far enough")
 
-    monkeypatch.setattr(runs.training, "train", stop)
+    monkeypatch.setattr(execute.training, "train", stop)
     with pytest.raises(FloatingPointError, match="far enough"):
         runs.complete(tiny(untrained, trials=2))
     first, rotation, second, _ = started
@@ -227,7 +229,7 @@ ELSEWHERE = {  # of this machine, of scoring, of where things lie
 
 def address(method: str, hold_out: str | None = "cat", trial: int = 0, data: str = "d", **changes) -> str:
     digests = datasets.Digests(data * 64, "e" * 64)
-    return store.Run(config.create({"precision": "float32"} | changes), hold_out, method, trial, digests).address
+    return plan.Run(config.create({"precision": "float32"} | changes), hold_out, method, trial, digests).address
 
 
 def test_settings_that_differ_never_share_a_home():
@@ -304,7 +306,7 @@ def changed(path):
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_run_is_named_not_used_and_trained_again(folder, damage):
     experiment = tiny(folder, methods="classification")
-    (run,) = store.plan(experiment)
+    (run,) = plan.planned(experiment)
     whole, name = scores(experiment), damage.split(":")[0]
     DAMAGES[damage](run.home / name)
     with pytest.warns(UserWarning, match=re.escape(str(run.home / name))):
@@ -319,7 +321,7 @@ def test_a_damaged_run_is_named_not_used_and_trained_again(folder, damage):
 
 
 def test_a_file_half_written_by_a_killed_process_is_removed(folder):
-    (run,) = store.plan(tiny(folder, methods="classification", trials=1, epochs=2))
+    (run,) = plan.planned(tiny(folder, methods="classification", trials=1, epochs=2))
     run.home.mkdir(parents=True)
     (run.home / ".scores.npz-abc.part").write_bytes(b"half")
     runs.complete(run.experiment)
@@ -327,7 +329,7 @@ def test_a_file_half_written_by_a_killed_process_is_removed(folder):
 
 
 def test_a_file_that_another_process_is_writing_stays(folder):
-    (run,) = store.plan(tiny(folder, methods="classification", trials=1, epochs=2))
+    (run,) = plan.planned(tiny(folder, methods="classification", trials=1, epochs=2))
     run.home.mkdir(parents=True)
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
@@ -381,7 +383,7 @@ def test_without_the_data_runs_are_matched_by_their_settings_if_they_are_of_one_
     # as another machine meets the committed records of a data set that it has to download
     for path in (folder / "outputs").rglob("record.json"):
         fields = json.loads(path.read_text()) | {"dataset": "stl10", "hold_out": "cat"}
-        run = store.Run(tiny(folder, dataset="stl10", hold_out="cat"), "cat", fields["method"], fields["trial"])
+        run = plan.Run(tiny(folder, dataset="stl10", hold_out="cat"), "cat", fields["method"], fields["trial"])
         home = experiment.folder / "runs" / "stl10" / "cat" / fields["method"]
         address = run.on(fields["train_digest"])
         shutil.copytree(path.parent, home / f"trial_{run.trial}-{address[:8]}")
@@ -390,11 +392,11 @@ def test_without_the_data_runs_are_matched_by_their_settings_if_they_are_of_one_
     found = store.finished(stl10)
     assert len(found) == len(first) == 4 and runs.complete(stl10) == found
     said = f"stl10 is not here, or has changed: these runs used the version {first[0].data}."
-    assert said in tables.remarks(stl10, found)
+    assert said in show.remarks(stl10, found)
     path = found[0].home / "record.json"
     fields = json.loads(path.read_text())
     other = fields["train_digest"][::-1]
-    run = store.Run(stl10, "cat", fields["method"], fields["trial"])
+    run = plan.Run(stl10, "cat", fields["method"], fields["trial"])
     shutil.copytree(path.parent, path.parent.with_name(f"trial_{run.trial}-{run.on(other)[:8]}"))
     copy = path.parent.with_name(f"trial_{run.trial}-{run.on(other)[:8]}") / "record.json"
     copy.write_text(json.dumps(fields | {"train_digest": other, "address": run.on(other)}))
@@ -407,18 +409,18 @@ def test_without_the_data_runs_are_matched_by_their_settings_if_they_are_of_one_
 
 
 def test_another_version_than_the_one_here_can_be_looked_at_but_not_trained_on(folder):
-    old = store.here(tiny(folder))
+    old = plan.here(tiny(folder))
     other_data(folder, "train_images")
     assert store.finished(tiny(folder, missing="skip")) == []
     records = runs.complete(tiny(folder, missing="skip", data_digest=str(old)))
-    assert len(records) == 2 and any(f"version {old}" in line for line in tables.remarks(tiny(folder), records))
+    assert len(records) == 2 and any(f"version {old}" in line for line in show.remarks(tiny(folder), records))
     with pytest.raises(ConfigError, match=f"data_digest: {old} is not what is here"):
         runs.complete(tiny(folder, data_digest=str(old)))
 
 
 def test_a_digest_is_remembered_until_the_file_changes(folder, monkeypatch):
     path, beside = folder / "data" / "tiny.npz", folder / "data" / "tiny.digests.json"
-    here, loading = store.here(tiny(folder)), sys.modules["semlib.datasets.loading"]
+    here, loading = plan.here(tiny(folder)), sys.modules["semlib.datasets.loading"]
     assert beside.exists() and here == datasets.load("tiny", folder / "data").digests
 
     def asked(read: bool) -> datasets.Digests:
@@ -426,7 +428,7 @@ def test_a_digest_is_remembered_until_the_file_changes(folder, monkeypatch):
         with monkeypatch.context() as patch:
             if not read:
                 patch.setattr(loading, "read", None)
-            return store.here(tiny(folder))
+            return plan.here(tiny(folder))
 
     assert asked(read=False) == here
     times = path.stat()
@@ -451,19 +453,17 @@ def test_runs_that_no_longer_match_are_counted_once_with_the_reason(folder, monk
         assert store.finished(experiment) == []
         with pytest.warns(UserWarning, match="4 records"):
             assert store.collect(experiment.folder) == []
-    old = store.here(experiment)
+    old = plan.here(experiment)
     other_data(folder, "train_images")
     (line,) = store.unmatched([experiment])
-    assert (
-        line.startswith("4 finished runs in") and f"of other data ({old}) than is here now ({store.here(experiment)})" in line
-    )
-    assert line in tables.remarks(experiment, [])
+    assert line.startswith("4 finished runs in") and f"of other data ({old}) than is here now ({plan.here(experiment)})" in line
+    assert line in show.remarks(experiment, [])
     assert store.unmatched([tiny(folder, trials=2, epochs=9)]) == []  # other settings are no reason
 
 
 def test_no_run_resumes_on_other_data(untrained, monkeypatch):
     experiment = tiny(untrained, methods="classification")
-    (run,) = store.plan(experiment)
+    (run,) = plan.planned(experiment)
 
     def kill(*args):
         raise KeyboardInterrupt
@@ -524,8 +524,8 @@ def test_odin_with_another_epsilon_has_a_name_of_its_own(folder, no_training):
     records = runs.complete(tiny(folder, epsilon=0.01))
     again = runs.complete(tiny(folder))
     for record in (*records, *again):
-        assert record.key(store.scoring(tiny(folder))["odin"]) == "odin"
-        own = record.key(store.scoring(tiny(folder, epsilon=0.01))["odin"])
+        assert record.key(plan.scoring(tiny(folder))["odin"]) == "odin"
+        own = record.key(plan.scoring(tiny(folder, epsilon=0.01))["odin"])
         assert own != "odin" and "0.01" in own
         assert (record.scores()[own] != record.scores()["odin"]).any()
         assert scores(tiny(folder))["one", record.method, 0]["odin"] == before["one", record.method, 0]["odin"]
@@ -540,7 +540,7 @@ def test_an_odin_added_later_equals_one_from_the_start(folder, untrained, no_tra
     runs.complete(tiny(untrained, epsilon=0.01))
     start = scores(tiny(untrained, epsilon=0.01))
     for record in later:
-        own = record.key(store.scoring(tiny(folder, epsilon=0.01))["odin"])
+        own = record.key(plan.scoring(tiny(folder, epsilon=0.01))["odin"])
         assert record.scores()[own].tobytes() == start["one", record.method, 0]["odin"]
         assert record.scores()[f"{own}@upright"].tobytes() == start["one", record.method, 0]["odin@upright"]
 
@@ -569,7 +569,7 @@ def test_an_edited_score_is_the_one_under_its_name_and_the_old_one_is_set_aside(
     for factor in (-1, 1, -2):
         module("edited_score", EDITED.format(factor))
         (record,) = runs.complete(how)
-        seen.append((record.scores(), record.metrics, store.scoring(how)["edited_score:s"]))
+        seen.append((record.scores(), record.metrics, plan.scoring(how)["edited_score:s"]))
         (value,) = tables.measurements(how, [record])["edited_score:s"]
         assert record.key(seen[-1][2]) == "edited_score:s" and value == 100 * record.metrics["edited_score:s"]
     for name in ("edited_score:s", "edited_score:s@upright"):
@@ -592,7 +592,7 @@ def test_an_edited_score_is_the_one_under_its_name_and_the_old_one_is_set_aside(
 
 def test_a_raised_version_of_a_built_in_score_scores_anew(folder, no_training, monkeypatch):
     (old,) = runs.complete(tiny(folder, methods="classification"))
-    monkeypatch.setitem(store.VERSIONS, "odin", 2)
+    monkeypatch.setitem(plan.VERSIONS, "odin", 2)
     (new,) = runs.complete(tiny(folder, methods="classification"))
     assert new.scoring["odin"]["version"] == 2 and set(new.scoring) - set(old.scoring) == {
         "odin(version=1,temperature=1000.0,epsilon=5e-05)"
@@ -618,7 +618,7 @@ def test_a_kill_while_a_score_is_replaced_loses_nothing(folder, module, no_train
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(store, "save_atomically", kill)
         runs.complete(how)
-    (run,) = store.plan(how)
+    (run,) = plan.planned(how)
     between = store.find(run)
     assert between.metrics[between.key(before.scoring[name])] == before.metrics[name]
     (after,) = runs.complete(how)
@@ -650,16 +650,16 @@ def test_the_commit_is_dirty_only_if_code_parameters_or_notebooks_differ(tmp_pat
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("a")
     git("add", "."), git("commit", "-qm", "a")
-    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setattr(execute, "ROOT", tmp_path)
     commit = git("rev-parse", "HEAD")
     for name in ("outputs/a.csv", "outputs/new.json", "README.md", "my_task.py"):
         (tmp_path / name).write_text("b")
-    assert runs._commit() == commit
+    assert execute._commit() == commit
     for name in ("semlib/a.py", "params/a.yaml", "notebooks/a.ipynb"):
         (tmp_path / name).write_text("b")
-        assert runs._commit() == f"{commit}+"
+        assert execute._commit() == f"{commit}+"
         (tmp_path / name).write_text("a")
-    assert runs._commit() == commit
+    assert execute._commit() == commit
 
 
 # --- detectors
@@ -774,7 +774,7 @@ def test_a_score_edited_while_its_run_trains_is_stored_as_what_was_computed(untr
         return history
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs.training, "train", edit)
+        patch.setattr(execute.training, "train", edit)
         runs.complete(how)
     assert len(store.missing(how)) == 1  # of the source that is there now
     (record,) = runs.complete(how)
@@ -793,7 +793,7 @@ def test_own_data_that_is_elsewhere_is_listed_by_its_records(folder):
     (folder / "data" / "tiny.npz").unlink()
     (folder / "data" / "tiny.digests.json").unlink()
     experiment = tiny(folder, missing="skip")
-    assert runs.complete(experiment) == found and store.held_out(tiny(folder, hold_out="all")) == [
+    assert runs.complete(experiment) == found and plan.held_out(tiny(folder, hold_out="all")) == [
         "zero",
         "one",
         "two",
@@ -849,6 +849,7 @@ import itertools, os, signal, sys
 from pathlib import Path
 import torch
 from semlib import config, runs
+from semlib.runs import execute, scoring
 
 torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1)  # loads what it needs, seconds that each child would pay anew
 replace = Path.replace
@@ -892,7 +893,7 @@ def test_a_kill_between_any_two_files_changes_nothing(untrained):
         experiment = tiny(untrained, **how, outputs=str(untrained / f"outputs-{moment}"))
         assert scores(experiment) == whole
         assert all(len(record.history()) == 2 for record in store.finished(experiment))
-        for run in store.plan(experiment):
+        for run in plan.planned(experiment):
             assert {path.name for path in run.home.iterdir()} - set(LOCKS) == FILES, f"killed at moment {moment}"
 
 
@@ -924,7 +925,7 @@ def test_a_process_killed_at_random_moments_ends_as_an_undisturbed_one(untrained
     while killed < moments:
         process = start()
         if way == "notebook":
-            while not any((run.home / "checkpoint.pt").exists() for run in store.plan(disturbed)):
+            while not any((run.home / "checkpoint.pt").exists() for run in plan.planned(disturbed)):
                 assert process.poll() is None
                 time.sleep(0.02)
         time.sleep(chance.uniform(0, seconds))
@@ -947,6 +948,7 @@ def test_two_processes_at_once_train_a_run_once(untrained):
     settings = experiment.model_dump(mode="json")
     code = f"""
 from semlib import config, runs, training
+from semlib.runs import execute, scoring
 train = training.train
 training.train = lambda *args, **options: print("trained") or train(*args, **options)
 runs.complete(config.create({settings!r}))

@@ -12,41 +12,39 @@ import yaml
 from helpers import ROOT, environment
 
 PACKAGE = ROOT / "semlib"
-BASE = {"files"}
-ALLOWED = {  # what each may import of the package; DESIGN: config, datasets, models, metrics <- auxiliary <- training <- runs
-    "files": set(),
-    "config": BASE,
-    "datasets": BASE,
-    "models": BASE,
-    "metrics": BASE,
-    "user_code": BASE | {"config"},
-    "machine": {"config"},
-    "auxiliary": BASE | {"config", "datasets", "models", "metrics", "user_code"},
-    "training": BASE | {"config", "datasets", "models", "metrics", "auxiliary"},
-    "store": BASE | {"config", "datasets", "machine", "user_code"},
-    "tables": BASE | {"config", "datasets", "store", "machine"},
-    "plots": BASE | {"config", "datasets", "store", "tables"},
-    "report": BASE | {"config"},
-    "inspector": BASE | {"config", "datasets", "store", "tables", "plots"},
-    "runs": BASE | {"config", "datasets", "models", "metrics", "auxiliary", "training", "store", "machine", "user_code"},
-    "gpus": set(),
-    "notebooks": BASE | {"config", "store", "runs"},
-    "grid": BASE | {"config", "store", "tables", "runs", "gpus", "notebooks", "machine"},
+FLOORS = (  # each may import of those before it
+    ("files", "config", "user_code"),
+    ("datasets", "models", "metrics"),
+    ("auxiliary", "training"),
+    ("runs",),
+    ("results",),
+    ("batch",),
+    ("__main__",),
+)
+WINGS = {  # likewise the files of a wing, by their names in it
+    "": ("files", "config", "user_code", "auxiliary", "training"),
+    "runs": ("machine", "plan", "store", "scoring", "execute", "__init__"),
+    "results": ("names", "tables", "stats", "show", "plots", "inspector", "report", "appendix_d", "imagenet_subsets"),
+    "batch": ("gpus", "notebooks", "grid"),
 }
+NO_TORCH = {"runs", "runs.machine", "runs.plan", "runs.store", "metrics.detection"}  # what results may take of these wings
 
 
-def siblings(path) -> set[str]:
-    """The top modules of semlib that a file imports, at its top or inside a function."""
+def imported(path) -> set[str]:
+    """The modules of semlib that a file imports, at its top or inside a function: files, runs.plan, datasets."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {name.name.split(".")[1] for name in node.names if name.name.startswith("semlib.")}
+            found |= {name.name.removeprefix("semlib.") for name in node.names if name.name.startswith("semlib.")}
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path.name}: relative import"
-            if node.module == "semlib":
-                found |= {name.name for name in node.names}
-            elif (node.module or "").startswith("semlib."):
-                found.add(node.module.split(".")[1])
+            package = (node.module or "").partition("semlib")[2].removeprefix(".")
+            if (node.module or "").split(".")[0] == "semlib":
+                where = PACKAGE / package.replace(".", "/")
+                files = {
+                    name.name for name in node.names if (where / f"{name.name}.py").exists() or (where / name.name).is_dir()
+                }
+                found |= {f"{package}.{name}".removeprefix(".") for name in files} or {package} - {""}
     return found
 
 
@@ -59,14 +57,27 @@ def test_what_is_committed_stays_small():
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_one_way(path):
-    top = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    if top not in ("__main__", "__init__"):
-        assert siblings(path) - {top} <= ALLOWED.get(top, set(ALLOWED))  # a table's own module: like a notebook, above all
-    assert not {"__main__", *(p.stem for p in PACKAGE.glob("*.py") if p.stem not in ALLOWED)} & (siblings(path) - {top})
+    """Floor by floor, and inside a wing in the order of its files."""
+    wing, name = (*path.relative_to(PACKAGE).with_suffix("").parts, "__init__")[:2]
+    floor = {module: k for k, modules in enumerate(FLOORS) for module in modules}
+    for module in imported(path) if wing != "__init__" else ():
+        other, _, inner = module.partition(".")
+        assert floor[other] <= floor[wing], f"{wing} imports {module}"
+        if wing != "results" or other not in ("runs", "metrics"):
+            pass
+        elif path.parent.name != "inspector" and name != "appendix_d":
+            assert module in NO_TORCH, f"results needs no torch, and {name} imports {module}"
+        if other == wing and wing in WINGS and inner:
+            order = WINGS[wing].index
+            assert order(inner.split(".")[0]) < order(name) or inner.split(".")[0] == name, f"{wing}/{name} imports {inner}"
+        if other != wing and floor[other] == floor[wing] and not inner:
+            flat = WINGS[""]
+            assert {other, wing} <= set(flat) and flat.index(other) < flat.index(wing), f"{wing} imports {other}"
 
 
 def test_looking_at_results_does_not_load_torch():
-    code = "import sys, semlib.store, semlib.tables, semlib.plots, semlib.inspector; sys.exit('torch' in sys.modules)"
+    code = "import sys, semlib.runs.store; from semlib.results import inspector, plots, show, stats, tables"
+    code += "; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=environment(), cwd=ROOT, timeout=100).returncode == 0
 
 

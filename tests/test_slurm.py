@@ -10,7 +10,7 @@ import yaml
 from helpers import FRAGILE, ROOT, semlib_path, tiny_benchmark, tiny_data
 from slurm_cluster import Cluster, install
 
-from semlib import store
+from semlib.runs import plan, store
 
 pytestmark = pytest.mark.slurm
 # this cluster has no accounting, and a test no time
@@ -46,7 +46,7 @@ def test_a_grid_on_slurm_ends_complete_but_for_what_fails_on_purpose(cluster, tm
         return [job for job in cluster.jobs() if re.search(rf"holdout.*{name}", job.comment)]
 
     def home(name: str):
-        return next(run.home for run in store.plan(experiment) if (run.hold_out, run.method) == (name, "classification"))
+        return next(run.home for run in plan.planned(experiment) if (run.hold_out, run.method) == (name, "classification"))
 
     cluster.wait(lambda: (home("zero") / "checkpoint.pt").exists() or (home("zero") / "record.json").exists(), 120)
     cluster.kill_job(of("zero")[0].number)

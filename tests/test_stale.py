@@ -9,8 +9,10 @@ import pytest
 from helpers import OWN_NETWORK, ROOT, contents, finish, parameters, semlib, semlib_path, tiny_data
 from PIL import Image
 
-from semlib import config, datasets, notebooks, store
+from semlib import config, datasets
+from semlib.batch import notebooks
 from semlib.config import Experiment
+from semlib.runs import plan, store
 
 NOTEBOOK = "notebooks/benchmark.ipynb"
 SMALL = {
@@ -195,7 +197,7 @@ def test_a_gpus_records_are_found_on_a_machine_without_one(tmp_path, table):
     path = ROOT / "params" / "fast" / f"{table}.yaml"
     given = [("outputs", str(tmp_path)), ("data_root", str(tmp_path / "data"))]
     (experiment,) = notebooks.parameters(ROOT / "notebooks" / f"{table}.ipynb", [path], given)[1]
-    (run, *_) = store.plan(experiment)
+    (run, *_) = plan.planned(experiment)
     run = replace(run, data=datasets.Digests("1" * 64, "2" * 64))
     label = np.arange(20) % 10
     arrays = {"label": label, "predicted": label, "is_anomaly": label == 0, "msp": np.arange(20.0)}
@@ -220,11 +222,11 @@ def test_every_file_of_parameters_that_trains_names_its_precision(path):
 def test_the_tiny_data_set_is_seen_to_change_in_a_process_that_lives_on(tmp_path):
     tiny_data(tmp_path)
     experiment = config.create({"dataset": "tiny", "data_root": str(tmp_path), "outputs": str(tmp_path)})
-    first = store.here(experiment)
+    first = plan.here(experiment)
     with np.load(tmp_path / "tiny.npz") as file:
         arrays = {name: file[name] for name in file.files}
     arrays["train_images"][0, 0, 0, 0] ^= 1
     np.savez(tmp_path / "tiny.npz", **arrays)
-    second = store.here(experiment)
+    second = plan.here(experiment)
     assert (first.train != second.train) and first.test == second.test
-    assert store.here(Experiment(**experiment.model_dump() | {"evaluate_on": "validation"})) not in (first, second)
+    assert plan.here(Experiment(**experiment.model_dump() | {"evaluate_on": "validation"})) not in (first, second)

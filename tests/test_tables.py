@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from helpers import MADE_UP, ROOT, environment
 
-from semlib import config, store, tables
-from semlib.store import Record
+from semlib import config
+from semlib.results import show, tables
+from semlib.runs import plan, store
+from semlib.runs.store import Record
 
 PUBLISHED = ROOT / "semlib" / "published" / "table3_cifar10.csv"
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -23,11 +25,11 @@ def experiment(**changes):
 
 
 def record(hold_out, method, trial, msp, odin, accuracy, dataset="digits", seconds=60.0, data=None, **changes):
-    data = data or store.here(experiment())
-    how = store.scoring(experiment())
+    data = data or plan.here(experiment())
+    how = plan.scoring(experiment())
     fields = {"dataset": dataset, "hold_out": hold_out, "method": method, "trial": trial, "seconds": seconds, "scoring": how}
     fields |= {"metrics": {"accuracy": accuracy, "msp": msp, "odin": odin}, "device": "abacus"}
-    fields |= {"recipe": store.RECIPE, "sources": {}, "train_digest": data.train, "test_digest": data.test}
+    fields |= {"recipe": plan.RECIPE, "sources": {}, "train_digest": data.train, "test_digest": data.test}
     fields |= {"address": "f", "settings": {}, "classes": (), "scores_sha256": {}, "skew": 0.1, "precision": "float32"}
     return Record(**fields | {"threads": 1, "versions": {}, "commit": None, "finished": ""} | changes)
 
@@ -59,13 +61,13 @@ def test_by_class_is_the_mean_within_a_trial_then_over_trials():
 
 
 def test_one_trial_has_a_dash_and_no_trial_is_not_run():
-    text = tables.shown(tables.by_class(experiment(), RECORDS))
+    text = show.table(tables.by_class(experiment(), RECORDS))
     assert list(text.index) == ["1", "2", "Average"]
     assert list(text["Classification-only", "MSP"]) == ["40.00 ± 43.59", "45.00 ± 21.21", "30.00 ± 14.14"]
     assert list(text["Rotation-augmented", "ODIN"]) == ["60.00 ± -", "not run", "not run"]
-    nothing = tables.shown(tables.by_class(experiment(), []))
+    nothing = show.table(tables.by_class(experiment(), []))
     assert set(nothing.to_numpy().ravel()) == {"not run"} and nothing.shape == (3, 6)
-    assert "60.00 ± -" in tables.as_text(tables.by_class(experiment(), RECORDS))
+    assert "60.00 ± -" in show.as_text(tables.by_class(experiment(), RECORDS))
 
 
 def test_no_held_out_class_is_a_row_of_accuracies():
@@ -90,7 +92,7 @@ def test_paper_columns_are_the_published_numbers():
         for name, value in row.items():
             method, measure, *std = name.split("_")
             assert table[method, measure, "paper_std" if std else "paper"][hold_out] == value
-    text = tables.shown(table)
+    text = show.table(table)
     assert text["Rotation-augmented", "ODIN", "paper"]["cat"] == "55.80 ± 0.76"
     assert text["Classification-only", "MSP", "paper"]["Average"] == "34.92 ± 0.41"
 
@@ -98,7 +100,7 @@ def test_paper_columns_are_the_published_numbers():
 def test_a_subset_of_classes_has_no_average_of_the_paper():
     table = tables.by_class(experiment(dataset="cifar10", hold_out=["dog", "cat"]), [])
     assert table["rotation", "msp", "paper"].isna()["average"] and table["rotation", "msp", "paper"]["dog"] == 32.11
-    assert tables.shown(table)["Rotation-augmented", "MSP", "paper"]["Average"] == ""
+    assert show.table(table)["Rotation-augmented", "MSP", "paper"]["Average"] == ""
     assert "paper" not in tables.by_class(experiment(), []).columns.get_level_values("statistic")
 
 
@@ -115,13 +117,13 @@ def test_saved_csv_has_each_mean_directly_before_its_std(tmp_path):
 
 
 def test_remarks_say_how_much_was_run_and_on_what():
-    lines = tables.remarks(experiment(), RECORDS)
+    lines = show.remarks(experiment(), RECORDS)
     assert len(lines) == 1 and "6 of 12 runs" in lines[0] and "abacus (6)" in lines[0] and "6 min" in lines[0]
     other = record("2", "rotation", 0, 0.5, 0.6, 0.98, data=MADE_UP)
-    _, warning = tables.remarks(experiment(), [*RECORDS, other])
-    here = store.here(experiment())
+    _, warning = show.remarks(experiment(), [*RECORDS, other])
+    here = plan.here(experiment())
     assert "NOT COMPARABLE" in warning and f"{here} (6)" in warning and "dddddddd-eeeeeeee (1)" in warning
-    assert "0 of 12 runs" in tables.summary(experiment(), [])
+    assert "0 of 12 runs" in show.summary(experiment(), [])
 
 
 @pytest.mark.parametrize(
@@ -136,12 +138,12 @@ def test_remarks_say_how_much_was_run_and_on_what():
 def test_a_table_that_mixes_says_so(change, said, monkeypatch, capsys):
     same = [r.model_copy(update={"versions": {"torch": "2.6.0+cu124"}}) for r in RECORDS]
     records = [*same, same[0].model_copy(update={"trial": 3} | change)]
-    assert tables.unlike(records) == ([said] if said else [])
+    assert show.unlike(records) == ([said] if said else [])
     other = record("cat", "rotation", 0, 0.5, 0.5, 0.9, "cifar10", data=MADE_UP, versions={"torch": "2.6.1"})
     rows = [(experiment(), records), (experiment(dataset="cifar10"), [other])]
-    assert tables.between(rows) == (said or "").replace("(6)", "(7)")  # that the data differ goes without saying
+    assert show.between(rows) == (said or "").replace("(6)", "(7)")  # that the data differ goes without saying
     monkeypatch.setattr(store, "finished", lambda experiment: records)
-    tables.print_all([experiment()])
+    show.print_all([experiment()])
     assert not said or said in capsys.readouterr().out
 
 
@@ -149,13 +151,13 @@ def test_measurements_take_the_score_of_the_asked_settings():
     other = record("1", "classification", 0, 0.1, 0.2, 0.9)
     assert tables.measurements(experiment(epsilon=0.1), [other]).odin.isna().all()
     assert list(tables.measurements(experiment(), [other]).odin) == [20.0]
-    assert set(store.scoring(experiment())) == {"msp", "odin"}
+    assert set(plan.scoring(experiment())) == {"msp", "odin"}
 
 
 def test_differences_to_the_paper_are_marked_beyond_two_deviations_of_the_two_together():
     runs = [record("cat", "rotation", t, msp, 0.5, 0.9, "cifar10") for t, msp in enumerate((0.56, 0.58))]
     runs += [record("dog", "rotation", 0, 0.5, 0.5, 0.9, "cifar10")]
-    text = tables.differences(tables.by_class(experiment(dataset="cifar10", hold_out="all", methods="rotation"), runs))
+    text = show.differences(tables.by_class(experiment(dataset="cifar10", hold_out="all", methods="rotation"), runs))
     # cat: 57.00 - 53.12 = 3.88, and two deviations are 2 sqrt(1.41^2 + 0.92^2) = 3.37; accuracy: 90 - 97.46
     assert text["Rotation-augmented", "MSP"]["cat"] == "+3.88 *" and text["Rotation-augmented", "Accuracy"]["cat"] == "-7.46 *"
     assert text["Rotation-augmented", "MSP"]["dog"] == "+17.89 ?" and text["Rotation-augmented", "MSP"]["bird"] == ""
@@ -164,7 +166,7 @@ def test_differences_to_the_paper_are_marked_beyond_two_deviations_of_the_two_to
 def test_wins_are_counted_here_and_in_the_paper():
     runs = [record(c, "rotation", 0, 0.3, odin, 0.9, "cifar10") for c, odin in (("cat", 0.4), ("dog", 0.2), ("ship", 0.3))]
     table = tables.by_class(experiment(dataset="cifar10", hold_out="all"), runs)
-    counts = tables.counts(table)
+    counts = show.counts(table)
     odin, gain = "Rotation-augmented: ODIN above MSP", "Rotation-augmented: ODIN above Classification-only"
     assert counts.loc[odin, "here"] == "1 of 3" and counts.loc[gain, "here"] == "not run"
     assert counts.loc[odin, "in the paper"].startswith("7 of 10, ")  # not automobile, horse, ship
@@ -203,9 +205,9 @@ def test_a_subset_is_its_average_row_beside_the_papers_with_skew():
     assert summary["rotation", "msp", "mean"]["fungus"] == pytest.approx(32.5)  # 30 to 35
     assert summary["rotation", "msp", "paper"]["fungus"] == 44.19 and summary["rotation", "msp", "paper_std"]["fungus"] == 1.86
     runs = [r.model_copy(update={"skew": skew}) for r, skew in zip(RECORDS, (0.1, 0.2, 0.3, 0.1, 0.1, 0.1), strict=True)]
-    text = tables.with_skew(summary, [(experiment(), runs)])
+    text = show.with_skew(summary, [(experiment(), runs)])
     assert text.iloc[0, 0] == "15.00" and text["Rotation-augmented", "Accuracy", "here"]["fungus"] == "85.00 ± -"
-    here, paper = tables.counts(tables.all_classes({"imagenet_fungus": table})).iloc[0]
+    here, paper = show.counts(tables.all_classes({"imagenet_fungus": table})).iloc[0]
     assert here == "6 of 6, +27.50 points, p = 0.031" and paper.startswith("5 of 6, ")  # ODIN 50, MSP 20 to 25; 2 / 2^6
 
 
@@ -217,13 +219,13 @@ def test_the_papers_averages_are_of_all_classes(tmp_path):
     summary = tables.by_subset({"imagenet_fungus": part}, tables.published("table5_imagenet_rotation"))
     assert summary["rotation", "msp", "mean"]["fungus"] == pytest.approx(20)
     assert "paper" not in summary.columns.get_level_values("statistic")
-    assert tables.with_skew(summary, [(how, runs)]).iloc[0, 0] == "16.67"  # not a half
+    assert show.with_skew(summary, [(how, runs)]).iloc[0, 0] == "16.67"  # not a half
     dog = tables.by_class(experiment(dataset="imagenet_dog", hold_out="all"), [])
     both = tables.by_subset({"imagenet_fungus": part, "imagenet_dog": dog}, tables.published("table5_imagenet_rotation"))
     assert both["rotation", "msp", "paper"].notna().tolist() == [False, True]
     for classes, beside in (("all", True), (["cat", "dog"], False)):
         masked = experiment(dataset="cifar10", hold_out=classes, methods=["classification", "center_mask"])
-        text = tables.masking(tables.by_class(masked, []))
+        text = show.masking(tables.by_class(masked, []))
         assert ("paper" in text.columns.get_level_values(1)) == beside
 
 
@@ -250,8 +252,8 @@ def test_upright_statistics_are_the_tables_and_the_headings():
     mixed, upright = (tables.by_class(experiment(statistics=name), both) for name in ("mixed", "upright"))
     means = [table.xs("mean", axis=1, level="statistic") for table in (mixed, upright)]
     assert np.allclose(means[0] / 2, means[1], equal_nan=True)
-    assert "upright batch-norm statistics" in tables.heading(experiment(statistics="upright"))
-    assert "mixed batch-norm statistics" in tables.heading(experiment())
+    assert "upright batch-norm statistics" in show.heading(experiment(statistics="upright"))
+    assert "mixed batch-norm statistics" in show.heading(experiment())
 
 
 def test_generalisation_is_one_row_a_data_set_beside_table_2():
@@ -260,12 +262,12 @@ def test_generalisation_is_one_row_a_data_set_beside_table_2():
         del r.metrics["msp"], r.metrics["odin"]
     here = [(experiment(dataset=n, hold_out="none"), runs if n == "cifar10" else []) for n in ("cifar10", "stl10")]
     table = tables.generalization(here)
-    text = tables.shown(table)
+    text = show.table(table)
     assert text["Rotation-augmented", "Accuracy", "here"].tolist() == ["96.00 ± 0.00", "not run"]
     assert text["Rotation-augmented", "Accuracy", "paper"].tolist() == ["96.54 ± 0.08", "88.98 ± 0.30"]
     assert text["Classification-only", "Accuracy", "paper"].tolist() == ["95.87 ± 0.05", "85.51 ± 0.17"]
-    assert tables.differences(table)["Rotation-augmented", "Accuracy"].tolist() == ["-0.54 *", ""]
-    assert tables.counts(table).iloc[0].tolist() == ["1 of 1", "2 of 2"]
+    assert show.differences(table)["Rotation-augmented", "Accuracy"].tolist() == ["-0.54 *", ""]
+    assert show.counts(table).iloc[0].tolist() == ["1 of 1", "2 of 2"]
     own = tables.generalization([(experiment(hold_out="none"), [])])
     assert "paper" not in own.columns.get_level_values("statistic")  # another data set is not beside the paper's
 
@@ -274,19 +276,19 @@ def test_rank_correlation_is_that_of_the_ranks():
     """Accuracy falls from class to class while average precision rises, but for two neighbours; the paper's from its CSV."""
     values = {"classification": 0.2, "rotation": 0.3}
     runs = subset_runs(values)
-    assert tables.rank_correlation(fungi(runs))["here"].iloc[0].startswith("-1.00 (p = 0.00, 6 classes)")
+    assert show.rank_correlation(fungi(runs))["here"].iloc[0].startswith("-1.00 (p = 0.00, 6 classes)")
     first, second = (next(r for r in runs if r.hold_out == c and r.method == "rotation") for c in ("stinkhorn", "bolete"))
     first.metrics["msp"], second.metrics["msp"] = second.metrics["msp"], first.metrics["msp"]
-    text = tables.rank_correlation(fungi(runs)).loc["Rotation-augmented: accuracy and MSP"]
+    text = show.rank_correlation(fungi(runs)).loc["Rotation-augmented: accuracy and MSP"]
     assert text["here"].startswith("-0.94 ")  # 1 - 6 * sum of d^2 / (n^3 - n), d^2 = 25 + 9 + 1 + 1 + 9 + 25 less 2 of the swap
     rows = printed()
     rows.pop("average")
     ranks = [sorted(rows, key=lambda c, name=name: rows[c][name]) for name in ("classification_accuracy", "classification_msp")]
     squares = sum((ranks[0].index(c) - ranks[1].index(c)) ** 2 for c in rows)
     rho = 1 - 6 * squares / (10**3 - 10)
-    text = tables.rank_correlation(tables.by_class(experiment(dataset="cifar10", hold_out="all"), []))
+    text = show.rank_correlation(tables.by_class(experiment(dataset="cifar10", hold_out="all"), []))
     said = text.loc["Classification-only: accuracy and MSP"]
-    assert tables.rank_correlation(fungi(runs)).loc["Rotation-augmented: accuracy and ODIN", "here"].startswith("undefined")
+    assert show.rank_correlation(fungi(runs)).loc["Rotation-augmented: accuracy and ODIN", "here"].startswith("undefined")
     assert said["here"] == "not run" and float(said["in the paper"].split()[0]) == pytest.approx(rho, abs=0.02)  # of equals
 
 
@@ -303,7 +305,7 @@ def test_the_best_weight_is_chosen_once_all_are_run_and_kept_beside_others(tmp_p
     runs = [(e, [record(None, e.methods[0], 0, 0, 0, a)]) for e, a in zip(experiments, accuracies, strict=True)]
     table = tables.by_weight(runs)
     assert table.chosen.tolist() == [False, False, True, False]  # the plain classifier is not a weight
-    assert tables.by_weight_shown(table)["Chosen"].tolist() == ["", "", "chosen", ""]
+    assert show.weights(table)["Chosen"].tolist() == ["", "", "chosen", ""]
     before = ("dataset,method,auxiliary_weight,accuracy", "digits,rotation,9,1", "birds,rotation,7,1", "")
     (tmp_path / config.CHOSEN_WEIGHTS).write_text("\n".join(before))
     tables.save_chosen_weights(table, tmp_path)
@@ -311,50 +313,48 @@ def test_the_best_weight_is_chosen_once_all_are_run_and_kept_beside_others(tmp_p
         chosen = {(row["dataset"], row["method"]): float(row["auxiliary_weight"]) for row in csv.DictReader(file)}
     assert chosen == {("digits", "rotation"): 0.5, ("birds", "rotation"): 7.0}
     unfinished = tables.by_weight([*runs[:-1], (experiments[-1], [])])
-    assert not unfinished.chosen.any() and "not run" in tables.by_weight_shown(unfinished)["Validation accuracy"].tolist()
+    assert not unfinished.chosen.any() and "not run" in show.weights(unfinished)["Validation accuracy"].tolist()
 
 
 def test_settings_unlike_the_papers_are_said():
     computes = " Training computes in {}, of which the paper says nothing."
-    said = tables.unlike_paper(config.create({"precision": "bfloat16"}), "table3_cifar10")
+    said = show.unlike_paper(config.create({"precision": "bfloat16"}), "table3_cifar10")
     assert said == "All settings are the paper's, as we read them." + computes.format("bfloat16")
     unlike = {"epochs": 3, "flip": False, "threads": 1, "precision": "float32", "statistics": "upright"}
-    said = tables.unlike_paper(config.create(unlike), "table3_cifar10")
+    said = show.unlike_paper(config.create(unlike), "table3_cifar10")
     unlike = "flip False (paper: True), epochs 3 (paper: 200), statistics upright (paper: mixed)."
     assert said == f"Settings unlike the paper's: {unlike}" + computes.format("float32")
-    assert tables.unlike_paper(config.create({"dataset": "stl10"}), "figure1_learning_curves").startswith("Settings unlike")
+    assert show.unlike_paper(config.create({"dataset": "stl10"}), "figure1_learning_curves").startswith("Settings unlike")
     how = config.read_parameters("params/paper/table6_imagenet_cpc.yaml") | {"dataset": "imagenet_dog"}
     cpc = {weight: config.create(how | {"auxiliary_weight": weight, "epsilon": 0.1}) for weight in (10, 5)}
     cpc[10] = cpc[10].model_copy(update={"cpc_negatives": "batch"})
     said = {
-        weight: tables.unlike_paper(e, "table6_imagenet_cpc").removeprefix("Settings unlike the paper's: ").partition(" Tr")[0]
+        weight: show.unlike_paper(e, "table6_imagenet_cpc").removeprefix("Settings unlike the paper's: ").partition(" Tr")[0]
         for weight, e in cpc.items()
     }
     assert said[10] == "cpc_negatives batch (paper: image), epsilon 0.1 (paper: 5e-05)."
     assert said[5] == "auxiliary_weight 5.0 (paper: 10.0), epsilon 0.1 (paper: 5e-05)."
     rotation = config.read_parameters("params/paper/table5_imagenet_rotation.yaml") | {"dataset": "imagenet_dog"}
     for weight, printed in ((0.5, "All settings"), (1.0, "All settings"), (2.0, "weight 2.0 (paper: 0.5 or 1.0)")):
-        assert printed in tables.unlike_paper(
-            config.create(rotation | {"auxiliary_weight": weight}), "table5_imagenet_rotation"
-        )
-    assert "digits is not the paper's data set" in tables.unlike_paper(experiment(), "table4_stl10")
-    assert "demonstration" in tables.heading(experiment(profile="demo")) and "demo" not in tables.heading(experiment())
+        assert printed in show.unlike_paper(config.create(rotation | {"auxiliary_weight": weight}), "table5_imagenet_rotation")
+    assert "digits is not the paper's data set" in show.unlike_paper(experiment(), "table4_stl10")
+    assert "demonstration" in show.heading(experiment(profile="demo")) and "demo" not in show.heading(experiment())
 
 
 def test_a_notebook_shows_the_better_method_in_bold_and_what_was_found():
     rows = {"1": (0.2, 0.5), "2": (0.9, 0.3)}  # MSP of the classifier and with rotation
     runs = [record(c, m, 0, rows[c][k], 0.5, 0.9) for c in rows for k, m in enumerate(("classification", "rotation"))]
-    html = tables.shown(tables.by_class(experiment(), runs))._repr_html_()
+    html = show.table(tables.by_class(experiment(), runs))._repr_html_()
     assert "<b>50.00 ± -</b>" in html and "<td>20.00 ± -</td>" in html  # class 1: rotation's MSP is the better
     assert "<b>90.00 ± -</b>" in html and "<td>30.00 ± -</td>" in html
     assert "Rotation-augmented is above Classification-only in so many classes: by MSP in 1 of 2; by ODIN in 0 of 2" in html
     assert "With one trial nothing can be claimed from it." in html
-    assert "<b>" not in tables.shown(tables.by_class(experiment(methods="classification"), runs))._repr_html_()
-    assert tables.finding(tables.by_class(experiment(), [])) == ""
+    assert "<b>" not in show.table(tables.by_class(experiment(methods="classification"), runs))._repr_html_()
+    assert show.finding(tables.by_class(experiment(), [])) == ""
     names = experiment(dataset="cifar10", hold_out="all")
     runs = [record("cat", m, t, 0.5 + t / 10, 0.5, 0.9, "cifar10") for m in names.methods for t in (0, 1)]
-    assert "by ODIN in 0 of 1 (the paper: 8 of 10, " in tables.finding(tables.by_class(names, runs))
-    assert "one trial" not in tables.finding(tables.by_class(names, runs))
+    assert "by ODIN in 0 of 1 (the paper: 8 of 10, " in show.finding(tables.by_class(names, runs))
+    assert "one trial" not in show.finding(tables.by_class(names, runs))
 
 
 @pytest.mark.slow

@@ -10,11 +10,11 @@ from typing import Any, BinaryIO
 
 import ipywidgets as widgets
 
-from semlib import store
 from semlib.config import Experiment
 from semlib.files import ROOT, save_atomically
-from semlib.inspector.page import STYLE, Page, block, shown_columns
-from semlib.inspector.results import Choice, Results, grouped, images_of
+from semlib.results.inspector.page import STYLE, Page, block, shown_columns
+from semlib.results.inspector.results import Choice, Results, grouped, images_of
+from semlib.runs import plan, store
 
 TABS = ("Average precision", "At the threshold", "Images", "Taken for")
 NOTHING = (
@@ -122,7 +122,7 @@ class Inspector:
         self.profile = _dropdown("Profile", "The folder in outputs/", list(self.profiles), start)
         self.table = _dropdown("Table", "Runs of one data set with the same settings")
         told = "Batch norm's statistics when scoring: mixed, as trained, or over upright training images alone"
-        self.statistics = _dropdown("Statistics", told, list(store.STATISTICS), self.experiment.statistics)
+        self.statistics = _dropdown("Statistics", told, list(plan.STATISTICS), self.experiment.statistics)
         self.statistics.observe(self._loud(self._open_table), "value")
         self.profile.observe(self._loud(self._open_profile), "value")
         self.table.observe(self._loud(self._open_table), "value")

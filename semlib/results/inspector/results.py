@@ -16,10 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from semlib import config, datasets, store, tables
+from semlib import config, datasets
 from semlib.config import Experiment
 from semlib.datasets import DataError, ImageSet
-from semlib.store import Record
+from semlib.results import tables
+from semlib.results.names import label
+from semlib.runs import plan
+from semlib.runs.store import Record
 
 # settings that only some methods have
 OWN = {"auxiliary_weight", "auxiliary_augment", "mask_fill", "cpc_negatives", "cpc_augment"}
@@ -150,7 +153,7 @@ class Results:
     """
 
     def __init__(self, records: Sequence[Record], statistics: str = "mixed"):
-        self.statistics, self._end = statistics, store.STATISTICS[statistics]
+        self.statistics, self._end = statistics, plan.STATISTICS[statistics]
         self.runs, self.arrays, self._curves = {}, {}, {}
         names = _names(records, lambda record: record.method, _own)
         for record in sorted(records, key=lambda record: record.finished):
@@ -325,7 +328,7 @@ def _names(items: Sequence[Any], base: Callable[[Any], str], settings: Callable[
     among = defaultdict(list)
     for item in items:
         among[base(item)].append(settings(item))
-    return lambda item: tables.label(base(item)) + _apart(settings(item), among[base(item)])
+    return lambda item: label(base(item)) + _apart(settings(item), among[base(item)])
 
 
 def _order(record: Record) -> int:

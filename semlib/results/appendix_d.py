@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from semlib import datasets, metrics, tables
+from semlib import datasets, metrics
+from semlib.results import tables
 
 LABELS = {
     "tiny_imagenet_crop": "TinyImageNet (crop)",

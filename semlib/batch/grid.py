@@ -18,9 +18,11 @@ from typing import IO, Any
 import psutil
 import yaml
 
-from semlib import gpus, machine, notebooks, runs, store, tables
+from semlib.batch import gpus, notebooks
 from semlib.config import ConfigError, Experiment
 from semlib.files import ROOT, save_atomically, short
+from semlib.results import show
+from semlib.runs import execute, machine, plan, store
 
 SNAKEFILE, PROFILES = ROOT / "workflow" / "Snakefile", ROOT / "workflow" / "profiles"
 HOLDOUT = ROOT / "notebooks" / "holdout.ipynb"
@@ -61,7 +63,7 @@ def jobs(experiments: Iterable[Experiment], split: str = "class", classes: int =
     """Split the experiments into jobs: one per so many held-out classes, with `split` also per method, or method and trial."""
     parts = []
     for e in (e for e in experiments if e.missing == "train"):
-        where = [name or "none" for name in store.held_out(e)]
+        where = [name or "none" for name in plan.held_out(e)]
         for group in (tuple(where[k : k + classes]) for k in range(0, len(where), classes)):
             methods = [e.methods] if split == "class" else [(method,) for method in e.methods]
             trials = [(e.first_trial + k, 1) for k in range(e.trials)] if split == "trial" else [(e.first_trial, e.trials)]
@@ -141,7 +143,7 @@ def _run(found: Sequence[Table], args: argparse.Namespace) -> int:
         print(f"error: this grid is running already ({short(where)})", file=sys.stderr)
         return 1
     for t in found:
-        tables.print_all(t.experiments)
+        show.print_all(t.experiments)
     failed = [name for name in mine if not (where / "holdout" / f"{name}.done").exists()]
     if failed:
         where_to = f"{short(first.folder)}/holdout-NAME.unfinished.ipynb"
@@ -252,7 +254,7 @@ def _say(found: Sequence[Table], args: argparse.Namespace) -> int:
         measured.setdefault(_kind(record.dataset, record.method, record.settings), []).append(record.seconds)
 
     def line(title: str, experiments: Sequence[Experiment]) -> str:
-        planned = {run.home: run for e in experiments if e.missing == "train" for run in store.plan(e)}
+        planned = {run.home: run for e in experiments if e.missing == "train" for run in plan.planned(e)}
         left = {run.home: run for e in experiments if e.missing == "train" for run in store.missing(e)}
         if not planned:
             return f"{title}: trains nothing"
@@ -262,7 +264,7 @@ def _say(found: Sequence[Table], args: argparse.Namespace) -> int:
         text = f"{title}: {len(planned) - len(left)} of {len(planned)} runs are finished, {len(left)} are missing"
         if seconds:
             total = sum(seconds)
-            text += f": {tables.duration(total)} of training, {tables.duration(total / count)} side by side"
+            text += f": {show.duration(total)} of training, {show.duration(total / count)} side by side"
         text += f", {len(to_score)} of them only to be scored" if to_score else ""
         unknown = len(kinds) - len(seconds)
         return text + (f"; the time of {unknown} is unknown, for no run like them is finished" if unknown else "")
@@ -285,7 +287,7 @@ def _say(found: Sequence[Table], args: argparse.Namespace) -> int:
 
 
 def _kind(dataset: str, method: str, settings: dict[str, Any]) -> tuple:
-    return dataset, method, json.dumps(store.chosen(settings), sort_keys=True)
+    return dataset, method, json.dumps(plan.chosen(settings), sort_keys=True)
 
 
 def _lock(file: IO) -> None:
@@ -293,7 +295,7 @@ def _lock(file: IO) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno not in runs.NO_LOCKS:
+        if error.errno not in execute.NO_LOCKS:
             raise
 
 

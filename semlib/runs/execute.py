@@ -2,17 +2,15 @@
 
 import errno
 import hashlib
-import inspect
 import io
 import platform
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,14 +20,15 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
-from semlib import auxiliary, config, datasets, machine, metrics, models, store, training, user_code
+from semlib import auxiliary, config, datasets, metrics, models, training, user_code
 from semlib.config import ConfigError, Experiment
 from semlib.datasets import augmentation
 from semlib.files import ROOT, one_line, remove_leftovers, save_atomically
-from semlib.store import Record, Run
+from semlib.runs import machine, plan, scoring, store
+from semlib.runs.plan import Run
+from semlib.runs.scoring import MSP
+from semlib.runs.store import Record
 
-# every record has it: learning curves show it, and it costs nothing
-MSP = {"msp": {"score": "msp", "version": store.VERSIONS["msp"]}}
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what some network file systems answer
 
 
@@ -49,7 +48,7 @@ def complete(experiment: Experiment) -> list[Record]:
         missing = store.missing(experiment, data.digests)
         if experiment.compile:
             torch.compiler.reset()  # of other networks in this process: past eight, PyTorch would stop compiling
-    for run in store.plan(experiment):
+    for run in plan.planned(experiment):
         if run not in missing:  # killed after its record, before this
             _remove_checkpoints(run)
     queue = deque((run, False) for run in missing)
@@ -79,7 +78,7 @@ def load(experiment: Experiment) -> datasets.Dataset:
 
 def check(experiment: Experiment) -> None:
     """ConfigError, one line, if the experiment names a class, network, method, score or device that there isn't."""
-    store.held_out(experiment)
+    plan.held_out(experiment)
     if ":" in experiment.architecture:
         user_code.function(experiment.architecture)
     else:
@@ -92,14 +91,14 @@ def check(experiment: Experiment) -> None:
         raise ConfigError(f"methods: cpc needs a network that encodes patches, not {found}; choose architecture {choices}")
     for method in experiment.methods:
         auxiliary.find(method, experiment)
-    store.scoring(experiment)
+    plan.scoring(experiment)
     machine.device(experiment)
 
 
 def check_data(experiment: Experiment, data: datasets.Dataset) -> None:
     """ConfigError if the experiment can't be trained on images of this size and number, or its network doesn't take them."""
     height, width = data.train.images.shape[2:]
-    per_class, where = experiment.train_per_class, store.held_out(experiment)
+    per_class, where = experiment.train_per_class, plan.held_out(experiment)
     side, most = min(height, width), min(len(datasets.training_images(data, name, per_class)) for name in where)
     for name, limit in {"crop_side": side, "crop_padding": side - 1, "batch_size": most}.items():
         if (getattr(experiment, name) or 0) > limit:
@@ -159,19 +158,21 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
     experiment, split = run.experiment, _split(run, data)
     where, precision, threads = machine.device(experiment), machine.precision(experiment), _threads(experiment)
     net = _network(run, split)
-    wanted = MSP | store.scoring(experiment)
-    functions = _functions(wanted)
+    wanted = MSP | plan.scoring(experiment)
+    functions = scoring.functions(wanted)
     only_msp = MSP, {"msp": functions["msp"]}
     scored = {}  # epoch -> arrays, the last one only
 
     def evaluate(epoch: int) -> dict[str, float]:
         last = epoch > experiment.epochs - experiment.average_last_epochs
         arrays = (
-            _score(run, net, data, split, wanted, functions) if last else _score(run, net, data, split, *only_msp, ["mixed"])
+            scoring.score(run, net, data, split, wanted, functions)
+            if last
+            else scoring.score(run, net, data, split, *only_msp, ["mixed"])
         )
         scored.clear()
         scored[epoch] = arrays
-        return _measures(arrays)
+        return scoring.measures(arrays)
 
     torch.backends.cudnn.benchmark = True  # the fastest convolutions for shapes that stay the same
     checkpoint = run.home / "checkpoint.pt"
@@ -199,7 +200,9 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
     if first := store.find(run):  # another process's, on a file system where locks do nothing: the first record stands
         _remove_checkpoints(run)
         return first
-    arrays = scored.get(experiment.epochs) or _score(run, net, data, split, wanted, functions)  # resumed after its last epoch
+    arrays = scored.get(experiment.epochs) or scoring.score(
+        run, net, data, split, wanted, functions
+    )  # resumed after its last epoch
     sha256 = store.write_scores(run.home / "scores.npz", arrays)
     last = history[-experiment.average_last_epochs :]
     columns = pd.DataFrame(history).to_csv(index=False)
@@ -210,7 +213,7 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
         save_atomically(run.home / "weights.pt", lambda file: file.write(weights.getbuffer()))
     record = store.write_record(
         run.home,
-        recipe=store.RECIPE,
+        recipe=plan.RECIPE,
         dataset=run.dataset,
         hold_out=run.hold_out,
         method=run.method,
@@ -223,7 +226,7 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
         classes=data.classes,
         metrics={
             name: value if experiment.average_last_epochs == 1 else float(np.mean([row[name] for row in last]))
-            for name, value in _measures(arrays).items()
+            for name, value in scoring.measures(arrays).items()
         },
         scoring=wanted,
         scores_sha256=sha256,
@@ -246,19 +249,19 @@ def _add_scores(run: Run, record: Record, data: datasets.Dataset) -> Record:
     """Add the scores that the record lacks. None is overwritten: the source that is asked for has the plain name, an older one
     and other settings have names of their own.
     """
-    lacking = store.lacking(record, store.scoring(run.experiment))
+    lacking = store.lacking(record, plan.scoring(run.experiment))
     wanted = {name: how for name, how in lacking.items() if record.key(how) is None}
     arrays = _from_weights(run, record, data, wanted) if wanted else {}
     for name, how in lacking.items():
-        if name in record.scoring and store.same_settings(how, record.scoring[name]):
+        if name in record.scoring and plan.same_settings(how, record.scoring[name]):
             record = _rename(record, name, _own_name(record.scoring[name]))
         if key := record.key(how):
             record = _rename(record, key, name)
     if not wanted:
         return record
     names = {name: name if name not in record.scoring else _own_name(how) for name, how in wanted.items()}
-    added = {names[name] + end: arrays[name + end] for name in names for end in store.STATISTICS.values()}
-    measured = _measures({"label": arrays["label"], "is_anomaly": arrays["is_anomaly"]} | added)
+    added = {names[name] + end: arrays[name + end] for name in names for end in plan.STATISTICS.values()}
+    measured = scoring.measures({"label": arrays["label"], "is_anomaly": arrays["is_anomaly"]} | added)
     return store.write_record(
         record.home,
         **record.model_dump()
@@ -272,7 +275,7 @@ def _add_scores(run: Run, record: Record, data: datasets.Dataset) -> Record:
 
 def _rename(record: Record, name: str, own: str) -> Record:
     """The record with a score renamed. A kill in between leaves an array that is passed over."""
-    arrays, names = record.scores(), {name + end: own + end for end in store.STATISTICS.values()}
+    arrays, names = record.scores(), {name + end: own + end for end in plan.STATISTICS.values()}
     sha256 = store.write_scores(record.home / "scores.npz", arrays | {new: arrays[old] for old, new in names.items()})
     return store.write_record(
         record.home,
@@ -287,7 +290,7 @@ def _rename(record: Record, name: str, own: str) -> Record:
 
 def _score_other_images(run: Run, first: Record, data: datasets.Dataset) -> Record:
     """A record of the same training scored on other test images, below the first, which stays."""
-    wanted = MSP | store.scoring(run.experiment)
+    wanted = MSP | plan.scoring(run.experiment)
     arrays = _from_weights(run, first, data, wanted)
     home = run.homes[1]
     return store.write_record(
@@ -295,7 +298,7 @@ def _score_other_images(run: Run, first: Record, data: datasets.Dataset) -> Reco
         **first.model_dump()
         | {
             "test_digest": data.digests.test,
-            "metrics": _measures(arrays),
+            "metrics": scoring.measures(arrays),
             "scoring": wanted,
             "scores_sha256": store.write_scores(home / "scores.npz", arrays),
             "skew": float(arrays["is_anomaly"].mean()),
@@ -313,7 +316,7 @@ def _from_weights(run: Run, record: Record, data: datasets.Dataset, wanted: dict
         )
     # channels last as in training: the scores are then the same to the bit
     net = network(record, data).to(machine.device(run.experiment), memory_format=torch.channels_last)
-    return _score(run, net, data, _split(run, data), wanted, _functions(wanted))
+    return scoring.score(run, net, data, _split(run, data), wanted, scoring.functions(wanted))
 
 
 def network(record: Record, data: datasets.Dataset) -> torch.nn.Module:
@@ -396,85 +399,6 @@ def _moments(pixels: np.ndarray) -> tuple[float, float]:
     counts = sum(np.bincount(part.ravel(), minlength=256) for part in np.array_split(pixels, 64))  # bincount copies to int64
     share, values = counts / pixels.size, np.arange(256) / 255
     return float(share @ values), float(share @ values**2)
-
-
-def _score(
-    run: Run,
-    net: torch.nn.Module,
-    data: datasets.Dataset,
-    split: datasets.Split,
-    wanted: dict[str, dict],
-    functions: dict[str, Callable],
-    statistics: Iterable[str] = tuple(store.STATISTICS),
-) -> dict[str, np.ndarray]:
-    """The arrays of scores.npz: of the functions, scored as `wanted` says, with these batch-norm statistics."""
-    plain = {name: function for name, function in functions.items() if not _is_fitted(function)}
-    train, test = (augmentation.centre(part.images, run.experiment.crop_side) for part in (split.train, split.test))
-    arrays = {"label": data.test.labels.astype(np.int16), "is_anomaly": split.is_anomaly}
-    for name in statistics:
-        end = store.STATISTICS[name]
-        with metrics.upright(net, train) if name == "upright" else nullcontext():
-            predicted, scores = metrics.score(net, test, plain, run.experiment.score_batch)
-            if fitted := {name: function for name, function in functions.items() if name not in plain}:
-                scores |= _fitted(net, split.train.labels, train, test, fitted, run.experiment.score_batch)
-        arrays[f"predicted{end}"] = split.kept[predicted].astype(np.int16)
-        for score, values in scores.items():
-            if np.isnan(values).any():
-                raise FloatingPointError(f"score {score} is NaN for {np.isnan(values).sum()} of {len(values)} test images")
-            arrays[f"{score}{end}"] = _ranks(values) if wanted[score].get("stored") == "ranks" else values
-    return arrays
-
-
-def _functions(wanted: dict[str, dict]) -> dict[str, Callable]:
-    """The function of each score. They are taken when their sources are, before training: a file may be edited meanwhile."""
-    return {name: _function(how) for name, how in wanted.items()}
-
-
-def _function(how: dict[str, Any]) -> Callable:
-    name = how["score"]
-    if name in ("msp", "odin"):
-        settings = {key: value for key, value in how.items() if key in ("temperature", "epsilon")}
-        return partial(metrics.odin, **settings) if name == "odin" else metrics.max_softmax
-    return partial(metrics.fit, name) if name in metrics.DETECTORS else user_code.function(name)
-
-
-def _is_fitted(function: Callable) -> bool:
-    """Whether a score is fitted on training features, or is one of the network, images or logits."""
-    return "train" in inspect.signature(function).parameters
-
-
-def _fitted(
-    net: torch.nn.Module, labels: np.ndarray, train: np.ndarray, test: np.ndarray, fits: dict[str, Callable], batch_size: int
-) -> dict[str, np.ndarray]:
-    """Scores of the test images by detectors fitted on the training images: one pass over each for all of them."""
-    of_train, of_test = (metrics.features(net, images, batch_size) for images in (train, test))
-    scores = {}
-    for name, fit in fits.items():
-        try:
-            scores[name] = np.asarray(fit(train=of_train, labels=labels, net=net)(of_test), np.float64)
-        except ValueError as error:
-            raise FloatingPointError(f"score {name}: {one_line(error)}") from error
-        if scores[name].shape != (len(test),):
-            raise FloatingPointError(f"score {name} should be ({len(test)},), one number an image, not {scores[name].shape}")
-    return scores
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Dense ranks from 0, equal ones for equal values."""
-    ranks = np.unique(values, return_inverse=True)[1]
-    return ranks.astype(np.uint16 if ranks.max(initial=0) < 2**16 else np.uint32)
-
-
-def _measures(arrays: dict[str, np.ndarray]) -> dict[str, float]:
-    """Accuracy over normal test images and, if a class is held out, the average precision of each score."""
-    label, is_anomaly, measures = arrays["label"], arrays["is_anomaly"], {}
-    for name, values in arrays.items():
-        kind, at, statistics = name.partition("@")
-        if kind == "predicted":
-            measures[f"accuracy{at}{statistics}"] = metrics.accuracy(label, values, is_anomaly)
-        elif name not in ("label", "is_anomaly") and is_anomaly.any():
-            measures[name] = metrics.average_precision(is_anomaly, values)
-    return measures
 
 
 def _threads(experiment: Experiment) -> int:

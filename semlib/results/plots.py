@@ -14,11 +14,13 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from sklearn.metrics import precision_recall_curve
 
-from semlib import store, tables
 from semlib.config import Experiment
 from semlib.datasets import Dataset
 from semlib.files import ROOT
-from semlib.store import Record
+from semlib.results import show, stats, tables
+from semlib.results.names import label
+from semlib.runs import plan
+from semlib.runs.store import Record
 
 DPI = 110
 SHARE = "semlib: share of runs finished"  # in a figure's file
@@ -34,9 +36,9 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
 
     The legend gives the average precision in percent, mean and std over trials.
     """
-    wanted, colour = store.scoring(experiment), colours(experiment.methods)
-    end = store.STATISTICS[experiment.statistics]
-    classes = [name for name in store.held_out(experiment) if name is not None]
+    wanted, colour = plan.scoring(experiment), colours(experiment.methods)
+    end = plan.STATISTICS[experiment.statistics]
+    classes = [name for name in plan.held_out(experiment) if name is not None]
     if not classes:
         return _note("no class is held out: no precision-recall curve")
     columns = min(columns, len(classes))
@@ -52,7 +54,7 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
             for (name, how), style in zip(wanted.items(), STYLES * len(wanted), strict=False):
                 found = [(r, s, r.key(how)) for r, s in zip(members, scores, strict=True) if r.method == method and r.key(how)]
                 precisions = pd.Series([100 * record.metrics[key + end] for record, _, key in found], dtype=float)
-                text = f"{tables.label(method)} {tables.label(name)}: {tables.mean_std(precisions.mean(), precisions.std())}"
+                text = f"{label(method)} {label(name)}: {show.mean_std(precisions.mean(), precisions.std())}"
                 for i, (_, arrays, key) in enumerate(found):
                     precision, recall, _ = precision_recall_curve(arrays["is_anomaly"], arrays[key + end])
                     precision[-1] = precision[-2]  # scikit-learn ends at (0, 1), no threshold's point; the steps' area is Eq. 4
@@ -89,11 +91,11 @@ def gain_by_labels(runs: Sequence[tuple[Experiment, Sequence[Record]]], method: 
     measures = [name for name in ("msp", "odin", "accuracy") if all(name in (*e.scores, "accuracy") for e, _ in runs)]
     points = {tables.images_a_class(e, records): tables.by_class(e, records) for e, records in runs}
     points = {n: points[n] for n in sorted(points) if not math.isnan(n)}
-    means = tables.gains(runs).query("method == @method and statistics == @runs[0][0].statistics").sort_values("images")
+    means = stats.gains(runs).query("method == @method and statistics == @runs[0][0].statistics").sort_values("images")
     size = (5 * len(measures), 4.8)
     figure, axes = plt.subplots(1, len(measures), figsize=size, dpi=DPI, squeeze=False, layout="constrained")
     for axis, measure in zip(axes.flat, measures, strict=True):
-        gained = pd.DataFrame({n: tables.gain(table, method, measure) for n, table in points.items()})  # (classes, points)
+        gained = pd.DataFrame({n: stats.gain(table, method, measure) for n, table in points.items()})  # (classes, points)
         for line in gained.to_numpy():
             axis.plot(gained.columns, line, color="0.7", linewidth=0.9, marker="o", markersize=2.5, label="a held-out class")
         mean = means[means.measure == measure].dropna(subset="gain")
@@ -102,7 +104,7 @@ def gain_by_labels(runs: Sequence[tuple[Experiment, Sequence[Record]]], method: 
         axis.errorbar(mean.images, mean.gain, half, **bold, label="mean over classes, 95 % interval")
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set(xscale="log", xlabel="training images a class (logarithmic)", ylabel="gain (points)")
-        axis.set_title(tables.label(measure) + " average precision" * (measure != "accuracy"))
+        axis.set_title(label(measure) + " average precision" * (measure != "accuracy"))
         axis.set_xticks(list(points), [f"{n:,.0f}" + "\nnot run" * (n not in set(mean.images)) for n in points])
         axis.minorticks_off()
         if points:
@@ -113,7 +115,7 @@ def gain_by_labels(runs: Sequence[tuple[Experiment, Sequence[Record]]], method: 
                 axis.annotate(name, (n, 1), xycoords=("data", "axes fraction"), fontsize=7, rotation=90, ha="right", va="top")
     legend = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))  # one line of each kind
     figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=2, frameon=False)
-    title = f"{tables.label(method)} above {tables.label('classification')}"
+    title = f"{label(method)} above {label('classification')}"
     figure.suptitle(f"{title}, {runs[0][0].dataset_name} ({runs[0][0].profile}, {runs[0][0].statistics} statistics)")
     return figure
 
@@ -126,7 +128,7 @@ def learning_curves(experiment: Experiment, records: Sequence[Record]) -> Figure
     """
     parts = []
     for record in records:
-        whose = {"held out": record.hold_out or "none", "method": tables.label(record.method)}
+        whose = {"held out": record.hold_out or "none", "method": label(record.method)}
         parts.append(record.history().assign(**whose))
     if not parts:
         return _note(f"{experiment.dataset_name}: not run, no learning curve")
@@ -191,7 +193,7 @@ def ranked_images(record: Record, data: Dataset, score: str = "msp", count: int 
 
     score: a name in the record's `scoring`. count: images a row. statistics: batch norm's, mixed or upright.
     """
-    end = store.STATISTICS[statistics]
+    end = plan.STATISTICS[statistics]
     arrays = record.scores()
     if score not in record.scoring:
         raise ValueError(f"{score!r} is not a score of this run; choose from {', '.join(record.scoring)}")
@@ -216,7 +218,7 @@ def ranked_images(record: Record, data: Dataset, score: str = "msp", count: int 
             axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
             is_, taken_for = (record.classes[numbers[k]] for numbers in (arrays["label"], predicted))
             axis.set_title(f"{is_} → {taken_for}\n{scores[k]:.4g}", fontsize=6.5)
-    what = f"{tables.label(score)} ({statistics} statistics), {tables.label(record.method)}"
+    what = f"{label(score)} ({statistics} statistics), {label(record.method)}"
     what += f", {record.hold_out or 'nothing'} held out"
     figure.suptitle(f"{what}: class → predicted class, score", fontsize=10)
     figure.tight_layout()
@@ -230,7 +232,7 @@ def save(figure: Figure, path: Path, experiment: Experiment, records: Sequence[R
 
 def save_several(figure: Figure, path: Path, runs: Sequence[tuple[Experiment, Sequence[Record]]]) -> None:
     """Likewise a figure of several experiments."""
-    share = sum(len(records) for _, records in runs) / sum(len(store.plan(experiment)) for experiment, _ in runs)
+    share = sum(len(records) for _, records in runs) / sum(len(plan.planned(experiment)) for experiment, _ in runs)
     before = 0.0
     if path.exists():
         with suppress(Exception), Image.open(path) as file:  # not one of ours: anything but nothing replaces it

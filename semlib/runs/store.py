@@ -1,9 +1,8 @@
 """The store of finished runs, read without torch.
 
-A run's home is outputs/<profile>/runs/<data set>/<hold_out or none>/<method>/trial_<k>-<address8>/. The address is a hash of
-everything that the weights depend on. A run is finished when its record.json is there, is of the test images that are here,
-and the arrays in its scores.npz are those that the record was written for: `find` says so, and everything asks it. Scores on
-other test images than the first lie below in test_<digest8>/, with a record of their own.
+A run is finished when its record.json is there, is of the test images that are here, and the arrays in its scores.npz are
+those that the record was written for: `find` says so, and everything asks it. Scores on other test images than the first lie
+below in test_<digest8>/, with a record of their own.
 """
 
 import hashlib
@@ -14,8 +13,6 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +20,13 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
-from semlib import datasets, machine, user_code
-from semlib.config import RANKED, SCORES, ConfigError, Experiment
+from semlib.config import ConfigError, Experiment
 from semlib.datasets import Digests
 from semlib.files import one_line, save_atomically, short
-
-# Raised when the meaning of training changes, so that older runs aren't taken for new ones (tests/test_recipe.py).
-RECIPE = 2
-VERSIONS = dict.fromkeys(SCORES, 1)  # likewise of each built-in score
-SCORING = 1  # likewise of what all scores share: batches, precision, batch-norm statistics
-STATISTICS = {"mixed": "", "upright": "@upright"}  # of batch norm, and how arrays and metrics of either end
+from semlib.runs import plan
+from semlib.runs.plan import RECIPE, Run
 
 _checked: set[Any] = set()  # files of scores that were whole, by path, size, times and what they should hold
-
-# Settings that do not affect the trained weights. All others are in a run's address, unless at their default: a setting that
-# is added later, with a default that changes nothing, leaves finished runs where they are. average_last_epochs is in the
-# address, for what it averages can only be measured while the run is trained.
-_WHICH = {"profile", "dataset", "hold_out", "methods", "trials", "first_trial", "scores", "missing", "data_digest"}
-_WHERE = {"data_root", "ilsvrc", "outputs"}
-_SCORING = {"temperature", "epsilon", "statistics"}
-_MACHINE = {"device", "threads", "compile", "evaluate_every", "checkpoint_every", "keep_weights", "score_batch"}
-_AUXILIARY = {"auxiliary_weight", "auxiliary_augment"}  # nothing to methods without an auxiliary task
-_NETWORK = {"stem_stride", "widen_factor", "dropout", "norm_batch"}  # nothing to a user's own network
 
 
 class Outdated(ValueError):
@@ -99,8 +81,8 @@ class Record(BaseModel):
     @property
     def place(self) -> Path:
         """Where its folder belongs, as seen from its profile's runs/."""
-        address = _address(self, self.settings, self.sources, self.train_digest, self.recipe)
-        return _place(self, address)
+        address = plan.address(self, self.settings, self.sources, self.train_digest, self.recipe)
+        return plan.place(self, address)
 
     def scores(self) -> dict[str, np.ndarray]:
         """scores.npz: label, predicted (int16), is_anomaly (bool), and an array (N,) for each score.
@@ -138,133 +120,13 @@ class Record(BaseModel):
         return next((key for key, how in self.scoring.items() if how == dict(scoring)), None)
 
 
-@dataclass(frozen=True)
-class Run:
-    """One training of a table: a held-out class (None: no class), a method, a trial; data: its digests (None: not here)."""
-
-    experiment: Experiment
-    hold_out: str | None
-    method: str
-    trial: int
-    data: Digests | None = None
-
-    @property
-    def dataset(self) -> str:
-        return self.experiment.dataset_name
-
-    @property
-    def title(self) -> str:
-        few = f", {self.experiment.train_per_class} images a class" * bool(self.experiment.train_per_class)
-        return f"{self.dataset}{few}, {self.hold_out or 'nothing'} held out, {self.method}, trial {self.trial}"
-
-    @cached_property
-    def settings(self) -> dict[str, Any]:
-        """What the run's training depends on, besides its data and the source of the user's functions."""
-        skipped = _WHICH | _WHERE | _SCORING | _MACHINE
-        skipped |= _AUXILIARY if self.method in ("classification", "center_mask") else set()
-        skipped |= set() if self.method == "center_mask" else {"mask_fill"}
-        skipped |= set() if self.method == "cpc" else {"cpc_negatives", "cpc_augment"}
-        skipped |= _NETWORK if ":" in self.experiment.architecture else set()
-        return self.experiment.model_dump(mode="json", exclude=skipped) | {"precision": machine.precision(self.experiment)}
-
-    @cached_property
-    def sources(self) -> dict[str, str]:
-        """The digest of each function of the user's that training uses."""
-        return {name: user_code.digest(name) for name in (self.method, self.experiment.architecture) if ":" in name}
-
-    def on(self, train_digest: str) -> str:
-        """Its address if it is trained on images of that digest."""
-        return _address(self, self.settings, self.sources, train_digest)
-
-    @cached_property
-    def address(self) -> str:
-        return self.on(self.data.train if self.data else "")
-
-    @property
-    def home(self) -> Path:
-        return self.experiment.folder / "runs" / _place(self, self.address)
-
-    @property
-    def homes(self) -> tuple[Path, Path]:
-        """Where its record can lie: with its weights or, for other test images than the first, below them."""
-        home = self.home
-        return home, home / f"test_{self.data.test[:8] if self.data else ''}"
-
-
-def _address(run: Run | Record, settings: Mapping, sources: Mapping, train_digest: str, recipe: int | None = None) -> str:
-    """SHA-256 over everything that a run's weights depend on."""
-    what = [recipe or RECIPE, run.dataset, run.hold_out, run.method, run.trial, chosen(settings), sources, train_digest]
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-
-
-def _place(run: Run | Record, address: str) -> Path:
-    """A run's folder, as seen from its profile's runs/."""
-    return Path(run.dataset, run.hold_out or "none", run.method.replace(":", "."), f"trial_{run.trial}-{address[:8]}")
-
-
-def chosen(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a run's settings that are not at their default; a default that came later is in no older record."""
-    fields = Experiment.model_fields
-    return {name: value for name, value in settings.items() if name not in fields or value != fields[name].default}
-
-
-def scoring(experiment: Experiment) -> dict[str, dict[str, Any]]:
-    """How each of the experiment's scores is computed, as records keep it."""
-    odin = {"temperature": experiment.temperature, "epsilon": experiment.epsilon}
-    return {
-        name: {"score": name}
-        | ({"version": VERSIONS[name]} if name in VERSIONS else {"version": SCORING, "source": user_code.digest(name)})
-        | (odin if name == "odin" else {"stored": "ranks"} if name in RANKED else {})
-        for name in experiment.scores
-    }
-
-
-def held_out(experiment: Experiment) -> list[str | None]:
-    """The held-out classes that the experiment asks for, [None] for none. ConfigError names the choices."""
-    try:
-        known = datasets.classes(experiment.dataset, experiment.data_root)
-    except ValueError as error:
-        if not (known := _recorded_classes(experiment)):  # the data is elsewhere
-            raise ConfigError(str(error)) from None
-    if experiment.hold_out == ("all",):
-        return list(known)
-    if experiment.hold_out == ("none",):
-        return [None]
-    for name in experiment.hold_out:
-        if name not in known:
-            options = ", ".join([*known, "all", "none"])
-            raise ConfigError(f"hold-out {name!r} is not a class of {experiment.dataset_name}; choose from {options}")
-    return list(experiment.hold_out)
-
-
-def _recorded_classes(experiment: Experiment) -> tuple[str, ...]:
-    """The class names in the first record of the data set; none if there is none."""
-    for path in (experiment.folder / "runs" / experiment.dataset_name).glob("**/record.json"):
-        with suppress(ValueError):
-            return read_record(path.parent).classes
-    return ()
-
-
-def here(experiment: Experiment) -> Digests | None:
-    """The digests of the experiment's data as it is on this machine now; None if it would have to be fetched first."""
-    e = experiment
-    return datasets.digests(e.dataset, e.data_root, e.image_side, e.fold, e.evaluate_on == "validation")
-
-
-def plan(experiment: Experiment, data: Digests | None = None) -> list[Run]:
-    """All runs of the experiment on the data that is here, ordered by trial: every class's first trial comes first."""
-    where, data = held_out(experiment), data or here(experiment)
-    trials = range(experiment.first_trial, experiment.first_trial + experiment.trials)
-    return [Run(experiment, h, m, t, data) for t in trials for h in where for m in experiment.methods]
-
-
 def progress(experiment: Experiment, data: Digests | None = None) -> list[tuple[Run, Record | None]]:
     """Every planned run with its record, if it is finished for this data (None: for what is here).
 
     Where the data is not here, or `data_digest` names another version, records are matched by their settings. ConfigError
     if they are of several versions.
     """
-    runs, wanted = plan(experiment, data), experiment.data_digest
+    runs, wanted = plan.planned(experiment, data), experiment.data_digest
     if runs[0].data and wanted in (None, str(runs[0].data)):
         return [(run, find(run)) for run in runs]
     if runs[0].data and experiment.missing == "train":
@@ -319,7 +181,7 @@ def finished(experiment: Experiment) -> list[Record]:
 
 def missing(experiment: Experiment, data: Digests | None = None) -> list[Run]:
     """The runs that are not finished, or lack one of the experiment's scores."""
-    wanted, pairs = scoring(experiment), progress(experiment, data)
+    wanted, pairs = plan.scoring(experiment), progress(experiment, data)
     return [run for run, record in pairs if record is None or lacking(record, wanted)]
 
 
@@ -329,19 +191,14 @@ def lacking(record: Record, wanted: Mapping[str, dict[str, Any]]) -> dict[str, d
         name: how
         for name, how in wanted.items()
         if record.scoring.get(name) != how
-        and (record.key(how) is None or (name in record.scoring and same_settings(how, record.scoring[name])))
+        and (record.key(how) is None or (name in record.scoring and plan.same_settings(how, record.scoring[name])))
     }
-
-
-def same_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two ways of scoring differ in their source or version alone."""
-    return all(one.get(name) == other.get(name) for name in {*one, *other} - {"source", "version"})
 
 
 def unmatched(experiments: Iterable[Experiment]) -> list[str]:
     """Why finished records of the experiments' runs are not used, a sentence a reason: settings are equal, but not all else."""
     reasons, folders = {}, set()
-    for run in (run for e in experiments for run in plan(e)):
+    for run in (run for e in experiments for run in plan.planned(e)):
         for path in run.home.parent.glob(f"trial_{run.trial}-*/**/record.json"):
             if path.parent not in run.homes and (reason := _unlike(run, path.parent)):
                 reasons[path] = reason
@@ -360,7 +217,7 @@ def _unlike(run: Run, home: Path) -> str | None:
         return f"{error}, and semlib trains by recipe {RECIPE}"
     except ValueError:
         return None
-    if chosen(record.settings) != chosen(run.settings):
+    if plan.chosen(record.settings) != plan.chosen(run.settings):
         return None
     if edited := [name for name, source in run.sources.items() if record.sources.get(name) != source]:
         return f"another version of {', '.join(edited)}"

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from semlib import config, store
+from semlib import config, runs
 from semlib.config import ConfigError, Experiment
 from semlib.files import one_line, resolve
+from semlib.runs import plan
 
 
 def parameters(
@@ -73,8 +74,6 @@ def executed(notebook: Path, experiment: Experiment) -> Path:
 def prepare(experiments: Sequence[Experiment]) -> None:
     """Before anything starts: ConfigError or DataError, one line, for what can't be run; data to train on are prepared."""
     check(experiments)
-    from semlib import runs
-
     same = defaultdict(list)  # experiments on the same data
     for e in experiments:
         if e.missing == "train":
@@ -94,8 +93,6 @@ def prepare(experiments: Sequence[Experiment]) -> None:
 def check(experiments: Sequence[Experiment]) -> None:
     """ConfigError, one line, for what can't be run; nothing is written but a folder's prepared images."""
     for experiment in experiments:
-        store.held_out(experiment)
-    from semlib import runs  # slow to import: most wrong parameters are found before
-
+        plan.held_out(experiment)  # torch is slow to import: most wrong parameters are found before
     for experiment in experiments:
         runs.check(experiment)

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from semlib import datasets, tables
+from semlib import datasets
 from semlib.datasets import imagenet
 from semlib.datasets.folder import decode
+from semlib.results import tables
 
 
 def counted(subset: str, ilsvrc: str | None = None, data_root: str | None = None) -> pd.DataFrame:

@@ -14,9 +14,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from semlib import plots, tables
 from semlib.datasets import ImageSet
-from semlib.inspector.results import WHICH, Choice, Mean, Point, Results
+from semlib.results import plots, show
+from semlib.results.inspector.results import WHICH, Choice, Mean, Point, Results
 
 DASHES = ("", "6 2.5", "1.5 2", "6 2 1.5 2")  # of the scores, as plots.STYLES
 THUMBNAIL = 72  # pixels a side
@@ -79,7 +79,7 @@ class Page:
         text = (
             f"{len(records)} runs on {self.results.dataset}: {how}; {self.results.statistics} statistics; {', '.join(devices)}."
         )
-        return f'<span class="note">{escape(" ".join([text, *tables.unlike(records)]))}</span>'
+        return f'<span class="note">{escape(" ".join([text, *show.unlike(records)]))}</span>'
 
     # --- curves
 
@@ -113,8 +113,8 @@ class Page:
         paper = bool(self.results.paper)
         rows = []
         for method, score in _pairs(choice):
-            texts = [tables.mean_std(*self.results.average_precision(name, method, score, choice.trials))]
-            texts += [tables.mean_std(*self.results.published(name, method, score), absent="")] if paper else []
+            texts = [show.mean_std(*self.results.average_precision(name, method, score, choice.trials))]
+            texts += [show.mean_std(*self.results.published(name, method, score), absent="")] if paper else []
             who = escape(f"{method}, {score}")
             head = f'<th scope="row" aria-label="{who}">{self._swatch(method, score)} {escape(score)}</th>'
             rows.append(f'<tr title="{who}">{head}{"".join(f"<td>{text}</td>" for text in texts)}</tr>')
@@ -168,7 +168,7 @@ class Page:
         if statistic == "difference":
             return "" if math.isnan(row[column]) else f"{row[column]:+.2f}"
         std = row.get((score, method, "std" if statistic == "mean" else "paper_std"), math.nan)
-        text = tables.mean_std(row[column], std, absent="" if statistic == "paper" else "not run")
+        text = show.mean_std(row[column], std, absent="" if statistic == "paper" else "not run")
         rivals = [value for (s, _, other), value in row.items() if (s, other) == (score, "mean")]
         best = statistic == "mean" and len(rivals) > 1 and row[column] == np.nanmax([*rivals, -1])
         return f"<b>{text}</b>" if best else text
@@ -266,8 +266,8 @@ class Page:
             mean, colour = self.results.mean(name, method, score, choice.trials), self.colours[method]
             if mean is None:
                 continue
-            ap = tables.mean_std(*self.results.average_precision(name, method, score, choice.trials))
-            paper = tables.mean_std(*self.results.published(name, method, score), absent="")
+            ap = show.mean_std(*self.results.average_precision(name, method, score, choice.trials))
+            paper = show.mean_std(*self.results.published(name, method, score), absent="")
             style = {"color": colour, "linestyle": plots.STYLES[self.results.scores.index(score) % len(plots.STYLES)]}
             label = f"{method}, {score}: {ap}" + (f" (paper: {paper})" if paper else "")
             axis.plot(mean.recall, mean.precision, drawstyle="steps-pre", linewidth=1.2, label=label, **style)

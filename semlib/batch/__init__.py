@@ -1,0 +1,1 @@
+"""Notebooks and grids of them, from the command line."""

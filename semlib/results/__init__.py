@@ -1,0 +1,1 @@
+"""What records say: tables, tests, text, figures, pages. Needs no torch."""

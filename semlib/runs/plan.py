@@ -1,0 +1,172 @@
+"""What an experiment's runs are, how each is scored, and where each lies; read without torch.
+
+A run's home is outputs/<profile>/runs/<data set>/<hold_out or none>/<method>/trial_<k>-<address8>/. The address is a hash of
+everything that the weights depend on.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from semlib import datasets, user_code
+from semlib.config import RANKED, SCORES, ConfigError, Experiment
+from semlib.datasets import Digests
+from semlib.runs import machine
+
+# Raised when the meaning of training changes, so that older runs aren't taken for new ones (tests/test_recipe.py).
+RECIPE = 2
+VERSIONS = dict.fromkeys(SCORES, 1)  # likewise of each built-in score
+SCORING = 1  # likewise of what all scores share: batches, precision, batch-norm statistics
+STATISTICS = {"mixed": "", "upright": "@upright"}  # of batch norm, and how arrays and metrics of either end
+# Settings that do not affect the trained weights. All others are in a run's address, unless at their default: a setting that
+# is added later, with a default that changes nothing, leaves finished runs where they are. average_last_epochs is in the
+# address, for what it averages can only be measured while the run is trained.
+_WHICH = {"profile", "dataset", "hold_out", "methods", "trials", "first_trial", "scores", "missing", "data_digest"}
+_WHERE = {"data_root", "ilsvrc", "outputs"}
+_SCORING = {"temperature", "epsilon", "statistics"}
+_MACHINE = {"device", "threads", "compile", "evaluate_every", "checkpoint_every", "keep_weights", "score_batch"}
+_AUXILIARY = {"auxiliary_weight", "auxiliary_augment"}  # nothing to methods without an auxiliary task
+_NETWORK = {"stem_stride", "widen_factor", "dropout", "norm_batch"}  # nothing to a user's own network
+
+
+class Which(Protocol):
+    """A run or its record."""
+
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def hold_out(self) -> str | None: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def trial(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a table: a held-out class (None: no class), a method, a trial; data: its digests (None: not here)."""
+
+    experiment: Experiment
+    hold_out: str | None
+    method: str
+    trial: int
+    data: Digests | None = None
+
+    @property
+    def dataset(self) -> str:
+        return self.experiment.dataset_name
+
+    @property
+    def title(self) -> str:
+        few = f", {self.experiment.train_per_class} images a class" * bool(self.experiment.train_per_class)
+        return f"{self.dataset}{few}, {self.hold_out or 'nothing'} held out, {self.method}, trial {self.trial}"
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What the run's training depends on, besides its data and the source of the user's functions."""
+        skipped = _WHICH | _WHERE | _SCORING | _MACHINE
+        skipped |= _AUXILIARY if self.method in ("classification", "center_mask") else set()
+        skipped |= set() if self.method == "center_mask" else {"mask_fill"}
+        skipped |= set() if self.method == "cpc" else {"cpc_negatives", "cpc_augment"}
+        skipped |= _NETWORK if ":" in self.experiment.architecture else set()
+        return self.experiment.model_dump(mode="json", exclude=skipped) | {"precision": machine.precision(self.experiment)}
+
+    @cached_property
+    def sources(self) -> dict[str, str]:
+        """The digest of each function of the user's that training uses."""
+        return {name: user_code.digest(name) for name in (self.method, self.experiment.architecture) if ":" in name}
+
+    def on(self, train_digest: str) -> str:
+        """Its address if it is trained on images of that digest."""
+        return address(self, self.settings, self.sources, train_digest)
+
+    @cached_property
+    def address(self) -> str:
+        return self.on(self.data.train if self.data else "")
+
+    @property
+    def home(self) -> Path:
+        return self.experiment.folder / "runs" / place(self, self.address)
+
+    @property
+    def homes(self) -> tuple[Path, Path]:
+        """Where its record can lie: with its weights or, for other test images than the first, below them."""
+        home = self.home
+        return home, home / f"test_{self.data.test[:8] if self.data else ''}"
+
+
+def address(run: Which, settings: Mapping, sources: Mapping, train_digest: str, recipe: int | None = None) -> str:
+    """SHA-256 over everything that a run's weights depend on."""
+    what = [recipe or RECIPE, run.dataset, run.hold_out, run.method, run.trial, chosen(settings), sources, train_digest]
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+def place(run: Which, address: str) -> Path:
+    """A run's folder, as seen from its profile's runs/."""
+    return Path(run.dataset, run.hold_out or "none", run.method.replace(":", "."), f"trial_{run.trial}-{address[:8]}")
+
+
+def chosen(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a run's settings that are not at their default; a default that came later is in no older record."""
+    fields = Experiment.model_fields
+    return {name: value for name, value in settings.items() if name not in fields or value != fields[name].default}
+
+
+def scoring(experiment: Experiment) -> dict[str, dict[str, Any]]:
+    """How each of the experiment's scores is computed, as records keep it."""
+    odin = {"temperature": experiment.temperature, "epsilon": experiment.epsilon}
+    return {
+        name: {"score": name}
+        | ({"version": VERSIONS[name]} if name in VERSIONS else {"version": SCORING, "source": user_code.digest(name)})
+        | (odin if name == "odin" else {"stored": "ranks"} if name in RANKED else {})
+        for name in experiment.scores
+    }
+
+
+def held_out(experiment: Experiment) -> list[str | None]:
+    """The held-out classes that the experiment asks for, [None] for none. ConfigError names the choices."""
+    try:
+        known = datasets.classes(experiment.dataset, experiment.data_root)
+    except ValueError as error:
+        if not (known := _recorded_classes(experiment)):  # the data is elsewhere
+            raise ConfigError(str(error)) from None
+    if experiment.hold_out == ("all",):
+        return list(known)
+    if experiment.hold_out == ("none",):
+        return [None]
+    for name in experiment.hold_out:
+        if name not in known:
+            options = ", ".join([*known, "all", "none"])
+            raise ConfigError(f"hold-out {name!r} is not a class of {experiment.dataset_name}; choose from {options}")
+    return list(experiment.hold_out)
+
+
+def _recorded_classes(experiment: Experiment) -> tuple[str, ...]:
+    """The class names in the first record of the data set; none if there is none."""
+    for path in (experiment.folder / "runs" / experiment.dataset_name).glob("**/record.json"):
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            return tuple(json.loads(path.read_text())["classes"])
+    return ()
+
+
+def here(experiment: Experiment) -> Digests | None:
+    """The digests of the experiment's data as it is on this machine now; None if it would have to be fetched first."""
+    e = experiment
+    return datasets.digests(e.dataset, e.data_root, e.image_side, e.fold, e.evaluate_on == "validation")
+
+
+def planned(experiment: Experiment, data: Digests | None = None) -> list[Run]:
+    """All runs of the experiment on the data that is here, ordered by trial: every class's first trial comes first."""
+    where, data = held_out(experiment), data or here(experiment)
+    trials = range(experiment.first_trial, experiment.first_trial + experiment.trials)
+    return [Run(experiment, h, m, t, data) for t in trials for h in where for m in experiment.methods]
+
+
+def same_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two ways of scoring differ in their source or version alone."""
+    return all(one.get(name) == other.get(name) for name in {*one, *other} - {"source", "version"})
