@@ -65,7 +65,7 @@ def trained(name: str, count: int, device: str):
     bright = (data.images * ((1 + data.labels) / classes)[:, None, None, None]).astype(np.uint8)
     net = throughput.build(name)
     how = {"epochs": 2, "batch_size": min(64, count), "norm_batch": None, "schedule": "one_cycle", "device": device}
-    training.train(net, ImageSet(bright, data.labels), config.create(how), device=device)
+    training.train(net, ImageSet(bright, data.labels), config.create(how).training, device=device)
     return net.eval(), bright
 
 

@@ -170,7 +170,7 @@ def ours(name, data, batch, args):
     how = {"epochs": 1, "batch_size": batch, "norm_batch": None, "evaluate_every": 1, "device": args.device}
     experiment, net = config.create(how | {"compile": compiled}), build(name)
     where = {"device": args.device, "autocast": machine.precision(experiment) == "bfloat16", "evaluate": lambda epoch: {}}
-    return lambda: training.train(net, data, experiment, **where)[-1]["seconds"]
+    return lambda: training.train(net, data, experiment.training, compile=experiment.compile, **where)[-1]["seconds"]
 
 
 def operations(net: nn.Module, side: int, classes: int) -> float:

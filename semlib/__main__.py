@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from semlib import datasets
+from semlib import config, datasets
 from semlib.batch import gpus, notebooks
 from semlib.config import ConfigError
 from semlib.files import ROOT, one_line, resolve, save_atomically, short
@@ -74,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("profile", help="a folder in outputs/")
     report.add_argument("--outputs", default="outputs", help="default: outputs")
     report.set_defaults(command=_gather)
+
+    listed = commands.add_parser("parameters", help="list every parameter: type, default, meaning")
+    listed.set_defaults(command=lambda args: print(config.documented()) or 0)
     return parser
 
 

@@ -96,68 +96,137 @@ def _check_names(field: str, names: Iterable[str], known: tuple[str, ...]) -> No
             raise ValueError(f"{field}: {_shown(name)} is unknown; choose from {choices}, package.module:function")
 
 
-class Experiment(BaseModel):
-    """The runs of a table and how each is made. The defaults are the paper's settings for CIFAR-10 (Sec. 5.1)."""
+class Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    # which runs
-    profile: Annotated[Text, Field(pattern=r"^[A-Za-z0-9_.-]*[A-Za-z0-9_-]$", max_length=100)] = "paper"  # outputs/<profile>/
-    dataset: Text = "cifar10"  # a name, or a folder with train/<class>/* and test/<class>/*
-    hold_out: Names = ("all",)  # class names; all: each class in turn; none: no class
-    methods: Names = ("classification", "rotation")  # or center_mask, cpc, or package.module:function
-    trials: Count = 3  # trial k is seeded with k
-    first_trial: Annotated[int, Field(ge=0, le=MOST)] = 0  # 3 and trials 2: trials 3 and 4
-    scores: Names = PAPERS_SCORES  # or any of SCORES, or package.module:function
-    missing: Literal["skip", "train"] = "skip"  # what to do about a run that isn't in outputs/ yet
-    data_digest: OptionalDigest = None  # runs on which version of the data set; None: the one that is here
+class Which(Group):
+    """Which runs."""
 
-    # data
-    image_side: OptionalSide = None  # pixels a side of prepared images; None: 32 for own ones, 256 for ImageNet's
-    train_per_class: PerClass = None  # training images of each class, drawn anew for each trial and hold-out; None: all
-    crop_side: OptionalSide = None  # pixels a side of training crops, and of the test images' centre; None: the whole image
-    fold: Fold = None  # STL-10: one of its 10 predefined folds of 1,000 training images
-    evaluate_on: Literal["test", "validation"] = "test"  # validation: images kept from training; no test image is loaded
-    crop_padding: OptionalCount = None  # reflected pixels for random crops; None: an eighth of the side, 0 with crop_side
-    flip: bool = True  # random horizontal reflection
+    profile: Annotated[Text, Field(pattern=r"^[A-Za-z0-9_.-]*[A-Za-z0-9_-]$", max_length=100)] = "paper"
+    """Results lie in outputs/<profile>/."""
+    dataset: Text = "cifar10"
+    """A name, or a folder with train/<class>/* and test/<class>/*."""
+    hold_out: Names = ("all",)
+    """Class names; all: each class in turn; none: no class."""
+    methods: Names = ("classification", "rotation")
+    """Or center_mask, cpc, or package.module:function."""
+    trials: Count = 3
+    """Trial k is seeded with k."""
+    first_trial: Annotated[int, Field(ge=0, le=MOST)] = 0
+    """3 and trials 2: trials 3 and 4."""
+    missing: Literal["skip", "train"] = "skip"
+    """What to do about a run that isn't in outputs/ yet."""
+    data_digest: OptionalDigest = None
+    """Runs on which version of the data set; None: the one that is here."""
 
-    # network
-    architecture: Text = "wrn-28-10"  # or package.module:function
-    stem_stride: Annotated[int, Field(ge=1, le=4)] = 1  # 2 halves the resolution: a network for CPUs
-    widen_factor: PerClass = None  # None: the architecture's own
+
+class Data(Group):
+    """The images."""
+
+    image_side: OptionalSide = None
+    """Pixels a side of prepared images; None: 32 for own ones, 256 for ImageNet's."""
+    train_per_class: PerClass = None
+    """Training images of each class, drawn anew for each trial and hold-out; None: all."""
+    fold: Fold = None
+    """STL-10: one of its 10 predefined folds of 1,000 training images."""
+    evaluate_on: Literal["test", "validation"] = "test"
+    """validation: images kept from training; no test image is loaded."""
+
+
+class Network(Group):
+    """The network."""
+
+    architecture: Text = "wrn-28-10"
+    """Or package.module:function."""
+    stem_stride: Annotated[int, Field(ge=1, le=4)] = 1
+    """2 halves the resolution: a network for CPUs."""
+    widen_factor: PerClass = None
+    """None: the architecture's own."""
     dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.3
-    norm_batch: OptionalCount = 128  # images that share batch-norm statistics; None: the batch
+    """Between the two convolutions of a block."""
+    norm_batch: OptionalCount = 128
+    """Images that share batch-norm statistics; None: the batch."""
 
-    # training
+
+class Training(Group):
+    """How it is trained."""
+
     epochs: Count = 200
+    """Passes over the training images."""
     batch_size: Annotated[int, Field(ge=2, le=MOST)] = 512
+    """Images a step."""
     learning_rate: Annotated[Number, Field(gt=0)] = 0.1
+    """The highest of the schedule."""
     weight_decay: Annotated[Number, Field(ge=0)] = 5e-4
+    """Of all weights."""
     schedule: Literal["step", "one_cycle"] = "step"
-    auxiliary_weight: Weight = 0.5  # the paper's lambda
-    auxiliary_augment: bool = False  # crop and flip the auxiliary task's images too
-    cpc_negatives: Literal["image", "batch"] = "image"  # whose patches a code is told from (Appendix C: the same image's)
-    cpc_augment: bool = False  # each patch in one colour, flipped and shifted
-    mask_fill: Annotated[Number | None, BeforeValidator(_none)] = None  # center_mask's pixels; None: the training mean
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the processor has it
+    """step: the paper's, times 0.2 at 30, 60, 80 % of the epochs; one_cycle: up in a quarter of the steps, then down to 0."""
+    crop_side: OptionalSide = None
+    """Pixels a side of training crops, and of the test images' centre; None: the whole image."""
+    crop_padding: OptionalCount = None
+    """Reflected pixels for random crops; None: an eighth of the side, 0 with crop_side."""
+    flip: bool = True
+    """Random horizontal reflection."""
+    auxiliary_weight: Weight = 0.5
+    """The paper's lambda."""
+    auxiliary_augment: bool = False
+    """Crop and flip the auxiliary task's images too."""
+    cpc_negatives: Literal["image", "batch"] = "image"
+    """Whose patches a code is told from (Appendix C: the same image's)."""
+    cpc_augment: bool = False
+    """Each patch in one colour, flipped and shifted."""
+    mask_fill: Annotated[Number | None, BeforeValidator(_none)] = None
+    """center_mask's pixels; None: the training mean."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 where the processor has it."""
+    average_last_epochs: Count = 1
+    """AP and accuracy: mean over the last epochs (the authors' code: 10)."""
 
-    # scoring
+
+class Scoring(Group):
+    """How test images are scored."""
+
+    scores: Names = PAPERS_SCORES
+    """Or any of SCORES, or package.module:function."""
     temperature: Annotated[Number, Field(gt=0)] = 1000.0
-    epsilon: Annotated[Number, Field(ge=0)] = 5e-5  # in [0, 1] pixel units
-    statistics: Literal["mixed", "upright"] = "mixed"  # batch norm's, as trained or over upright training images
-    average_last_epochs: Count = 1  # AP and accuracy: mean over the last epochs (the authors' code: 10)
+    """ODIN's."""
+    epsilon: Annotated[Number, Field(ge=0)] = 5e-5
+    """In [0, 1] pixel units."""
+    statistics: Literal["mixed", "upright"] = "mixed"
+    """Batch norm's, as trained or over upright training images."""
 
-    # this machine
+
+class Machine(Group):
+    """This machine, where things lie, and how often something is written: no number depends on it."""
+
     device: Annotated[Text, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    threads: OptionalCount = None  # CPU threads; None: PyTorch's choice
-    compile: bool = False  # torch.compile: a minute to begin with, faster steps on a GPU
-    evaluate_every: Annotated[Number, Field(ge=1, le=MOST)] = 10  # epochs between two points of a learning curve
-    checkpoint_every: Count = 1  # epochs between two checkpoints
-    keep_weights: bool = True  # weights.pt beside a record, so that a new score needs no training
-    score_batch: Count = 500  # images a forward pass when scoring
-    data_root: OptionalText = None  # None: $SEMLIB_DATA, else data/
-    ilsvrc: OptionalText = None  # ImageNet's subsets: the ILSVRC2012 folder; None: $SEMLIB_ILSVRC
+    """auto: a GPU if there is one."""
+    threads: OptionalCount = None
+    """CPU threads; None: PyTorch's choice."""
+    compile: bool = False
+    """torch.compile: a minute to begin with, faster steps on a GPU."""
+    evaluate_every: Annotated[Number, Field(ge=1, le=MOST)] = 10
+    """Epochs between two points of a learning curve."""
+    checkpoint_every: Count = 1
+    """Epochs between two checkpoints."""
+    keep_weights: bool = True
+    """weights.pt beside a record, so that a new score needs no training."""
+    score_batch: Count = 500
+    """Images a forward pass when scoring."""
+    data_root: OptionalText = None
+    """None: $SEMLIB_DATA, else data/."""
+    ilsvrc: OptionalText = None
+    """ImageNet's subsets: the ILSVRC2012 folder; None: $SEMLIB_ILSVRC."""
     outputs: Text = "outputs"
+    """The folder of results."""
+
+
+class Experiment(Machine, Scoring, Training, Network, Data, Which):
+    """The runs of a table and how each is made. The defaults are the paper's settings for CIFAR-10 (Sec. 5.1).
+
+    Flat, for notebooks and the command line; code takes the group of settings that it needs.
+    """
 
     @model_validator(mode="after")
     def _consistent(self) -> "Experiment":
@@ -171,6 +240,10 @@ class Experiment(BaseModel):
         if self.average_last_epochs > self.epochs:
             raise ValueError(f"average_last_epochs: {self.average_last_epochs} is more than epochs = {self.epochs}")
         return self
+
+    @property
+    def training(self) -> Training:
+        return Training.model_construct(**{name: getattr(self, name) for name in Training.model_fields})
 
     @property
     def dataset_name(self) -> str:
@@ -192,6 +265,26 @@ class Experiment(BaseModel):
         dataset = [] if self.dataset_name in notebook else [self.dataset_name]
         which = [] if self.hold_out == ("all",) else self.hold_out
         return self.folder / (re.sub(r"[^\w.-]+", "_", "-".join([notebook, *dataset, *self.few, *which])) + ending)
+
+
+def documented() -> str:
+    """Every parameter with its type, default and meaning, as Markdown."""
+    lines = ["# Parameters", "", "`python -m semlib parameters` prints this page.", ""]
+    types = {"array": "list", "integer": "whole number", "string": "text", "null": "none", "boolean": "true or false"}
+
+    def kind(schema: dict[str, Any]) -> str:
+        if "enum" in schema:
+            return " or ".join(schema["enum"])
+        return " or ".join(map(kind, schema["anyOf"])) if "anyOf" in schema else types.get(schema["type"], schema["type"])
+
+    for group in (Which, Data, Network, Training, Scoring, Machine):
+        schemas = group.model_json_schema()["properties"]
+        lines += [f"## {group.__doc__}", "", "| name | type | default | meaning |", "|---|---|---|---|"]
+        for name, field in group.model_fields.items():
+            default = ", ".join(field.default) if isinstance(field.default, tuple) else str(field.default).lower()
+            lines.append(f"| `{name}` | {kind(schemas[name])} | {default} | {field.description} |")
+        lines.append("")
+    return "\n".join(lines).rstrip()
 
 
 OptionalNames = Annotated[Names | None, BeforeValidator(_none)]

@@ -16,6 +16,7 @@ from helpers import ROOT, environment, tiny
 from torch import nn
 
 from semlib import auxiliary, config, metrics, models, runs, training
+from semlib.checkpoint import Checkpoint
 from semlib.datasets import ImageSet
 from semlib.models.conditional_norm import TASKS, BatchNorm, ConditionalBatchNorm
 from semlib.models.cpc import Predictions, augmented, patches
@@ -55,8 +56,8 @@ def train(net=None, data=None, loss=auxiliary.cpc, evaluate=None, autocast=False
     net = net or network(dropout=0.3)
     small = {"epochs": 2, "batch_size": 4, "evaluate_every": 1, "learning_rate": 0.01}
     experiment = config.create(SETTINGS | small | changes)
-    options = {"evaluate": evaluate, "autocast": autocast, "checkpoint": checkpoint, "stamp": 1}
-    training.train(net, data or noise(), experiment, loss, **options)
+    options = {"evaluate": evaluate, "evaluate_every": 1, "autocast": autocast, "checkpoint": checkpoint}
+    training.train(net, data or noise(), experiment.training, loss, **options)
     return net.state_dict()
 
 
@@ -307,8 +308,8 @@ def test_training_resumed_in_the_middle_is_bit_identical(tmp_path, bfloat16):
         return {}
 
     with pytest.raises(KeyboardInterrupt):
-        train(evaluate=stop, checkpoint=tmp_path / "c.pt", **options)
-    resumed = train(network(seed=9, dropout=0.3), evaluate=stop, checkpoint=tmp_path / "c.pt", **options)
+        train(evaluate=stop, checkpoint=Checkpoint(tmp_path / "c.pt"), **options)
+    resumed = train(network(seed=9, dropout=0.3), evaluate=stop, checkpoint=Checkpoint(tmp_path / "c.pt"), **options)
     assert evaluated == [1, 2, 2, 3] and identical(resumed, whole)
 
 

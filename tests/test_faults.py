@@ -169,7 +169,7 @@ def test_a_grid_whose_files_are_of_tomorrow_runs_what_is_missing_alone(folder):
 TWICE = """
 import errno, fcntl, pathlib, sys, time
 from semlib import config, runs, training
-from semlib.runs import execute, scoring, plan, store
+from semlib.runs import plan
 name, place, experiment = sys.argv[1], pathlib.Path(sys.argv[2]), config.create({settings!r})
 def wait(*paths):
     while not all(path.exists() for path in paths):

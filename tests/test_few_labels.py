@@ -153,7 +153,7 @@ def test_evaluations_can_be_a_fraction_of_epochs_apart():
         )
         net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
         images = ImageSet(np.zeros((8, 1, 8, 8), np.uint8), np.arange(8) % 2)
-        history = training.train(net, images, how, evaluate=lambda epoch: {})
+        history = training.train(net, images, how.training, evaluate=lambda epoch: {}, evaluate_every=every)
         assert [row["epoch"] for row in history] == expected
 
 

@@ -22,7 +22,7 @@ import torch
 from helpers import ROOT, contents, environment, parameters, scores, tiny, tiny_data
 from sklearn.metrics import average_precision_score
 
-from semlib import config, datasets, metrics, models, runs
+from semlib import checkpoint, config, datasets, metrics, models, runs
 from semlib.config import ConfigError, Experiment
 from semlib.results import show, tables
 from semlib.runs import execute, plan, store
@@ -447,7 +447,7 @@ def test_runs_that_no_longer_match_are_counted_once_with_the_reason(folder, monk
     experiment = tiny(folder, trials=2)
     assert store.unmatched([experiment]) == []
     with monkeypatch.context() as patch:
-        patch.setattr(store, "RECIPE", 3)
+        patch.setattr(plan, "RECIPE", 3)
         (line,) = store.unmatched([experiment, experiment])
         assert line.startswith("4 finished runs in") and "of recipe 2, and semlib trains by recipe 3" in line
         assert store.finished(experiment) == []
@@ -766,7 +766,7 @@ def test_weights_of_another_run_are_not_taken_for_its_own(folder, no_training):
 def test_a_score_edited_while_its_run_trains_is_stored_as_what_was_computed(untrained, module, monkeypatch):
     how = tiny(untrained, methods="classification", scores=("msp", "edited_meanwhile:s"))
     module("edited_meanwhile", EDITED.format(-1))
-    train = runs.training.train
+    train = execute.training.train
 
     def edit(*args, **options):
         history = train(*args, **options)
@@ -948,7 +948,6 @@ def test_two_processes_at_once_train_a_run_once(untrained):
     settings = experiment.model_dump(mode="json")
     code = f"""
 from semlib import config, runs, training
-from semlib.runs import execute, scoring
 train = training.train
 training.train = lambda *args, **options: print("trained") or train(*args, **options)
 runs.complete(config.create({settings!r}))
@@ -962,7 +961,7 @@ runs.complete(config.create({settings!r}))
 def test_the_record_is_written_last(untrained, monkeypatch):
     order = []
     save = store.save_atomically
-    for place in (store, runs, runs.training):
+    for place in (store, execute, checkpoint):
         monkeypatch.setattr(place, "save_atomically", lambda path, write: order.append(path.name) or save(path, write))
     runs.complete(tiny(untrained, methods="classification"))
     assert order[-1] == "record.json" and set(order) == FILES | {"checkpoint.pt"}

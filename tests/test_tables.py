@@ -16,7 +16,7 @@ from semlib.results import show, tables
 from semlib.runs import plan, store
 from semlib.runs.store import Record
 
-PUBLISHED = ROOT / "semlib" / "published" / "table3_cifar10.csv"
+PUBLISHED = ROOT / "semlib" / "results" / "published" / "table3_cifar10.csv"
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -61,11 +61,11 @@ def test_by_class_is_the_mean_within_a_trial_then_over_trials():
 
 
 def test_one_trial_has_a_dash_and_no_trial_is_not_run():
-    text = show.table(tables.by_class(experiment(), RECORDS))
+    text = show.formatted(tables.by_class(experiment(), RECORDS))
     assert list(text.index) == ["1", "2", "Average"]
     assert list(text["Classification-only", "MSP"]) == ["40.00 ± 43.59", "45.00 ± 21.21", "30.00 ± 14.14"]
     assert list(text["Rotation-augmented", "ODIN"]) == ["60.00 ± -", "not run", "not run"]
-    nothing = show.table(tables.by_class(experiment(), []))
+    nothing = show.formatted(tables.by_class(experiment(), []))
     assert set(nothing.to_numpy().ravel()) == {"not run"} and nothing.shape == (3, 6)
     assert "60.00 ± -" in show.as_text(tables.by_class(experiment(), RECORDS))
 
@@ -92,7 +92,7 @@ def test_paper_columns_are_the_published_numbers():
         for name, value in row.items():
             method, measure, *std = name.split("_")
             assert table[method, measure, "paper_std" if std else "paper"][hold_out] == value
-    text = show.table(table)
+    text = show.formatted(table)
     assert text["Rotation-augmented", "ODIN", "paper"]["cat"] == "55.80 ± 0.76"
     assert text["Classification-only", "MSP", "paper"]["Average"] == "34.92 ± 0.41"
 
@@ -100,7 +100,7 @@ def test_paper_columns_are_the_published_numbers():
 def test_a_subset_of_classes_has_no_average_of_the_paper():
     table = tables.by_class(experiment(dataset="cifar10", hold_out=["dog", "cat"]), [])
     assert table["rotation", "msp", "paper"].isna()["average"] and table["rotation", "msp", "paper"]["dog"] == 32.11
-    assert show.table(table)["Rotation-augmented", "MSP", "paper"]["Average"] == ""
+    assert show.formatted(table)["Rotation-augmented", "MSP", "paper"]["Average"] == ""
     assert "paper" not in tables.by_class(experiment(), []).columns.get_level_values("statistic")
 
 
@@ -262,7 +262,7 @@ def test_generalisation_is_one_row_a_data_set_beside_table_2():
         del r.metrics["msp"], r.metrics["odin"]
     here = [(experiment(dataset=n, hold_out="none"), runs if n == "cifar10" else []) for n in ("cifar10", "stl10")]
     table = tables.generalization(here)
-    text = show.table(table)
+    text = show.formatted(table)
     assert text["Rotation-augmented", "Accuracy", "here"].tolist() == ["96.00 ± 0.00", "not run"]
     assert text["Rotation-augmented", "Accuracy", "paper"].tolist() == ["96.54 ± 0.08", "88.98 ± 0.30"]
     assert text["Classification-only", "Accuracy", "paper"].tolist() == ["95.87 ± 0.05", "85.51 ± 0.17"]
@@ -344,12 +344,12 @@ def test_settings_unlike_the_papers_are_said():
 def test_a_notebook_shows_the_better_method_in_bold_and_what_was_found():
     rows = {"1": (0.2, 0.5), "2": (0.9, 0.3)}  # MSP of the classifier and with rotation
     runs = [record(c, m, 0, rows[c][k], 0.5, 0.9) for c in rows for k, m in enumerate(("classification", "rotation"))]
-    html = show.table(tables.by_class(experiment(), runs))._repr_html_()
+    html = show.formatted(tables.by_class(experiment(), runs))._repr_html_()
     assert "<b>50.00 ± -</b>" in html and "<td>20.00 ± -</td>" in html  # class 1: rotation's MSP is the better
     assert "<b>90.00 ± -</b>" in html and "<td>30.00 ± -</td>" in html
     assert "Rotation-augmented is above Classification-only in so many classes: by MSP in 1 of 2; by ODIN in 0 of 2" in html
     assert "With one trial nothing can be claimed from it." in html
-    assert "<b>" not in show.table(tables.by_class(experiment(methods="classification"), runs))._repr_html_()
+    assert "<b>" not in show.formatted(tables.by_class(experiment(methods="classification"), runs))._repr_html_()
     assert show.finding(tables.by_class(experiment(), [])) == ""
     names = experiment(dataset="cifar10", hold_out="all")
     runs = [record("cat", m, t, 0.5 + t / 10, 0.5, 0.9, "cifar10") for m in names.methods for t in (0, 1)]

@@ -11,6 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.optim.swa_utils import update_bn
 
 from semlib import auxiliary, config, metrics, models, training
+from semlib.checkpoint import Checkpoint
 from semlib.datasets import ImageSet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -39,7 +40,9 @@ def train(how=None, method="classification", data=None, **options):
     loss = LOSSES.get(method, method)
     net = network(getattr(loss, "heads", None))
     options = {"evaluate": lambda epoch: {"probe": float(net.stem.weight.detach().double().sum())}} | options
-    history = training.train(net, noise() if data is None else data, how or experiment(), loss, **options)
+    how = how or experiment()
+    often = {"evaluate_every": how.evaluate_every, "checkpoint_every": how.checkpoint_every}
+    history = training.train(net, noise() if data is None else data, how.training, loss, **often | options)
     return net.state_dict(), [{k: v for k, v in row.items() if k != "seconds"} for row in history]
 
 
@@ -252,11 +255,11 @@ def test_evaluating_more_often_changes_nothing(method):
 def test_resumed_training_is_bit_identical(tmp_path, threads, count, bfloat16, method):
     threads(count)
     whole, history = train(method=method, autocast=bfloat16)
-    net, evaluated, checkpoint = None, [], tmp_path / "checkpoint.pt"
+    net, evaluated, kept = None, [], Checkpoint(tmp_path / "checkpoint.pt")
 
     def attempt(stop):
         nonlocal net
-        seed = stop if checkpoint.exists() else 0  # the checkpoint's weights count, not these
+        seed = stop if kept.path.exists() else 0  # the checkpoint's weights count, not these
         net = network(getattr(LOSSES[method], "heads", None), seed)
 
         def evaluate(epoch):
@@ -266,7 +269,7 @@ def test_resumed_training_is_bit_identical(tmp_path, threads, count, bfloat16, m
             return {"probe": float(net.stem.weight.detach().double().sum())}
 
         torch.manual_seed(1000 + stop)  # nor does the caller's random state
-        options = {"autocast": bfloat16, "evaluate": evaluate, "checkpoint": checkpoint, "stamp": {"run": 1}}
+        options = {"autocast": bfloat16, "evaluate": evaluate, "checkpoint": kept, "evaluate_every": 1}
         return training.train(net, noise(), experiment(), LOSSES[method], **options)
 
     for stop in (1, 2, 4):
@@ -284,7 +287,7 @@ def test_resumed_training_is_bit_identical(tmp_path, threads, count, bfloat16, m
 def test_resumed_from_seldom_checkpoints(tmp_path, every):
     how = experiment(checkpoint_every=every, epochs=5)
     whole, _ = train(how)
-    stopped = {"checkpoint": tmp_path / "c.pt", "stamp": 1}
+    stopped = {"checkpoint": Checkpoint(tmp_path / "c.pt")}
 
     def stop(epoch):
         if epoch == 5:
@@ -300,9 +303,9 @@ def test_resumed_from_seldom_checkpoints(tmp_path, every):
 
 def test_a_checkpoint_of_other_data_is_named_and_not_used(tmp_path, capsys):
     path = tmp_path / "run" / "checkpoint.pt"
-    train(seed=7, checkpoint=path, stamp={"address": "a", "data": "b"})
+    train(seed=7, checkpoint=Checkpoint(path, {"address": "a", "data": "b"}))
     capsys.readouterr()
-    state, history = train(seed=1, checkpoint=path, stamp={"address": "a", "data": "c"})
+    state, history = train(seed=1, checkpoint=Checkpoint(path, {"address": "a", "data": "c"}))
     said = "".join(capsys.readouterr())
     assert identical(state, train(seed=1)[0]) and len(history) == 4
     assert all(f"{name} in run was made by other settings or on other data" in said for name in CHECKPOINTS)
@@ -320,24 +323,24 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, capsys, damage, count):
     path = tmp_path / "run" / "checkpoint.pt"
-    whole, _ = train(seed=1, checkpoint=path, stamp=1)
-    assert [file.name for file in training.checkpoints(path)] == list(CHECKPOINTS)
-    for file in training.checkpoints(path)[:count]:
+    whole, _ = train(seed=1, checkpoint=Checkpoint(path))
+    files = Checkpoint(path).files
+    assert [file.name for file in files] == list(CHECKPOINTS)
+    for file in files[:count]:
         DAMAGES[damage](file)
     capsys.readouterr()
     seen = []
-    state, _ = train(seed=1, checkpoint=path, stamp=1, evaluate=lambda epoch: seen.append(epoch) or {})
+    state, _ = train(seed=1, checkpoint=Checkpoint(path), evaluate=lambda epoch: seen.append(epoch) or {})
     said = "".join(capsys.readouterr())
     assert identical(state, whole) and seen == ([4] if count == 1 else [1, 2, 3, 4])
     assert [f"{name} in run can't be read" in said for name in CHECKPOINTS] == [True, count == 2]
 
 
 def test_another_machine_goes_on_and_says_so(tmp_path, capsys):
-    options = {"checkpoint": tmp_path / "c.pt", "stamp": 1}
-    train(machine={"threads": 1}, **options)
+    train(checkpoint=Checkpoint(tmp_path / "c.pt", machine={"threads": 1}))
     capsys.readouterr()
     seen = []
-    train(machine={"threads": 2}, evaluate=lambda epoch: seen.append(epoch) or {}, **options)
+    train(checkpoint=Checkpoint(tmp_path / "c.pt", machine={"threads": 2}), evaluate=lambda epoch: seen.append(epoch) or {})
     said = "".join(capsys.readouterr())
     assert not seen and "{'threads': 2}" in said and "{'threads': 1}" in said
 
@@ -346,7 +349,7 @@ def test_another_machine_goes_on_and_says_so(tmp_path, capsys):
 def test_a_loss_that_is_not_finite_is_an_error_that_says_where(tmp_path, method):
     path = tmp_path / "checkpoint.pt"
     with pytest.raises(FloatingPointError, match=r"epoch 1, step \d of 3, learning rate 1e\+12"):
-        train(experiment(learning_rate=1e12), method, checkpoint=path, stamp=1)
+        train(experiment(learning_rate=1e12), method, checkpoint=Checkpoint(path))
     assert not path.exists()  # nothing to resume that is broken already
 
 

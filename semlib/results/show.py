@@ -29,7 +29,7 @@ def mean_std(mean: float, std: float, absent: str = "not run") -> str:
     return f"{mean:.2f} ± {'-' if math.isnan(std) else format(std, '.2f')}"
 
 
-def table(table: pd.DataFrame) -> pd.DataFrame:
+def formatted(table: pd.DataFrame) -> pd.DataFrame:
     """A table of by_class as text to look at: "mean ± std" here and in the paper, "not run" where nothing was run."""
     columns = {}
     for method, measure in dict.fromkeys((m, s) for m, s, _ in table.columns):
@@ -145,7 +145,7 @@ def masking(table: pd.DataFrame) -> pd.DataFrame:
 
 def with_skew(summary: pd.DataFrame, runs: Sequence[tuple[Experiment, Sequence[Record]]]) -> pd.DataFrame:
     """A table of by_subset as text, with the skew, which a random detector's average precision is: the mean of its runs'."""
-    text = table(summary)
+    text = formatted(summary)
     skews = [f"{100 * np.mean([r.skew for r in records]):.2f}" if records else "not run" for _, records in runs]
     text.insert(0, ("Skew", *[""] * (text.columns.nlevels - 1)), skews)
     text.best = text.best.reindex(columns=text.columns, fill_value=False)
@@ -249,7 +249,7 @@ def limits(experiment: Experiment) -> str:
 
 def as_text(table: pd.DataFrame) -> str:
     """A table of by_class for a terminal."""
-    return table(table).to_string(line_width=200)
+    return formatted(table).to_string(line_width=200)
 
 
 def print_all(experiments: Iterable[Experiment]) -> None:

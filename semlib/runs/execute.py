@@ -20,7 +20,8 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
-from semlib import auxiliary, config, datasets, metrics, models, training, user_code
+from semlib import auxiliary, checkpoint, config, datasets, metrics, models, training, user_code
+from semlib.checkpoint import Checkpoint
 from semlib.config import ConfigError, Experiment
 from semlib.datasets import augmentation
 from semlib.files import ROOT, one_line, remove_leftovers, save_atomically
@@ -29,6 +30,7 @@ from semlib.runs.plan import Run
 from semlib.runs.scoring import MSP
 from semlib.runs.store import Record
 
+CHECKPOINT = "checkpoint.pt"
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what some network file systems answer
 
 
@@ -50,7 +52,7 @@ def complete(experiment: Experiment) -> list[Record]:
             torch.compiler.reset()  # of other networks in this process: past eight, PyTorch would stop compiling
     for run in plan.planned(experiment):
         if run not in missing:  # killed after its record, before this
-            _remove_checkpoints(run)
+            Checkpoint(run.home / CHECKPOINT).remove()
     queue = deque((run, False) for run in missing)
     while queue:
         run, wait = queue.popleft()
@@ -156,53 +158,64 @@ def _alone(path: Path, wait: bool) -> Iterator[None]:
 
 def _train(run: Run, data: datasets.Dataset) -> Record:
     experiment, split = run.experiment, _split(run, data)
-    where, precision, threads = machine.device(experiment), machine.precision(experiment), _threads(experiment)
     net = _network(run, split)
+    where, precision = machine.device(experiment), machine.precision(experiment)
+    hardware = {"device": machine.device_name(where), "threads": _threads(experiment), "precision": precision}
     wanted = MSP | plan.scoring(experiment)
     functions = scoring.functions(wanted)
-    only_msp = MSP, {"msp": functions["msp"]}
     scored = {}  # epoch -> arrays, the last one only
 
     def evaluate(epoch: int) -> dict[str, float]:
-        last = epoch > experiment.epochs - experiment.average_last_epochs
-        arrays = (
-            scoring.score(run, net, data, split, wanted, functions)
-            if last
-            else scoring.score(run, net, data, split, *only_msp, ["mixed"])
-        )
+        if epoch > experiment.epochs - experiment.average_last_epochs:
+            arrays = scoring.score(run, net, data, split, wanted, functions)
+        else:
+            arrays = scoring.score(run, net, data, split, MSP, {"msp": functions["msp"]}, ["mixed"])
         scored.clear()
         scored[epoch] = arrays
         return scoring.measures(arrays)
 
+    stamp = {"address": run.address, "data": list(data.digests)}
+    stamp |= {"scoring": wanted} if experiment.average_last_epochs > 1 else {}
+    kept = Checkpoint(run.home / CHECKPOINT, stamp, hardware | {"compile": experiment.compile})
     torch.backends.cudnn.benchmark = True  # the fastest convolutions for shapes that stay the same
-    checkpoint = run.home / "checkpoint.pt"
     history = training.train(
         net,
         split.train,
-        experiment,
+        experiment.training,
         auxiliary.find(run.method, experiment),
         seed=run.trial,
         transform=_transform(run, split),
         device=where,
         autocast=precision == "bfloat16",
+        compile=experiment.compile,
         evaluate=evaluate,
-        checkpoint=checkpoint,
-        stamp={"address": run.address, "data": list(data.digests)}
-        | ({"scoring": wanted} if experiment.average_last_epochs > 1 else {}),
-        machine={
-            "device": machine.device_name(where),
-            "threads": threads,
-            "precision": precision,
-            "compile": experiment.compile,
-        },
+        evaluate_every=experiment.evaluate_every,
+        checkpoint=kept,
+        checkpoint_every=experiment.checkpoint_every,
         description=f"{run.hold_out or 'none'}, {run.method}, trial {run.trial}",
     )
     if first := store.find(run):  # another process's, on a file system where locks do nothing: the first record stands
-        _remove_checkpoints(run)
+        kept.remove()
         return first
-    arrays = scored.get(experiment.epochs) or scoring.score(
-        run, net, data, split, wanted, functions
-    )  # resumed after its last epoch
+    arrays = scored.get(experiment.epochs)
+    if not arrays:  # resumed after its last epoch
+        arrays = scoring.score(run, net, data, split, wanted, functions)
+    record = _keep(run, data, net, history, wanted, arrays, hardware)
+    kept.remove()
+    return record
+
+
+def _keep(
+    run: Run,
+    data: datasets.Dataset,
+    net: torch.nn.Module,
+    history: list[dict[str, float]],
+    wanted: dict[str, dict],
+    arrays: dict[str, np.ndarray],
+    hardware: dict[str, Any],
+) -> Record:
+    """Write a trained run's files, its record last."""
+    experiment = run.experiment
     sha256 = store.write_scores(run.home / "scores.npz", arrays)
     last = history[-experiment.average_last_epochs :]
     columns = pd.DataFrame(history).to_csv(index=False)
@@ -211,7 +224,7 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
     torch.save(net.state_dict(), weights)
     if experiment.keep_weights:
         save_atomically(run.home / "weights.pt", lambda file: file.write(weights.getbuffer()))
-    record = store.write_record(
+    return store.write_record(
         run.home,
         recipe=plan.RECIPE,
         dataset=run.dataset,
@@ -231,18 +244,14 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
         scoring=wanted,
         scores_sha256=sha256,
         weights_sha256=hashlib.sha256(weights.getbuffer()).hexdigest(),
-        skew=float(split.is_anomaly.mean()),
+        skew=float(arrays["is_anomaly"].mean()),
         train_images=len(data.train),
         seconds=history[-1]["seconds"],
-        device=machine.device_name(where),
-        precision=precision,
-        threads=threads,
+        **hardware,
         versions={"python": platform.python_version()} | {name: version(name) for name in ("semlib", "torch", "numpy")},
         commit=_commit(),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    _remove_checkpoints(run)
-    return record
 
 
 def _add_scores(run: Run, record: Record, data: datasets.Dataset) -> Record:
@@ -339,17 +348,12 @@ def network(record: Record, data: datasets.Dataset) -> torch.nn.Module:
         raise ConfigError(f"{run.title}: {weights} is damaged or another run's; choose scores that it has, or another profile")
     net = _network(run, _split(run, data))
     try:
-        net.load_state_dict(training.read(weights))
+        net.load_state_dict(checkpoint.read(weights))
     except ValueError as error:
         raise ConfigError(f"{run.title}: {error}; choose scores that it has") from error
     except (TypeError, RuntimeError) as error:
         raise ConfigError(f"{run.title}: {weights} isn't of its network; choose scores that it has") from error
     return net
-
-
-def _remove_checkpoints(run: Run) -> None:
-    for file in training.checkpoints(run.home / "checkpoint.pt"):
-        file.unlink(missing_ok=True)
 
 
 def _own_name(how: dict[str, Any]) -> str:

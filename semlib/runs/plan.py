@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from semlib import datasets, user_code
-from semlib.config import RANKED, SCORES, ConfigError, Experiment
+from semlib.config import RANKED, SCORES, ConfigError, Data, Experiment, Network, Training
 from semlib.datasets import Digests
 from semlib.runs import machine
 
@@ -23,13 +23,9 @@ RECIPE = 2
 VERSIONS = dict.fromkeys(SCORES, 1)  # likewise of each built-in score
 SCORING = 1  # likewise of what all scores share: batches, precision, batch-norm statistics
 STATISTICS = {"mixed": "", "upright": "@upright"}  # of batch norm, and how arrays and metrics of either end
-# Settings that do not affect the trained weights. All others are in a run's address, unless at their default: a setting that
-# is added later, with a default that changes nothing, leaves finished runs where they are. average_last_epochs is in the
-# address, for what it averages can only be measured while the run is trained.
-_WHICH = {"profile", "dataset", "hold_out", "methods", "trials", "first_trial", "scores", "missing", "data_digest"}
-_WHERE = {"data_root", "ilsvrc", "outputs"}
-_SCORING = {"temperature", "epsilon", "statistics"}
-_MACHINE = {"device", "threads", "compile", "evaluate_every", "checkpoint_every", "keep_weights", "score_batch"}
+# Settings of these groups are in a run's address as far as its method and network read them, unless at their default: a setting
+# that is added later, with a default that changes nothing, leaves finished runs where they are.
+_WEIGHTS_DEPEND_ON = {*Data.model_fields, *Network.model_fields, *Training.model_fields}
 _AUXILIARY = {"auxiliary_weight", "auxiliary_augment"}  # nothing to methods without an auxiliary task
 _NETWORK = {"stem_stride", "widen_factor", "dropout", "norm_batch"}  # nothing to a user's own network
 
@@ -69,12 +65,13 @@ class Run:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What the run's training depends on, besides its data and the source of the user's functions."""
-        skipped = _WHICH | _WHERE | _SCORING | _MACHINE
-        skipped |= _AUXILIARY if self.method in ("classification", "center_mask") else set()
+        skipped = _AUXILIARY if self.method in ("classification", "center_mask") else set()
         skipped |= set() if self.method == "center_mask" else {"mask_fill"}
         skipped |= set() if self.method == "cpc" else {"cpc_negatives", "cpc_augment"}
         skipped |= _NETWORK if ":" in self.experiment.architecture else set()
-        return self.experiment.model_dump(mode="json", exclude=skipped) | {"precision": machine.precision(self.experiment)}
+        return self.experiment.model_dump(mode="json", include=_WEIGHTS_DEPEND_ON - skipped) | {
+            "precision": machine.precision(self.experiment)
+        }
 
     @cached_property
     def sources(self) -> dict[str, str]:

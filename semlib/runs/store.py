@@ -14,18 +14,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from semlib.config import ConfigError, Experiment
 from semlib.datasets import Digests
 from semlib.files import one_line, save_atomically, short
 from semlib.runs import plan
-from semlib.runs.plan import RECIPE, Run
+from semlib.runs.plan import Run
 
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 _checked: set[Any] = set()  # files of scores that were whole, by path, size, times and what they should hold
 
 
@@ -46,8 +47,8 @@ class Record(BaseModel):
     address: str
     settings: dict[str, Any]  # what training depends on besides data and source
     sources: dict[str, str]  # digest of each function of the user's that it used
-    train_digest: str
-    test_digest: str
+    train_digest: Digest
+    test_digest: Digest
     classes: tuple[str, ...]  # of the data set, which `label` and `predicted` in scores.npz number
     metrics: dict[str, float]  # accuracy, and the average precision of each score; with @upright of those statistics
     scoring: dict[str, dict[str, Any]]  # name in scores.npz -> the score and its settings
@@ -214,7 +215,7 @@ def _unlike(run: Run, home: Path) -> str | None:
     try:
         record = read_record(home)
     except Outdated as error:
-        return f"{error}, and semlib trains by recipe {RECIPE}"
+        return f"{error}, and semlib trains by recipe {plan.RECIPE}"
     except ValueError:
         return None
     if plan.chosen(record.settings) != plan.chosen(run.settings):
@@ -242,7 +243,7 @@ def collect(profile: Path) -> list[Record]:
         except ValueError as error:
             warnings.warn(f"not shown: {error}", stacklevel=2)
     if outdated:
-        warnings.warn(f"not shown: {outdated} records in {short(profile)} of another recipe than {RECIPE}", stacklevel=2)
+        warnings.warn(f"not shown: {outdated} records in {short(profile)} of another recipe than {plan.RECIPE}", stacklevel=2)
     return records
 
 
@@ -260,7 +261,7 @@ def read_record(home: Path) -> Record:
         first = error.errors()[0]
         where = "".join(f"{name}: " for name in first["loc"][:1])
         raise ValueError(f"{path} is not a record ({where}{one_line(first['msg'])})") from None
-    if record.recipe != RECIPE:
+    if record.recipe != plan.RECIPE:
         raise Outdated(f"of recipe {record.recipe}")
     record._home = home
     return record
