@@ -15,14 +15,14 @@ PACKAGE = ROOT / "semlib"
 FLOORS = (  # each may import of those before it
     ("files", "config", "user_code"),
     ("datasets", "models", "metrics"),
-    ("auxiliary", "training"),
+    ("auxiliary", "checkpoint", "training"),
     ("runs",),
     ("results",),
     ("batch",),
     ("__main__",),
 )
 WINGS = {  # likewise the files of a wing, by their names in it
-    "": ("files", "config", "user_code", "auxiliary", "training"),
+    "": ("files", "config", "user_code", "auxiliary", "checkpoint", "training"),
     "runs": ("machine", "plan", "store", "scoring", "execute", "__init__"),
     "results": ("names", "tables", "stats", "show", "plots", "inspector", "report", "appendix_d", "imagenet_subsets"),
     "batch": ("gpus", "notebooks", "grid"),

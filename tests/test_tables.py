@@ -322,7 +322,7 @@ def test_settings_unlike_the_papers_are_said():
     assert said == "All settings are the paper's, as we read them." + computes.format("bfloat16")
     unlike = {"epochs": 3, "flip": False, "threads": 1, "precision": "float32", "statistics": "upright"}
     said = show.unlike_paper(config.create(unlike), "table3_cifar10")
-    unlike = "flip False (paper: True), epochs 3 (paper: 200), statistics upright (paper: mixed)."
+    unlike = "epochs 3 (paper: 200), flip False (paper: True), statistics upright (paper: mixed)."
     assert said == f"Settings unlike the paper's: {unlike}" + computes.format("float32")
     assert show.unlike_paper(config.create({"dataset": "stl10"}), "figure1_learning_curves").startswith("Settings unlike")
     how = config.read_parameters("params/paper/table6_imagenet_cpc.yaml") | {"dataset": "imagenet_dog"}
