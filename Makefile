@@ -1,10 +1,11 @@
 # On a fresh machine with Python >= 3.11: `make demo` runs the benchmark on digits, `make test` the quick tests.
-# Each makes .venv by itself. PYTHON=python3.12 chooses the interpreter.
+# Each makes .venv by itself. PYTHON=python3.12 chooses the interpreter, LOCK= the newest releases.
 PYTHON ?= python3
+LOCK ?= requirements.lock
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo grid paper test test-avx2 test-all kills bench lab lint clean
+.PHONY: demo grid paper test test-avx2 test-all kills bench lab lint lock clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/ready
@@ -37,7 +38,7 @@ COMPUTING := $(patsubst %,tests/test_%.py,runs own_network training cpc metrics 
 test-avx2: $(VENV)/ready
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PYTEST) $(QUICK) $(COMPUTING)
 
-test-all: $(VENV)/lab
+test-all: $(VENV)/ready
 	$(PYTEST) -m "slow or notebook or browser or slurm or data"
 
 # Random kills of the demo's grid: an hour for 200
@@ -52,21 +53,29 @@ bench: $(VENV)/ready
 
 # make lab LAB="--no-browser --port 9000" on a remote machine
 LAB ?=
-lab: $(VENV)/lab
+lab: $(VENV)/ready
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/ty check semlib
 
-$(VENV)/ready: pyproject.toml
+# The environment of requirements.lock, then semlib itself; LOCK= takes the newest releases instead
+$(VENV)/ready: pyproject.toml $(LOCK)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[test]"
+ifeq ($(LOCK),)
+	$(BIN)/python -m pip install --quiet --editable ".[test,lab,cluster]"
+else
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement $(LOCK)
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+endif
 	touch $@
 
-$(VENV)/lab: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --editable ".[lab,cluster]"
-	touch $@
+# With uv (pip install uv); hashes of every file for CPython 3.11 to 3.13 on all systems
+lock:
+	uv pip compile --universal --generate-hashes --no-annotate --no-header --python-version 3.11 --all-extras \
+	    --output-file requirements.lock pyproject.toml requirements.in
 
 clean:
 	rm -rf $(VENV)

@@ -11,6 +11,9 @@ import pytest
 import yaml
 from helpers import ROOT, environment
 
+from semlib import config
+from semlib.config import Experiment
+
 PACKAGE = ROOT / "semlib"
 FLOORS = (  # each may import of those before it
     ("files", "config", "user_code"),
@@ -109,3 +112,21 @@ def test_notebooks_are_committed_bare(path):
     assert code and all(cell.outputs == [] and cell.execution_count is None for cell in code)
     assert "papermill" not in notebook.metadata and not [cell for cell in code if "papermill" in cell.metadata]
     assert str(ROOT) not in path.read_text()
+
+
+def test_every_parameter_is_documented_at_its_field_and_on_the_page():
+    assert all(field.description for field in Experiment.model_fields.values())
+    assert (ROOT / "docs" / "parameters.md").read_text() == config.documented() + "\n"
+    text = config.documented()
+    assert [name for name in Experiment.model_fields if f"| `{name}` |" not in text] == []
+
+
+def test_the_lock_is_of_all_dependencies_with_hashes():
+    lock = (ROOT / "requirements.lock").read_text()
+    assert "http" not in lock and "index" not in lock
+    locked = {name.lower().replace("_", "-") for name in re.findall(r"^([\w.-]+)==", lock, flags=re.M)}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + [r for extra in project["optional-dependencies"].values() for r in extra]
+    assert {re.match(r"[\w-]+", requirement)[0].lower() for requirement in wanted} <= locked
+    for requirement in re.split(r"\n(?=\S)", lock.strip()):
+        assert "--hash=sha256:" in requirement, requirement.splitlines()[0]
