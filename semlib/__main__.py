@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from semlib import config, datasets
 from semlib.batch import gpus, notebooks
@@ -54,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     grid.add_argument("--gpus", type=_devices, help="GPUs to share out, as in CUDA_VISIBLE_DEVICES, or none (default: all)")
     grid.add_argument("--on", default="local", help="local, slurm, or a folder with a profile of Snakemake's (default: local)")
-    pair = {"nargs": 2, "metavar": ("NAME", "VALUE"), "action": "append", "default": []}
+    pair: dict[str, Any] = {"nargs": 2, "metavar": ("NAME", "VALUE"), "action": "append", "default": []}
     grid.add_argument("--resource", **pair, help="of a job on a cluster: slurm_partition, gpu, runtime (minutes), mem_mb")
     grid.add_argument("--dry-run", action="store_true", help="only say what is finished and missing, and how long it will take")
     grid.set_defaults(command=_grid)

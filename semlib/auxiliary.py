@@ -9,12 +9,13 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from semlib import config, user_code
 from semlib.models.cpc import augmented, patches
 
-Loss = Callable[[nn.Module, Tensor], Tensor]
+Network = Callable[..., Tensor]  # (images, head) -> outputs: a module, compiled or not
+Loss = Callable[[Network, Tensor], Tensor]
 
 
 def quarter_turns(images: Tensor) -> Tensor:
@@ -25,18 +26,18 @@ def quarter_turns(images: Tensor) -> Tensor:
     return torch.stack([images.rot90(k, (2, 3)) for k in range(4)], dim=1).flatten(0, 1)
 
 
-def rotation(net: nn.Module, images: Tensor) -> Tensor:
+def rotation(net: Network, images: Tensor) -> Tensor:
     """Cross-entropy of telling by which quarter turn each image is rotated (Gidaris et al. 2018); all four turns of each."""
     turned = quarter_turns(images).contiguous(memory_format=torch.channels_last)  # (4N, C, H, H)
     turns = torch.arange(4, device=images.device).repeat(len(images))  # (4N,)
     return F.cross_entropy(net(turned, head="rotation"), turns)
 
 
-rotation.heads = {"rotation": 4}
-rotation.share = 4  # a quarter of the batch, four turns each: both tasks' steps cost the same
+# A quarter of the batch, four turns each: both tasks' steps cost the same.
+vars(rotation).update(heads={"rotation": 4}, share=4)
 
 
-def cpc(net: nn.Module, images: Tensor, negatives: str = "image", augment: bool = False) -> Tensor:
+def cpc(net: Network, images: Tensor, negatives: str = "image", augment: bool = False) -> Tensor:
     """InfoNCE of telling a patch's code by the context of one above it (van den Oord et al. 2018; Appendix C).
 
     The mean over all pairs of a patch and one 1 to 5 rows below it. negatives: the image's own other patches ("image"), or

@@ -1,6 +1,7 @@
 """A training's state on disk: written whole, of the same run on the same data, and the one before it kept."""
 
 import zipfile
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ class Checkpoint:
         """The newest and the one before."""
         return self.path, self.path.with_suffix(f".before{self.path.suffix}")
 
-    def save(self, net: nn.Module, optimizers: dict[str, Optimizer], generator: torch.Generator, progress: tuple) -> None:
+    def save(self, net: nn.Module, optimizers: Mapping[str, Optimizer], generator: torch.Generator, progress: tuple) -> None:
         """The checkpoint before is kept too: the newer may turn out to be damaged."""
         device = generator.device
         state = {
@@ -45,7 +46,7 @@ class Checkpoint:
             newest.replace(before)
         save_atomically(newest, lambda file: torch.save(state, file))
 
-    def restore(self, net: nn.Module, optimizers: dict[str, Optimizer], generator: torch.Generator) -> tuple | None:
+    def restore(self, net: nn.Module, optimizers: Mapping[str, Optimizer], generator: torch.Generator) -> tuple | None:
         """Set these to the newest state that can be read, and return its progress; None if there is none."""
         state = self._load()
         if state is None:

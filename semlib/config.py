@@ -330,7 +330,7 @@ def several(parameters: Mapping[str, Any]) -> tuple[Experiment, ...]:
         return tuple(e for name in by.dataset for e in several({**parameters, "dataset": name}))
     if by.labels:
         points = [{"train_per_class": n, "epochs": e, "evaluate_every": max(1, e / 10)} for n, e in by.labels.items()]
-        return tuple(e for point in points for e in several(parameters | point | {"labels": None}))
+        return tuple(e for point in points for e in several({**parameters, **point, "labels": None}))
     given = {name: value for name, value in parameters.items() if name not in lists}
     if by.auxiliary_weights:
         base = create(given | {"auxiliary_weight": 0})

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from tqdm import tqdm
 
-from semlib.auxiliary import Loss
+from semlib.auxiliary import Loss, Network
 from semlib.checkpoint import Checkpoint
 from semlib.config import Training
 from semlib.datasets import ImageSet, augmentation
@@ -51,7 +51,7 @@ def train(
     precision), training ends bit for bit as if it had never stopped.
     FloatingPointError if a loss isn't finite.
     """
-    net.to(device, memory_format=torch.channels_last)
+    net.to(device).to(memory_format=torch.channels_last)
     generator = torch.Generator(device).manual_seed(seed)
     batches = _Batches(data, how, generator)
     optimizers = {"classification": _optimizer(net, how, "classification")}
@@ -60,7 +60,8 @@ def train(
     forward = torch.compile(net, dynamic=False) if compile else net
     with torch.random.fork_rng([torch.device(device)] if device.startswith("cuda") else []):
         torch.manual_seed(seed)  # dropout draws from the global generators
-        history, seconds, begin = (checkpoint and checkpoint.restore(net, optimizers, generator)) or ([], 0.0, 0)
+        resumed = checkpoint.restore(net, optimizers, generator) if checkpoint else None
+        history, seconds, begin = resumed or ([], 0.0, 0)
         epochs = range(begin, how.epochs)
         for epoch in tqdm(epochs, description, how.epochs, initial=begin, unit="epoch", leave=False, mininterval=1):
             started = time.perf_counter()
@@ -80,7 +81,7 @@ def train(
 
 def _epoch(
     epoch: int,
-    forward: Callable[..., Tensor],
+    forward: Network,
     batches: "_Batches",
     optimizers: dict[str, SGD],
     how: Training,

@@ -22,7 +22,7 @@ DYNAMIC = {"globals", "locals", "vars", "eval", "exec", "modules", "__subclasses
 DYNAMIC |= {"import_module", "__import__", "run_path", "run_module"}
 DEFINITIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
-Files = dict[str, tuple[Path, tuple, bytes]]  # modules, where their sources lie, their size and times, and what they said
+Files = dict[str, tuple[Path, tuple | None, bytes]]  # modules: where their sources lie, size and times, and what they said
 
 _loaded: dict[str, Files] = {}  # a module and the user's that it imports, as they were imported
 _digests: dict[str, tuple[Files, str]] = {}

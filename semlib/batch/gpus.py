@@ -3,7 +3,7 @@
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def visible() -> list[str]:
 
 
 @contextmanager
-def claim(devices: Sequence[str]) -> Iterator[str]:
+def claim(devices: Sequence[str]) -> Generator[str, None, None]:
     """One of these GPUs for this process: the first that no other process of this user holds, waiting until one is free.
 
     It is named in CUDA_VISIBLE_DEVICES, for this process and those that it starts. Held by a file lock on this machine,

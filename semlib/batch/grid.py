@@ -237,7 +237,7 @@ def _settings(on: str) -> dict[str, Any]:
     return yaml.safe_load((_profile(on) / "config.yaml").read_text())
 
 
-def _resources(on: str, given: Sequence[Sequence[str]]) -> list[str]:
+def _resources(on: str, given: Sequence[list[str]]) -> list[str]:
     """The profile's default resources with those given, as NAME=VALUE; `gpu` is each job's own (Snakefile)."""
     usual = _settings(on).get("default-resources", {})
     usual = usual if isinstance(usual, dict) else dict(item.split("=", 1) for item in usual)

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import tarfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -106,3 +107,10 @@ def rgb(file: Path | io.BytesIO, name: str = "") -> Image.Image:
             return image.convert("RGB")
     except Exception as error:
         raise DataError(f"{name or file} can't be read as an image ({one_line(error)})") from error
+
+
+def read_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """What a regular file in a tar archive holds."""
+    file = tar.extractfile(member)
+    assert file is not None  # None stands for a folder or a device
+    return file.read()

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from semlib.datasets.arrays import DataError, Dataset, ImageSet
-from semlib.datasets.folder import Named, decode_all
+from semlib.datasets.folder import Named, decode_all, read_member
 from semlib.files import one_line, resolve
 
 SIDE = 256  # pixels: shorter side and centre crop (Appendix A); training crops 224 of them
@@ -158,7 +158,7 @@ def _inner(path: Path, wnid: str, read: bool = True) -> Iterator[Named]:
                 if member.name == f"{wnid}.tar":
                     with tarfile.open(fileobj=outer.extractfile(member), mode="r:") as tar:
                         for image in (m for m in tar if m.isfile()):
-                            yield f"{path}: {wnid}/{image.name}", io.BytesIO(tar.extractfile(image).read() if read else b"")
+                            yield f"{path}: {wnid}/{image.name}", io.BytesIO(read_member(tar, image) if read else b"")
                         _check_end(tar)
                     return
             _check_end(outer)
@@ -205,7 +205,7 @@ def _val_labels(devkit: Path, changed: int) -> dict[str, str]:
     try:
         # unpacked before anything is read of it: gzip compares its checksum at the end
         with tarfile.open(fileobj=io.BytesIO(gzip.decompress(devkit.read_bytes()))) as tar:
-            files = {Path(m.name).name: tar.extractfile(m).read() for m in tar if m.isfile()}
+            files = {Path(m.name).name: read_member(tar, m) for m in tar if m.isfile()}
         synsets = loadmat(io.BytesIO(files["meta.mat"]), squeeze_me=True)["synsets"]
         wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
         truth = files["ILSVRC2012_validation_ground_truth.txt"].split()

@@ -283,7 +283,8 @@ def read_arrays(path: Path, keys: tuple[str, ...], optional: bool = False) -> di
 
 def write(path: Path, data: Dataset, **also: np.ndarray) -> None:
     """Write the prepared form atomically: a reader sees the whole file or none, however the writer ends."""
-    arrays = {"classes": np.array(data.classes)}
+    arrays: dict[str, Any] = {"classes": np.array(data.classes)}
     for part in ("train", "test"):
         arrays |= {f"{part}_images": getattr(data, part).images, f"{part}_labels": getattr(data, part).labels}
-    save_atomically(path, lambda file: np.savez(file, **arrays, **also))
+    arrays |= also
+    save_atomically(path, lambda file: np.savez(file, **arrays))

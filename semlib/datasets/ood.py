@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from semlib.datasets.arrays import DataError
-from semlib.datasets.folder import rgb
+from semlib.datasets.folder import read_member, rgb
 from semlib.datasets.loading import data_root, read_arrays
 from semlib.files import save_atomically
 
@@ -112,7 +112,7 @@ def _members(archive: Path, source: Source) -> Iterator[tuple[str, io.BytesIO]]:
         )
         for member in sorted(members, key=lambda m: m.name):
             if Path(member.name).name[0] != ".":
-                yield f"{archive}: {member.name}", io.BytesIO(tar.extractfile(member).read())
+                yield f"{archive}: {member.name}", io.BytesIO(read_member(tar, member))
 
 
 def _decoded(files: Iterator[tuple[str, Path | io.BytesIO]], side: int = SIDE) -> Iterator[np.ndarray]:

@@ -37,7 +37,8 @@ def features(net: nn.Module, images: np.ndarray, batch_size: int = 500) -> Featu
     One forward pass; the features are what goes into `net.heads["classification"]`.
     """
     device, found, logits = next(net.parameters()).device, [], []
-    handle = net.heads["classification"].register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].float().cpu()))
+    head = net.get_submodule("heads.classification")
+    handle = head.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].float().cpu()))
     try:
         with evaluating(net), torch.inference_mode():
             for start in range(0, len(images), batch_size):
@@ -292,7 +293,7 @@ def _nearest(
 
 def linear_head(net: nn.Module, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Weight (C, D) and bias (C,) of the linear classification head; ValueError if it is another."""
-    linear = net.heads["classification"]
+    linear = net.get_submodule("heads.classification")
     if not isinstance(linear, nn.Linear):
         raise ValueError(f"{name} needs a linear classification head, not {type(linear).__name__}")
     weight = linear.weight.detach().double().cpu().numpy()

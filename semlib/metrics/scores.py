@@ -6,8 +6,9 @@ a float32 softmax ties at 1.0, which changes the average precision.
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ def odin(
 
 
 @contextmanager
-def evaluating(net: nn.Module) -> Iterator[nn.Module]:
+def evaluating(net: nn.Module) -> Generator[nn.Module, None, None]:
     """The network in evaluation mode and full float32 (no autocast, no TF32); every module's mode is restored after."""
     modes = [(module, module.training) for module in net.modules()]
     device = next(net.parameters()).device.type
@@ -59,7 +60,7 @@ def evaluating(net: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def _full_float32() -> Iterator[None]:
+def _full_float32() -> Generator[None, None, None]:
     """No TF32 in matrix products and convolutions; the settings are restored after."""
     if hasattr(
         torch.backends.cudnn, "conv"
@@ -78,14 +79,14 @@ def _full_float32() -> Iterator[None]:
 
 
 @contextmanager
-def upright(net: nn.Module, images: np.ndarray) -> Iterator[nn.Module]:
+def upright(net: nn.Module, images: np.ndarray) -> Generator[nn.Module, None, None]:
     """The network with batch-norm statistics over these training images alone, uint8 (N, C, H, W); restored after.
 
     In training an auxiliary task's images move the running averages too. Here every image counts once, in float32, without
     dropout or augmentation. Of k batches the j-th is every k-th image: all are alike, also where images lie class by class.
     Statistics that no image reaches (CPC's own) stay.
     """
-    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    norms: list[Any] = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     before = [(copy.deepcopy(norm.state_dict()), norm.momentum, getattr(norm, "norm_batch", None)) for norm in norms]
     parts = -(-len(images) // UPRIGHT_BATCH) if norms else 0
     device = next(net.parameters()).device

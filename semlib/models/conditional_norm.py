@@ -13,11 +13,11 @@ class BatchNorm(nn.BatchNorm2d):
         super().__init__(channels)
         self.norm_batch = norm_batch
 
-    def forward(self, images: Tensor, task: str = "classify") -> Tensor:
+    def forward(self, input: Tensor, task: str = "classify") -> Tensor:
         """(N, C, H, W) -> (N, C, H, W), the same for every task."""
-        if not self.training or not self.norm_batch or len(images) <= self.norm_batch:
-            return super().forward(images)
-        return torch.cat([super(BatchNorm, self).forward(part) for part in images.split(self.norm_batch)])
+        if not self.training or not self.norm_batch or len(input) <= self.norm_batch:
+            return super().forward(input)
+        return torch.cat([super(BatchNorm, self).forward(part) for part in input.split(self.norm_batch)])
 
 
 class ConditionalBatchNorm(nn.ModuleDict):

@@ -1,16 +1,18 @@
 """What a user's own network must be: a module with `heads`, `features(images)` and `forward(images, head)`."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-def check(net: nn.Module, heads: Mapping[str, int], images: Tensor) -> None:
+def check(net: Any, heads: Mapping[str, int], images: Tensor) -> None:
     """ValueError, one line, unless net gives of float images (N, C, H, W) in [0, 1] features (N, D) and each head's outputs."""
     if not isinstance(net, nn.Module):
         raise ValueError(f"should return a torch.nn.Module, not a {type(net).__name__}")
-    if not isinstance(getattr(net, "heads", None), nn.ModuleDict) or not set(heads) <= set(net.heads):
+    found = getattr(net, "heads", None)
+    if not isinstance(found, nn.ModuleDict) or not set(heads) <= set(found):
         raise ValueError(f"its heads should be a torch.nn.ModuleDict with {', '.join(heads)}")
     if any(isinstance(parameter, nn.parameter.UninitializedParameter) for parameter in net.parameters()):
         raise ValueError("its parameters should have their shapes from the start: no Lazy modules")

@@ -85,6 +85,9 @@ class WideResNet(nn.Module):
     see Predictions.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         table: Sequence[Group],

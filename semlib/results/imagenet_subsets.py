@@ -51,8 +51,11 @@ def sizes(counts: dict[str, pd.DataFrame]) -> pd.DataFrame:
 def members(counts: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Table 7: each subset's classes, with the training and test images that are here."""
     texts = {
-        name: [f"{row.Index} ({row.train} + {row.test})" if row.train or row.test else row.Index for row in table.itertuples()]
-        for name, table in zip(tables.SUBSETS, counts.values(), strict=True)
+        subset: [
+            f"{name} ({train} + {test})" if train or test else name
+            for name, train, test in zip(table.index, table.train, table.test, strict=True)
+        ]
+        for subset, table in zip(tables.SUBSETS, counts.values(), strict=True)
     }
     return pd.DataFrame({name: pd.Series(column) for name, column in texts.items()}).fillna("")
 

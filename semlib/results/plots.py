@@ -52,7 +52,8 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
         scores = [record.scores() for record in members]
         for method in experiment.methods:
             for (name, how), style in zip(wanted.items(), STYLES * len(wanted), strict=False):
-                found = [(r, s, r.key(how)) for r, s in zip(members, scores, strict=True) if r.method == method and r.key(how)]
+                pairs = zip(members, scores, strict=True)
+                found = [(r, s, key) for r, s in pairs if r.method == method and (key := r.key(how))]
                 precisions = pd.Series([100 * record.metrics[key + end] for record, _, key in found], dtype=float)
                 text = f"{label(method)} {label(name)}: {show.mean_std(precisions.mean(), precisions.std())}"
                 for i, (_, arrays, key) in enumerate(found):
@@ -237,5 +238,6 @@ def save_several(figure: Figure, path: Path, runs: Sequence[tuple[Experiment, Se
     if path.exists():
         with suppress(Exception), Image.open(path) as file:  # not one of ours: anything but nothing replaces it
             before = 1e-9
-            before = float(file.text[SHARE])
+            file.load()  # fails where it is damaged
+            before = float(file.info[SHARE])
     tables.save_complete(path, share, before, lambda file: figure.savefig(file, format="png", metadata={SHARE: str(share)}))

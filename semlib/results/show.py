@@ -48,7 +48,7 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
 class Shown(pd.DataFrame):
     """A table as text; a notebook shows the best method's numbers in bold and, below, what was found."""
 
-    _metadata: ClassVar = ["best", "found"]
+    _metadata: ClassVar = ["best", "found"]  # ty: ignore[incompatible-attribute-override]  # pandas has it as an instance's
 
     def _repr_html_(self) -> str:
         escaped = pd.DataFrame(self).map(escape).rename(index=escape)

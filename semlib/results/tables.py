@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pandas as pd
 
@@ -153,7 +153,7 @@ def by_weight(runs: Sequence[tuple[Experiment, Sequence[Record]]]) -> pd.DataFra
     """
     rows = []
     for experiment, records in runs:
-        row = {"dataset": experiment.dataset_name, "train_per_class": experiment.train_per_class or ""}
+        row: dict[str, Any] = {"dataset": experiment.dataset_name, "train_per_class": experiment.train_per_class or ""}
         row |= {"method": experiment.methods[0], "weight": experiment.auxiliary_weight}
         accuracy = f"accuracy{plan.STATISTICS[experiment.statistics]}"
         accuracies = 100 * pd.Series([record.metrics[accuracy] for record in records], dtype=float)
@@ -161,8 +161,8 @@ def by_weight(runs: Sequence[tuple[Experiment, Sequence[Record]]]) -> pd.DataFra
         rows.append(row | {"accuracy": accuracies.mean(), "std": accuracies.std(), "complete": complete})
     table = pd.DataFrame(rows)
     table["chosen"] = False
-    for (*_, method), group in table.groupby(["dataset", "train_per_class", "method"]):
-        if method != "classification" and group.complete.all():
+    for _, group in table[table.method != "classification"].groupby(["dataset", "train_per_class", "method"]):
+        if group.complete.all():
             table.loc[group.accuracy.idxmax(), "chosen"] = True  # of equals the first
     return table
 

@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -142,7 +142,7 @@ def finish(run: Run, data: datasets.Dataset, wait: bool = True) -> Record:
 
 
 @contextmanager
-def _alone(path: Path, wait: bool) -> Iterator[None]:
+def _alone(path: Path, wait: bool) -> Generator[None, None, None]:
     """Holds a file lock, which is freed when its owner dies; nothing on a file system without locks. filelock.Timeout."""
     lock = FileLock(path, timeout=-1 if wait else 0)
     try:
@@ -174,7 +174,7 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
         scored[epoch] = arrays
         return scoring.measures(arrays)
 
-    stamp = {"address": run.address, "data": list(data.digests)}
+    stamp: dict[str, Any] = {"address": run.address, "data": list(data.digests)}
     stamp |= {"scoring": wanted} if experiment.average_last_epochs > 1 else {}
     kept = Checkpoint(run.home / CHECKPOINT, stamp, hardware | {"compile": experiment.compile})
     torch.backends.cudnn.benchmark = True  # the fastest convolutions for shapes that stay the same
@@ -324,7 +324,7 @@ def _from_weights(run: Run, record: Record, data: datasets.Dataset, wanted: dict
             f"{run.title}: is finished, so {', '.join(wanted)} can't be averaged over epochs any more; choose another profile"
         )
     # channels last as in training: the scores are then the same to the bit
-    net = network(record, data).to(machine.device(run.experiment), memory_format=torch.channels_last)
+    net = network(record, data).to(machine.device(run.experiment)).to(memory_format=torch.channels_last)
     return scoring.score(run, net, data, _split(run, data), wanted, scoring.functions(wanted))
 
 
@@ -368,7 +368,7 @@ def _split(run: Run, data: datasets.Dataset) -> datasets.Split:
 def _network(run: Run, split: datasets.Split) -> torch.nn.Module:
     """The run's network with its initial weights: those of the trunk are the same for every method of a trial."""
     e, (mean, std) = run.experiment, _pixels(split)
-    how = {"classes": len(split.classes), "heads": _heads(run), "mean": mean, "std": std}
+    how: dict[str, Any] = {"classes": len(split.classes), "heads": _heads(run), "mean": mean, "std": std}
     how["image_shape"] = augmentation.centre(split.train.images[:1], e.crop_side).shape[1:]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.trial)

@@ -169,14 +169,15 @@ class Page:
             return "" if math.isnan(row[column]) else f"{row[column]:+.2f}"
         std = row.get((score, method, "std" if statistic == "mean" else "paper_std"), math.nan)
         text = show.mean_std(row[column], std, absent="" if statistic == "paper" else "not run")
-        rivals = [value for (s, _, other), value in row.items() if (s, other) == (score, "mean")]
+        rivals = [value for (s, _, other), value in zip(row.index, row, strict=True) if (s, other) == (score, "mean")]
         best = statistic == "mean" and len(rivals) > 1 and row[column] == np.nanmax([*rivals, -1])
         return f"<b>{text}</b>" if best else text
 
     def at_threshold(self, choice: Choice, share: float) -> str:
         """Precision, recall, flagged and missed for each curve, means over trials."""
         body = []
-        for (name, method, score), part in self.results.selection(choice, share).groupby(list(WHICH), sort=False):
+        for _, part in self.results.selection(choice, share).groupby(list(WHICH), sort=False):
+            name, method, score = part[list(WHICH)].iloc[0]
             m = part.mean(numeric_only=True)
             numbers = [f"{100 * m.precision:.2f}", f"{100 * m.recall:.2f}", f"{m.flagged:.6g}"]
             numbers += [f"{m.missed:.4g} of {m.anomalies:.0f}", f"{m.threshold:.6g}"]
@@ -214,8 +215,9 @@ class Page:
 
     def _bars(self, name: str, choice: Choice) -> str:
         rows = []
-        for known, shares in self.results.taken_for(name, choice.methods, choice.trials).iterrows():
-            bars = "".join(self._bar(method, share) for method, share in shares.items())
+        table = self.results.taken_for(name, choice.methods, choice.trials)
+        for known in table.index:
+            bars = "".join(self._bar(method, table.loc[known, method]) for method in table.columns)
             rows.append(f"<div>{escape(known)}</div><div>{bars}</div>")
         return f'<section><h5>{escape(name)} is taken for</h5><div class="bars">{"".join(rows)}</div></section>'
 
@@ -227,21 +229,22 @@ class Page:
         """Rows of images behind the threshold, each with its class, the predicted class and its score."""
         if isinstance(test, str):
             return f'<p class="note">{escape(test)}</p>'
-        if self.results.curve(*which) is None:
+        scores = self.results.values(*which)
+        if scores is None:
             return '<p class="note">This was not run.</p>'
         order = {"Anomalies missed": "least anomalous first", "Normal images flagged": "most anomalous first"}
         parts = []
         for title, indices in self.results.ranked(*which, share).items():
             note = f"{len(indices)} in all, {order[title]}" if title in order else "of all test images"
-            figures = "".join(self._figure(which, k, test.images[k]) for k in indices[:ACROSS]) or "none"
+            figures = "".join(self._figure(which, k, test.images[k], scores[k]) for k in indices[:ACROSS]) or "none"
             parts.append(f'<h5>{title} <small>({note})</small></h5><div class="images">{figures}</div>')
         return "".join(parts)
 
-    def _figure(self, which: tuple[str, str, str, int], k: int, image: np.ndarray) -> str:
+    def _figure(self, which: tuple[str, str, str, int], k: int, image: np.ndarray, score: float) -> str:
         name, method, _, trial = which
         numbers = self.results.arrays[name, method, trial]["label"][k], self.results.predicted(name, method, trial)[k]
         is_, taken_for = (escape(self.results.known[number]) for number in numbers)
-        value = f"{self.results.values(*which)[k]:.4g}"
+        value = f"{score:.4g}"
         alt = f"test image {k}: {is_}, predicted {taken_for}, score {value}"
         caption = f"<figcaption>{is_} → {taken_for}<br>{value}</figcaption>"
         return f'<figure><img alt="{alt}" title="{alt}" src="{_thumbnail(image)}">{caption}</figure>'

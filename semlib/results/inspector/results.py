@@ -229,7 +229,7 @@ class Results:
     @cached_property
     def paper(self) -> dict[str, dict[str, float]]:
         """The paper's table, a row a held-out class; empty if it has none."""
-        settings = next((record.settings for record in self.runs.values()), {"architecture": ""})
+        settings: dict[str, Any] = next((record.settings for record in self.runs.values()), {"architecture": ""})
         return tables.paper(self.dataset, self.known, settings["architecture"], settings.get("train_per_class")).to_dict(
             "index"
         )
@@ -250,8 +250,8 @@ class Results:
     def selection(self, choice: Choice, share: float) -> pd.DataFrame:
         """A row for each curve: its average precision (%) as recorded, and what the threshold of this share does."""
         rows = []
-        for hold_out, method, score, trial in self._each(choice):
-            record, curve = self.runs[hold_out, method, trial], self.curve(hold_out, method, score, trial)
+        for hold_out, method, score, trial, curve in self._each(choice):
+            record = self.runs[hold_out, method, trial]
             which = dict(zip((*WHICH, "trial"), (hold_out, method, score, trial), strict=True))
             ap = {"average_precision": self._recorded(hold_out, method, score, trial), "skew": 100 * record.skew}
             paper = dict(zip(("paper", "paper_std"), self.published(hold_out, method, score), strict=True))
@@ -259,13 +259,13 @@ class Results:
             rows.append(which | {"statistics": self.statistics} | ap | paper | point)
         return pd.DataFrame(rows)
 
-    def _each(self, choice: Choice) -> Iterable[tuple[str, str, str, int]]:
+    def _each(self, choice: Choice) -> Iterable[tuple[str, str, str, int, Curve]]:
         """Every chosen curve that there is."""
         for hold_out in choice.classes:
             for method in choice.methods:
                 for score in choice.scores:
-                    for trial in self.curves(hold_out, method, score, choice.trials):
-                        yield hold_out, method, score, trial
+                    for trial, curve in self.curves(hold_out, method, score, choice.trials).items():
+                        yield hold_out, method, score, trial, curve
 
     def average_precisions(self, choice: Choice) -> pd.DataFrame:
         """Percent by held-out class, then the average (within a trial first, over the trials that have all classes).
@@ -310,10 +310,11 @@ class Results:
         return table.loc[table.mean(axis=1).sort_values(ascending=False, kind="stable").index]
 
     def ranked(self, hold_out: str, method: str, score: str, trial: int, share: float) -> dict[str, np.ndarray]:
-        """Test images behind the threshold of this share: indices, those that say most first."""
-        scores = self.values(hold_out, method, score, trial)
+        """Test images behind the threshold of this share: indices, those that say most first. The run has this score."""
+        scores, curve = self.values(hold_out, method, score, trial), self.curve(hold_out, method, score, trial)
+        assert scores is not None and curve is not None
         is_anomaly = self.arrays[hold_out, method, trial]["is_anomaly"]
-        flagged = scores >= self.curve(hold_out, method, score, trial).threshold(share)
+        flagged = scores >= curve.threshold(share)
         rising = np.argsort(scores, kind="stable")
         return {
             "Anomalies missed": rising[(is_anomaly & ~flagged)[rising]],

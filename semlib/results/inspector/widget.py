@@ -227,8 +227,9 @@ class Inspector:
     def _fill(self) -> None:
         """Make the open tab."""
         makers = (self._table, self._numbers, self._pictures, self._predictions)
-        made = makers[self.tab.selected_index]() if all(self.choice) else ""
-        self.tab.children[self.tab.selected_index].children[1].value = block(made)
+        k = self.tab.selected_index or 0  # None only without tabs
+        made = makers[k]() if all(self.choice) else ""
+        self.tab.children[k].children[1].value = block(made)
 
     def _table(self) -> str:
         return self.page.average_precisions(self.choice, self.sort.value, self.falling.value)
