@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.stats import chisquare, multivariate_normal, norm
+from sklearn.metrics import average_precision_score
 
 from semlib import appendix_d, datasets, metrics, tables
 from semlib.datasets import augmentation
@@ -36,6 +37,42 @@ def test_pixel_mixture_of_one_component_is_a_gaussian_over_single_pixels():
     expected = -densities.logpdf((TEST + 0.5) / 256).sum((1, 2, 3))
     np.testing.assert_allclose(scores, expected, rtol=0.05)
     assert np.corrcoef(scores, expected)[0, 1] > 0.999
+
+
+def test_pixel_mixture_puts_a_pixel_in_the_middle_of_its_level():
+    """Of four levels the lowest is as far below their mean as the highest is above it; half a level more or less would show."""
+    levels = np.arange(100, 104, dtype=np.uint8)[:, None, None, None]
+    low, *_, high = metrics.PixelMixture(components=1, sample=20_000).fit(levels).score(levels)
+    assert low == pytest.approx(high, rel=0.03)
+
+
+def test_detectors_learn_from_training_images_without_the_anomaly_which_is_what_they_find(monkeypatch):
+    """With a detector whose scores are known: how far an image's mean is from that of the training images."""
+    learned = []
+
+    def fit(images):
+        learned.append(images)
+        return lambda others: np.abs(others.mean((1, 2, 3)) - images.mean())
+
+    monkeypatch.setattr(appendix_d, "detectors", lambda seed=0: {"distance": fit})
+    greys = RANDOM.integers(0, 256, (90, 1, 1, 1), dtype=np.uint8)
+    parts = [datasets.ImageSet(part, np.arange(len(part)) % 3) for part in (greys[:30], greys[30:60])]
+    data = datasets.Dataset("greys", *parts, ("ant", "bee", "cat"))
+
+    held_out = appendix_d.hold_outs(data).distance
+    for k, name in enumerate(data.classes):
+        train = data.train.images[data.train.labels != k]
+        np.testing.assert_array_equal(learned[k], train)
+        distances = np.abs(data.test.images.ravel() - train.mean())
+        assert held_out[name] == pytest.approx(100 * average_precision_score(data.test.labels == k, distances))
+    assert held_out["average"] == pytest.approx(held_out[list(data.classes)].mean())
+
+    ood = appendix_d.out_of_distribution(data, {"a": greys[60:80], "b": greys[80:]}).distance
+    for name, others in (("a", greys[60:80]), ("b", greys[80:])):
+        distances = np.abs(np.concatenate([data.test.images, others]).ravel() - data.train.images.mean())
+        is_anomaly = [False] * 30 + [True] * len(others)
+        assert ood[name] == pytest.approx(100 * average_precision_score(is_anomaly, distances))
+    np.testing.assert_array_equal(learned[-1], data.train.images)
 
 
 def test_edge_energy_ranks_an_even_image_as_most_anomalous():

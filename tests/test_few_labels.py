@@ -116,7 +116,7 @@ def test_all_methods_of_a_trial_train_on_the_same_images_with_their_mean(folder,
     seen, real = {}, training.train
 
     def watched(net, data, *args, **kwargs):
-        seen[kwargs["description"]] = (data.images, net.mean.flatten().tolist())
+        seen[kwargs["description"]] = (data.images, [net.mean.item(), net.std.item()])
         return real(net, data, *args, **kwargs)
 
     monkeypatch.setattr(training, "train", watched)
@@ -127,12 +127,12 @@ def test_all_methods_of_a_trial_train_on_the_same_images_with_their_mean(folder,
     for trial in (0, 1):
         split = datasets.hold_out(data, "one", 30, trial)
         for method in experiment.methods:
-            images, mean = seen[f"one, {method}, trial {trial}"]
+            images, pixels = seen[f"one, {method}, trial {trial}"]
             np.testing.assert_array_equal(images, split.train.images)
-            assert mean == pytest.approx([split.train.images.mean() / 255], rel=1e-6)
+            assert pixels == pytest.approx([split.train.images.mean() / 255, split.train.images.std() / 255], rel=1e-5)
     assert {record.settings["train_per_class"] for record in records} == {30} and len(records) == 4
     net = runs.network(records[0], data)
-    assert torch.equal(net.mean.flatten(), torch.tensor(seen["one, classification, trial 0"][1]))
+    assert [net.mean.item(), net.std.item()] == seen["one, classification, trial 0"][1]
 
 
 def test_the_number_is_in_the_address_and_absent_where_all_are_used():

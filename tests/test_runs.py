@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -184,9 +185,10 @@ def test_same_trial_same_scores_other_trial_others(trained, untrained):
 
 
 def test_a_trials_trunk_begins_equal_for_every_method(untrained, monkeypatch):
-    started = []
+    started, seeds = [], []
 
     def stop(net, *args, **options):
+        seeds.append(options["seed"])
         started.append({name: value.clone() for name, value in net.state_dict().items()})
         raise FloatingPointError("far enough")
 
@@ -196,6 +198,46 @@ def test_a_trials_trunk_begins_equal_for_every_method(untrained, monkeypatch):
     first, rotation, second, _ = started
     assert all(torch.equal(value, rotation[name]) for name, value in first.items())
     assert not torch.equal(first["stem.weight"], second["stem.weight"])
+    assert seeds[0] == seeds[1] != seeds[2] == seeds[3]  # order and dropout are a trial's own too
+
+
+def test_pixels_are_normalised_by_the_training_images_without_the_held_out_class(trained):
+    train = datasets.load("tiny", trained / "data").train
+    pixels = train.images[train.labels != 1] / 255
+    for record in store.finished(tiny(trained)):
+        weights = torch.load(record.home / "weights.pt")
+        assert (weights["mean"].item(), weights["std"].item()) == pytest.approx((pixels.mean(), pixels.std()), rel=1e-5)
+
+
+@pytest.mark.parametrize("fill", [None, 0.25])
+def test_center_mask_blanks_with_the_mean_of_the_training_images_or_with_its_fill(untrained, monkeypatch, fill):
+    seen = []
+
+    def stop(net, data, *args, transform, **options):
+        seen.extend(transform(torch.full((4, 1, 8, 8), 2.0), torch.Generator()).unique().tolist())
+        seen.append(data.images.mean() / 255)
+        raise FloatingPointError("far enough")
+
+    monkeypatch.setattr(runs.training, "train", stop)
+    with pytest.raises(FloatingPointError, match="far enough"):
+        runs.complete(tiny(untrained, methods="center_mask", mask_fill=fill))
+    blank, kept, mean = seen
+    assert kept == 2 and blank == pytest.approx(mean if fill is None else fill, rel=1e-5)
+
+
+def test_test_images_and_those_of_upright_statistics_are_cropped_to_their_centre(untrained):
+    path, border = untrained / "data" / "tiny.npz", ((0, 0), (0, 0), (1, 1), (1, 1))
+    with np.load(path) as file:
+        arrays = {name: np.pad(file[name], border, "reflect") if "images" in name else file[name] for name in file.files}
+    np.savez(path, **arrays)
+    (record,) = runs.complete(tiny(untrained, methods="classification", crop_side=8, epochs=1))
+    data = datasets.load("tiny", untrained / "data")
+    split, net = datasets.hold_out(data, "one"), runs.network(record, data)
+    train, test = (part.images[:, :, 1:9, 1:9] for part in (split.train, split.test))
+    for end, statistics in (("", nullcontext()), ("@upright", metrics.upright(net, train))):
+        with statistics:
+            _, scores = metrics.score(net, test, {"msp": metrics.max_softmax})
+        np.testing.assert_allclose(record.scores()[f"msp{end}"], scores["msp"], atol=1e-5)
 
 
 # --- what counts as the same run
@@ -228,6 +270,13 @@ ELSEWHERE = {  # of this machine, of scoring, of where things lie
 def address(method: str, hold_out: str | None = "cat", trial: int = 0, data: str = "d", **changes) -> str:
     digests = datasets.Digests(data * 64, "e" * 64)
     return store.Run(config.create({"precision": "float32"} | changes), hold_out, method, trial, digests).address
+
+
+def test_trials_are_numbered_from_the_first():
+    runs_ = store.plan(
+        config.create({"dataset": "digits", "hold_out": "3", "methods": "rotation", "trials": 2, "first_trial": 3})
+    )
+    assert [run.trial for run in runs_] == [3, 4]
 
 
 def test_settings_that_differ_never_share_a_home():
@@ -478,6 +527,26 @@ def test_no_run_resumes_on_other_data(untrained, monkeypatch):
     fresh = tiny(untrained, methods="classification", outputs=str(untrained / "fresh"))
     runs.complete(fresh)
     assert scores(experiment) == scores(fresh)
+
+
+def test_a_checkpoint_is_of_its_run_its_data_and_where_epochs_are_averaged_its_scores(untrained, monkeypatch):
+    def stop(*args, stamp, **options):
+        raise FloatingPointError(json.dumps(stamp))
+
+    monkeypatch.setattr(runs.training, "train", stop)
+
+    def stamp(**changes) -> str:
+        with pytest.raises(FloatingPointError) as error:
+            runs.complete(tiny(untrained, methods="classification", **changes))
+        return str(error.value)
+
+    first, averaged = stamp(), stamp(average_last_epochs=2)
+    assert stamp(scores="msp") == first and stamp(average_last_epochs=2, scores="msp") != averaged
+    assert stamp(epochs=9) != first
+    for part in ("test_images", "train_images"):
+        before = stamp()
+        other_data(untrained, part)
+        assert stamp() != before
 
 
 def test_a_training_that_diverges_leaves_no_record_and_lets_the_others_finish(untrained, module):

@@ -219,6 +219,46 @@ def test_crops_and_flips_are_as_set(padding, flip, augmented):
     assert all(key in views for key in seen["mine"])
 
 
+def test_crops_of_crop_side_are_cut_from_the_image_and_an_upright_one_is_its_centre():
+    """Every pixel is its own place."""
+    places = np.arange(100, dtype=np.uint8).reshape(1, 1, 10, 10).repeat(96, 0)
+    net, seen = network({"mine": 2}), {"classification": set(), "mine": set()}
+
+    def see(module, inputs, options):
+        assert inputs[0].shape[2:] == (8, 8)
+        seen[options.get("head", "classification")] |= set((inputs[0][:, 0, 0, 0] * 255).round().int().tolist())
+
+    net.register_forward_pre_hook(see, with_kwargs=True)
+    how = experiment(crop_side=8, flip=False)
+    training.train(net, ImageSet(places, noise().labels), how, lambda net, images: net(images, head="mine").square().mean())
+    assert seen == {"classification": {10 * top + left for top in range(3) for left in range(3)}, "mine": {11}}
+
+
+def test_a_transform_is_of_classifications_images_alone():
+    net, seen = network({"rotation": 4}), {"classification": set(), "rotation": set()}
+    net.register_forward_pre_hook(
+        lambda module, inputs, options: seen[options.get("head", "classification")].update(inputs[0].unique().tolist()),
+        with_kwargs=True,
+    )
+    grey = {"transform": lambda images, generator: torch.full_like(images, 0.75)}
+    training.train(net, noise(), experiment(epochs=1), auxiliary.rotation, **grey)
+    assert seen["classification"] == {0.75} and len(seen["rotation"]) > 200
+
+
+# --- history
+
+
+def test_the_history_has_each_tasks_mean_loss_over_the_epoch_unweighted():
+    """At next to no learning rate every image keeps its loss; the auxiliary loss is 1, 2, 3, ... in turn."""
+    data, steps = noise(), itertools.count(1)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(SIDE * SIDE, 3))
+    expected = F.cross_entropy(net(torch.tensor(data.images / 255, dtype=torch.float32)), torch.tensor(data.labels)).item()
+    how = experiment(epochs=2, learning_rate=1e-12, crop_padding=0, flip=False, auxiliary_weight=0.5)
+    history = training.train(net, data, how, lambda net, images: 0 * net(images).sum() + next(steps), evaluate=lambda epoch: {})
+    assert [row["loss"] for row in history] == pytest.approx([expected, expected], rel=1e-5)
+    assert [row["auxiliary_loss"] for row in history] == [2, 5]
+
+
 # --- randomness
 
 
@@ -231,6 +271,13 @@ def test_seed_decides_and_the_callers_random_state_is_left():
     again, _ = train(seed=1)
     other, _ = train(seed=2)
     assert identical(first, again) and not torch.equal(first["stem.weight"], other["stem.weight"])
+
+
+def test_dropout_follows_the_seed():
+    """All images are equal, so that their order makes no difference."""
+    same = ImageSet(np.full((32, 1, SIDE, SIDE), 90, np.uint8), np.zeros(32, np.int64))
+    first, again, other = (train(experiment(epochs=1), data=same, seed=seed)[0] for seed in (1, 1, 2))
+    assert identical(first, again) and not identical(first, other)
 
 
 @pytest.mark.parametrize("method", LOSSES)
