@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.ndimage import sobel
 from scipy.stats import chisquare, multivariate_normal, norm
 from sklearn.metrics import average_precision_score
 
@@ -46,6 +47,14 @@ def test_pixel_mixture_puts_a_pixel_in_the_middle_of_its_level():
     assert low == pytest.approx(high, rel=0.03)
 
 
+def test_pixel_mixture_has_three_components():
+    """Of three levels each has its own Gaussian: what lies between two of them is far from all."""
+    levels = np.array([20, 120, 220], np.uint8)[:, None, None, None]
+    mixture = metrics.PixelMixture(sample=3000).fit(levels)
+    between = mixture.score(np.array([70, 170], np.uint8)[:, None, None, None])
+    assert mixture.score(levels).max() < between.min() - 100
+
+
 def test_detectors_learn_from_training_images_without_the_anomaly_which_is_what_they_find(monkeypatch):
     """With a detector whose scores are known: how far an image's mean is from that of the training images."""
     learned = []
@@ -79,6 +88,13 @@ def test_edge_energy_ranks_an_even_image_as_most_anomalous():
     even, ramp, board = np.full((8, 8), 90), np.arange(64).reshape(8, 8) * 2, np.indices((8, 8)).sum(0) // 2 % 2 * 200
     images = np.stack([board, even, ramp]).astype(np.uint8)[:, None].repeat(3, 1)
     assert metrics.edge_energy(images).argsort()[::-1].tolist() == [1, 2, 0] and metrics.edge_energy(images)[1] == 0
+
+
+def test_edge_energy_is_minus_the_mean_square_of_sobels_gradient():
+    expected = []
+    for grey in TEST.mean(1) / 255:
+        expected.append(-(sobel(grey, 0) ** 2 + sobel(grey, 1) ** 2).mean())
+    np.testing.assert_allclose(metrics.edge_energy(TEST), expected, rtol=1e-12)
 
 
 def test_a_set_that_is_not_here_is_said_so_beside_the_papers_number():
@@ -119,3 +135,10 @@ def test_center_mask_hides_a_16x16_region_at_36_places_of_the_centre_uniformly_a
     assert len(counts) == 36 and chisquare(counts.numpy()).pvalue > 1e-4
     again = augmentation.center_mask(images, fill, torch.Generator().manual_seed(1))
     assert not torch.equal(masked, again)
+
+
+def test_center_mask_hides_half_of_each_side_of_images_that_are_not_square():
+    images = torch.rand(50, 1, 32, 64)
+    hidden = augmentation.center_mask(images, torch.full((1, 1, 1), 2.0), torch.Generator().manual_seed(0))[:, 0] == 2
+    assert (hidden.any(2).sum(1) == 16).all() and (hidden.any(1).sum(1) == 32).all()
+    assert not hidden[:, :, :11].any() and not hidden[:, :, 53:].any()  # within the central 42 columns

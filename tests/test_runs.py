@@ -211,18 +211,25 @@ def test_pixels_are_normalised_by_the_training_images_without_the_held_out_class
 
 @pytest.mark.parametrize("fill", [None, 0.25])
 def test_center_mask_blanks_with_the_mean_of_the_training_images_or_with_its_fill(untrained, monkeypatch, fill):
-    seen = []
+    """Each channel with its own."""
+    path, seen = untrained / "data" / "tiny.npz", []
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    for part in ("train_images", "test_images"):
+        arrays[part] = np.concatenate([arrays[part] // k for k in (1, 2, 4)], axis=1)
+    np.savez(path, **arrays)
 
     def stop(net, data, *args, transform, **options):
-        seen.extend(transform(torch.full((4, 1, 8, 8), 2.0), torch.Generator()).unique().tolist())
-        seen.append(data.images.mean() / 255)
+        masked = transform(torch.full((4, 3, 8, 8), 2.0), torch.Generator())
+        seen.append([masked[:, c].unique().tolist() for c in range(3)])
+        seen.append(data.images.mean((0, 2, 3)) / 255)
         raise FloatingPointError("far enough")
 
     monkeypatch.setattr(runs.training, "train", stop)
     with pytest.raises(FloatingPointError, match="far enough"):
         runs.complete(tiny(untrained, methods="center_mask", mask_fill=fill))
-    blank, kept, mean = seen
-    assert kept == 2 and blank == pytest.approx(mean if fill is None else fill, rel=1e-5)
+    values, means = seen
+    np.testing.assert_allclose(values, [[mean if fill is None else fill, 2] for mean in means], rtol=1e-5)
 
 
 def test_test_images_and_those_of_upright_statistics_are_cropped_to_their_centre(untrained):
@@ -230,14 +237,17 @@ def test_test_images_and_those_of_upright_statistics_are_cropped_to_their_centre
     with np.load(path) as file:
         arrays = {name: np.pad(file[name], border, "reflect") if "images" in name else file[name] for name in file.files}
     np.savez(path, **arrays)
-    (record,) = runs.complete(tiny(untrained, methods="classification", crop_side=8, epochs=1))
+    (record,) = runs.complete(tiny(untrained, methods="classification", crop_side=8, epochs=1, scores=("msp", "knn")))
     data = datasets.load("tiny", untrained / "data")
     split, net = datasets.hold_out(data, "one"), runs.network(record, data)
     train, test = (part.images[:, :, 1:9, 1:9] for part in (split.train, split.test))
     for end, statistics in (("", nullcontext()), ("@upright", metrics.upright(net, train))):
         with statistics:
             _, scores = metrics.score(net, test, {"msp": metrics.max_softmax})
+            near = metrics.fit("knn", metrics.features(net, train), split.train.labels, net)(metrics.features(net, test))
         np.testing.assert_allclose(record.scores()[f"msp{end}"], scores["msp"], atol=1e-5)
+        ranks = np.unique(near, return_inverse=True)[1]
+        assert (np.abs(ranks - record.scores()[f"knn{end}"].astype(int)) <= 1).all()
 
 
 # --- what counts as the same run
@@ -291,6 +301,17 @@ def test_settings_that_differ_never_share_a_home():
     assert len({p[:8] for p in prints}) == len(prints)
 
 
+def test_the_source_of_a_users_method_is_in_the_address(module, tmp_path):
+    def run() -> store.Run:
+        return store.Run(tiny(tmp_path, methods="own_method:loss"), "one", "own_method:loss", 0)
+
+    addresses = []
+    for factor in (1, 2):
+        module("own_method", f"def loss(net, images):\n    return {factor} * net(images).mean()\n")
+        addresses += [run().address, run().address]
+    assert addresses[0] == addresses[1] != addresses[2] == addresses[3]
+
+
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_machine_scoring_and_places_leave_the_address(name):
     for method in config.METHODS:
@@ -331,11 +352,16 @@ def flip_bits(path):
     path.write_bytes(content)
 
 
+def copy_of_another_trial(path):
+    shutil.copytree(next(path.parent.parent.glob("trial_1-*")), path.parent, dirs_exist_ok=True)
+
+
 DAMAGES = {
     "record.json: truncated": lambda path: path.write_bytes(path.read_bytes()[:200]),
     "record.json: empty": lambda path: path.write_bytes(b""),
     "record.json: other JSON": lambda path: path.write_text("[1]"),
     "record.json: of another run": lambda path: path.write_text(path.read_text().replace('"address": "', '"address": "0')),
+    "record.json: with all its files another trial's": copy_of_another_trial,
     "scores.npz: truncated": lambda path: path.write_bytes(path.read_bytes()[:1000]),
     "scores.npz: bits flipped": flip_bits,
     "scores.npz: lost": lambda path: path.unlink(),
@@ -365,6 +391,19 @@ def test_a_damaged_run_is_named_not_used_and_trained_again(folder, damage):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(store.finished(experiment)) == 1
+
+
+@pytest.mark.parametrize("how", ["copied", "changed"])
+def test_a_record_that_was_copied_or_changed_is_named_and_not_shown(folder, how):
+    home = store.finished(tiny(folder, methods="classification"))[0].home
+    if how == "copied":
+        home = shutil.copytree(home, home.with_name("trial_0-01234567"))
+    else:
+        text = (home / "record.json").read_text()
+        (home / "record.json").write_text(text.replace('"epochs": 3', '"epochs": 4'))
+    with pytest.warns(UserWarning, match=f"not shown: {home / 'record.json'} is of another run"):
+        shown = store.collect(tiny(folder).folder)
+    assert home not in [record.home for record in shown] and len(shown) == (4 if how == "copied" else 3)
 
 
 def test_a_file_half_written_by_a_killed_process_is_removed(folder):

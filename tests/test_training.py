@@ -273,6 +273,18 @@ def test_seed_decides_and_the_callers_random_state_is_left():
     assert identical(first, again) and not torch.equal(first["stem.weight"], other["stem.weight"])
 
 
+def test_every_epoch_has_an_order_and_dropout_of_its_own():
+    """Images of one grey each, which the first convolution sees; the last one's dropout."""
+    data = ImageSet(np.arange(96, dtype=np.uint8).repeat(SIDE * SIDE).reshape(96, 1, SIDE, SIDE), noise().labels)
+    net, orders, kept = network(), [], []
+    net.register_forward_pre_hook(lambda module, given: orders.append((given[0][:, 0, 0, 0] * 255).round().tolist()))
+    dropout = next(module for module in net.modules() if isinstance(module, torch.nn.Dropout))
+    dropout.register_forward_hook(lambda module, given, found: kept.append(found[given[0] != 0] != 0))
+    training.train(net, data, experiment(epochs=2, batch_size=96))
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(96)) and orders[0] != orders[1]
+    assert not torch.equal(kept[0][:1000], kept[1][:1000])
+
+
 def test_dropout_follows_the_seed():
     """All images are equal, so that their order makes no difference."""
     same = ImageSet(np.full((32, 1, SIDE, SIDE), 90, np.uint8), np.zeros(32, np.int64))
