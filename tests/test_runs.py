@@ -133,6 +133,7 @@ def test_a_record_says_how_it_was_made_and_names_no_place(trained):
         assert {"python", "numpy", "semlib"} <= set(record.versions)
         assert record.commit is None or re.fullmatch(r"[0-9a-f]{40}\+?", record.commit)
         assert record.data == datasets.load("tiny", trained / "data").digests
+        assert record.train_images == 256  # the held-out class's included
         assert record.settings["dropout"] == 0.3 and "threads" not in record.settings
 
 
@@ -161,15 +162,18 @@ def test_history_has_each_evaluated_epoch(trained):
     for record in store.finished(tiny(trained)):
         history = record.history()
         assert list(history.epoch) == [1, 2, 3] and history.seconds.is_monotonic_increasing
+        assert record.seconds == history.seconds.iloc[-1]
         assert ("auxiliary_loss" in history) == (record.method == "rotation")
         assert history.accuracy.iloc[-1] == pytest.approx(record.metrics["accuracy"])
         assert history.loss.iloc[-1] < history.loss.iloc[0]
 
 
-def test_average_of_the_last_epochs(untrained):
-    (record,) = runs.complete(tiny(untrained, methods="rotation", average_last_epochs=2, evaluate_every=9, epochs=4))
+@pytest.mark.parametrize(("every", "epochs"), [(9, [3, 4]), (1, [1, 2, 3, 4])])
+def test_average_of_the_last_epochs(untrained, every, epochs):
+    (record,) = runs.complete(tiny(untrained, methods="rotation", average_last_epochs=2, evaluate_every=every, epochs=4))
     history = pd.read_csv(record.home / "history.csv")
-    assert list(history.epoch) == [3, 4]
+    assert list(history.epoch) == epochs
+    history = history[-2:]
     names = [name + end for name in ("accuracy", "msp", "odin") for end in ("", "@upright")]
     expected = {name: history[name].mean() for name in names}
     assert record.metrics == pytest.approx(expected, abs=1e-12)
@@ -289,7 +293,7 @@ def test_trials_are_numbered_from_the_first():
     assert [run.trial for run in runs_] == [3, 4]
 
 
-def test_settings_that_differ_never_share_a_home():
+def test_settings_that_differ_never_share_a_home(monkeypatch):
     every = {**TRAINING, **AUXILIARY, **MASK, **CPC, **WHICH, **ELSEWHERE}
     assert set(every) == set(Experiment.model_fields)  # a new setting has to be put into one of these
     assert not [name for name, value in every.items() if value == Experiment.model_fields[name].default]
@@ -297,6 +301,8 @@ def test_settings_that_differ_never_share_a_home():
     prints = [address("rotation", **variant) for variant in variants]
     prints += [address("classification"), address("rotation", "dog"), address("rotation", None)]
     prints += [address("rotation", trial=1), address("rotation", "none"), address("rotation", data="f")]
+    monkeypatch.setattr(store, "RECIPE", store.RECIPE + 1)
+    prints.append(address("rotation"))
     assert len(set(prints)) == len(prints)
     assert len({p[:8] for p in prints}) == len(prints)
 
@@ -460,6 +466,22 @@ def test_other_test_images_are_scored_anew_and_other_training_images_trained_ane
     (folder / "data" / "tiny.npz").write_bytes(kept)
     assert runs.complete(experiment) == first
     assert len(store.collect(experiment.folder)) == 2 + 2 + 2 + 2  # trial 1, and three versions of the data
+
+
+def test_the_skew_is_that_of_the_test_images_that_are_scored(folder, no_training):
+    path = folder / "data" / "tiny.npz"
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    kept = np.r_[0:30, 50:100]  # 5 of the 25 ones
+    np.savez(path, **arrays | {name: arrays[name][kept] for name in ("test_images", "test_labels")})
+    assert [record.skew for record in runs.complete(tiny(folder))] == [5 / 80, 5 / 80]
+
+
+def test_a_network_is_not_rebuilt_for_other_training_images(folder):
+    (record,) = store.finished(tiny(folder, methods="classification"))
+    other_data(folder, "train_images")
+    with pytest.raises(ConfigError, match="was trained on other images"):
+        runs.network(record, datasets.load("tiny", folder / "data"))
 
 
 def test_without_the_data_runs_are_matched_by_their_settings_if_they_are_of_one_version(folder):
@@ -640,6 +662,14 @@ def test_odin_with_another_epsilon_has_a_name_of_its_own(folder, no_training):
     at = {epsilon: tables.measurements(tiny(folder, epsilon=epsilon), again).odin for epsilon in (5e-5, 0.01)}
     assert list(at[5e-5]) == [100 * record.metrics["odin"] for record in again]
     assert list(at[0.01]) == [100 * record.metrics[own] for record in again]
+
+
+def test_a_runs_odin_at_temperature_1_without_a_step_is_its_msp(folder, no_training):
+    how = tiny(folder, temperature=1.0, epsilon=0.0)
+    for record in runs.complete(how):
+        own, arrays = record.key(store.scoring(how)["odin"]), record.scores()
+        for end in ("", "@upright"):
+            np.testing.assert_allclose(arrays[own + end], arrays[f"msp{end}"], rtol=1e-5)
 
 
 def test_an_odin_added_later_equals_one_from_the_start(folder, untrained, no_training, monkeypatch):

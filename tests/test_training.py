@@ -274,15 +274,16 @@ def test_seed_decides_and_the_callers_random_state_is_left():
 
 
 def test_every_epoch_has_an_order_and_dropout_of_its_own():
-    """Images of one grey each, which the first convolution sees; the last one's dropout."""
+    """Every image is a grey of its own."""
     data = ImageSet(np.arange(96, dtype=np.uint8).repeat(SIDE * SIDE).reshape(96, 1, SIDE, SIDE), noise().labels)
     net, orders, kept = network(), [], []
     net.register_forward_pre_hook(lambda module, given: orders.append((given[0][:, 0, 0, 0] * 255).round().tolist()))
     dropout = next(module for module in net.modules() if isinstance(module, torch.nn.Dropout))
-    dropout.register_forward_hook(lambda module, given, found: kept.append(found[given[0] != 0] != 0))
+    dropout.register_forward_hook(lambda module, given, found: kept.append((given[0] != 0, found != 0)))
     training.train(net, data, experiment(epochs=2, batch_size=96))
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(96)) and orders[0] != orders[1]
-    assert not torch.equal(kept[0][:1000], kept[1][:1000])
+    both = kept[0][0] & kept[1][0]  # else it is zero without dropout
+    assert not torch.equal(kept[0][1][both], kept[1][1][both])
 
 
 def test_dropout_follows_the_seed():
@@ -355,6 +356,9 @@ def test_resumed_from_seldom_checkpoints(tmp_path, every):
     seen = []
     resumed, _ = train(how, evaluate=lambda epoch: seen.append(epoch) or {}, **stopped)
     assert identical(whole, resumed) and seen[0] == every * (4 // every) + 1
+    seen.clear()
+    finished, _ = train(how, evaluate=lambda epoch: seen.append(epoch) or {}, **stopped)
+    assert identical(whole, finished) and not seen  # the last epoch has a checkpoint, whatever checkpoint_every
 
 
 def test_a_checkpoint_of_other_data_is_named_and_not_used(tmp_path, capsys):
@@ -420,14 +424,16 @@ def test_upright_statistics_are_those_of_all_training_images_in_one_batch():
     """Against torch's own update_bn; the first norm's input is the stem's output, written out. Everything is restored."""
     data, net = noise(), network(dropout=0.0)
     training.train(net, data, experiment(epochs=2))
-    before, mode = copy.deepcopy(net.state_dict()), net.blocks[0].norm1.training
+    net.eval()
+    before = copy.deepcopy(net.state_dict())
     images = torch.tensor(data.images / 255, dtype=torch.float32)
     with metrics.upright(net, data.images) as same, torch.no_grad():
-        assert same is net and net.blocks[0].norm1.training == mode
+        assert same is net and not any(module.training for module in net.modules())
         first, found = net.stem((images - net.mean) / net.std), statistics(net)
     torch.testing.assert_close(found["blocks.0.norm1.running_mean"], first.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found["blocks.0.norm1.running_var"], first.var((0, 2, 3)), rtol=1e-4, atol=1e-5)
     assert identical(net.state_dict(), before) and net.blocks[0].norm1.momentum == 0.1
+    assert not any(module.training for module in net.modules())
     update_bn([images], net)
     for name, buffer in statistics(net).items():
         torch.testing.assert_close(found[name], buffer, rtol=1e-4, atol=1e-5)
@@ -445,6 +451,7 @@ def test_upright_statistics_do_not_depend_on_chance_or_on_norm_batch_and_hardly_
                     norm.norm_batch = norm_batch
             with metrics.upright(net, images[order]):
                 found.append(statistics(net))
+            assert net.norm.norm_batch == net.blocks[0].norm1.norm_batch == norm_batch  # training goes on with it
     assert all(identical(found[0], other) for other in found[1:4])
     for name, buffer in found[0].items():
         torch.testing.assert_close(buffer, found[4][name], rtol=0.05, atol=0.02)
