@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.ndimage import sobel
 from scipy.stats import chisquare, multivariate_normal, norm
+from sklearn.metrics import average_precision_score
 
 from semlib import datasets, metrics
 from semlib.datasets import augmentation
@@ -39,10 +41,64 @@ def test_pixel_mixture_of_one_component_is_a_gaussian_over_single_pixels():
     assert np.corrcoef(scores, expected)[0, 1] > 0.999
 
 
+def test_pixel_mixture_puts_a_pixel_in_the_middle_of_its_level():
+    """Of four levels the lowest is as far below their mean as the highest is above it; half a level more or less would show.
+
+    So would a sample that is not of all images.
+    """
+    levels = np.arange(100, 104, dtype=np.uint8)[:, None, None, None]
+    low, *_, high = metrics.PixelMixture(components=1, sample=20_000).fit(levels.repeat(10_000, 0)).score(levels)
+    assert low == pytest.approx(high, rel=0.03)
+
+
+def test_pixel_mixture_has_three_components():
+    """Of three levels each has its own Gaussian: what lies between two of them is far from all."""
+    levels = np.array([20, 120, 220], np.uint8)[:, None, None, None]
+    mixture = metrics.PixelMixture(sample=3000).fit(levels)
+    between = mixture.score(np.array([70, 170], np.uint8)[:, None, None, None])
+    assert mixture.score(levels).max() < between.min() - 100
+
+
+def test_detectors_learn_from_training_images_without_the_anomaly_which_is_what_they_find(monkeypatch):
+    """With a detector whose scores are known: how far an image's mean is from that of the training images."""
+    learned = []
+
+    def fit(images):
+        learned.append(images)
+        return lambda others: np.abs(others.mean((1, 2, 3)) - images.mean())
+
+    monkeypatch.setattr(appendix_d, "detectors", lambda seed=0: {"distance": fit})
+    greys = RANDOM.integers(0, 256, (90, 1, 1, 1), dtype=np.uint8)
+    parts = [datasets.ImageSet(part, np.arange(len(part)) % 3) for part in (greys[:30], greys[30:60])]
+    data = datasets.Dataset("greys", *parts, ("ant", "bee", "cat"))
+
+    held_out = appendix_d.hold_outs(data).distance
+    for k, name in enumerate(data.classes):
+        train = data.train.images[data.train.labels != k]
+        np.testing.assert_array_equal(learned[k], train)
+        distances = np.abs(data.test.images.ravel() - train.mean())
+        assert held_out[name] == pytest.approx(100 * average_precision_score(data.test.labels == k, distances))
+    assert held_out["average"] == pytest.approx(held_out[list(data.classes)].mean())
+
+    ood = appendix_d.out_of_distribution(data, {"a": greys[60:80], "b": greys[80:]}).distance
+    for name, others in (("a", greys[60:80]), ("b", greys[80:])):
+        distances = np.abs(np.concatenate([data.test.images, others]).ravel() - data.train.images.mean())
+        is_anomaly = [False] * 30 + [True] * len(others)
+        assert ood[name] == pytest.approx(100 * average_precision_score(is_anomaly, distances))
+    np.testing.assert_array_equal(learned[-1], data.train.images)
+
+
 def test_edge_energy_ranks_an_even_image_as_most_anomalous():
     even, ramp, board = np.full((8, 8), 90), np.arange(64).reshape(8, 8) * 2, np.indices((8, 8)).sum(0) // 2 % 2 * 200
     images = np.stack([board, even, ramp]).astype(np.uint8)[:, None].repeat(3, 1)
     assert metrics.edge_energy(images).argsort()[::-1].tolist() == [1, 2, 0] and metrics.edge_energy(images)[1] == 0
+
+
+def test_edge_energy_is_minus_the_mean_square_of_sobels_gradient():
+    expected = []
+    for grey in TEST.mean(1) / 255:
+        expected.append(-(sobel(grey, 0) ** 2 + sobel(grey, 1) ** 2).mean())
+    np.testing.assert_allclose(metrics.edge_energy(TEST), expected, rtol=1e-12)
 
 
 def test_a_set_that_is_not_here_is_said_so_beside_the_papers_number():
@@ -83,3 +139,10 @@ def test_center_mask_hides_a_16x16_region_at_36_places_of_the_centre_uniformly_a
     assert len(counts) == 36 and chisquare(counts.numpy()).pvalue > 1e-4
     again = augmentation.center_mask(images, fill, torch.Generator().manual_seed(1))
     assert not torch.equal(masked, again)
+
+
+def test_center_mask_hides_half_of_each_side_of_images_that_are_not_square():
+    images = torch.rand(50, 1, 32, 64)
+    hidden = augmentation.center_mask(images, torch.full((1, 1, 1), 2.0), torch.Generator().manual_seed(0))[:, 0] == 2
+    assert (hidden.any(2).sum(1) == 16).all() and (hidden.any(1).sum(1) == 32).all()
+    assert not hidden[:, :, :11].any() and not hidden[:, :, 53:].any()  # within the central 42 columns

@@ -139,6 +139,16 @@ def test_labels_of_any_whole_number_type_and_compressed_files_are_read(tmp_path)
     assert_same(datasets.load("own", tmp_path), data)
 
 
+def test_cifar10s_validation_images_are_its_last_10000_training_images(tmp_path):
+    """Every image is its own number."""
+    images = np.arange(50_000, dtype=np.uint32).view(np.uint8).reshape(50_000, 4, 1, 1)
+    whole = ImageSet(images, np.arange(50_000) % 10)
+    data = Dataset("cifar10", whole, whole[:10], datasets.classes("cifar10", tmp_path))
+    np.savez(tmp_path / "cifar10.npz", **arrays_of(data))
+    found = datasets.load("cifar10", tmp_path, validation=True)
+    assert_same(found, Dataset("cifar10", whole[:40_000], whole[40_000:], data.classes))
+
+
 class Evil:
     """Unpickling it would create a file."""
 
@@ -440,6 +450,18 @@ def test_the_shorter_side_is_resized_and_the_centre_cropped(tmp_path, width, hei
     assert np.ptp(red, axis=0).max() <= 1 and np.ptp(green, axis=1).max() <= 1
 
 
+def test_images_are_made_smaller_by_means_over_all_their_pixels(tmp_path):
+    """A triangle two steps wide: source pixels weigh the less the farther they are, to nothing a step away."""
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    folder = make_folder(tmp_path / "own", count=1)
+    Image.fromarray(pixels).save(folder / "train" / "ant" / "0.png")
+    steps = np.abs((np.arange(8)[:, None] + 0.5) * 3 - (np.arange(24) + 0.5)) / 3  # (8, 24) from each to each
+    weights = np.maximum(1 - steps, 0)
+    weights /= weights.sum(1, keepdims=True)
+    expected = np.einsum("ya,xb,abc->cyx", weights, weights, pixels)
+    np.testing.assert_allclose(datasets.load(str(folder), tmp_path, side=8).train.images[0], expected, atol=1.5)
+
+
 def test_a_folders_classes_are_its_sorted_subfolders_and_labels_number_them(tmp_path):
     folder = make_folder(tmp_path / "own", names=("cat", "ant", "bee", "Dog"))
     for hidden in ("train/.ipynb_checkpoints", "test/.git"):
@@ -618,6 +640,13 @@ def test_padding_reflects_without_repeating_the_border(padding):
 
     rows, columns = ([mirrored(i, length) for i in range(-padding, length + padding)] for length in (5, 7))
     np.testing.assert_array_equal(padded, images[:, :, rows][:, :, :, columns])
+
+
+def test_the_centre_has_as_much_on_either_side():
+    images = random_data(shape=(2, 7, 10)).train.images
+    np.testing.assert_array_equal(augmentation.centre(images, 5)[..., :4], images[:, :, 1:6, 2:6])
+    np.testing.assert_array_equal(augmentation.centre(images[..., 1:], 7), images[..., 2:9])
+    assert augmentation.centre(images, None) is images
 
 
 def test_a_crop_is_a_slice_of_each_image_at_its_own_place():

@@ -53,7 +53,11 @@ def test_so_many_of_each_class_and_none_of_the_anomaly_in_the_data_sets_order():
 def test_trials_and_held_out_classes_have_images_of_their_own():
     data = numbered()
     drawn = {(a, t): frozenset(datasets.training_images(data, a, 7, t)) for a in ("b", "c", None) for t in range(3)}
-    assert len(set(drawn.values())) == len(drawn)
+    assert (
+        len(set(drawn.values()))
+        == len(drawn)
+        == len({frozenset(i for i in one if data.train.labels[i] == 0) for one in drawn.values()})
+    )
     of_a = [len({i for i in one & other if data.train.labels[i] == 0}) for one in drawn.values() for other in drawn.values()]
     assert np.mean([n for n in of_a if n < 7]) < 3  # 7 of 39: by chance 1.3 in common
     assert drawn["b", 1] == frozenset(datasets.training_images(data, "b", 7, 1))
@@ -119,7 +123,7 @@ def test_all_methods_of_a_trial_train_on_the_same_images_with_their_mean(folder,
     seen, real = {}, training.train
 
     def watched(net, data, *args, **kwargs):
-        seen[kwargs["description"]] = (data.images, net.mean.flatten().tolist())
+        seen[kwargs["description"]] = (data.images, [net.mean.item(), net.std.item()])
         return real(net, data, *args, **kwargs)
 
     monkeypatch.setattr(training, "train", watched)
@@ -130,12 +134,12 @@ def test_all_methods_of_a_trial_train_on_the_same_images_with_their_mean(folder,
     for trial in (0, 1):
         split = datasets.hold_out(data, "one", 30, trial)
         for method in experiment.methods:
-            images, mean = seen[f"one, {method}, trial {trial}"]
+            images, pixels = seen[f"one, {method}, trial {trial}"]
             np.testing.assert_array_equal(images, split.train.images)
-            assert mean == pytest.approx([split.train.images.mean() / 255], rel=1e-6)
+            assert pixels == pytest.approx([split.train.images.mean() / 255, split.train.images.std() / 255], rel=1e-5)
     assert {record.settings["train_per_class"] for record in records} == {30} and len(records) == 4
     net = runs.network(records[0], data)
-    assert torch.equal(net.mean.flatten(), torch.tensor(seen["one, classification, trial 0"][1]))
+    assert [net.mean.item(), net.std.item()] == seen["one, classification, trial 0"][1]
 
 
 def test_the_number_is_in_the_address_and_absent_where_all_are_used():

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -134,6 +135,7 @@ def test_a_record_says_how_it_was_made_and_names_no_place(trained):
         assert {"python", "numpy", "semlib"} <= set(record.versions)
         assert record.commit is None or re.fullmatch(r"[0-9a-f]{40}\+?", record.commit)
         assert record.data == datasets.load("tiny", trained / "data").digests
+        assert record.train_images == 256  # the held-out class's included
         assert record.settings["dropout"] == 0.3 and "threads" not in record.settings
 
 
@@ -162,15 +164,18 @@ def test_history_has_each_evaluated_epoch(trained):
     for record in store.finished(tiny(trained)):
         history = record.history()
         assert list(history.epoch) == [1, 2, 3] and history.seconds.is_monotonic_increasing
+        assert record.seconds == history.seconds.iloc[-1]
         assert ("auxiliary_loss" in history) == (record.method == "rotation")
         assert history.accuracy.iloc[-1] == pytest.approx(record.metrics["accuracy"])
         assert history.loss.iloc[-1] < history.loss.iloc[0]
 
 
-def test_average_of_the_last_epochs(untrained):
-    (record,) = runs.complete(tiny(untrained, methods="rotation", average_last_epochs=2, evaluate_every=9, epochs=4))
+@pytest.mark.parametrize(("every", "epochs"), [(9, [3, 4]), (1, [1, 2, 3, 4])])
+def test_average_of_the_last_epochs(untrained, every, epochs):
+    (record,) = runs.complete(tiny(untrained, methods="rotation", average_last_epochs=2, evaluate_every=every, epochs=4))
     history = pd.read_csv(record.home / "history.csv")
-    assert list(history.epoch) == [3, 4]
+    assert list(history.epoch) == epochs
+    history = history[-2:]
     names = [name + end for name in ("accuracy", "msp", "odin") for end in ("", "@upright")]
     expected = {name: history[name].mean() for name in names}
     assert record.metrics == pytest.approx(expected, abs=1e-12)
@@ -186,9 +191,10 @@ def test_same_trial_same_scores_other_trial_others(trained, untrained):
 
 
 def test_a_trials_trunk_begins_equal_for_every_method(untrained, monkeypatch):
-    started = []
+    started, seeds = [], []
 
     def stop(net, *args, **options):
+        seeds.append(options["seed"])
         started.append({name: value.clone() for name, value in net.state_dict().items()})
         raise FloatingPointError("far enough")
 
@@ -198,6 +204,56 @@ def test_a_trials_trunk_begins_equal_for_every_method(untrained, monkeypatch):
     first, rotation, second, _ = started
     assert all(torch.equal(value, rotation[name]) for name, value in first.items())
     assert not torch.equal(first["stem.weight"], second["stem.weight"])
+    assert seeds[0] == seeds[1] != seeds[2] == seeds[3]  # order and dropout are a trial's own too
+
+
+def test_pixels_are_normalised_by_the_training_images_without_the_held_out_class(trained):
+    train = datasets.load("tiny", trained / "data").train
+    pixels = train.images[train.labels != 1] / 255
+    for record in store.finished(tiny(trained)):
+        weights = torch.load(record.home / "weights.pt")
+        assert (weights["mean"].item(), weights["std"].item()) == pytest.approx((pixels.mean(), pixels.std()), rel=1e-5)
+
+
+@pytest.mark.parametrize("fill", [None, 0.25])
+def test_center_mask_blanks_with_the_mean_of_the_training_images_or_with_its_fill(untrained, monkeypatch, fill):
+    """Each channel with its own."""
+    path, seen = untrained / "data" / "tiny.npz", []
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    for part in ("train_images", "test_images"):
+        arrays[part] = np.concatenate([arrays[part] // k for k in (1, 2, 4)], axis=1)
+    np.savez(path, **arrays)
+
+    def stop(net, data, *args, transform, **options):
+        masked = transform(torch.full((4, 3, 8, 8), 2.0), torch.Generator())
+        seen.append([masked[:, c].unique().tolist() for c in range(3)])
+        seen.append(data.images.mean((0, 2, 3)) / 255)
+        raise FloatingPointError("far enough")
+
+    monkeypatch.setattr(runs.training, "train", stop)
+    with pytest.raises(FloatingPointError, match="far enough"):
+        runs.complete(tiny(untrained, methods="center_mask", mask_fill=fill))
+    values, means = seen
+    np.testing.assert_allclose(values, [[mean if fill is None else fill, 2] for mean in means], rtol=1e-5)
+
+
+def test_test_images_and_those_of_upright_statistics_are_cropped_to_their_centre(untrained):
+    path, border = untrained / "data" / "tiny.npz", ((0, 0), (0, 0), (1, 1), (1, 1))
+    with np.load(path) as file:
+        arrays = {name: np.pad(file[name], border, "reflect") if "images" in name else file[name] for name in file.files}
+    np.savez(path, **arrays)
+    (record,) = runs.complete(tiny(untrained, methods="classification", crop_side=8, epochs=1, scores=("msp", "knn")))
+    data = datasets.load("tiny", untrained / "data")
+    split, net = datasets.hold_out(data, "one"), runs.network(record, data)
+    train, test = (part.images[:, :, 1:9, 1:9] for part in (split.train, split.test))
+    for end, statistics in (("", nullcontext()), ("@upright", metrics.upright(net, train))):
+        with statistics:
+            _, scores = metrics.score(net, test, {"msp": metrics.max_softmax})
+            near = metrics.fit("knn", metrics.features(net, train), split.train.labels, net)(metrics.features(net, test))
+        np.testing.assert_allclose(record.scores()[f"msp{end}"], scores["msp"], atol=1e-5)
+        ranks = np.unique(near, return_inverse=True)[1]
+        assert (np.abs(ranks - record.scores()[f"knn{end}"].astype(int)) <= 1).all()
 
 
 # --- what counts as the same run
@@ -232,7 +288,14 @@ def address(method: str, hold_out: str | None = "cat", trial: int = 0, data: str
     return plan.Run(config.create({"precision": "float32"} | changes), hold_out, method, trial, digests).address
 
 
-def test_settings_that_differ_never_share_a_home():
+def test_trials_are_numbered_from_the_first():
+    runs_ = store.plan(
+        config.create({"dataset": "digits", "hold_out": "3", "methods": "rotation", "trials": 2, "first_trial": 3})
+    )
+    assert [run.trial for run in runs_] == [3, 4]
+
+
+def test_settings_that_differ_never_share_a_home(monkeypatch):
     every = {**TRAINING, **AUXILIARY, **MASK, **CPC, **WHICH, **ELSEWHERE}
     assert set(every) == set(Experiment.model_fields)  # a new setting has to be put into one of these
     assert not [name for name, value in every.items() if value == Experiment.model_fields[name].default]
@@ -240,8 +303,21 @@ def test_settings_that_differ_never_share_a_home():
     prints = [address("rotation", **variant) for variant in variants]
     prints += [address("classification"), address("rotation", "dog"), address("rotation", None)]
     prints += [address("rotation", trial=1), address("rotation", "none"), address("rotation", data="f")]
+    monkeypatch.setattr(store, "RECIPE", store.RECIPE + 1)
+    prints.append(address("rotation"))
     assert len(set(prints)) == len(prints)
     assert len({p[:8] for p in prints}) == len(prints)
+
+
+def test_the_source_of_a_users_method_is_in_the_address(module, tmp_path):
+    def run() -> store.Run:
+        return store.Run(tiny(tmp_path, methods="own_method:loss"), "one", "own_method:loss", 0)
+
+    addresses = []
+    for factor in (1, 2):
+        module("own_method", f"def loss(net, images):\n    return {factor} * net(images).mean()\n")
+        addresses += [run().address, run().address]
+    assert addresses[0] == addresses[1] != addresses[2] == addresses[3]
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)
@@ -284,11 +360,16 @@ def flip_bits(path):
     path.write_bytes(content)
 
 
+def copy_of_another_trial(path):
+    shutil.copytree(next(path.parent.parent.glob("trial_1-*")), path.parent, dirs_exist_ok=True)
+
+
 DAMAGES = {
     "record.json: truncated": lambda path: path.write_bytes(path.read_bytes()[:200]),
     "record.json: empty": lambda path: path.write_bytes(b""),
     "record.json: other JSON": lambda path: path.write_text("[1]"),
     "record.json: of another run": lambda path: path.write_text(path.read_text().replace('"address": "', '"address": "0')),
+    "record.json: with all its files another trial's": copy_of_another_trial,
     "scores.npz: truncated": lambda path: path.write_bytes(path.read_bytes()[:1000]),
     "scores.npz: bits flipped": flip_bits,
     "scores.npz: lost": lambda path: path.unlink(),
@@ -318,6 +399,19 @@ def test_a_damaged_run_is_named_not_used_and_trained_again(folder, damage):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(store.finished(experiment)) == 1
+
+
+@pytest.mark.parametrize("how", ["copied", "changed"])
+def test_a_record_that_was_copied_or_changed_is_named_and_not_shown(folder, how):
+    home = store.finished(tiny(folder, methods="classification"))[0].home
+    if how == "copied":
+        home = shutil.copytree(home, home.with_name("trial_0-01234567"))
+    else:
+        text = (home / "record.json").read_text()
+        (home / "record.json").write_text(text.replace('"epochs": 3', '"epochs": 4'))
+    with pytest.warns(UserWarning, match=f"not shown: {home / 'record.json'} is of another run"):
+        shown = store.collect(tiny(folder).folder)
+    assert home not in [record.home for record in shown] and len(shown) == (4 if how == "copied" else 3)
 
 
 def test_a_file_half_written_by_a_killed_process_is_removed(folder):
@@ -374,6 +468,22 @@ def test_other_test_images_are_scored_anew_and_other_training_images_trained_ane
     (folder / "data" / "tiny.npz").write_bytes(kept)
     assert runs.complete(experiment) == first
     assert len(store.collect(experiment.folder)) == 2 + 2 + 2 + 2  # trial 1, and three versions of the data
+
+
+def test_the_skew_is_that_of_the_test_images_that_are_scored(folder, no_training):
+    path = folder / "data" / "tiny.npz"
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    kept = np.r_[0:30, 50:100]  # 5 of the 25 ones
+    np.savez(path, **arrays | {name: arrays[name][kept] for name in ("test_images", "test_labels")})
+    assert [record.skew for record in runs.complete(tiny(folder))] == [5 / 80, 5 / 80]
+
+
+def test_a_network_is_not_rebuilt_for_other_training_images(folder):
+    (record,) = store.finished(tiny(folder, methods="classification"))
+    other_data(folder, "train_images")
+    with pytest.raises(ConfigError, match="was trained on other images"):
+        runs.network(record, datasets.load("tiny", folder / "data"))
 
 
 def test_without_the_data_runs_are_matched_by_their_settings_if_they_are_of_one_version(folder):
@@ -480,6 +590,26 @@ def test_no_run_resumes_on_other_data(untrained, monkeypatch):
     assert scores(experiment) == scores(fresh)
 
 
+def test_a_checkpoint_is_of_its_run_its_data_and_where_epochs_are_averaged_its_scores(untrained, monkeypatch):
+    def stop(*args, stamp, **options):
+        raise FloatingPointError(json.dumps(stamp))
+
+    monkeypatch.setattr(runs.training, "train", stop)
+
+    def stamp(**changes) -> str:
+        with pytest.raises(FloatingPointError) as error:
+            runs.complete(tiny(untrained, methods="classification", **changes))
+        return str(error.value)
+
+    first, averaged = stamp(), stamp(average_last_epochs=2)
+    assert stamp(scores="msp") == first and stamp(average_last_epochs=2, scores="msp") != averaged
+    assert stamp(epochs=9) != first
+    for part in ("test_images", "train_images"):
+        before = stamp()
+        other_data(untrained, part)
+        assert stamp() != before
+
+
 def test_a_training_that_diverges_leaves_no_record_and_lets_the_others_finish(untrained, module):
     module(
         "diverging",
@@ -532,6 +662,14 @@ def test_odin_with_another_epsilon_has_a_name_of_its_own(folder, no_training):
     at = {epsilon: tables.measurements(tiny(folder, epsilon=epsilon), again).odin for epsilon in (5e-5, 0.01)}
     assert list(at[5e-5]) == [100 * record.metrics["odin"] for record in again]
     assert list(at[0.01]) == [100 * record.metrics[own] for record in again]
+
+
+def test_a_runs_odin_at_temperature_1_without_a_step_is_its_msp(folder, no_training):
+    how = tiny(folder, temperature=1.0, epsilon=0.0)
+    for record in runs.complete(how):
+        own, arrays = record.key(store.scoring(how)["odin"]), record.scores()
+        for end in ("", "@upright"):
+            np.testing.assert_allclose(arrays[own + end], arrays[f"msp{end}"], rtol=1e-5)
 
 
 def test_an_odin_added_later_equals_one_from_the_start(folder, untrained, no_training, monkeypatch):

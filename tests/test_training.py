@@ -222,6 +222,46 @@ def test_crops_and_flips_are_as_set(padding, flip, augmented):
     assert all(key in views for key in seen["mine"])
 
 
+def test_crops_of_crop_side_are_cut_from_the_image_and_an_upright_one_is_its_centre():
+    """Every pixel is its own place."""
+    places = np.arange(100, dtype=np.uint8).reshape(1, 1, 10, 10).repeat(96, 0)
+    net, seen = network({"mine": 2}), {"classification": set(), "mine": set()}
+
+    def see(module, inputs, options):
+        assert inputs[0].shape[2:] == (8, 8)
+        seen[options.get("head", "classification")] |= set((inputs[0][:, 0, 0, 0] * 255).round().int().tolist())
+
+    net.register_forward_pre_hook(see, with_kwargs=True)
+    how = experiment(crop_side=8, flip=False)
+    training.train(net, ImageSet(places, noise().labels), how, lambda net, images: net(images, head="mine").square().mean())
+    assert seen == {"classification": {10 * top + left for top in range(3) for left in range(3)}, "mine": {11}}
+
+
+def test_a_transform_is_of_classifications_images_alone():
+    net, seen = network({"rotation": 4}), {"classification": set(), "rotation": set()}
+    net.register_forward_pre_hook(
+        lambda module, inputs, options: seen[options.get("head", "classification")].update(inputs[0].unique().tolist()),
+        with_kwargs=True,
+    )
+    grey = {"transform": lambda images, generator: torch.full_like(images, 0.75)}
+    training.train(net, noise(), experiment(epochs=1), auxiliary.rotation, **grey)
+    assert seen["classification"] == {0.75} and len(seen["rotation"]) > 200
+
+
+# --- history
+
+
+def test_the_history_has_each_tasks_mean_loss_over_the_epoch_unweighted():
+    """At next to no learning rate every image keeps its loss; the auxiliary loss is 1, 2, 3, ... in turn."""
+    data, steps = noise(), itertools.count(1)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(SIDE * SIDE, 3))
+    expected = F.cross_entropy(net(torch.tensor(data.images / 255, dtype=torch.float32)), torch.tensor(data.labels)).item()
+    how = experiment(epochs=2, learning_rate=1e-12, crop_padding=0, flip=False, auxiliary_weight=0.5)
+    history = training.train(net, data, how, lambda net, images: 0 * net(images).sum() + next(steps), evaluate=lambda epoch: {})
+    assert [row["loss"] for row in history] == pytest.approx([expected, expected], rel=1e-5)
+    assert [row["auxiliary_loss"] for row in history] == [2, 5]
+
+
 # --- randomness
 
 
@@ -234,6 +274,26 @@ def test_seed_decides_and_the_callers_random_state_is_left():
     again, _ = train(seed=1)
     other, _ = train(seed=2)
     assert identical(first, again) and not torch.equal(first["stem.weight"], other["stem.weight"])
+
+
+def test_every_epoch_has_an_order_and_dropout_of_its_own():
+    """Every image is a grey of its own."""
+    data = ImageSet(np.arange(96, dtype=np.uint8).repeat(SIDE * SIDE).reshape(96, 1, SIDE, SIDE), noise().labels)
+    net, orders, kept = network(), [], []
+    net.register_forward_pre_hook(lambda module, given: orders.append((given[0][:, 0, 0, 0] * 255).round().tolist()))
+    dropout = next(module for module in net.modules() if isinstance(module, torch.nn.Dropout))
+    dropout.register_forward_hook(lambda module, given, found: kept.append((given[0] != 0, found != 0)))
+    training.train(net, data, experiment(epochs=2, batch_size=96))
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(96)) and orders[0] != orders[1]
+    both = kept[0][0] & kept[1][0]  # else it is zero without dropout
+    assert not torch.equal(kept[0][1][both], kept[1][1][both])
+
+
+def test_dropout_follows_the_seed():
+    """All images are equal, so that their order makes no difference."""
+    same = ImageSet(np.full((32, 1, SIDE, SIDE), 90, np.uint8), np.zeros(32, np.int64))
+    first, again, other = (train(experiment(epochs=1), data=same, seed=seed)[0] for seed in (1, 1, 2))
+    assert identical(first, again) and not identical(first, other)
 
 
 @pytest.mark.parametrize("method", LOSSES)
@@ -299,6 +359,9 @@ def test_resumed_from_seldom_checkpoints(tmp_path, every):
     seen = []
     resumed, _ = train(how, evaluate=lambda epoch: seen.append(epoch) or {}, **stopped)
     assert identical(whole, resumed) and seen[0] == every * (4 // every) + 1
+    seen.clear()
+    finished, _ = train(how, evaluate=lambda epoch: seen.append(epoch) or {}, **stopped)
+    assert identical(whole, finished) and not seen  # the last epoch has a checkpoint, whatever checkpoint_every
 
 
 def test_a_checkpoint_of_other_data_is_named_and_not_used(tmp_path, capsys):
@@ -364,14 +427,16 @@ def test_upright_statistics_are_those_of_all_training_images_in_one_batch():
     """Against torch's own update_bn; the first norm's input is the stem's output, written out. Everything is restored."""
     data, net = noise(), network(dropout=0.0)
     training.train(net, data, experiment(epochs=2))
-    before, mode = copy.deepcopy(net.state_dict()), net.blocks[0].norm1.training
+    net.eval()
+    before = copy.deepcopy(net.state_dict())
     images = torch.tensor(data.images / 255, dtype=torch.float32)
     with metrics.upright(net, data.images) as same, torch.no_grad():
-        assert same is net and net.blocks[0].norm1.training == mode
+        assert same is net and not any(module.training for module in net.modules())
         first, found = net.stem((images - net.mean) / net.std), statistics(net)
     torch.testing.assert_close(found["blocks.0.norm1.running_mean"], first.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found["blocks.0.norm1.running_var"], first.var((0, 2, 3)), rtol=1e-4, atol=1e-5)
     assert identical(net.state_dict(), before) and net.blocks[0].norm1.momentum == 0.1
+    assert not any(module.training for module in net.modules())
     update_bn([images], net)
     for name, buffer in statistics(net).items():
         torch.testing.assert_close(found[name], buffer, rtol=1e-4, atol=1e-5)
@@ -389,6 +454,7 @@ def test_upright_statistics_do_not_depend_on_chance_or_on_norm_batch_and_hardly_
                     norm.norm_batch = norm_batch
             with metrics.upright(net, images[order]):
                 found.append(statistics(net))
+            assert net.norm.norm_batch == net.blocks[0].norm1.norm_batch == norm_batch  # training goes on with it
     assert all(identical(found[0], other) for other in found[1:4])
     for name, buffer in found[0].items():
         torch.testing.assert_close(buffer, found[4][name], rtol=0.05, atol=0.02)
