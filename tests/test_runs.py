@@ -231,7 +231,7 @@ def test_center_mask_blanks_with_the_mean_of_the_training_images_or_with_its_fil
         seen.append(data.images.mean((0, 2, 3)) / 255)
         raise FloatingPointError("far enough")
 
-    monkeypatch.setattr(runs.training, "train", stop)
+    monkeypatch.setattr(execute.training, "train", stop)
     with pytest.raises(FloatingPointError, match="far enough"):
         runs.complete(tiny(untrained, methods="center_mask", mask_fill=fill))
     values, means = seen
@@ -289,7 +289,7 @@ def address(method: str, hold_out: str | None = "cat", trial: int = 0, data: str
 
 
 def test_trials_are_numbered_from_the_first():
-    runs_ = store.plan(
+    runs_ = plan.planned(
         config.create({"dataset": "digits", "hold_out": "3", "methods": "rotation", "trials": 2, "first_trial": 3})
     )
     assert [run.trial for run in runs_] == [3, 4]
@@ -303,15 +303,15 @@ def test_settings_that_differ_never_share_a_home(monkeypatch):
     prints = [address("rotation", **variant) for variant in variants]
     prints += [address("classification"), address("rotation", "dog"), address("rotation", None)]
     prints += [address("rotation", trial=1), address("rotation", "none"), address("rotation", data="f")]
-    monkeypatch.setattr(store, "RECIPE", store.RECIPE + 1)
+    monkeypatch.setattr(plan, "RECIPE", plan.RECIPE + 1)
     prints.append(address("rotation"))
     assert len(set(prints)) == len(prints)
     assert len({p[:8] for p in prints}) == len(prints)
 
 
 def test_the_source_of_a_users_method_is_in_the_address(module, tmp_path):
-    def run() -> store.Run:
-        return store.Run(tiny(tmp_path, methods="own_method:loss"), "one", "own_method:loss", 0)
+    def run() -> plan.Run:
+        return plan.Run(tiny(tmp_path, methods="own_method:loss"), "one", "own_method:loss", 0)
 
     addresses = []
     for factor in (1, 2):
@@ -594,7 +594,7 @@ def test_a_checkpoint_is_of_its_run_its_data_and_where_epochs_are_averaged_its_s
     def stop(*args, stamp, **options):
         raise FloatingPointError(json.dumps(stamp))
 
-    monkeypatch.setattr(runs.training, "train", stop)
+    monkeypatch.setattr(execute.training, "train", stop)
 
     def stamp(**changes) -> str:
         with pytest.raises(FloatingPointError) as error:
@@ -667,7 +667,7 @@ def test_odin_with_another_epsilon_has_a_name_of_its_own(folder, no_training):
 def test_a_runs_odin_at_temperature_1_without_a_step_is_its_msp(folder, no_training):
     how = tiny(folder, temperature=1.0, epsilon=0.0)
     for record in runs.complete(how):
-        own, arrays = record.key(store.scoring(how)["odin"]), record.scores()
+        own, arrays = record.key(plan.scoring(how)["odin"]), record.scores()
         for end in ("", "@upright"):
             np.testing.assert_allclose(arrays[own + end], arrays[f"msp{end}"], rtol=1e-5)
 

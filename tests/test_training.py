@@ -244,7 +244,7 @@ def test_a_transform_is_of_classifications_images_alone():
         with_kwargs=True,
     )
     grey = {"transform": lambda images, generator: torch.full_like(images, 0.75)}
-    training.train(net, noise(), experiment(epochs=1), auxiliary.rotation, **grey)
+    training.train(net, noise(), experiment(epochs=1).training, auxiliary.rotation, **grey)
     assert seen["classification"] == {0.75} and len(seen["rotation"]) > 200
 
 
@@ -257,7 +257,9 @@ def test_the_history_has_each_tasks_mean_loss_over_the_epoch_unweighted():
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(SIDE * SIDE, 3))
     expected = F.cross_entropy(net(torch.tensor(data.images / 255, dtype=torch.float32)), torch.tensor(data.labels)).item()
     how = experiment(epochs=2, learning_rate=1e-12, crop_padding=0, flip=False, auxiliary_weight=0.5)
-    history = training.train(net, data, how, lambda net, images: 0 * net(images).sum() + next(steps), evaluate=lambda epoch: {})
+    history = training.train(
+        net, data, how, lambda net, images: 0 * net(images).sum() + next(steps), evaluate=lambda epoch: {}, evaluate_every=1
+    )
     assert [row["loss"] for row in history] == pytest.approx([expected, expected], rel=1e-5)
     assert [row["auxiliary_loss"] for row in history] == [2, 5]
 
