@@ -1,6 +1,8 @@
 """The inspector without a browser: curves, counts and tables against scikit-learn and literal counting, then the controls."""
 
+import base64
 import csv
+import io
 import json
 import re
 import shutil
@@ -17,6 +19,7 @@ from helpers import ROOT, finish, made_up
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.cbook import STEP_LOOKUP_MAP
+from PIL import Image
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from semlib import config, datasets, store
@@ -144,7 +147,8 @@ def test_shares_of_predictions_and_ranked_images_are_what_counting_says(tmp_path
     scores, anomaly = both[1]["odin"], both[1]["is_anomaly"]
     rows = results.ranked("4", ROTATION, "ODIN", 1, 0.2)
     threshold = sorted(scores)[-40]  # a fifth of 200
-    missed, flagged, most, least = rows.values()
+    names = ("Anomalies missed", "Normal images flagged", "Most anomalous", "Least anomalous")
+    missed, flagged, most, least = (rows[name] for name in names)
     assert set(missed) == set(np.flatnonzero(anomaly & (scores < threshold)))
     assert set(flagged) == set(np.flatnonzero(~anomaly & (scores >= threshold)))
     for row, rising in ((missed, 1), (flagged, -1), (most, -1), (least, 1)):
@@ -219,6 +223,23 @@ def test_each_panel_shows_its_own_classs_steps_band_and_skew(tmp_path, trials):
         (guess,) = re.findall(r'<path d="(M[^"]*)" stroke="#777"', svg)
         assert path(guess, svg)[:, 1] == pytest.approx(skew, abs=2e-3)
         assert set(axis.lines[-1].get_ydata()) == {skew}
+
+
+def test_the_page_says_what_the_threshold_does_and_what_is_taken_for_what(tmp_path):
+    experiment = made_up(tmp_path, **UNEVEN, trials=1)
+    page, choice = Page(read(experiment)), Choice(("7",), (PLAIN,), ("MSP",), (0,))
+    arrays = arrays_of(experiment, "7", "classification", 0)
+    anomaly, flagged = arrays["is_anomaly"], arrays["msp"] >= np.sort(arrays["msp"])[-19]  # a fifth of 95
+    precision, recall = 100 * anomaly[flagged].mean(), 100 * flagged[anomaly].mean()
+    missed = (anomaly & ~flagged).sum()
+    (row,) = cells(page.at_threshold(choice, 0.2))
+    assert row[1:5] == [f"{precision:.2f}", f"{recall:.2f}", f"{flagged.sum()}", f"{missed} of 9"] and 0 < missed != 9 - missed
+    said = f"precision {precision:.1f} %, recall {recall:.1f} %, {flagged.sum()} flagged, {missed} missed"
+    assert said in re.sub("<.*?>", "", page.summary(choice, 0.2)) and f"trial 0: {said}" in page.panels(choice, 0.2)
+    shares = re.findall(r"<div>(\d)</div>.*?([\d.]+) %</div>", page.taken_for(choice))
+    counts = np.bincount(arrays["predicted"][anomaly], minlength=10)
+    assert dict(shares) == {str(k): f"{100 * n / 9:.1f}" for k, n in enumerate(counts) if n}
+    assert Inspector(experiment).threshold.value == 10.5  # opened at the first class's skew, 10 of 95
 
 
 def test_the_papers_numbers_are_those_of_the_class_the_method_and_the_score(tmp_path):
@@ -404,6 +425,11 @@ def test_images_are_absent_in_a_sentence_and_present_with_class_prediction_and_s
         assert (arrays["label"][int(k)], arrays["predicted"][int(k)]) == (int(label), int(predicted))
         assert float(score) == pytest.approx(arrays["msp"][int(k)], rel=1e-3)
     assert len(images) > 50 and images[0][1] == "4"
+    found = re.findall(r'test image (\d+):[^"]*" src="data:image/png;base64,([^"]*)"', tab(inspector, 2))
+    for k, png in found:
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(png))))
+        assert np.array_equal(pixels, datasets.load("digits").test.images[int(k)].squeeze())
+    assert len(found) == len(images)
 
 
 def test_damage_is_said_on_the_page_and_the_rest_is_shown(tmp_path):

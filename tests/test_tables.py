@@ -350,6 +350,17 @@ def test_the_best_weight_is_that_of_the_best_mean():
     assert table.accuracy.tolist() == pytest.approx([90, 59.5, 70, 52.5]) and table["std"][3] == pytest.approx(85 / 2**0.5)
 
 
+def test_durations_are_in_the_unit_that_fits():
+    assert list(map(tables.duration, (40, 119, 120, 4500, 7200, 11160))) == [
+        "40 s",
+        "119 s",
+        "2 min",
+        "75 min",
+        "2.0 h",
+        "3.1 h",
+    ]
+
+
 def test_settings_unlike_the_papers_are_said():
     computes = " Training computes in {}, of which the paper says nothing."
     said = tables.unlike_paper(config.create({"precision": "bfloat16"}), "table3_cifar10")
