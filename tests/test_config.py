@@ -122,13 +122,13 @@ def test_a_wrong_list_is_one_line(values, said):
 
 def test_several_experiments_are_those_written_out(tmp_path):
     files = []
-    for name, text in (("a", "epochs: 3\ndataset: cifar10"), ("b", "epochs: 5\ndataset: [stl10, digits]")):
+    for name, text in (("a", "epochs: 3\ndataset: cifar10\ntrials: 7"), ("b", "epochs: 5\ndataset: [stl10, digits]")):
         files.append(str(tmp_path / f"{name}.yaml"))
         (tmp_path / f"{name}.yaml").write_text(text)
     given = {"settings": files, "trials": 1, "hold_out": "none"}
     wanted = [config.create({"epochs": e, "dataset": d, "trials": 1, "hold_out": "none"})
               for e, d in ((3, "cifar10"), (5, "stl10"), (5, "digits"))]  # fmt: skip
-    assert list(config.several(given)) == wanted
+    assert list(config.several(given)) == wanted == list(config.several(given | {"epochs": None}))
     searched = config.several(given | {"auxiliary_weights": {"rotation": [0.1, 2], "cpc": [1]}})
     assert [(e.dataset, *e.methods, e.auxiliary_weight) for e in searched] == [
         (name, method, weight)

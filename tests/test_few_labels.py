@@ -284,8 +284,19 @@ def test_gains_of_both_statistics_and_of_nothing():
 
 
 def test_a_class_that_lacks_a_method_is_in_no_gain():
-    table = stats.gains([measured([2] * 8, lacking={("3", "rotation"), ("4", "classification")})])
+    experiment, records = measured([2] * 8, lacking={("3", "rotation"), ("4", "classification")})
+    table = stats.gains([(experiment, records)])
     assert set(table.classes) == {6}
+    plain = [r.metrics["msp"] for r in records if r.method == "classification" and r.hold_out != "3"]
+    assert table.query("statistics == 'mixed' and measure == 'msp'").plain.item() == pytest.approx(100 * np.mean(plain))
+
+
+def test_equal_is_not_above():
+    experiment, records = measured([0] * 8)
+    plain = {(r.hold_out, r.trial): r for r in records if r.method == "classification"}
+    same = [r.model_copy(update={"metrics": plain[r.hold_out, r.trial].metrics}) for r in records]
+    table = stats.gains([(experiment, same)])
+    assert set(table.gain) == {0} and set(table.above) == {0}
 
 
 def test_the_primary_result_is_a_sentence_and_says_what_is_not_finished():
@@ -299,6 +310,9 @@ def test_the_primary_result_is_a_sentence_and_says_what_is_not_finished():
         "mean of 2 trials",
     ):
         assert part in said
+    for r in found[1]:
+        r.metrics["msp@upright"] = 0.5  # of the mixed statistics alone
+    assert show.primary(stats.gains([found]), *found) == said
     assert "So far" not in said and f"above in {row.above} of 8 classes" in said
     part = measured([1] * 8, lacking={("3", "rotation")})
     assert "So far 30 of 32 runs are finished: not yet the result." in show.primary(stats.gains([part]), *part)

@@ -1,7 +1,12 @@
-"""python -m semlib grid, with real Snakemake: side by side, failures and kills keep what is done, the same command goes on."""
+"""python -m semlib grid, with real Snakemake: side by side, failures and kills keep what is done, the same command goes on.
 
+The quick tests put a program in Snakemake's place that only fails.
+"""
+
+import fcntl
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +20,10 @@ import yaml
 from helpers import FRAGILE, ROOT, contents, environment, semlib, semlib_path, tiny_benchmark, tiny_data
 
 from semlib import config
-from semlib.batch import gpus, grid
+from semlib.__main__ import main
+from semlib.batch import gpus, grid, notebooks
 from semlib.runs import plan, store
 
-pytestmark = pytest.mark.notebook
 HOLD_OUTS = ["zero", "two", "three"]
 TWO = "benchmark-tiny-zero-two.done"
 
@@ -35,6 +40,7 @@ def done_files(folder):
     return sorted(path.name for path in folder.rglob("*.done"))
 
 
+@pytest.mark.notebook
 def test_a_failed_hold_out_keeps_its_traceback_and_alone_runs_again(tmp_path, monkeypatch):
     command, places, experiment = prepare(tmp_path, methods=["classification", "fragile:loss"])
     monkeypatch.syspath_prepend(tmp_path)
@@ -65,6 +71,7 @@ def test_a_failed_hold_out_keeps_its_traceback_and_alone_runs_again(tmp_path, mo
     assert "not run" not in second.stdout and (folder / f"{table}.csv").read_text().count("\n") == 5
 
 
+@pytest.mark.notebook
 def test_a_killed_grid_goes_on_by_the_same_command(tmp_path):
     """SIGKILL of the whole process group while runs train; meanwhile a second grid is refused in one line."""
     command, places, experiment = prepare(tmp_path, hold_out=["zero", "two"], methods="classification", epochs=150)
@@ -92,6 +99,7 @@ def test_a_killed_grid_goes_on_by_the_same_command(tmp_path):
     assert len(store.finished(experiment)) == 2 and "2 of 2 runs are finished" in again.stdout
 
 
+@pytest.mark.notebook
 def test_the_grid_of_a_notebook_about_several_experiments(tmp_path):
     """lambda_search: a job for each weight, each told all of its settings; then the notebook, which trains nothing."""
     _, places, _ = prepare(tmp_path, hold_out="none", methods=["classification", "rotation"])
@@ -139,6 +147,7 @@ loss.heads = {"mine": 2}
 '''
 
 
+@pytest.mark.notebook
 def test_side_by_side_each_job_has_a_gpu_of_its_own(tmp_path, monkeypatch):
     """Pretended GPUs, three jobs at once on two of them; without --gpus the environment stays as it is."""
     command, places, experiment = prepare(tmp_path, methods=["watched:loss"], trials=2, epochs=30, device="cpu")
@@ -176,6 +185,11 @@ with gpus.claim(["0"]) as gpu:
     assert os.environ.get("CUDA_VISIBLE_DEVICES") is None
 
 
+def test_two_claims_at_once_are_of_two_gpus():
+    with gpus.claim(["98", "99"]) as one, gpus.claim(["98", "99"]) as other:
+        assert {one, other} == {"98", "99"}
+
+
 def test_no_job_is_lost_to_another_ones_name():
     same = config.create({"dataset": "digits", "hold_out": "3"})
     parts = [same, same.model_copy(update={"epochs": 2}), same.model_copy(update={"hold_out": ("3-0",)})]
@@ -188,15 +202,16 @@ def test_no_job_is_lost_to_another_ones_name():
     [("class", 1, 10), ("method", 1, 20), ("trial", 1, 60), ("class", 5, 2), ("class", 4, 3), ("trial", 99, 6)],
 )
 def test_jobs_are_the_runs_of_a_table_each_once(split, classes, count):
-    table3 = [config.create({"profile": "fast", "missing": "train"})]
+    table3 = [config.create({"profile": "fast", "missing": "train", "first_trial": 2})]
     parts = grid.jobs(table3, split, classes)
     assert len(parts) == count == len(set(grid.names(parts, split)))
     homes = [run.home for part in parts for run in plan.planned(part)]
     assert sorted(homes) == sorted(run.home for run in plan.planned(table3[0])) and len(homes) == 60
     assert grid.jobs([*table3, *table3], split, classes) == parts  # two tables of the same runs
+    assert not grid.jobs([table3[0].model_copy(update={"missing": "skip"})], split, classes)
 
 
-def test_a_dry_run_counts_the_runs_and_their_time_and_writes_nothing(tmp_path):
+def test_a_dry_run_counts_the_runs_and_their_time_and_writes_nothing(tmp_path, capsys):
     experiment = helpers.made_up(tmp_path, dataset="cifar10", methods="classification", trials=1)
     settings = {"dataset": "cifar10", "outputs": str(tmp_path), "profile": "made_up", "trials": 3, "missing": "train"}
     for name in ("table3_cifar10", "masking_ablation"):
@@ -204,9 +219,9 @@ def test_a_dry_run_counts_the_runs_and_their_time_and_writes_nothing(tmp_path):
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(settings | {"methods": methods}))
     before = contents(tmp_path)
     files = [tmp_path / f"{name}.yaml" for name in ("table3_cifar10", "masking_ablation")]
-    done = semlib("grid", *files, "--dry-run", "--split", "method", "--jobs", 2)
-    assert done.returncode == 0 and contents(tmp_path) == before, done.stderr
-    first, second, both, last = done.stdout.splitlines()
+    words = ["grid", *map(str, files), "--dry-run", "--split", "method", "--jobs", "2"]
+    assert main(words) == 0 and contents(tmp_path) == before
+    first, second, both, last = capsys.readouterr().out.splitlines()
     left = "10 of 60 runs are finished, 50 are missing: 20 s of training, 10 s side by side; the time of 30 is unknown, for"
     assert first.startswith("table3_cifar10 (cifar10): ") and left in first and left in second
     assert both.startswith("all, each run once: 10 of 90 runs are finished, 80 are missing: 20 s")
@@ -214,6 +229,74 @@ def test_a_dry_run_counts_the_runs_and_their_time_and_writes_nothing(tmp_path):
     assert len(store.finished(experiment)) == 10
 
 
+@pytest.fixture
+def failing(tmp_path, monkeypatch):
+    """A grid of two finished runs, (arguments, experiment). Snakemake's place: each start a line in `starts`, then status 3.
+
+    That of grids with what the file `fails` says in their name, at first of all.
+    """
+    how = {"dataset": "digits", "hold_out": ["1", "4"], "methods": "classification", "trials": 1}
+    unnamed = {"temperature": 10, "epsilon": 0.02, "weight_decay": 0.01, "crop_padding": 1, "keep_weights": False}
+    experiment = helpers.made_up(tmp_path / "outputs", **how, **unnamed, missing="train", data_root=str(tmp_path / "data"))
+    (tmp_path / "benchmark.yaml").write_text(yaml.safe_dump(experiment.model_dump(mode="json")))
+    program = tmp_path / "snakemake"
+    (tmp_path / "fails").touch()
+    lines = ("#!/bin/sh", f"cd {tmp_path}", 'echo "$*" >> starts', 'case "$*" in *"$(cat fails)"*) exit 3;; esac', "")
+    program.write_text("\n".join(lines))
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    return ["grid", str(tmp_path / "benchmark.yaml")], experiment
+
+
+def test_a_grid_fails_if_snakemake_does(failing, tmp_path, capsys):
+    assert main(failing[0]) == 3 and "failed: digits-1, digits-4" in capsys.readouterr().out
+    search = {"settings": [failing[0][1]], "auxiliary_weights": {"rotation": [2]}, "hold_out": "none", "profile": "made_up"}
+    search |= {"methods": ["classification", "rotation"], "missing": "train", "outputs": str(tmp_path / "outputs")}
+    (tmp_path / "lambda_search.yaml").write_text(yaml.safe_dump(search))
+    (tmp_path / "fails").write_text("lambda_search")
+    assert main(failing[0]) == 0 and main([*failing[0], str(tmp_path / "lambda_search.yaml")]) == 3
+    waits = yaml.safe_load((tmp_path / "benchmark.yaml").read_text()) | {"auxiliary_weight": None}
+    (tmp_path / "table3_cifar10.yaml").write_text(yaml.safe_dump(waits))
+    main(["grid", *(str(tmp_path / f"{name}.yaml") for name in ("lambda_search", "table3_cifar10"))])
+    assert "not begun, for lack of a chosen auxiliary weight: table3_cifar10" in capsys.readouterr().out
+    assert "table3_cifar10" not in (tmp_path / "starts").read_text()
+
+
+def test_a_job_is_told_every_setting_of_its_runs(failing, tmp_path):
+    words, experiment = failing
+    main([*words, "--jobs", "3", "-p", "threads", "2"])
+    experiment, where = experiment.model_copy(update={"threads": 2}), experiment.folder / ".grid" / "benchmark"
+    assert "--cores 6" in (tmp_path / "starts").read_text()
+    told = [notebooks.parameters(grid.HOLDOUT, [file], [])[1] for file in sorted((where / "holdout").glob("*.yaml"))]
+    assert [e for (e,) in told] == grid.jobs([experiment])
+    (table,) = (where / "table").glob("*.yaml")
+    assert notebooks.parameters(ROOT / "notebooks" / "benchmark.ipynb", [table], [])[1] == (experiment,)
+
+
+def test_a_job_whose_run_was_deleted_runs_again_and_no_other(failing):
+    words, experiment = failing
+    folder = experiment.folder / ".grid" / "benchmark" / "holdout"
+    main(words)
+    for name in "14":
+        (folder / f"digits-{name}.done").touch()
+    main(words)
+    assert done_files(folder) == ["digits-1.done", "digits-4.done"]
+    shutil.rmtree(next(run.home for run in plan.planned(experiment) if run.hold_out == "4"))
+    main(words)
+    assert done_files(folder) == ["digits-1.done"]
+
+
+def test_a_grid_whose_lock_is_held_starts_nothing(failing, tmp_path, capsys):
+    words, experiment = failing
+    main(words)
+    (tmp_path / "starts").unlink()
+    with (experiment.folder / ".grid" / "benchmark" / "grid.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert main(words) == 1 and "this grid is running already" in capsys.readouterr().err
+    assert not (tmp_path / "starts").exists()
+
+
+@pytest.mark.notebook
 def test_a_file_edited_while_a_grid_runs_and_between_two(tmp_path, monkeypatch):
     """The first grid does what it was told at its start; the second what the file says then, without losing the first's."""
     command, places, experiment = prepare(tmp_path, hold_out=["zero"], methods=["classification", "watched:loss"], epochs=20)
@@ -238,6 +321,7 @@ def test_a_file_edited_while_a_grid_runs_and_between_two(tmp_path, monkeypatch):
     assert "2 epochs" in table and "20 epochs" not in table
 
 
+@pytest.mark.notebook
 def test_tables_wait_for_the_search_of_their_weight_and_others_do_not(tmp_path):
     """lambda_search and a table whose weight it chooses, in one command; a search that fails holds back that table alone."""
     _, places, _ = prepare(tmp_path, methods=["classification", "rotation"])
@@ -265,6 +349,7 @@ def test_tables_wait_for_the_search_of_their_weight_and_others_do_not(tmp_path):
     assert record.settings["auxiliary_weight"] == float(chosen)
 
 
+@pytest.mark.notebook
 @pytest.mark.parametrize(
     "words, said",
     [

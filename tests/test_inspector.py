@@ -1,6 +1,8 @@
 """The inspector without a browser: curves, counts and tables against scikit-learn and literal counting, then the controls."""
 
+import base64
 import csv
+import io
 import json
 import re
 import shutil
@@ -16,11 +18,14 @@ import pytest
 from helpers import ROOT, finish, made_up
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.cbook import STEP_LOOKUP_MAP
+from PIL import Image
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from semlib import config, datasets
 from semlib.datasets import Digests
 from semlib.results.inspector import Inspector
+from semlib.results.inspector.page import Page
 from semlib.results.inspector.results import POINTS, Choice, Curve, Results, grouped, images_of
 from semlib.runs import plan, store
 
@@ -60,6 +65,12 @@ def test_a_curve_is_scikit_learns_and_a_threshold_does_what_counting_says(case):
     for share in (0.01, 0.1, 0.5, 1):
         enough = [t for t in set(scores) if (scores >= t).mean() >= share]
         assert curve.threshold(share) == max(enough)
+
+
+def test_seven_percent_of_a_hundred_images_are_seven():
+    """Though in floats they are a little more."""
+    curve = Curve.of(np.arange(100) > 90, np.arange(100.0))
+    assert 0.07 * 100 > 7 and curve.at(curve.threshold(0.07)).flagged == 7
 
 
 @given(cases)
@@ -137,12 +148,115 @@ def test_shares_of_predictions_and_ranked_images_are_what_counting_says(tmp_path
     scores, anomaly = both[1]["odin"], both[1]["is_anomaly"]
     rows = results.ranked("4", ROTATION, "ODIN", 1, 0.2)
     threshold = sorted(scores)[-40]  # a fifth of 200
-    missed, flagged, most, least = rows.values()
+    names = ("Anomalies missed", "Normal images flagged", "Most anomalous", "Least anomalous")
+    missed, flagged, most, least = (rows[name] for name in names)
     assert set(missed) == set(np.flatnonzero(anomaly & (scores < threshold)))
     assert set(flagged) == set(np.flatnonzero(~anomaly & (scores >= threshold)))
     for row, rising in ((missed, 1), (flagged, -1), (most, -1), (least, 1)):
         assert np.all(np.diff(scores[row]) * rising >= 0) and len(row)
     assert len(most) == len(least) == 200
+
+
+# --- what is drawn
+
+UNEVEN = {"images": 95, "dataset": "digits", "hold_out": ["1", "7"]}  # 10 images of class 1, 9 of class 7
+
+
+def precisions(experiment, hold_out, method, score):
+    """(trials, anomalies): the precision at the highest threshold that finds so many anomalies, each trial counted out."""
+    found = []
+    for trial in range(experiment.trials):
+        arrays = arrays_of(experiment, hold_out, method, trial)
+        anomaly, scores = arrays["is_anomaly"], arrays[score]
+        cuts = [np.sort(scores[anomaly])[-k] for k in range(1, anomaly.sum() + 1)]  # the k-th highest anomaly is flagged
+        found.append([anomaly[scores >= cut].mean() for cut in cuts])
+    return np.array(found)
+
+
+def path(d, svg):
+    """The corners (N, 2) of an SVG path of M, H, V and Z, in recall and precision as the grid lines of the panel say."""
+    lines = re.findall(r'd="M([\d.]+) ([\d.]+)V[\d.]+M[\d.]+ ([\d.]+)H', svg)  # at 0, a quarter, ... 1
+    (x0, _, y0), (x1, _, y1) = (map(float, line) for line in (lines[0], lines[-1]))
+    corners = []
+    for letter, x, y in re.findall(r"([A-Z])([\d.]*) ?([\d.]*)", d):
+        assert letter in "MHVZ"
+        if letter != "Z":
+            last = corners[-1] if corners else None
+            corners.append({"M": (x, y), "H": (x, last and last[1]), "V": (last and last[0], x)}[letter])
+    x, y = np.array(corners, float).T
+    return np.column_stack([(x - x0) / (x1 - x0), (y - y0) / (y1 - y0)])
+
+
+def area(corners):
+    """Of a polygon (N, 2)."""
+    x, y = corners.T
+    return abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2
+
+
+@pytest.mark.parametrize("trials", [1, 3])
+def test_each_panel_shows_its_own_classs_steps_band_and_skew(tmp_path, trials):
+    """Between two recalls the line is at the mean precision, the band from one deviation below to one above, and in 0 to 1."""
+    experiment = made_up(tmp_path, **UNEVEN, trials=trials)
+    page = Page(read(experiment))
+    choice = Choice(("1", "7"), (PLAIN, ROTATION), ("MSP", "ODIN"), tuple(range(trials)))
+    panels = re.findall(r"<section><h4>(.)</h4>(<svg.*?</svg>)", page.panels(choice, 0.1))
+    axes = page.figure(choice, 0.1).axes
+    for (name, svg), axis in zip(panels, axes, strict=True):
+        assert axis.get_title() == name
+        lines = re.findall(r'<path d="([^"]*)" stroke="([^"]*)" *(?:stroke-dasharray="[^"]*")? stroke-width="1.7"', svg)
+        bands = re.findall(r'<path d="([^"]*)" fill="([^"]*)" opacity', svg)
+        plotted = [line for line in axis.lines if line.get_drawstyle() != "default"]
+        pairs = [(m, s) for m in ("classification", "rotation") for s in ("msp", "odin")]
+        assert len(lines) == len(plotted) == 4 and len(bands) == len(axis.collections) == 4 * (trials > 1)
+        for k, (method, score) in enumerate(pairs):
+            each = precisions(experiment, name, method, score)
+            mean, n = each.mean(0), each.shape[1]
+            between = (np.arange(n) + 0.5) / n
+            assert np.interp(between, *path(lines[k][0], svg).T) == pytest.approx(mean, abs=2e-3)
+            corners = STEP_LOOKUP_MAP[plotted[k].get_drawstyle()](*plotted[k].get_data())
+            assert np.interp(between[1:], *corners) == pytest.approx(mean[1:])
+            if trials > 1:
+                std = each.std(0, ddof=1)
+                widths = (mean + std).clip(max=1) - (mean - std).clip(min=0)
+                assert area(path(bands[k][0], svg)) == pytest.approx(widths.mean(), abs=2e-3)
+                assert area(axis.collections[k].get_paths()[0].vertices) == pytest.approx(widths[1:].sum() / n)
+        skew = arrays_of(experiment, name, "rotation", 0)["is_anomaly"].mean()
+        (guess,) = re.findall(r'<path d="(M[^"]*)" stroke="#777"', svg)
+        assert path(guess, svg)[:, 1] == pytest.approx(skew, abs=2e-3)
+        assert set(axis.lines[-1].get_ydata()) == {skew}
+
+
+def test_the_page_says_what_the_threshold_does_and_what_is_taken_for_what(tmp_path):
+    experiment = made_up(tmp_path, **UNEVEN, trials=1)
+    page, choice = Page(read(experiment)), Choice(("7",), (PLAIN,), ("MSP",), (0,))
+    arrays = arrays_of(experiment, "7", "classification", 0)
+    anomaly, flagged = arrays["is_anomaly"], arrays["msp"] >= np.sort(arrays["msp"])[-19]  # a fifth of 95
+    precision, recall = 100 * anomaly[flagged].mean(), 100 * flagged[anomaly].mean()
+    missed = (anomaly & ~flagged).sum()
+    (row,) = cells(page.at_threshold(choice, 0.2))
+    assert row[1:5] == [f"{precision:.2f}", f"{recall:.2f}", f"{flagged.sum()}", f"{missed} of 9"] and 0 < missed != 9 - missed
+    said = f"precision {precision:.1f} %, recall {recall:.1f} %, {flagged.sum()} flagged, {missed} missed"
+    assert said in re.sub("<.*?>", "", page.summary(choice, 0.2)) and f"trial 0: {said}" in page.panels(choice, 0.2)
+    shares = re.findall(r"<div>(\d)</div>.*?([\d.]+) %</div>", page.taken_for(choice))
+    counts = np.bincount(arrays["predicted"][anomaly], minlength=10)
+    assert dict(shares) == {str(k): f"{100 * n / 9:.1f}" for k, n in enumerate(counts) if n}
+    assert Inspector(experiment).threshold.value == 10.5  # opened at the first class's skew, 10 of 95
+
+
+def test_the_papers_numbers_are_those_of_the_class_the_method_and_the_score(tmp_path):
+    """In the legends, in the saved figure and in the saved selection."""
+    page = Page(read(made_up(tmp_path, images=50, dataset="cifar10", hold_out=["cat", "dog"], trials=1)))
+    choice = Choice(("cat", "dog"), (PLAIN, ROTATION), ("MSP", "ODIN"), (0,))
+    with (ROOT / "semlib" / "published" / "table3_cifar10.csv").open(newline="") as file:
+        rows = {row["hold_out"]: row for row in csv.DictReader(file)}
+    columns = [f"{method}_{score}" for method in ("classification", "rotation") for score in ("msp", "odin")]
+    wanted = {name: [f"{rows[name][c]} ± {rows[name][f'{c}_std']}" for c in columns] for name in choice.classes}
+    panels = re.findall(r"<section><h4>(.*?)</h4>.*?(<table>.*?</table>)", page.panels(choice, 0.1))
+    assert {name: [row[-1] for row in cells(table)[:-1]] for name, table in panels} == wanted
+    labels = {axis.get_title(): axis.get_legend_handles_labels()[1][:-1] for axis in page.figure(choice, 0.1).axes}
+    assert {name: [text.split("paper: ")[1][:-1] for text in texts] for name, texts in labels.items()} == wanted
+    saved = page.results.selection(choice, 0.1).groupby("hold_out")
+    assert {name: [f"{r.paper:.2f} ± {r.paper_std:.2f}" for r in part.itertuples()] for name, part in saved} == wanted
 
 
 def test_runs_of_other_settings_and_other_data_are_tables_of_their_own(tmp_path):
@@ -242,7 +356,7 @@ def tab(inspector, k):
 
 def cells(html):
     """The rows of a table as text."""
-    rows = re.findall(r"<tr>(.*?)</tr>", html.split("<tbody>")[-1])
+    rows = re.findall(r"<tr.*?>(.*?)</tr>", html.split("<tbody>")[-1])
     return [[re.sub(r"<.*?>", "", cell).strip() for cell in re.findall(r"<t[hd].*?>.*?</t[hd]>", row)] for row in rows]
 
 
@@ -312,6 +426,11 @@ def test_images_are_absent_in_a_sentence_and_present_with_class_prediction_and_s
         assert (arrays["label"][int(k)], arrays["predicted"][int(k)]) == (int(label), int(predicted))
         assert float(score) == pytest.approx(arrays["msp"][int(k)], rel=1e-3)
     assert len(images) > 50 and images[0][1] == "4"
+    found = re.findall(r'test image (\d+):[^"]*" src="data:image/png;base64,([^"]*)"', tab(inspector, 2))
+    for k, png in found:
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(png))))
+        assert np.array_equal(pixels, datasets.load("digits").test.images[int(k)].squeeze())
+    assert len(found) == len(images)
 
 
 def test_damage_is_said_on_the_page_and_the_rest_is_shown(tmp_path):

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 from helpers import MADE_UP, ROOT, environment
+from scipy.stats import wilcoxon
 
 from semlib import config
 from semlib.results import show, tables
@@ -161,6 +162,10 @@ def test_differences_to_the_paper_are_marked_beyond_two_deviations_of_the_two_to
     # cat: 57.00 - 53.12 = 3.88, and two deviations are 2 sqrt(1.41^2 + 0.92^2) = 3.37; accuracy: 90 - 97.46
     assert text["Rotation-augmented", "MSP"]["cat"] == "+3.88 *" and text["Rotation-augmented", "Accuracy"]["cat"] == "-7.46 *"
     assert text["Rotation-augmented", "MSP"]["dog"] == "+17.89 ?" and text["Rotation-augmented", "MSP"]["bird"] == ""
+    for r in runs[:2]:
+        r.metrics["msp"] -= 0.01  # 2.88: more than one deviation, and than two of these runs' own alone, 2.83
+    text = show.differences(tables.by_class(experiment(dataset="cifar10", hold_out="all", methods="rotation"), runs))
+    assert text["Rotation-augmented", "MSP"]["cat"] == "+2.88"
 
 
 def test_wins_are_counted_here_and_in_the_paper():
@@ -182,6 +187,15 @@ def signed_rank_p(gains):
         sum(r * s for r, s in zip(ranks, signs, strict=True)) / 2 for signs in itertools.product((-1, 1), repeat=len(ranks))
     ]
     return np.mean([abs(total) >= far - 1e-9 for total in sums])
+
+
+def test_equal_gains_have_equal_ranks_whatever_floats_make_of_them():
+    signs, plain = [1, -1, 1, 1, 1, 1, 1, 1], [0.1 + k / 30 for k in range(8)]
+    runs = [record(str(k), "classification", 0, msp, 0.5, 0.9) for k, msp in enumerate(plain)]
+    runs += [record(str(k), "rotation", 0, plain[k] + sign / 100, 0.5, 0.9) for k, sign in enumerate(signs)]
+    counts = show.counts(tables.by_class(experiment(hold_out=list("01234567")), runs))
+    said = counts.loc["Rotation-augmented: MSP above Classification-only", "here"]
+    assert said == f"7 of 8, +0.75 points, p = {wilcoxon(signs).pvalue:.3f}"
 
 
 def subset_runs(values):
@@ -227,6 +241,15 @@ def test_the_papers_averages_are_of_all_classes(tmp_path):
         masked = experiment(dataset="cifar10", hold_out=classes, methods=["classification", "center_mask"])
         text = show.masking(tables.by_class(masked, []))
         assert ("paper" in text.columns.get_level_values(1)) == beside
+
+
+def test_the_masking_table_is_accuracy_and_msp_over_the_hold_outs():
+    here = show.masking(tables.by_class(experiment(), RECORDS)).loc["Classification-only"]
+    assert here.to_dict() == {("Accuracy", "here"): "93.00 ± 1.41", ("Av. Prec. with MSP", "here"): "30.00 ± 14.14"}
+    methods = ["rotation", "center_mask"]
+    text = show.masking(tables.by_class(experiment(dataset="cifar10", hold_out="all", methods=methods), []))
+    masked = text.loc["Random-center-masked"].xs("paper", level=1)
+    assert masked.to_dict() == {"Accuracy": "96.27 ± 0.05", "Av. Prec. with MSP": "34.41 ± 0.74"}  # Sec. 5.2
 
 
 def test_a_table_of_less_does_not_replace_one_of_more(tmp_path, capsys):
@@ -277,6 +300,9 @@ def test_rank_correlation_is_that_of_the_ranks():
     values = {"classification": 0.2, "rotation": 0.3}
     runs = subset_runs(values)
     assert show.rank_correlation(fungi(runs))["here"].iloc[0].startswith("-1.00 (p = 0.00, 6 classes)")
+    last = next(r for r in runs if r.hold_out == "coral fungus" and r.method == "rotation")
+    last.metrics["msp"] = 0.99  # the highest as before
+    assert show.rank_correlation(fungi(runs)).loc["Rotation-augmented: accuracy and MSP", "here"].startswith("-1.00 ")
     first, second = (next(r for r in runs if r.hold_out == c and r.method == "rotation") for c in ("stinkhorn", "bolete"))
     first.metrics["msp"], second.metrics["msp"] = second.metrics["msp"], first.metrics["msp"]
     text = show.rank_correlation(fungi(runs)).loc["Rotation-augmented: accuracy and MSP"]
@@ -314,6 +340,27 @@ def test_the_best_weight_is_chosen_once_all_are_run_and_kept_beside_others(tmp_p
     assert chosen == {("digits", "rotation"): 0.5, ("birds", "rotation"): 7.0}
     unfinished = tables.by_weight([*runs[:-1], (experiments[-1], [])])
     assert not unfinished.chosen.any() and "not run" in show.weights(unfinished)["Validation accuracy"].tolist()
+
+
+def test_the_best_weight_is_that_of_the_best_mean():
+    search = {"dataset": "digits", "hold_out": "none", "trials": 2, "auxiliary_weights": {"rotation": [0.1, 0.5, 2]}}
+    accuracies = ((0.9, 0.9), (0.99, 0.2), (0.7, 0.7), (0.1, 0.95))
+    runs = [(e, [record(None, e.methods[0], t, 0, 0, a) for t, a in enumerate(both)])
+            for e, both in zip(config.several(search), accuracies, strict=True)]  # fmt: skip
+    table = tables.by_weight(runs)
+    assert table.chosen.tolist() == [False, False, True, False]
+    assert table.accuracy.tolist() == pytest.approx([90, 59.5, 70, 52.5]) and table["std"][3] == pytest.approx(85 / 2**0.5)
+
+
+def test_durations_are_in_the_unit_that_fits():
+    assert list(map(show.duration, (40, 119, 120, 4500, 7200, 11160))) == [
+        "40 s",
+        "119 s",
+        "2 min",
+        "75 min",
+        "2.0 h",
+        "3.1 h",
+    ]
 
 
 def test_settings_unlike_the_papers_are_said():
