@@ -273,10 +273,11 @@ class Page:
             paper = show.mean_std(*self.results.published(name, method, score), absent="")
             style = {"color": colour, "linestyle": plots.STYLES[self.results.scores.index(score) % len(plots.STYLES)]}
             label = f"{method}, {score}: {ap}" + (f" (paper: {paper})" if paper else "")
-            axis.plot(mean.recall, mean.precision, drawstyle="steps-pre", linewidth=1.2, label=label, **style)
+            recall, precision = np.append(0, mean.recall), np.append(mean.precision[0], mean.precision)  # from no recall on
+            axis.plot(recall, precision, drawstyle="steps-pre", linewidth=1.2, label=label, **style)
             if mean.std is not None:
-                low, high = mean.edges
-                axis.fill_between(mean.recall, low, high, step="pre", color=colour, alpha=0.18, linewidth=0)
+                low, high = (np.append(edge[0], edge) for edge in mean.edges)
+                axis.fill_between(recall, low, high, step="pre", color=colour, alpha=0.18, linewidth=0)
             for curve in self.results.curves(name, method, score, choice.trials).values():
                 point = curve.at(curve.threshold(share))
                 inner, edge = ("white", colour) if self._open(score) else (colour, "white")

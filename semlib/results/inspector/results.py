@@ -76,7 +76,7 @@ class Curve:
 
     def threshold(self, share: float) -> float:
         """The highest threshold that flags at least this share of the images."""
-        wanted = math.ceil(share * self.flagged[-1] - 1e-9)  # 0.1 * 30 is a little more than 3
+        wanted = math.ceil(share * self.flagged[-1] - 1e-9)  # 0.07 * 100 is a little more than 7
         return float(self.thresholds[np.searchsorted(self.flagged, wanted)])
 
     def precision(self, found: np.ndarray) -> np.ndarray:
