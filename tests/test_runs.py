@@ -591,8 +591,8 @@ def test_no_run_resumes_on_other_data(untrained, monkeypatch):
 
 
 def test_a_checkpoint_is_of_its_run_its_data_and_where_epochs_are_averaged_its_scores(untrained, monkeypatch):
-    def stop(*args, stamp, **options):
-        raise FloatingPointError(json.dumps(stamp))
+    def stop(*args, checkpoint, **options):
+        raise FloatingPointError(json.dumps(checkpoint.stamp))
 
     monkeypatch.setattr(execute.training, "train", stop)
 

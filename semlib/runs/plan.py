@@ -65,11 +65,13 @@ class Run:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What the run's training depends on, besides its data and the source of the user's functions."""
-        skipped = _AUXILIARY if self.method in ("classification", "center_mask") else set()
-        skipped |= set() if self.method == "center_mask" else {"mask_fill"}
-        skipped |= set() if self.method == "cpc" else {"cpc_negatives", "cpc_augment"}
-        skipped |= _NETWORK if ":" in self.experiment.architecture else set()
-        return self.experiment.model_dump(mode="json", include=_WEIGHTS_DEPEND_ON - skipped) | {
+        unread = {
+            *(_AUXILIARY if self.method in ("classification", "center_mask") else ()),
+            *(() if self.method == "center_mask" else ("mask_fill",)),
+            *(() if self.method == "cpc" else ("cpc_negatives", "cpc_augment")),
+            *(_NETWORK if ":" in self.experiment.architecture else ()),
+        }
+        return self.experiment.model_dump(mode="json", include=_WEIGHTS_DEPEND_ON - unread) | {
             "precision": machine.precision(self.experiment)
         }
 
