@@ -37,7 +37,7 @@ COVERED = {
 }
 PINNED = {
     ("training", 2): "d3d8da346b49ed44",
-    ("scoring", 1): "76ec78bdf9e822ae",
+    ("scoring", 1): "988d53d0df08fb09",
     ("msp", 1): "2b58154f03c7bf28",
     ("msp_t1000", 1): "e50843de167c9e8e",
     ("max_logit", 1): "7fbcd042961535cd",

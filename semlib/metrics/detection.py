@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.metrics import average_precision_score
 
 
 def average_precision(is_anomaly: ArrayLike, scores: ArrayLike) -> float:
@@ -21,6 +20,8 @@ def average_precision(is_anomaly: ArrayLike, scores: ArrayLike) -> float:
     if not is_anomaly.any() or is_anomaly.all():
         kind = "normal" if len(is_anomaly) and is_anomaly.all() else "anomalous"
         raise ValueError(f"average precision needs anomalous and normal images; none of {len(scores)} is {kind}")
+    from sklearn.metrics import average_precision_score  # slow to import, and needed after training only
+
     ranks = np.unique(scores, return_inverse=True)[1]  # exact ties and infinities, whatever the scores' scale
     return float(average_precision_score(is_anomaly.astype(bool), ranks))
 

@@ -8,11 +8,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
-from sklearn.metrics import precision_recall_curve
 
 from semlib.config import Experiment
 from semlib.datasets import Dataset
@@ -28,6 +26,8 @@ STYLES = ("-", (0, (4, 1.5)), ":", "-.")  # one a score; the colour is the metho
 
 
 def colours(names: Sequence[str]) -> dict[str, tuple]:
+    import seaborn as sns  # slow to import
+
     return dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
 
 
@@ -36,6 +36,8 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
 
     The legend gives the average precision in percent, mean and std over trials.
     """
+    from sklearn.metrics import precision_recall_curve
+
     wanted, colour = plan.scoring(experiment), colours(experiment.methods)
     end = plan.STATISTICS[experiment.statistics]
     classes = [name for name in plan.held_out(experiment) if name is not None]
@@ -127,6 +129,8 @@ def learning_curves(experiment: Experiment, records: Sequence[Record]) -> Figure
     A line for each method and, up to three, each held-out class; the line is the mean, the band one std over the rest. Test
     measures are with the mixed batch-norm statistics.
     """
+    import seaborn as sns
+
     parts = []
     for record in records:
         whose = {"held out": record.hold_out or "none", "method": label(record.method)}
