@@ -177,13 +177,13 @@ def primary(table: pd.DataFrame, experiment: Experiment, records: Sequence[Recor
     what = f"MSP's average precision, mixed statistics, {experiment.train_per_class or 'all'} training images a class"
     if math.isnan(row.gain):
         return f"**Primary result**: {what}: not run."
-    done, planned = len(records), len(plan.planned(experiment))
+    done, planned, trials = len(records), len(plan.planned(experiment)), len({record.trial for record in records})
     interval = f", 95 % interval over {row.classes} classes {row.low:+.2f} to {row.high:+.2f}" * (not math.isnan(row.low))
     p = f", Wilcoxon's p {_p(row.p)}" * (not math.isnan(row.p))
     so_far = f" So far {done} of {planned} runs are finished: not yet the result." * (done < planned)
     return (
         f"**Primary result**: {what}, rotation against classification: {row.gain:+.2f} points{interval}{p}; above in "
-        f"{row.above} of {row.classes} classes; mean of {experiment.trials} trial{'s' * (experiment.trials > 1)}.{so_far}"
+        f"{row.above} of {row.classes} classes; {'one trial' if trials == 1 else f'mean of {trials} trials'}.{so_far}"
     )
 
 
