@@ -1,4 +1,4 @@
-"""The command line: `python -m semlib run|grid|data|report`. Papermill and Snakemake do the work; this checks the rest."""
+"""The command line: `python -m semlib run|grid|data|report|parameters`. Papermill and Snakemake do the work; this checks the rest."""
 
 import argparse
 import os
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--outputs", default="outputs", help="default: outputs")
     report.set_defaults(command=_gather)
 
-    listed = commands.add_parser("parameters", help="list every parameter: type, default, meaning")
+    listed = commands.add_parser("parameters", help="list every setting of a run: type, default, meaning")
     listed.set_defaults(command=lambda args: print(config.documented()) or 0)
     return parser
 

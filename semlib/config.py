@@ -198,7 +198,7 @@ class Scoring(Group):
 
 
 class Machine(Group):
-    """This machine, where things lie, and how often something is written: no number depends on it."""
+    """This machine, where things lie, and how often something is written: not in a run's address; numbers differ by rounding."""
 
     device: Annotated[Text, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """auto: a GPU if there is one."""

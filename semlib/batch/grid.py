@@ -281,7 +281,7 @@ def _say(found: Sequence[Table], args: argparse.Namespace) -> int:
     for said in store.unmatched(e for e in every if e.missing == "train"):
         print(said)
     where = ", ".join(sorted({record.device for record in here}))
-    print(f"{len(parts)} jobs, {count} side by side with {threads} threads each on {args.on}", end="")
+    print(f"{len(parts)} jobs, {count} side by side with {threads} thread{'s' * (threads > 1)} each on {args.on}", end="")
     print(f"; times are medians on {where}" if here else "")
     return 0
 
