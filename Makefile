@@ -74,7 +74,7 @@ endif
 
 # With uv (pip install uv); hashes of every file for CPython 3.11 to 3.13 on all systems
 lock:
-	uv pip compile --universal --generate-hashes --no-annotate --no-header --python-version 3.11 --all-extras \
+	uv pip compile --upgrade --universal --generate-hashes --no-annotate --no-header --python-version 3.11 --all-extras \
 	    --output-file requirements.lock pyproject.toml requirements.in
 
 clean:

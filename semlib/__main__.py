@@ -1,4 +1,4 @@
-"""The command line: `python -m semlib run|grid|data|report|parameters`. Papermill and Snakemake do the work; this checks the rest."""
+"""`python -m semlib run|grid|data|report|parameters`. Papermill and Snakemake do the work; this checks the rest."""
 
 import argparse
 import os

@@ -69,6 +69,12 @@ def _none(value: Any) -> Any:
     return None if value in ("none", "None") else value
 
 
+def _distinct(value: Any) -> Any:
+    if isinstance(value, dict) and len({_none(_labels(key)) for key in value}) < len(value):
+        raise ValueError("should name each number only once")
+    return _none(value)
+
+
 def _labels(value: Any) -> Any:
     return None if value == "all" else int(value) if isinstance(value, str) and value.isdecimal() else value
 
@@ -101,28 +107,28 @@ class Group(BaseModel):
 
 
 class Which(Group):
-    """Which runs."""
+    """Which runs"""
 
     profile: Annotated[Text, Field(pattern=r"^[A-Za-z0-9_.-]*[A-Za-z0-9_-]$", max_length=100)] = "paper"
-    """Results lie in outputs/<profile>/."""
+    """Results lie in `outputs/<profile>/`."""
     dataset: Text = "cifar10"
-    """A name, or a folder with train/<class>/* and test/<class>/*."""
+    """A name, or a folder with `train/<class>/*` and `test/<class>/*`."""
     hold_out: Names = ("all",)
     """Class names; all: each class in turn; none: no class."""
     methods: Names = ("classification", "rotation")
-    """Or center_mask, cpc, or package.module:function."""
+    """classification, rotation, center_mask, cpc, or package.module:function."""
     trials: Count = 3
-    """Trial k is seeded with k."""
+    """Trainings of each class and method; trial k has the seed k."""
     first_trial: Annotated[int, Field(ge=0, le=MOST)] = 0
-    """3 and trials 2: trials 3 and 4."""
+    """Number of the first: 3 with trials 2 makes trials 3 and 4."""
     missing: Literal["skip", "train"] = "skip"
     """What to do about a run that isn't in outputs/ yet."""
     data_digest: OptionalDigest = None
-    """Runs on which version of the data set; None: the one that is here."""
+    """The version of the data set that runs are of; None: the one that is here."""
 
 
 class Data(Group):
-    """The images."""
+    """The images"""
 
     image_side: OptionalSide = None
     """Pixels a side of prepared images; None: 32 for own ones, 256 for ImageNet's."""
@@ -135,10 +141,10 @@ class Data(Group):
 
 
 class Network(Group):
-    """The network."""
+    """The network"""
 
     architecture: Text = "wrn-28-10"
-    """Or package.module:function."""
+    """A network of semlib, or package.module:function."""
     stem_stride: Annotated[int, Field(ge=1, le=4)] = 1
     """2 halves the resolution: a network for CPUs."""
     widen_factor: PerClass = None
@@ -150,14 +156,14 @@ class Network(Group):
 
 
 class Training(Group):
-    """How it is trained."""
+    """Training"""
 
     epochs: Count = 200
     """Passes over the training images."""
     batch_size: Annotated[int, Field(ge=2, le=MOST)] = 512
-    """Images a step."""
+    """Images in a step."""
     learning_rate: Annotated[Number, Field(gt=0)] = 0.1
-    """The highest of the schedule."""
+    """The schedule's peak."""
     weight_decay: Annotated[Number, Field(ge=0)] = 5e-4
     """Of all weights."""
     schedule: Literal["step", "one_cycle"] = "step"
@@ -173,11 +179,11 @@ class Training(Group):
     auxiliary_augment: bool = False
     """Crop and flip the auxiliary task's images too."""
     cpc_negatives: Literal["image", "batch"] = "image"
-    """Whose patches a code is told from (Appendix C: the same image's)."""
+    """Negatives: other patches of the same image (Appendix C), or of the whole batch."""
     cpc_augment: bool = False
     """Each patch in one colour, flipped and shifted."""
     mask_fill: Annotated[Number | None, BeforeValidator(_none)] = None
-    """center_mask's pixels; None: the training mean."""
+    """Value in [0, 1] of center_mask's blanked pixels; None: the training mean."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 where the processor has it."""
     average_last_epochs: Count = 1
@@ -185,23 +191,23 @@ class Training(Group):
 
 
 class Scoring(Group):
-    """How test images are scored."""
+    """Scoring"""
 
     scores: Names = PAPERS_SCORES
-    """Or any of SCORES, or package.module:function."""
+    """msp, odin, the names in metrics.DETECTORS, or package.module:function."""
     temperature: Annotated[Number, Field(gt=0)] = 1000.0
-    """ODIN's."""
+    """ODIN's temperature."""
     epsilon: Annotated[Number, Field(ge=0)] = 5e-5
-    """In [0, 1] pixel units."""
+    """ODIN's step, of pixels in [0, 1]."""
     statistics: Literal["mixed", "upright"] = "mixed"
     """Batch norm's, as trained or over upright training images."""
 
 
 class Machine(Group):
-    """This machine, where things lie, and how often something is written: not in a run's address; numbers differ by rounding."""
+    """This machine, where things lie, how often something is written; in no address, numbers differ by rounding alone."""
 
     device: Annotated[Text, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    """auto: a GPU if there is one."""
+    """cpu, cuda, cuda:1; auto: a GPU if there is one."""
     threads: OptionalCount = None
     """CPU threads; None: PyTorch's choice."""
     compile: bool = False
@@ -213,7 +219,7 @@ class Machine(Group):
     keep_weights: bool = True
     """weights.pt beside a record, so that a new score needs no training."""
     score_batch: Count = 500
-    """Images a forward pass when scoring."""
+    """Images in a forward pass when scoring."""
     data_root: OptionalText = None
     """None: $SEMLIB_DATA, else data/."""
     ilsvrc: OptionalText = None
@@ -297,7 +303,7 @@ class Several(BaseModel):
 
     settings: OptionalNames = None  # files of parameters; the notebook's own go over them
     dataset: OptionalNames = None  # a list of names: the same settings for each
-    labels: Annotated[Annotated[dict[Labels, Count], Field(min_length=1)] | None, BeforeValidator(_none)] = (
+    labels: Annotated[Annotated[dict[Labels, Count], Field(min_length=1)] | None, BeforeValidator(_distinct)] = (
         None  # train_per_class or all: epochs
     )
     auxiliary_weights: Annotated[dict[Text, Weights] | None, BeforeValidator(_none)] = None  # of each method, to compare
@@ -329,6 +335,8 @@ def several(parameters: Mapping[str, Any]) -> tuple[Experiment, ...]:
     if by.dataset:
         return tuple(e for name in by.dataset for e in several({**parameters, "dataset": name}))
     if by.labels:
+        if parameters.get("epochs") is not None:
+            raise ConfigError("epochs: labels has epochs for each number of images; leave one of the two out")
         points = [{"train_per_class": n, "epochs": e, "evaluate_every": max(1, e / 10)} for n, e in by.labels.items()]
         return tuple(e for point in points for e in several({**parameters, **point, "labels": None}))
     given = {name: value for name, value in parameters.items() if name not in lists}

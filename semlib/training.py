@@ -156,7 +156,8 @@ def _rate(how: Training, epoch: float) -> float:
 def _optimizer(net: nn.Module, how: Training, task: str) -> SGD:
     """SGD over the shared weights and a task's own heads: the other task's heads get no step, and no decay (Sec. 5.1).
 
-    Shared weights are in both: each of the two steps decays them and has a momentum of its own. Weights that a task doesn't use, CPC's normalisation say: their gradient is None, and SGD leaves them out.
+    Shared weights are in both: each step decays them and has a momentum of its own. A weight that a task doesn't use (CPC's
+    normalisation, say) has no gradient in its step, and SGD leaves it out.
     """
     parts = ((name.split("."), parameter) for name, parameter in net.named_parameters())
     classifies = task == "classification"

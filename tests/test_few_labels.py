@@ -170,7 +170,15 @@ def test_labels_make_an_experiment_each_with_ten_evaluations():
     assert config.several({"labels": None}) == (config.create({}),)
 
 
-@pytest.mark.parametrize("labels", [{}, {0: 3}, {"few": 3}, {500: 0}, {500: None}, [500], 500, {True: 3}, {1.5: 2}])
+def test_labels_with_epochs_beside_them_are_one_line():
+    with pytest.raises(ConfigError, match="epochs: labels has epochs"):
+        config.several({"labels": {500: 100}, "epochs": 3})
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [{500: 1, "500": 2}, {"all": 1, None: 2}, {}, {0: 3}, {"few": 3}, {500: 0}, {500: None}, [500], 500, {True: 3}, {1.5: 2}],
+)
 def test_labels_that_are_none_are_one_line(labels):
     with pytest.raises(ConfigError, match=r"^labels: [^\n]+$"):
         config.several({"labels": labels})
@@ -320,6 +328,9 @@ def test_the_primary_result_is_a_sentence_and_says_what_is_not_finished():
 
 
 def test_gains_need_plain_classification():
+    other = config.create({"methods": ["classification", "cpc"], "dataset": "digits", "hold_out": ["1", "2"]})
+    with pytest.raises(ConfigError, match="classification and rotation"):
+        show.primary(stats.gains([(other, [])]), other, [])
     with pytest.raises(ConfigError, match="classification"):
         stats.gains([(config.create({"methods": "rotation", "dataset": "digits"}), [])])
 

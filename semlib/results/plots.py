@@ -92,15 +92,16 @@ def gain_by_labels(runs: Sequence[tuple[Experiment, Sequence[Record]]], method: 
     95 % interval over classes. Dotted: how many images a class the paper's tables have.
     """
     measures = [name for name in ("msp", "odin", "accuracy") if all(name in (*e.scores, "accuracy") for e, _ in runs)]
-    points = {tables.images_a_class(e, records): tables.by_class(e, records) for e, records in runs}
-    points = {n: points[n] for n in sorted(points) if not math.isnan(n)}
+    points = sorted(((tables.images_a_class(e, records), k) for k, (e, records) in enumerate(runs)), key=lambda point: point[0])
+    points = [(n, tables.by_class(*runs[k])) for n, k in points if not math.isnan(n)]
+    numbers = [n for n, _ in points]
     means = stats.gains(runs).query("method == @method and statistics == @runs[0][0].statistics").sort_values("images")
     size = (5 * len(measures), 4.8)
     figure, axes = plt.subplots(1, len(measures), figsize=size, dpi=DPI, squeeze=False, layout="constrained")
     for axis, measure in zip(axes.flat, measures, strict=True):
-        gained = pd.DataFrame({n: stats.gain(table, method, measure) for n, table in points.items()})  # (classes, points)
+        gained = pd.concat([stats.gain(table, method, measure) for _, table in points], axis=1) if points else pd.DataFrame()
         for line in gained.to_numpy():
-            axis.plot(gained.columns, line, color="0.7", linewidth=0.9, marker="o", markersize=2.5, label="a held-out class")
+            axis.plot(numbers, line, color="0.7", linewidth=0.9, marker="o", markersize=2.5, label="a held-out class")
         mean = means[means.measure == measure].dropna(subset="gain")
         half = (mean.high - mean.gain).fillna(0)
         bold = {"linewidth": 2.4, "marker": "o", "capsize": 4, "zorder": 3}
@@ -108,12 +109,12 @@ def gain_by_labels(runs: Sequence[tuple[Experiment, Sequence[Record]]], method: 
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set(xscale="log", xlabel="training images a class (logarithmic)", ylabel="gain (points)")
         axis.set_title(label(measure) + " average precision" * (measure != "accuracy"))
-        axis.set_xticks(list(points), [f"{n:,.0f}" + "\nnot run" * (n not in set(mean.images)) for n in points])
+        axis.set_xticks(numbers, [f"{n:,.0f}" + "\nnot run" * (n not in set(mean.images)) for n in numbers])
         axis.minorticks_off()
         if points:
-            axis.set_xlim(min(points) / 1.4, max(points) * 1.4)
+            axis.set_xlim(min(numbers) / 1.4, max(numbers) * 1.4)
         for n, name in tables.PAPERS_IMAGES.items():
-            if points and min(points) / 1.5 < n < max(points) * 1.5:
+            if points and min(numbers) / 1.5 < n < max(numbers) * 1.5:
                 axis.axvline(n, color="0.5", linewidth=0.8, linestyle=":")
                 axis.annotate(name, (n, 1), xycoords=("data", "axes fraction"), fontsize=7, rotation=90, ha="right", va="top")
     legend = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))  # one line of each kind

@@ -56,7 +56,7 @@ class Shown(pd.DataFrame):
 
 
 def _best(table: pd.DataFrame, text: pd.DataFrame) -> pd.DataFrame:
-    """Which cells of `shown` are a measure's highest mean in their row; none with a single method."""
+    """Which cells of the text are a measure's highest mean in their row; none with a single method."""
     best = pd.DataFrame(False, text.index, text.columns)
     for measure in table.columns.unique("measure"):
         means = table.xs((measure, "mean"), axis=1, level=("measure", "statistic"))  # (rows, methods)
@@ -84,7 +84,7 @@ def finding(table: pd.DataFrame) -> str:
     if tested:
         sentences.append(f"p: Wilcoxon's two-sided signed-rank test over the {what}, not corrected for several tests.")
     if sentences and one:
-        sentences.append(f"With one trial nothing can be claimed {'of a single one of them' if tested else 'from it'}.")
+        sentences.append(f"With one trial nothing can be claimed {'about any single one' if tested else 'from it'}.")
     return " ".join(sentences)
 
 
@@ -173,6 +173,8 @@ def _gain_text(row: Any) -> str:
 
 def primary(table: pd.DataFrame, experiment: Experiment, records: Sequence[Record]) -> str:
     """The result that was fixed before any run, as a sentence: MSP with mixed statistics, rotation against classification."""
+    if not {"classification", "rotation"} <= set(experiment.methods) or "msp" not in experiment.scores:
+        raise config.ConfigError("the primary result needs the methods classification and rotation, and the score msp")
     row = table[(table.statistics == "mixed") & (table.method == "rotation") & (table.measure == "msp")].iloc[0]
     what = f"MSP's average precision, mixed statistics, {experiment.train_per_class or 'all'} training images a class"
     if math.isnan(row.gain):
@@ -239,11 +241,11 @@ def _p(value: float) -> str:
 
 def limits(experiment: Experiment) -> str:
     """What a table of this data set can't show, as Markdown for below it; "" where there is nothing to say."""
-    if experiment.dataset != "digits":
+    if (experiment.dataset, experiment.profile) != ("digits", "demo"):
         return ""
     return (
-        "On digits rotation makes no difference that the trials can tell from chance, with upright statistics; with mixed ones "
-        "it costs. The paper's claim is about photographs: see notebooks/few_labels.ipynb, on CIFAR-10."
+        "In these runs on digits rotation makes no difference that the trials can tell from chance, with upright statistics; "
+        "with mixed ones it costs. The paper's claim is about photographs: see notebooks/few_labels.ipynb, on CIFAR-10."
     )
 
 

@@ -149,7 +149,9 @@ def _recorded_classes(experiment: Experiment) -> tuple[str, ...]:
     """The class names in the first record of the data set; none if there is none."""
     for path in (experiment.folder / "runs" / experiment.dataset_name).glob("**/record.json"):
         with suppress(OSError, ValueError, TypeError, KeyError):
-            return tuple(json.loads(path.read_text())["classes"])
+            names = json.loads(path.read_text())["classes"]
+            if names and all(isinstance(name, str) for name in names) and isinstance(names, list):
+                return tuple(names)
     return ()
 
 
