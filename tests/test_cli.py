@@ -167,7 +167,11 @@ def test_a_killed_kernel_is_a_failure(tmp_path):
 @pytest.mark.slow
 def test_an_epoch_on_cifar10_finds_cats_better_than_chance(cifar10_root, tmp_path):
     out = tmp_path / "out.ipynb"
-    given = ["-f", "params/cpu/table3_cifar10.yaml", *parameters(hold_out="cat", epochs=1, trials=1, methods="classification", threads=1)]
+    given = [
+        "-f",
+        "params/cpu/table3_cifar10.yaml",
+        *parameters(hold_out="cat", epochs=1, trials=1, methods="classification", threads=1),
+    ]
     done = semlib("run", NOTEBOOK, *given, "-p", "outputs", tmp_path / "outputs", "-o", out, SEMLIB_DATA=cifar10_root)
     assert done.returncode == 0, done.stderr
     (home,) = (path.parent for path in (tmp_path / "outputs").rglob("record.json"))
