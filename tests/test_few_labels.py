@@ -185,6 +185,13 @@ def test_labels_that_are_none_are_one_line(labels):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)
+def test_papermill_can_sort_the_keys_of_labels(path):
+    assert all(isinstance(key, str) for key in config.read_parameters(path)["labels"])
+    given, made = notebooks.parameters(ROOT / "notebooks" / "few_labels.ipynb", [], [["labels", "{500: 100, all: 10}"]])
+    assert given["labels"] == {"500": 100, "all": 10} and [e.train_per_class for e in made] == [500, None]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.parent.name)
 def test_every_number_of_labels_has_as_many_steps_and_ten_evaluations(path):
     _, made = notebooks.parameters(ROOT / "notebooks" / "few_labels.ipynb", [path], [])
     whole = 50000 if made[0].dataset == "cifar10" else len(datasets.load("digits").train)

@@ -29,6 +29,8 @@ def parameters(
     for file in files:
         given |= config.read_parameters(existing(file))
     given |= {name: _value(name, text) for name, text in pairs}
+    if isinstance(given.get("labels"), dict):  # Papermill sorts a dictionary's keys, and can't sort 500 and all
+        given["labels"] = {str(key): value for key, value in given["labels"].items()}
     for name in given:
         if name not in inferred and name not in Experiment.model_fields:
             raise ConfigError(config.unknown(name, tuple(inferred)))
