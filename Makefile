@@ -61,7 +61,7 @@ lint: $(VENV)/ready
 	$(BIN)/ruff format --check
 	$(BIN)/ty check semlib
 
-# The environment of requirements.lock, then semlib itself; LOCK= takes the newest releases instead
+# The environment of requirements.lock, then semlib itself; LOCK= takes the newest releases instead, after make clean
 $(VENV)/ready: pyproject.toml $(LOCK)
 	$(PYTHON) -m venv $(VENV)
 ifeq ($(LOCK),)

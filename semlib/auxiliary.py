@@ -14,8 +14,8 @@ from torch import Tensor
 from semlib import config, user_code
 from semlib.models.cpc import augmented, patches
 
-Network = Callable[..., Tensor]  # (images, head) -> outputs: a module, compiled or not
-Loss = Callable[[Network, Tensor], Tensor]
+Forward = Callable[..., Tensor]  # (images, head) -> outputs: a module, compiled or not
+Loss = Callable[[Forward, Tensor], Tensor]
 
 
 def quarter_turns(images: Tensor) -> Tensor:
@@ -26,18 +26,19 @@ def quarter_turns(images: Tensor) -> Tensor:
     return torch.stack([images.rot90(k, (2, 3)) for k in range(4)], dim=1).flatten(0, 1)
 
 
-def rotation(net: Network, images: Tensor) -> Tensor:
+def rotation(net: Forward, images: Tensor) -> Tensor:
     """Cross-entropy of telling by which quarter turn each image is rotated (Gidaris et al. 2018); all four turns of each."""
     turned = quarter_turns(images).contiguous(memory_format=torch.channels_last)  # (4N, C, H, H)
     turns = torch.arange(4, device=images.device).repeat(len(images))  # (4N,)
     return F.cross_entropy(net(turned, head="rotation"), turns)
 
 
-# A quarter of the batch, four turns each: both tasks' steps cost the same.
-vars(rotation).update(heads={"rotation": 4}, share=4)
+rotation.heads = {"rotation": 4}  # ty: ignore[missing-attribute]  # of a function, as users set them
+# a quarter of the batch, four turns each: both tasks' steps cost the same
+rotation.share = 4  # ty: ignore[missing-attribute]
 
 
-def cpc(net: Network, images: Tensor, negatives: str = "image", augment: bool = False) -> Tensor:
+def cpc(net: Forward, images: Tensor, negatives: str = "image", augment: bool = False) -> Tensor:
     """InfoNCE of telling a patch's code by the context of one above it (van den Oord et al. 2018; Appendix C).
 
     The mean over all pairs of a patch and one 1 to 5 rows below it. negatives: the image's own other patches ("image"), or

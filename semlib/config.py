@@ -87,6 +87,7 @@ Count = Annotated[int, Field(ge=1, le=MOST)]
 OptionalCount = Annotated[Annotated[int, Field(ge=0, le=MOST)] | None, BeforeValidator(_none)]
 PerClass = Annotated[Count | None, BeforeValidator(_none)]
 Labels = Annotated[PerClass, BeforeValidator(_labels)]
+EpochsByLabels = Annotated[Annotated[dict[Labels, Count], Field(min_length=1)] | None, BeforeValidator(_distinct)]
 OptionalSide = Annotated[Annotated[int, Field(ge=8, le=10**4)] | None, BeforeValidator(_none)]
 Fold = Annotated[Annotated[int, Field(ge=0, le=9)] | None, BeforeValidator(_none)]
 OptionalText = Annotated[Text | None, BeforeValidator(_none)]
@@ -204,7 +205,7 @@ class Scoring(Group):
 
 
 class Machine(Group):
-    """This machine, where things lie, how often something is written; in no address, numbers differ by rounding alone."""
+    """This machine: where things lie, how often something is written. In no address; numbers differ by rounding"""
 
     device: Annotated[Text, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """cpu, cuda, cuda:1; auto: a GPU if there is one."""
@@ -303,9 +304,7 @@ class Several(BaseModel):
 
     settings: OptionalNames = None  # files of parameters; the notebook's own go over them
     dataset: OptionalNames = None  # a list of names: the same settings for each
-    labels: Annotated[Annotated[dict[Labels, Count], Field(min_length=1)] | None, BeforeValidator(_distinct)] = (
-        None  # train_per_class or all: epochs
-    )
+    labels: EpochsByLabels = None  # train_per_class or all: epochs
     auxiliary_weights: Annotated[dict[Text, Weights] | None, BeforeValidator(_none)] = None  # of each method, to compare
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from tqdm import tqdm
 
-from semlib.auxiliary import Loss, Network
+from semlib.auxiliary import Forward, Loss
 from semlib.checkpoint import Checkpoint
 from semlib.config import Training
 from semlib.datasets import ImageSet, augmentation
@@ -81,7 +81,7 @@ def train(
 
 def _epoch(
     epoch: int,
-    forward: Network,
+    forward: Forward,
     batches: "_Batches",
     optimizers: dict[str, SGD],
     how: Training,

@@ -1,1 +1,1 @@
-"""What records say: tables, tests, text, figures, pages. Needs no torch."""
+"""What records say: tables, tests, text, figures, pages. Needs no torch, but for appendix_d."""

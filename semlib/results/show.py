@@ -153,7 +153,7 @@ def with_skew(summary: pd.DataFrame, runs: Sequence[tuple[Experiment, Sequence[R
 
 
 def gains(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of `gains` as text."""
+    """A table of `stats.gains` as text."""
     images = ["all (not run)" if math.isnan(n) else f"{n:,.0f}" for n in table.images]
     text = pd.DataFrame({"Images a class": images, "Statistics": table.statistics})
     text["Method"], text["Measure"] = table.method.map(label), table.measure.map(label)
@@ -212,7 +212,7 @@ def _spearman(classes: pd.DataFrame, columns: list[tuple[str, str, str]]) -> str
 
 
 def weights(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of by_weight as text, the paper's choice beside."""
+    """A table of `tables.by_weight` as text, the paper's choice beside."""
     text = pd.DataFrame({"Data set": table.dataset, "Images a class": table.train_per_class})
     text["Method"] = table.method.map(label)
     plain = table.method == "classification"
@@ -244,8 +244,8 @@ def limits(experiment: Experiment) -> str:
     if (experiment.dataset, experiment.profile) != ("digits", "demo"):
         return ""
     return (
-        "In these runs on digits rotation makes no difference that the trials can tell from chance, with upright statistics; "
-        "with mixed ones it costs. The paper's claim is about photographs: see notebooks/few_labels.ipynb, on CIFAR-10."
+        "In make demo's runs on digits rotation makes no difference that the trials can tell from chance, with upright "
+        "statistics; with mixed ones it costs. The paper's claim is about photographs: notebooks/few_labels.ipynb, on CIFAR-10."
     )
 
 
@@ -259,8 +259,8 @@ def print_all(experiments: Iterable[Experiment]) -> None:
     for experiment in experiments:
         records = store.finished(experiment)
         print(f"\n{title(experiment)}: average precision and accuracy, %")
-        print(as_text(tables.by_class(experiment, records)), limits(experiment), sep="\n")
-        print(*remarks(experiment, records), sep="\n")
+        print(as_text(tables.by_class(experiment, records)))
+        print(*filter(None, [limits(experiment), *remarks(experiment, records)]), sep="\n")
 
 
 def title(experiment: Experiment) -> str:

@@ -56,6 +56,6 @@ def wilcoxon(gain: pd.Series) -> float:
     """The p of Wilcoxon's two-sided signed-rank test; NaN where too few differ."""
     if (gain != 0).sum() < FEWEST_TO_TEST:
         return math.nan
-    from scipy.stats import wilcoxon
+    from scipy import stats
 
-    return float(wilcoxon(gain).pvalue)
+    return float(stats.wilcoxon(gain).pvalue)

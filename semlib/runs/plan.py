@@ -30,8 +30,8 @@ _AUXILIARY = {"auxiliary_weight", "auxiliary_augment"}  # nothing to methods wit
 _NETWORK = {"stem_stride", "widen_factor", "dropout", "norm_batch"}  # nothing to a user's own network
 
 
-class Which(Protocol):
-    """A run or its record."""
+class RunOrRecord(Protocol):
+    """What a run and its record both say of themselves."""
 
     @property
     def dataset(self) -> str: ...
@@ -99,13 +99,13 @@ class Run:
         return home, home / f"test_{self.data.test[:8] if self.data else ''}"
 
 
-def address(run: Which, settings: Mapping, sources: Mapping, train_digest: str, recipe: int | None = None) -> str:
+def address(run: RunOrRecord, settings: Mapping, sources: Mapping, train_digest: str, recipe: int | None = None) -> str:
     """SHA-256 over everything that a run's weights depend on."""
     what = [recipe or RECIPE, run.dataset, run.hold_out, run.method, run.trial, chosen(settings), sources, train_digest]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
-def place(run: Which, address: str) -> Path:
+def place(run: RunOrRecord, address: str) -> Path:
     """A run's folder, as seen from its profile's runs/."""
     return Path(run.dataset, run.hold_out or "none", run.method.replace(":", "."), f"trial_{run.trial}-{address[:8]}")
 
