@@ -14,6 +14,7 @@ from semlib.auxiliary import Forward, Loss
 from semlib.checkpoint import Checkpoint
 from semlib.config import Training
 from semlib.datasets import ImageSet, augmentation
+from semlib.metrics import full_float32
 
 STEP_MILESTONES = (0.3, 0.6, 0.8)  # epochs 60, 120, 160 of 200
 
@@ -58,7 +59,7 @@ def train(
     if auxiliary:
         optimizers["auxiliary"] = _optimizer(net, how, "auxiliary")
     forward = torch.compile(net, dynamic=False) if compile else net
-    with torch.random.fork_rng([torch.device(device)] if device.startswith("cuda") else []):
+    with torch.random.fork_rng([torch.device(device)] if device.startswith("cuda") else []), full_float32():
         torch.manual_seed(seed)  # dropout draws from the global generators
         resumed = checkpoint.restore(net, optimizers, generator) if checkpoint else None
         history, seconds, begin = resumed or ([], 0.0, 0)

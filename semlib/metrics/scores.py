@@ -52,7 +52,7 @@ def evaluating(net: nn.Module) -> Generator[nn.Module, None, None]:
     device = next(net.parameters()).device.type
     net.eval()
     try:
-        with torch.autocast(device, enabled=False), _full_float32():
+        with torch.autocast(device, enabled=False), full_float32():
             yield net
     finally:
         for module, training in modes:
@@ -60,7 +60,7 @@ def evaluating(net: nn.Module) -> Generator[nn.Module, None, None]:
 
 
 @contextmanager
-def _full_float32() -> Generator[None, None, None]:
+def full_float32() -> Generator[None, None, None]:
     """No TF32 in matrix products and convolutions; the settings are restored after."""
     if hasattr(
         torch.backends.cudnn, "conv"
