@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -59,7 +60,8 @@ def train(
     if auxiliary:
         optimizers["auxiliary"] = _optimizer(net, how, "auxiliary")
     forward = torch.compile(net, dynamic=False) if compile else net
-    with torch.random.fork_rng([torch.device(device)] if device.startswith("cuda") else []), full_float32():
+    precision = nullcontext() if autocast else full_float32()
+    with torch.random.fork_rng([torch.device(device)] if device.startswith("cuda") else []), precision:
         torch.manual_seed(seed)  # dropout draws from the global generators
         resumed = checkpoint.restore(net, optimizers, generator) if checkpoint else None
         history, seconds, begin = resumed or ([], 0.0, 0)

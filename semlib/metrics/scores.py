@@ -62,12 +62,11 @@ def evaluating(net: nn.Module) -> Generator[nn.Module, None, None]:
 @contextmanager
 def full_float32() -> Generator[None, None, None]:
     """No TF32 in matrix products and convolutions; the settings are restored after."""
-    if hasattr(
-        torch.backends.cudnn, "conv"
-    ):  # torch >= 2.9 has a setting for each, and minds it if the older ones are mixed in
-        places, name, full = (torch.backends.cuda.matmul, torch.backends.cudnn.conv), "fp32_precision", "ieee"
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    if hasattr(cudnn, "conv"):  # torch >= 2.9 has a setting for each, and minds it if the older ones are mixed in
+        places, name, full = (cuda.matmul, cudnn.conv, cudnn.rnn), "fp32_precision", "ieee"
     else:
-        places, name, full = (torch.backends.cuda.matmul, torch.backends.cudnn), "allow_tf32", False
+        places, name, full = (cuda.matmul, cudnn), "allow_tf32", False
     before = [getattr(place, name) for place in places]
     try:
         for place in places:
