@@ -31,7 +31,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.device.startswith("cuda"):
-        torch.cuda.set_device(args.device)
+        torch.cuda.set_device(torch.device(args.device).index or 0)
     net, images = trained(args.network, args.images, args.device)
     contiguous = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
     contestants = {

@@ -61,7 +61,7 @@ def main() -> None:
     args.workers = args.workers if args.workers is not None else len(os.sched_getaffinity(0)) if gpu else 1
     args.steps = args.steps or (100 if gpu else 20)
     if gpu:
-        torch.cuda.set_device(args.device)
+        torch.cuda.set_device(torch.device(args.device).index or 0)
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
     rows, peaks = [], peak(args.device)

@@ -478,3 +478,18 @@ def test_statistics_that_upright_images_do_not_reach_stay():
     with metrics.upright(net, noise().images):
         assert net.other.running_mean == 3 and net.used.running_mean != 0
     assert net.used.running_mean == 0
+
+
+def test_float32_is_computed_without_tf32():
+    """PyTorch's convolutions on a GPU have TF32 for a default; the settings can be read without one."""
+    seen = {}
+
+    def loss(net, images):
+        cudnn = torch.backends.cudnn
+        seen[autocast] = cudnn.conv.fp32_precision == "ieee" if hasattr(cudnn, "conv") else not cudnn.allow_tf32
+        return net(images).sum() * 0
+
+    for autocast in (False, True):
+        how = experiment(epochs=1, batch_size=16).training
+        training.train(network(), noise(16), how, loss, autocast=autocast)
+    assert seen == {False: True, True: False}

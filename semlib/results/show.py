@@ -259,7 +259,8 @@ def print_all(experiments: Iterable[Experiment]) -> None:
     for experiment in experiments:
         records = store.finished(experiment)
         print(f"\n{title(experiment)}: average precision and accuracy, %")
-        print(as_text(tables.by_class(experiment, records)))
+        if records:
+            print(as_text(tables.by_class(experiment, records)))
         print(*filter(None, [limits(experiment), *remarks(experiment, records)]), sep="\n")
 
 

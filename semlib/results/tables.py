@@ -192,9 +192,9 @@ def save(table: pd.DataFrame, path: Path) -> None:
     save_plain(flat.rename_axis(index="hold_out"), path)
 
 
-def save_plain(table: pd.DataFrame, path: Path) -> None:
-    """Write any table of percents as CSV, two decimals; one with more empty cells than the file is <name>.unfinished.csv."""
-    text, before = table.to_csv(float_format="%.2f"), 0.0
+def save_plain(table: pd.DataFrame, path: Path, decimals: int = 2) -> None:
+    """Write any table of percents as CSV; one with more empty cells than the file is <name>.unfinished.csv."""
+    text, before = table.to_csv(float_format=f"%.{decimals}f"), 0.0
     with suppress(OSError, ValueError):  # no file, or not a table
         before = _filled(path.read_text())
     save_complete(path, _filled(text), before, lambda file: file.write(text.encode()))
