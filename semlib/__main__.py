@@ -1,6 +1,7 @@
 """`python -m semlib run|grid|data|report|parameters`. Papermill and Snakemake do the work; this checks the rest."""
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -111,6 +112,7 @@ def _run(args: argparse.Namespace) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_suffix(".unfinished.ipynb")  # until it has ended well the one before stays
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # no warning of parameters that the cell leaves at their default
     if experiment.threads:
         os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(experiment.threads)))
     print(f"executing {short(notebook)} -> {short(out)}", flush=True)

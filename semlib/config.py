@@ -4,11 +4,13 @@ One path leads in, whether the values come from a notebook's parameters cell, fr
 an unknown name or a value of the wrong type is an error that names the choices.
 """
 
+import ast
 import csv
 import math
 import re
 import reprlib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,9 +29,8 @@ SCORES = (*PAPERS_SCORES, *RANKED)
 USERS = r"\w+(\.\w+)*:\w+"  # package.module:function
 CHOSEN_WEIGHTS = "auxiliary_weights.csv"
 UNCHOSEN = {"cpc": 10.0}
-LONGEST = 10**5  # characters of a file of parameters
-STARTS = (yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken, yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken)
-ENDS = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
+_short = reprlib.Repr()  # of a value in a message
+_short.maxlevel, _short.maxstring, _short.maxother = 2, 200, 200
 
 
 class ConfigError(ValueError):
@@ -384,7 +385,8 @@ def _checked(model: type[BaseModel], parameters: Mapping[str, Any]) -> Any:
     try:
         return model.model_validate(dict(parameters))
     except ValidationError as error:
-        first = {e["loc"][:1]: e for e in reversed(error.errors())}  # one of each parameter
+        # one of each parameter, and one name that is unknown
+        first = {e["type"] == "extra_forbidden" or e["loc"][:1]: e for e in reversed(error.errors())}
         raise ConfigError("; ".join(_sentence(e) for e in reversed(first.values()))) from None
 
 
@@ -396,19 +398,11 @@ def _sentence(error: Any) -> str:
     return f"{name}: {message}, not {_shown(error['input'])}" if name else message
 
 
-class _Short(reprlib.Repr):
-    """A value in a message: whatever a file holds, its repr is a line of bearable length."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxlevel, self.maxstring, self.maxother = 2, 200, 200
-
-    def repr_int(self, x: int, level: int) -> str:
-        return repr(x) if abs(x) < 10**100 else f"a number of {x.bit_length()} bits"  # Python writes no 5,000 digits
-
-
 def _shown(value: object) -> str:
-    return one_line(_Short().repr(value))
+    try:
+        return one_line(_short.repr(value))
+    except ValueError:  # Python writes no number of 5,000 digits
+        return "a number too long to print"
 
 
 def unknown(name: object, also: tuple[str, ...] = ()) -> str:
@@ -418,8 +412,9 @@ def unknown(name: object, also: tuple[str, ...] = ()) -> str:
 def from_parameters(namespace: dict[str, Any], also: tuple[str, ...] = ()) -> Experiment:
     """The Experiment that a notebook's parameters cell describes: `experiment = config.from_parameters(globals())`.
 
-    also: further parameters of that notebook. In a fresh kernel any other plain value is a misspelt parameter, which
-    Papermill would only warn about; once `experiment` exists, a user's own variables are left alone.
+    also: further parameters of that notebook. What the kernel has from elsewhere, a start-up file say, isn't one. In a fresh
+    kernel any other plain value is a misspelt parameter, which Papermill would only warn about; once `experiment` exists, a
+    user's own variables are left alone.
     """
     made = several(_given(namespace, also, "experiment"))
     if len(made) > 1:
@@ -433,6 +428,9 @@ def several_from_parameters(namespace: dict[str, Any], also: tuple[str, ...] = (
 
 
 def _given(namespace: dict[str, Any], also: tuple[str, ...], made: str) -> dict[str, Any]:
+    if cells := namespace.get("In"):  # IPython's: the code of the cells so far
+        mine = {"In", "Out", made}.union(*map(_assigned, cells))
+        namespace = {name: value for name, value in namespace.items() if name in mine}
     if made not in namespace:
         plain = {
             k for k, v in namespace.items() if isinstance(v, str | int | float | list | tuple | None) and not k.startswith("_")
@@ -442,23 +440,21 @@ def _given(namespace: dict[str, Any], also: tuple[str, ...], made: str) -> dict[
     return {name: namespace[name] for name in (*Experiment.model_fields, *Several.model_fields) if name in namespace}
 
 
+def _assigned(cell: str) -> set[str]:
+    """The names that a cell's code sets."""
+    with suppress(SyntaxError):  # a cell that failed
+        targets = [target for s in ast.parse(cell).body if isinstance(s, ast.Assign) for target in s.targets]
+        return {target.id for target in targets if isinstance(target, ast.Name)}
+    return set()
+
+
 def from_yaml(text: str) -> Any:
-    """What a YAML text says; ValueError, one line, where it is none, says a name twice, or takes too long to read."""
-    if len(text) > LONGEST:
-        raise ValueError(f"more than {LONGEST} characters")
+    """What a YAML text says; ValueError, one line, where it is none or says a name twice."""
     try:
-        depth, names, before = 0, set(), None
-        for token in yaml.scan(text):
-            if isinstance(token, yaml.AliasToken):
-                raise ValueError("*name, an alias, isn't read here")  # ten lines of them can say a gigabyte
-            depth += isinstance(token, STARTS) - isinstance(token, ENDS)
-            if depth > 20:
-                raise ValueError("lists in lists, more than 20 deep")
-            if depth == 1 and isinstance(before, yaml.KeyToken) and isinstance(token, yaml.ScalarToken):
-                if token.value in names:
-                    raise ValueError(f"{token.value} is there twice")
-                names.add(token.value)
-            before = token
+        root = yaml.compose(text, yaml.SafeLoader)
+        names = [key.value for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{twice[0]} is there twice")
         return yaml.safe_load(text)
     except Exception as error:  # PyYAML raises many kinds: a KeyError of !!bool x, a RecursionError of a thousand brackets
         raise ValueError(one_line(error)) from None
@@ -467,9 +463,7 @@ def from_yaml(text: str) -> Any:
 def read_parameters(path: str | Path) -> dict[str, Any]:
     """The parameters in a YAML file (params/<profile>/<notebook>.yaml), not yet checked."""
     try:
-        with resolve(path).open("rb") as file:
-            text = file.read(LONGEST + 1)
-        parameters = from_yaml(text.decode())
+        parameters = from_yaml(resolve(path).read_bytes().decode())
     except OSError as error:
         raise ConfigError(f"{path}: can't be read ({error.strerror})") from None
     except ValueError as error:

@@ -25,6 +25,8 @@ def parameters(
         inferred = papermill.inspect_notebook(str(notebook))
     except Exception as error:  # what isn't JSON, or isn't a notebook's: nbformat raises many kinds
         raise ConfigError(f"{notebook} can't be read as a notebook ({one_line(error)})") from None
+    if not inferred:
+        raise ConfigError(f"{notebook}: no cell is tagged parameters; tag the one that sets them, or take the notebook anew")
     given: dict[str, Any] = {}
     for file in files:
         given |= config.read_parameters(existing(file))
