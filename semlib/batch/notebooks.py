@@ -1,6 +1,7 @@
 """A notebook's parameters as a command line gives them, the experiments it will make of them, and where its copy goes."""
 
 import ast
+import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,6 +12,9 @@ from semlib import config, runs
 from semlib.config import ConfigError, Experiment
 from semlib.files import one_line, resolve
 from semlib.runs import plan
+
+# Papermill checks notebooks by jsonschema, which would take a second to import its grammar of IRIs; notebooks have none.
+sys.modules.setdefault("rfc3987_syntax", None)  # ty: ignore[no-matching-overload]  # an ImportError, which it expects
 
 
 def parameters(
