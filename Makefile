@@ -5,7 +5,7 @@ LOCK ?= requirements.lock
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo grid paper test test-avx2 test-all kills bench lab lint lock clean
+.PHONY: demo grid paper test test-avx2 test-all kills bench lab docs lint lock clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/ready
@@ -56,6 +56,10 @@ LAB ?=
 lab: $(VENV)/ready
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 
+# The site, in docs/_site: pages, executed notebooks, reference. A warning or a broken link is an error.
+docs: $(VENV)/ready
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -c docs . docs/_site
+
 lint: $(VENV)/ready
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -65,7 +69,7 @@ lint: $(VENV)/ready
 $(VENV)/ready: pyproject.toml $(LOCK)
 	$(PYTHON) -m venv $(VENV)
 ifeq ($(LOCK),)
-	$(BIN)/python -m pip install --quiet --editable ".[test,lab,cluster]"
+	$(BIN)/python -m pip install --quiet --editable ".[test,lab,docs,cluster]"
 else
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement $(LOCK)
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .

@@ -1,4 +1,4 @@
-"""What README.md shows is run as it stands there, from outside the package."""
+"""What README.md and docs/ show is run as it stands there, from outside the package."""
 
 import json
 import re
@@ -11,13 +11,15 @@ import report
 
 from semlib import config
 from semlib.__main__ import main
-from semlib.results import show, stats
+from semlib.results import show, stats, tables
 from semlib.runs import store
 
 ROOT = Path(__file__).resolve().parents[1]
 
 README = (ROOT / "README.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+PAGES = {path.stem: path.read_text() for path in (ROOT / "docs").glob("*.md")}
+TEXT = "\n".join([README, *PAGES.values()])
+PYTHON = re.findall(r"```python\n(.*?)```", PAGES["extending"], flags=re.S)
 SMALL = [word for name, value in (("epochs", "1"), ("trials", "1"), ("hold_out", "8")) for word in ("-p", name, value)]
 
 
@@ -27,7 +29,7 @@ def snippet(name: str) -> str:
 
 @pytest.fixture
 def outside(tmp_path, monkeypatch):
-    """README's files in a folder of their own on the Python path."""
+    """The pages' files in a folder of their own on the Python path."""
     for name in ("my_score.py", "my_task.py"):
         (tmp_path / name).write_text(snippet(name))
     monkeypatch.syspath_prepend(tmp_path)
@@ -36,10 +38,9 @@ def outside(tmp_path, monkeypatch):
 
 
 def command(name: str, outside: Path) -> list[str]:
-    """README's command that names this file, at a budget of seconds."""
-    line = next(
-        line for line in README.replace("\\\n", " ").splitlines() if line.startswith("python -m semlib") and name in line
-    )
+    """The page's command that names this file, at a budget of seconds."""
+    lines = PAGES["extending"].replace("\\\n", " ").splitlines()
+    line = next(line for line in lines if line.startswith("python -m semlib") and name in line)
     words = re.findall(r'"[^"]*"|\S+', line.removeprefix("python -m semlib "))
     return [*(word.strip('"') for word in words), *SMALL, "-p", "outputs", str(outside / "out")]
 
@@ -63,23 +64,61 @@ def test_the_lines_of_python_run(tmp_path):
     assert 0 < float(out) < 1
 
 
-def test_readme_names_only_files_that_are_there():
-    for path in re.findall(r"(?:notebooks|params|semlib|docs)/[\w/]+\.(?:ipynb|yaml|py|png)", README):
+def test_every_file_and_heading_that_a_page_names_is_there():
+    for path in re.findall(r"(?:notebooks|params|semlib|docs|outputs/(?:cpu|paper))/[\w/-]+\.(?:ipynb|yaml|py|png|md)", TEXT):
         assert (ROOT / path).exists(), path
+    pages = {ROOT / "README.md": README} | {ROOT / "docs" / f"{name}.md": text for name, text in PAGES.items()}
+    for page, text in pages.items():
+        prose = re.sub(r"```.*?```", "", text, flags=re.S)
+        for link, heading in re.findall(r"\]\(([^)#:]*)(?:#([\w-]+))?\)", prose):
+            there = page.parent / link if link else page
+            assert there.exists(), (page.name, link)
+            names = re.findall(r"(?m)^#+ (.*)$", there.read_text()) if heading else ()
+            slugs = [re.sub(r"[^\w-]", "", name.lower().replace(" ", "-")) for name in names]
+            assert not heading or heading in slugs, (page.name, link, heading)
+
+
+def test_readme_is_short():
+    assert len(README.split()) <= 1000
+
+
+def test_its_results_stand_beside_those_of_the_published_tables():
+    """README's table of averages: here from the committed records, the paper's from its tables."""
+    experiment = config.several(config.read_parameters("params/cpu/few_labels.yaml"))[0]
+    ours = tables.by_class(experiment, store.finished(experiment)).loc["average"]
+    measures = [(method, measure) for measure in ("msp", "odin", "accuracy") for method in ("classification", "rotation")]
+    rows = [[ours[method, measure, "mean"] for method, measure in measures]]
+    for table in ("table4_stl10", "table3_cifar10"):
+        average = tables.published(table).loc["average"]
+        rows.append([average[f"{method}_{measure}"] for method, measure in measures])
+    for row in rows:
+        shown = [f"{a:.1f} → {b:.1f}" for a, b in zip(row[::2], row[1::2], strict=True)]
+        assert f"| {' | '.join(shown)} |" in README
 
 
 def test_its_results_are_those_of_the_committed_records():
     runs = [(e, store.finished(e)) for e in config.several(config.read_parameters("params/cpu/few_labels.yaml"))]
     gains = stats.gains(runs)
-    assert show.primary(gains, *runs[0]) in " ".join(README.split())
+    for text in (README, PAGES["results"]):
+        assert show.primary(gains, *runs[0]) in " ".join(text.split())
     rows = show.gains(gains[gains.measure.isin(["msp", "odin", "accuracy"])].dropna(subset="gain")).droplevel("Method")
     shown = [f"| {' | '.join([*index, *row])} |" for index, row in zip(rows.index, rows.to_numpy(), strict=True)]
-    section = README[README.index("## Results beside the paper's") : README.index("Appendix D, average precision")]
+    section = PAGES["results"].partition("## Pixel statistics")[0]
     assert [line for line in section.splitlines() if line.startswith("|")][2:] == shown
 
 
 def test_its_benchmarks_are_those_of_the_committed_files():
     found = "\n".join(report.markdown(json.loads(path.read_text())["rows"]) for path in (ROOT / "benchmarks").glob("*.json"))
-    section = README[README.index("## How fast") : README.index("## Your own images")]
-    rows = [line for line in section.splitlines() if line.startswith("|") and "---" not in line]
+    rows = [line for line in PAGES["performance"].splitlines() if line.startswith("|") and "---" not in line]
     assert len(rows) > 10 and set(rows) <= set(found.splitlines())
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning_and_loads_nothing_from_the_net(tmp_path):
+    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--quiet", "-c", "docs", ".", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pages = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*.html")}
+    assert {"README.html", "docs/reference.html", "outputs/cpu/few_labels-cifar10.html"} <= set(pages)
+    for name, text in pages.items():
+        assert not re.search(r'(src|<link[^>]+href)="(https?:)?//', text), name

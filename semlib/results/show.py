@@ -89,9 +89,9 @@ def finding(table: pd.DataFrame) -> str:
 
 
 def differences(table: pd.DataFrame) -> pd.DataFrame:
-    """Measured minus published in points, as text; * where it is more than two standard deviations of the two together.
+    """Measured minus published in points, as text; starred where it is more than two standard deviations of the two together.
 
-    Without a deviation of its own (one trial) a difference has no *, and "?" says so.
+    Without a deviation of its own (one trial) a difference has no star, and "?" says so.
     """
     columns = {}
     for method, measure in dict.fromkeys((m, s) for m, s, statistic in table.columns if statistic == "paper"):
