@@ -40,29 +40,65 @@ def drawn(line):
 
 
 @pytest.mark.parametrize("statistics", ["mixed", "upright"])
-def test_the_area_under_each_curve_is_the_average_precision_of_its_run(tmp_path, statistics):
+def test_the_area_under_each_curve_is_the_mean_average_precision_of_its_runs(tmp_path, statistics):
     experiment, records = runs(tmp_path, statistics=statistics)
-    end, first = plan.STATISTICS[statistics], []
+    end, colour = plan.STATISTICS[statistics], plots.colours(experiment.methods)
     figure = plots.precision_recall(experiment, records)
     assert [axis.get_title() for axis in figure.axes] == ["1", "7"]
     for axis in figure.axes:
         *curves, skew = axis.lines
         members = [r for r in records if r.hold_out == axis.get_title()]
-        each = [(r, score) for r in members for score in experiment.scores]
-        label = {(c.get_color(), c.get_linestyle()): c.get_label() for c in curves if not c.get_label().startswith("_")}
-        areas = sorted((label[c.get_color(), c.get_linestyle()].split(":")[0], auc(*drawn(c))) for c in curves)
-        aps = sorted((f"{names.label(r.method)} {names.label(score)}", r.metrics[score + end]) for r, score in each)
-        assert [name for name, _ in areas] == [name for name, _ in aps]
-        assert [area for _, area in areas] == pytest.approx([ap for _, ap in aps])
-        odin = pd.Series([100 * r.metrics["odin" + end] for r in members if r.method == "rotation"])
-        assert f"Rotation-augmented ODIN: {odin.mean():.2f} ± {odin.std():.2f}" in label.values()
         is_anomaly = members[0].scores()["is_anomaly"]
-        assert set(skew.get_ydata()) == {is_anomaly.mean()} and f"{100 * is_anomaly.mean():.2f}" in skew.get_label()
-        values = [r.scores()[score + end] for r, score in each]
-        highest = sorted(is_anomaly[v == v.max()].mean() for v in values)  # precision of the highest threshold
-        assert sorted(drawn(c)[1][-1] for c in curves) == highest  # at recall 0: not up to (0, 1)
-        first += highest
-    assert min(first) < 1
+        assert set(skew.get_ydata()) == {is_anomaly.mean()}
+        pairs = [(method, score) for method in experiment.methods for score in experiment.scores]
+        for (method, score), curve, band, text in zip(pairs, curves, axis.collections, axis.texts, strict=True):
+            assert curve.get_color() == colour[method] and text.get_color() == colour[method]
+            aps = pd.Series([r.metrics[score + end] for r in members if r.method == method])
+            assert auc(*drawn(curve)) == pytest.approx(aps.mean()) and len(aps) == 2
+            said = f"{names.label(score)} {100 * aps.mean():.2f} ± {100 * aps.std():.2f}"
+            assert text.get_text() == said
+            each = [r.scores()[score + end] for r in members if r.method == method]
+            literal = np.array([literal_precisions(is_anomaly, values) for values in each])  # (trials, positives)
+            np.testing.assert_allclose(curve.get_ydata()[1:], literal.mean(0))
+            x, y = curve.get_data()
+            corners = band.get_paths()[0].vertices
+            for k in (1, len(x) - 1):
+                at = corners[np.isclose(corners[:, 0], x[k])][:, 1]
+                half = literal[:, k - 1].std(ddof=1)
+                assert np.isclose(at, y[k] - half).any() and np.isclose(at, y[k] + half).any()
+    labels = [text.get_text() for text in figure.legends[0].texts]
+    assert labels == [f"{names.label(m)}, {names.label(s)}" for m, s in pairs] + ["share of anomalies"]
+
+
+def literal_precisions(is_anomaly, values):
+    """At each k-th anomaly found, the precision of the threshold that reaches it, ties together."""
+    found = []
+    for k in range(1, is_anomaly.sum() + 1):
+        threshold = max(t for t in values if (is_anomaly & (values >= t)).sum() >= k)
+        found.append(is_anomaly[values >= threshold].mean())
+    return found
+
+
+def test_of_many_classes_those_are_drawn_whose_methods_differ_most(tmp_path):
+    experiment, records = runs(tmp_path, hold_out=[str(k) for k in range(10)], images=200)
+    few = {"3", "5", "8"}
+    changed = []
+    for record in records:
+        ap = 0.9 if record.hold_out in few and record.method == "rotation" else 0.1
+        changed.append(record.model_copy(update={"metrics": record.metrics | {"msp": ap}}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "PANELS", 3)
+        figure = plots.precision_recall(experiment, changed)
+    assert [axis.get_title() for axis in figure.axes] == ["3", "5", "8"]
+    assert "3 of 10, where methods differ most" in figure.get_suptitle()
+
+
+def test_methods_and_scores_each_have_a_look_of_their_own():
+    many = ("rotation", *(f"my:task_{k}" for k in range(12)), "classification")
+    assert len(set(plots.colours(many).values())) == len({*many, *plots.KNOWN})
+    for method in plots.KNOWN:  # on every page
+        assert plots.colours(("my:task", method))[method] == plots.colours(plots.KNOWN)[method]
+    assert len(set(plots.STYLES)) >= plots.CURVES
 
 
 @pytest.mark.parametrize("classes", [["1", "7"], ["0", "1", "2", "7"]])

@@ -3,11 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
@@ -22,67 +25,112 @@ from semlib.runs.store import Record
 
 DPI = 110
 SHARE = "semlib: share of runs finished"  # in a figure's file
-STYLES = ("-", (0, (4, 1.5)), ":", "-.")  # one a score; the colour is the method
+STYLES = ("-", (0, (4, 1.5)), ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (2, 1)))  # one a score; the colour is the method
+KNOWN = ("classification", "rotation", "cpc", "center_mask")  # methods have the same colours on every page
+PANELS, CURVES = 12, 6  # at most, for a reader
 
 
-def colours(names: Sequence[str]) -> dict[str, tuple]:
+def colours(methods: Sequence[str]) -> dict[str, tuple]:
+    """RGB of each method: the known ones have their own, the others what is left."""
     import seaborn as sns  # slow to import
 
-    return dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
+    others = [method for method in methods if method not in KNOWN]
+    count = len(KNOWN) + len(others)
+    palette = sns.color_palette("colorblind" if count <= 10 else "husl", count)
+    return dict(zip((*KNOWN, *others), palette, strict=True))
+
+
+def steps(is_anomaly: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each recall 1/P to 1, and the precision (P,) of the first threshold that reaches it: their mean is Eq. 4's AP."""
+    from sklearn.metrics import precision_recall_curve
+
+    precision, recall, _ = precision_recall_curve(is_anomaly, scores)
+    levels = np.arange(1, is_anomaly.sum() + 1) / is_anomaly.sum()
+    first = np.searchsorted(recall[::-1], levels - 1e-9)
+    return levels, precision[::-1][first]
 
 
 def precision_recall(experiment: Experiment, records: Sequence[Record], columns: int = 5) -> Figure:
-    """A panel for each held-out class: a curve for each method and score (each trial a line), the skew as the baseline.
-
-    The legend gives the average precision in percent, mean and std over trials.
+    """A panel for each held-out class, of many for those whose methods differ most: the mean curve over trials, with a band of
+    one standard deviation, for each method and score; in its corner the average precisions in percent.
     """
-    from sklearn.metrics import precision_recall_curve
-
-    wanted, colour = plan.scoring(experiment), colours(experiment.methods)
-    end = plan.STATISTICS[experiment.statistics]
-    classes = [name for name in plan.held_out(experiment) if name is not None]
+    wanted = dict([*plan.scoring(experiment).items()][: max(1, CURVES // len(experiment.methods))])
+    classes, every = _panels(experiment, records)
     if not classes:
         return _note("no class is held out: no precision-recall curve")
     columns = min(columns, len(classes))
     rows = -(-len(classes) // columns)
-    size = (3.1 * columns, 4.1 * rows + 0.4) if columns > 1 else (8.5, 5)
-    figure, axes = plt.subplots(rows, columns, figsize=size, dpi=DPI, squeeze=False, sharey=True)
+    size = (max(1.95 * columns, 4.6), 1.9 * rows + 0.9) if len(classes) > 1 else (5.2, 4.4)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=size, dpi=180, squeeze=False, sharex=True, sharey=True, layout="constrained"
+    )
+    colour, handles = colours(experiment.methods), {}
     for axis in axes.flat[len(classes) :]:
         axis.remove()
     for axis, hold_out in zip(axes.flat, classes, strict=False):
         members = [record for record in records if record.hold_out == hold_out]
-        scores = [record.scores() for record in members]
-        for method in experiment.methods:
-            for (name, how), style in zip(wanted.items(), STYLES * len(wanted), strict=False):
-                pairs = zip(members, scores, strict=True)
-                found = [(r, s, key) for r, s in pairs if r.method == method and (key := r.key(how))]
-                precisions = pd.Series([100 * record.metrics[key + end] for record, _, key in found], dtype=float)
-                text = f"{label(method)} {label(name)}: {show.mean_std(precisions.mean(), precisions.std())}"
-                for i, (_, arrays, key) in enumerate(found):
-                    precision, recall, _ = precision_recall_curve(arrays["is_anomaly"], arrays[key + end])
-                    precision[-1] = precision[-2]  # scikit-learn ends at (0, 1), no threshold's point; the steps' area is Eq. 4
-                    line = {"color": colour[method], "linestyle": style, "linewidth": 1.1, "alpha": 0.85}
-                    axis.plot(recall, precision, drawstyle="steps-post", label=None if i else text, **line)
+        texts = []
+        for method, (score, style) in product(experiment.methods, zip(wanted, STYLES, strict=False)):
+            look = {"color": colour[method], "linestyle": style}
+            line, text = _curve(axis, [r for r in members if r.method == method], wanted[score], experiment.statistics, look)
+            if line:
+                handles[f"{label(method)}, {label(score)}"] = line
+                texts.append((f"{label(score)} {text}", colour[method]))
         if members:
-            skew = members[0].skew
-            axis.axhline(skew, color="0.45", linewidth=1, linestyle=(0, (1, 2)), label=f"skew: {100 * skew:.2f}")
-            place = (
-                {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17)}
-                if columns > 1
-                else {"loc": "upper left", "bbox_to_anchor": (1, 1)}
-            )
-            axis.legend(title="average precision (%)", title_fontsize=7, fontsize=7, frameon=False, **place)
-        else:
+            handles["share of anomalies"] = axis.axhline(members[0].skew, color="0.45", linewidth=0.8, linestyle=(0, (1, 2)))
+        low = np.mean([float(text.split()[-3 if "±" in text else -1]) for text, _ in texts] or 0) > 50  # where there is room
+        for k, (text, shade) in enumerate(reversed(texts) if low else texts):
+            at = {"xy": (0, 0.13), "xytext": (4, 8 * k)} if low else {"xy": (1, 1), "xytext": (-4, -3 - 8 * k)}
+            how = {"ha": "left" if low else "right", "va": "bottom" if low else "top", "fontsize": 6.5, "color": shade}
+            axis.annotate(text, **at, **how, xycoords="axes fraction", textcoords="offset points")
+        if not members:
             axis.text(0.5, 0.5, "not run", ha="center", va="center", color="0.5")
-        axis.set(title=hold_out, xlabel="recall", xlim=(0, 1), ylim=(0, 1.02))
+        axis.set(xlim=(0, 1), ylim=(0, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+        axis.set_title(hold_out, fontsize=8.5, parse_math=False)
+        axis.tick_params(labelsize=7)
+    for axis in axes[-1, : len(classes) - columns * (rows - 1)]:
+        axis.set_xlabel("recall", fontsize=8)
     for axis in axes[:, 0]:
-        axis.set_ylabel("precision")
-    figure.suptitle(
-        f"Precision-recall of the held-out class{'es' * (len(classes) > 1)}, {experiment.dataset_name} ({experiment.profile}, "
-        f"{experiment.statistics} statistics)"
-    )
-    figure.tight_layout()
+        axis.set_ylabel("precision", fontsize=8)
+    where = {"loc": "outside lower center", "ncols": 2 if columns < 3 else 3, "fontsize": 7.5, "frameon": False}
+    figure.legend(list(handles.values()), list(handles), **where)
+    title = f"Precision-recall of the held-out class{'es' * (len(classes) > 1)}, {experiment.dataset_name}"
+    title += f": {len(classes)} of {every}, where methods differ most" * (len(classes) < every)
+    trials = len({record.trial for record in records})
+    averaged = "one trial" if trials == 1 else f"mean ± std of {trials} trials"
+    below = f"({experiment.profile}, {experiment.statistics} statistics; average precision in %, {averaged})"
+    figure.suptitle(f"{title}\n{below}", fontsize=8.5, parse_math=False)
     return figure
+
+
+def _panels(experiment: Experiment, records: Sequence[Record]) -> tuple[list[str], int]:
+    """The held-out classes to draw, in their order, and how many there are."""
+    classes = [name for name in plan.held_out(experiment) if name is not None]
+    if len(classes) <= PANELS:
+        return classes, len(classes)
+    found = tables.by_class(experiment, records).drop(index="average", errors="ignore")
+    means = found.xs((experiment.scores[0], "mean"), axis=1, level=("measure", "statistic"))  # (classes, methods)
+    apart = (means.max(axis=1) - means.min(axis=1)).fillna(-1).sort_values(ascending=False, kind="stable")
+    chosen = set(apart.index[:PANELS])
+    return [name for name in classes if name in chosen], len(classes)
+
+
+def _curve(axis: Axes, records: Sequence[Record], how: dict, statistics: str, look: dict) -> tuple[Any, str]:
+    """One method's and score's curve, and its average precision as text; nothing where it was not run."""
+    end = plan.STATISTICS[statistics]
+    found = [(record, record.scores(), key) for record in records if (key := record.key(how))]
+    if not found:
+        return None, ""
+    curves = [steps(arrays["is_anomaly"], arrays[key + end]) for _, arrays, key in found]
+    (levels, _), every = curves[0], np.stack([precision for _, precision in curves])  # (trials, P)
+    mean, x = every.mean(0), np.r_[0, levels]
+    (line,) = axis.plot(x, np.r_[mean[:1], mean], drawstyle="steps-pre", linewidth=1.1, **look)
+    if len(found) > 1:
+        half = every.std(0, ddof=1)
+        low, high = (np.r_[edge[:1], edge] for edge in (mean - half, mean + half))
+        axis.fill_between(x, low, high, step="pre", color=look["color"], alpha=0.13, linewidth=0)
+    precisions = pd.Series([100 * record.metrics[key + end] for record, _, key in found])
+    return line, show.mean_std(precisions.mean(), precisions.std())
 
 
 def gain_by_labels(runs: Sequence[tuple[Experiment, Sequence[Record]]], method: str = "rotation") -> Figure:
@@ -104,7 +152,7 @@ def gain_by_labels(runs: Sequence[tuple[Experiment, Sequence[Record]]], method: 
             axis.plot(numbers, line, color="0.7", linewidth=0.9, marker="o", markersize=2.5, label="a held-out class")
         mean = means[means.measure == measure].dropna(subset="gain")
         half = (mean.high - mean.gain).fillna(0)
-        bold = {"linewidth": 2.4, "marker": "o", "capsize": 4, "zorder": 3}
+        bold = {"color": colours([method])[method], "linewidth": 2.4, "marker": "o", "capsize": 4, "zorder": 3}
         axis.errorbar(mean.images, mean.gain, half, **bold, label="mean over classes, 95 % interval")
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set(xscale="log", xlabel="training images a class (logarithmic)", ylabel="gain (points)")
@@ -148,12 +196,13 @@ def learning_curves(experiment: Experiment, records: Sequence[Record]) -> Figure
     classes = history["held out"].unique()
     several = 1 < len(classes) <= 3
     hue = {"hue": "held out", "style": "method"} if several else {"hue": "method", "style": "method"}
+    own = {label(name): colour for name, colour in colours(experiment.methods).items()}
+    palette = "colorblind" if several else {name: own[name] for name in history["method"].unique()}
     for axis, (column, (text, factor)) in zip(axes, panels.items(), strict=True):
         if column in history:
             scaled = history.assign(value=history[column] * factor)
-            sns.lineplot(
-                scaled, x="epoch", y="value", **hue, ax=axis, errorbar="sd", palette="colorblind", marker="o", markersize=4
-            )
+            how = {"errorbar": "sd", "palette": palette, "marker": "o", "markersize": 4}
+            sns.lineplot(scaled, x="epoch", y="value", **hue, ax=axis, **how)
             axis.get_legend().remove()
         axis.set(xlabel="epoch", ylabel=text)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -23,10 +23,10 @@ PAPERS_CPC_WEIGHT = "10.0"
 
 
 def mean_std(mean: float, std: float, absent: str = "not run") -> str:
-    """34.92 ± 0.41 as the paper prints it; "-" for the std of one trial."""
+    """34.92 ± 0.41 as the paper prints it; of one trial the number alone."""
     if math.isnan(mean):
         return absent
-    return f"{mean:.2f} ± {'-' if math.isnan(std) else format(std, '.2f')}"
+    return f"{mean:.2f}" if math.isnan(std) else f"{mean:.2f} ± {std:.2f}"
 
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
