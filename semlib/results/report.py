@@ -54,8 +54,10 @@ def _section(path: Path) -> tuple[str, str]:
     html, _ = HTMLExporter(template_name="basic", exclude_input=True, embed_images=True).from_notebook_node(notebook)
     name = re.sub(r"\W", "-", path.stem)
     html = re.sub(r'(<h[1-6] id="|href="#)', rf"\g<1>{name}-", html)  # two notebooks have the same headings
-    first = next((cell.source for cell in notebook.cells if cell.source.startswith("# ")), f"# {path.stem}")
-    line = f'<li><a href="#{name}">{escape(first.splitlines()[0].removeprefix("# "))}</a> <code>{escape(path.stem)}</code></li>'
+    first = next((cell.source for cell in notebook.cells if cell.source.startswith("# ")), "")
+    about = path.stem.partition("-")[2]  # holdout-digits-8: the data set, the held-out class
+    title = ": ".join(filter(None, [first.partition("\n")[0].removeprefix("# "), about])) or path.stem
+    line = f'<li><a href="#{name}">{escape(title)}</a></li>'
     return f'<section id="{name}">{html}<a class="back" href="#top">to the contents</a></section>', line
 
 
