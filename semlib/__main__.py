@@ -1,4 +1,4 @@
-"""`python -m semlib run|grid|data|report|parameters`. Papermill and Snakemake do the work; this checks the rest."""
+"""`python -m semlib run|grid|import|score|data|report|parameters`. Papermill and Snakemake do the work; this checks."""
 
 import argparse
 import logging
@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,20 @@ def _parser() -> argparse.ArgumentParser:
     grid.add_argument("--dry-run", action="store_true", help="only say what is finished and missing, and how long it will take")
     grid.set_defaults(command=_grid)
 
-    for command in (run, grid):
+    outside = commands.add_parser("import", help="scores of a network trained elsewhere, as a record beside semlib's own")
+    outside.add_argument("scores", type=Path, help="an .npz of labels, predicted and scores (docs/external.md)")
+    outside.add_argument("-f", "--file", action="append", default=[], help="the parameters of the table that it belongs to")
+    outside.set_defaults(command=_import)
+
+    score = commands.add_parser("score", help="score a folder of images without labels with a finished run")
+    score.add_argument("run", type=Path, help="the folder of a run whose weights are kept, with its record.json")
+    score.add_argument("folder", type=Path, help="images in any format that Pillow reads, in folders or not")
+    score.add_argument(
+        "-o", "--out", type=Path, help="the table, .csv (default: in the run's profile); a contact sheet lies beside it, .png"
+    )
+    score.set_defaults(command=_score)
+
+    for command in (run, grid, outside, score):
         command.add_argument("-p", "--parameter", **pair, help="one parameter, over the file's")
 
     data = commands.add_parser("data", help="prepare a data set (download or decode), or check a prepared one")
@@ -150,6 +163,34 @@ def _grid(args: argparse.Namespace) -> int:
     from semlib.batch import grid  # torch is slow to import
 
     return grid.main(args)
+
+
+def _import(args: argparse.Namespace) -> int:
+    from semlib.runs import external  # torch is slow to import
+
+    record = external.add(args.scores, notebooks.merged(args.file, args.parameter))
+    print(f"{short(record.home)}: average precision and accuracy, {_percent(record.metrics)}")
+    print(f'shown in the inspector, and in tables with -p methods "[..., {record.method}]"')
+    return 0
+
+
+def _percent(metrics: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {100 * value:.2f} %" for name, value in metrics.items() if "@" not in name)
+
+
+def _score(args: argparse.Namespace) -> int:
+    from semlib.results import plots
+    from semlib.runs import new_images  # torch is slow to import
+
+    if args.out and (args.out.suffix != ".csv" or args.out.is_dir()):
+        raise ConfigError(f"--out: {args.out} isn't a table's name (.csv)")
+    record, table, images = new_images.score(args.run, args.folder, notebooks.merged([], args.parameter))
+    out = args.out or new_images.usual_place(record, args.folder)
+    sheet, text = plots.most_anomalous(table, images), table.to_csv(index=False)
+    save_atomically(out, lambda file: file.write(text.encode()))
+    save_atomically(out.with_suffix(".png"), lambda file: sheet.savefig(file, format="png"))
+    print(f"{len(table)} images: {short(out)}, and the most anomalous by {table.columns[2]}: {short(out.with_suffix('.png'))}")
+    return 0
 
 
 def _data(args: argparse.Namespace) -> int:

@@ -27,6 +27,7 @@ RANKED = (  # the others, of which records keep the ranks
 )
 SCORES = (*PAPERS_SCORES, *RANKED)
 USERS = r"\w+(\.\w+)*:\w+"  # package.module:function
+EXTERNAL = "external:"  # begins the names of methods and scores that were imported (runs/external.py)
 CHOSEN_WEIGHTS = "auxiliary_weights.csv"
 UNCHOSEN = {"cpc": 10.0}
 _short = reprlib.Repr()  # of a value in a message
@@ -99,9 +100,9 @@ Weights = Annotated[tuple[Weight, ...], BeforeValidator(_tuple), Field(min_lengt
 
 def _check_names(field: str, names: Iterable[str], known: tuple[str, ...]) -> None:
     for name in names:
-        if name not in known and not re.fullmatch(USERS, name):
-            choices = ", ".join(known)
-            raise ValueError(f"{field}: {_shown(name)} is unknown; choose from {choices}, package.module:function")
+        if name not in known and not re.fullmatch(rf"{USERS}|{EXTERNAL}[\w-]+", name):
+            choices = f"{', '.join(known)}, package.module:function, {EXTERNAL}name of what was imported"
+            raise ValueError(f"{field}: {_shown(name)} is unknown; choose from {choices}")
 
 
 class Group(BaseModel):
@@ -118,7 +119,7 @@ class Which(Group):
     hold_out: Names = ("all",)
     """Class names; all: each class in turn; none: no class."""
     methods: Names = ("classification", "rotation")
-    """classification, rotation, center_mask, cpc, or package.module:function."""
+    """classification, rotation, center_mask, cpc, package.module:function, or external:name of imported scores."""
     trials: Count = 3
     """Trainings of each class and method; trial k has the seed k."""
     first_trial: Annotated[int, Field(ge=0, le=MOST)] = 0
@@ -196,7 +197,7 @@ class Scoring(Group):
     """Scoring"""
 
     scores: Names = PAPERS_SCORES
-    """msp, odin, the names in metrics.DETECTORS, or package.module:function."""
+    """msp, odin, the names in metrics.DETECTORS, package.module:function, or external:name."""
     temperature: Annotated[Number, Field(gt=0)] = 1000.0
     """ODIN's temperature."""
     epsilon: Annotated[Number, Field(ge=0)] = 5e-5
@@ -257,6 +258,11 @@ class Experiment(Machine, Scoring, Training, Network, Data, Which):
     def dataset_name(self) -> str:
         """cifar10 for "cifar10", birds for "/data/birds": records hold no paths of one machine."""
         return Path(self.dataset).name or self.dataset
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """The methods that semlib trains: all but those whose scores were imported."""
+        return tuple(method for method in self.methods if not method.startswith(EXTERNAL))
 
     @property
     def few(self) -> list[str]:
@@ -362,7 +368,7 @@ def chosen_weight(experiment: Experiment) -> float:
 
     It is that of the data set, the method and, unless all training images are used, of so many of each class.
     """
-    path, method = experiment.folder / CHOSEN_WEIGHTS, next((m for m in experiment.methods if m != "classification"), None)
+    path, method = experiment.folder / CHOSEN_WEIGHTS, next((m for m in experiment.trained if m != "classification"), None)
     wanted = (experiment.dataset_name, method, str(experiment.train_per_class or ""))
     try:
         with path.open(newline="", encoding="utf-8") as file:

@@ -26,7 +26,7 @@ FLOORS = (  # each may import of those before it
 )
 WINGS = {  # likewise the files of a wing, by their names in it
     "": ("files", "config", "user_code", "auxiliary", "checkpoint", "training"),
-    "runs": ("machine", "plan", "store", "scoring", "execute", "__init__"),
+    "runs": ("machine", "plan", "store", "scoring", "external", "execute", "new_images", "__init__"),
     "results": ("names", "tables", "stats", "show", "plots", "inspector", "report", "appendix_d", "imagenet_subsets"),
     "batch": ("gpus", "notebooks", "grid"),
 }

@@ -65,7 +65,7 @@ def jobs(experiments: Iterable[Experiment], split: str = "class", classes: int =
     for e in (e for e in experiments if e.missing == "train"):
         where = [name or "none" for name in plan.held_out(e)]
         for group in (tuple(where[k : k + classes]) for k in range(0, len(where), classes)):
-            methods = [e.methods] if split == "class" else [(method,) for method in e.methods]
+            methods = [e.methods] if split == "class" else [(method,) for method in e.trained]
             trials = [(e.first_trial + k, 1) for k in range(e.trials)] if split == "trial" else [(e.first_trial, e.trials)]
             for method, (first, count) in ((m, t) for m in methods for t in trials):
                 changes = {"hold_out": group, "methods": method, "first_trial": first, "trials": count}
@@ -246,7 +246,7 @@ def _resources(on: str, given: Sequence[list[str]]) -> list[str]:
 
 def _say(found: Sequence[Table], args: argparse.Namespace) -> int:
     """What a grid would do: runs finished and missing, and the time they will take by the seconds in records."""
-    records = store.collect(found[0].experiments[0].folder)
+    records = [record for record in store.collect(found[0].experiments[0].folder) if not record.external]
     device = machine.device_name(machine.device(found[0].experiments[0]))
     here = [record for record in records if record.device == device] or records
     measured: dict[Any, list[float]] = {}
@@ -254,7 +254,7 @@ def _say(found: Sequence[Table], args: argparse.Namespace) -> int:
         measured.setdefault(_kind(record.dataset, record.method, record.settings), []).append(record.seconds)
 
     def line(title: str, experiments: Sequence[Experiment]) -> str:
-        planned = {run.home: run for e in experiments if e.missing == "train" for run in plan.planned(e)}
+        planned = {run.home: run for e in experiments if e.missing == "train" for run in plan.planned(e) if not run.external}
         left = {run.home: run for e in experiments if e.missing == "train" for run in store.missing(e)}
         if not planned:
             return f"{title}: trains nothing"

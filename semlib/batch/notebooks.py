@@ -31,10 +31,7 @@ def parameters(
         raise ConfigError(f"{notebook} can't be read as a notebook ({one_line(error)})") from None
     if not inferred:
         raise ConfigError(f"{notebook}: no cell is tagged parameters; tag the one that sets them, or take the notebook anew")
-    given: dict[str, Any] = {}
-    for file in files:
-        given |= config.read_parameters(existing(file))
-    given |= {name: _value(name, text) for name, text in pairs}
+    given = merged(files, pairs)
     if isinstance(given.get("labels"), dict):  # Papermill sorts a dictionary's keys, and can't sort 500 and all
         given["labels"] = {str(key): value for key, value in given["labels"].items()}
     for name in given:
@@ -46,6 +43,14 @@ def parameters(
     except (ValueError, SyntaxError) as error:
         raise ConfigError(f"{notebook}: its parameters should be plain values ({one_line(error)})") from None
     return given, config.several(defaults | {name: value for name, value in given.items() if name in known})
+
+
+def merged(files: Sequence[str | Path], pairs: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """The parameters of the files and, over them, of a command line, not yet checked."""
+    given: dict[str, Any] = {}
+    for file in files:
+        given |= config.read_parameters(existing(file))
+    return given | {name: _value(name, text) for name, text in pairs}
 
 
 def _value(name: str, text: str) -> Any:

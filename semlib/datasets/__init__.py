@@ -1,6 +1,7 @@
 """Data sets by name, as uint8 arrays, and the hold-out split. `load` reads, prepares or downloads; nothing here needs torch."""
 
 from semlib.datasets.arrays import DataError, Dataset, Digests, ImageSet, Split, hold_out, training_images
+from semlib.datasets.folder import unlabelled
 from semlib.datasets.loading import BUILT_IN, classes, data_root, digests, load, prepared
 from semlib.datasets.ood import SOURCES as OOD
 from semlib.datasets.ood import NotAvailable, load_ood
@@ -22,4 +23,5 @@ __all__ = [
     "load_ood",
     "prepared",
     "training_images",
+    "unlabelled",
 ]

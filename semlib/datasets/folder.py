@@ -43,6 +43,24 @@ def files(root: Path, part: str) -> list[tuple[Path, int]]:
     return found
 
 
+def unlabelled(root: Path, shape: tuple[int, ...]) -> tuple[list[str], np.ndarray]:
+    """Every image in a folder and those below it, in order: names as seen from it, and uint8 (N, *shape), as `read` makes them.
+
+    shape: (C, H, W) of the data set that they are to be like. DataError if it can't be made, or the folder holds no image.
+    """
+    channels, height, width = shape
+    if channels not in (1, 3) or height != width:
+        raise DataError(f"{root}: images can be made squares of 1 or 3 channels, not {channels} of {width}x{height} pixels")
+    found = sorted(p for p in root.rglob("*") if p.is_file() and p.name not in LEFTOVERS)
+    names = {name: p for p in found if "/." not in f"/{(name := p.relative_to(root).as_posix())}"}
+    if not names:
+        raise DataError(f"{root} holds no image; name a folder of images in any format that Pillow reads")
+    images = decode_all(((str(p), p) for p in names.values()), len(names), height, root.name)
+    if channels == 1:
+        images = np.stack([np.asarray(Image.fromarray(image.transpose(1, 2, 0)).convert("L"))[None] for image in images])
+    return list(names), images
+
+
 def listing(root: Path) -> str:
     """A digest of the files' names, sizes and times: it changes when an image is added, removed or replaced."""
     sha = hashlib.sha256()

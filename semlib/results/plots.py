@@ -181,7 +181,7 @@ def learning_curves(experiment: Experiment, records: Sequence[Record]) -> Figure
     import seaborn as sns
 
     parts = []
-    for record in records:
+    for record in (record for record in records if not record.external):
         whose = {"held out": record.hold_out or "none", "method": label(record.method)}
         parts.append(record.history().assign(**whose))
     if not parts:
@@ -233,6 +233,25 @@ def samples(images: Mapping[str, np.ndarray], title: str) -> Figure:
         for axis, image in zip(line, members, strict=False):
             axis.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255)
     figure.suptitle(title)
+    return figure
+
+
+def most_anomalous(table: pd.DataFrame, images: np.ndarray, count: int = 40, columns: int = 8) -> Figure:
+    """A contact sheet of the images, uint8 (N, C, H, W), with the highest first score of a table of `runs.new_images`."""
+    score = table.columns[2]
+    order = np.argsort(-table[score].to_numpy(), kind="stable")[:count]
+    rows = -(-len(order) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.9 * rows + 0.6), dpi=DPI, squeeze=False)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[], frame_on=False)
+    for axis, k in zip(axes.flat, order, strict=False):
+        row = table.iloc[k]
+        axis.imshow(images[k].transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255)
+        name = row.file if len(row.file) <= 26 else f"...{row.file[-23:]}"
+        axis.set_title(f"{name}\n{row.predicted}, {row[f'{score}_percentile']:.1f}", fontsize=6.5, parse_math=False)
+    what = "file, predicted class, percentile among the run's normal test images"
+    figure.suptitle(f"The most anomalous of {len(table)} images by {label(score)}: {what}", fontsize=10, parse_math=False)
+    figure.tight_layout()
     return figure
 
 

@@ -266,7 +266,7 @@ def print_all(experiments: Iterable[Experiment]) -> None:
 
 def title(experiment: Experiment) -> str:
     """The experiment in a few words: data set, profile, and the auxiliary weight where a method has one."""
-    plain = set(experiment.methods) <= {"classification", "center_mask"}
+    plain = set(experiment.trained) <= {"classification", "center_mask"}
     weight = "" if plain else f", auxiliary weight {experiment.auxiliary_weight:g}"
     few = f", {experiment.train_per_class} training images a class" if experiment.train_per_class else ""
     name = f"{experiment.dataset_name}{few}"
@@ -291,7 +291,7 @@ def unlike_paper(experiment: Experiment, notebook: str) -> str:
     paper = known.get(experiment.dataset)
     if paper is None:
         return f"{experiment.dataset_name} is not the paper's data set, which is {' or '.join(known)}."
-    mine, theirs = (_choices(e, experiment.methods) for e in (experiment, paper))
+    mine, theirs = (_choices(e, experiment.trained or ("classification",)) for e in (experiment, paper))
     if "auxiliary_weight" in mine:
         printed = PAPERS_CPC_WEIGHT if "cpc" in experiment.methods else PAPERS_WEIGHTS[experiment.dataset]
         weight = mine["auxiliary_weight"]
@@ -311,12 +311,14 @@ def _choices(experiment: Experiment, methods: Iterable[str]) -> dict[str, object
 
 def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:
     """What a reader must know of a table: how much was run, where, how long it took, what is unlike, and what is left out."""
-    where = (
-        f", trained in {duration(sum(r.seconds for r in records))} on {_counted(r.device for r in records)}" if records else ""
-    )
+    own = [record for record in records if not record.external]
+    where = f", trained in {duration(sum(r.seconds for r in own))} on {_counted(r.device for r in own)}" if own else ""
     paper = imagenet.COUNTS.get(experiment.dataset, (0, 0))[0]
     fewer = sorted({r.train_images for r in records if paper and r.train_images and r.train_images != paper})
     lines = [f"{len(records)} of {len(plan.planned(experiment))} runs are finished{where}."]
+    if outside := [record for record in records if record.external]:
+        named = _counted(label(record.method) for record in outside)
+        lines.append(f"Trained elsewhere, their scores imported, how is not known here: {named}.")
     if n := experiment.train_per_class:
         lines.append(
             f"Trained on {n} images of each class, drawn anew for each trial and held-out class, the same for each method."
@@ -339,11 +341,12 @@ def between(runs: Sequence[tuple[Experiment, Sequence[Record]]]) -> str:
 
 def unlike(records: Sequence[Record], one_data_set: bool = True) -> list[str]:
     """In what the runs of one table differ that its numbers may depend on, a line each."""
+    own = [record for record in records if not record.external]
     aspects = {
         "data": [str(record.data) for record in records if one_data_set],
-        "precision": [record.precision for record in records],
-        "torch": [".".join(record.versions.get("torch", "unknown").split(".")[:2]) for record in records],
-        "devices": [record.device for record in records],
+        "precision": [record.precision for record in own],
+        "torch": [".".join(record.versions.get("torch", "unknown").split(".")[:2]) for record in own],
+        "devices": [record.device for record in own],
     }
     said = {"data": "NOT COMPARABLE, runs on different data"}
     return [f"{said.get(name, f'Different {name}')}: {_counted(v)}." for name, v in aspects.items() if len(set(v)) > 1]

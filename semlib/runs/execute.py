@@ -25,7 +25,7 @@ from semlib.checkpoint import Checkpoint
 from semlib.config import ConfigError, Experiment
 from semlib.datasets import augmentation
 from semlib.files import ROOT, one_line, remove_leftovers, save_atomically
-from semlib.runs import machine, plan, scoring, store
+from semlib.runs import external, machine, plan, scoring, store
 from semlib.runs.plan import Run
 from semlib.runs.scoring import MSP
 from semlib.runs.store import Record
@@ -91,8 +91,9 @@ def check(experiment: Experiment) -> None:
     if "cpc" in experiment.methods and experiment.architecture not in models.CPC:
         found, choices = experiment.architecture, ", ".join(models.CPC)
         raise ConfigError(f"methods: cpc needs a network that encodes patches, not {found}; choose architecture {choices}")
-    for method in experiment.methods:
+    for method in experiment.trained:
         auxiliary.find(method, experiment)
+    external.check(experiment)
     plan.scoring(experiment)
     machine.device(experiment)
 
@@ -108,7 +109,7 @@ def check_data(experiment: Experiment, data: datasets.Dataset) -> None:
             has = f"{data.name} has {most} images to train on{of}, of {width}x{height} pixels"
             raise ConfigError(f"{name}: {getattr(experiment, name)} is more than {limit}; {has}")
     if ":" in experiment.architecture:
-        for method in experiment.methods:
+        for method in experiment.trained:
             _check_own_network(Run(experiment, where[0], method, 0), data)
 
 
@@ -333,27 +334,37 @@ def network(record: Record, data: datasets.Dataset) -> torch.nn.Module:
 
     data: what it was trained on. ConfigError if the weights were not kept, can't be read, or are not of this data or network.
     """
-    run = Run(config.create(record.settings | {"dataset": record.dataset}), record.hold_out, record.method, record.trial)
-    weights = record.trained / "weights.pt"
-    if not weights.exists():
-        raise ConfigError(
-            f"{run.title}: its weights were not kept (keep_weights), so it can't be scored anew; "
-            "choose scores that it has, or another profile to train it again"
-        )
+    run, path = _run_of(record), weights(record)
     if data.digests.train != record.train_digest:
         raise ConfigError(f"{run.title}: was trained on other images ({record.data}) than {data.name} has now ({data.digests})")
     if run.sources != record.sources:
         raise ConfigError(f"{run.title}: was trained with another version of {', '.join(run.sources)}")
-    if hashlib.sha256(weights.read_bytes()).hexdigest() != record.weights_sha256:
-        raise ConfigError(f"{run.title}: {weights} is damaged or another run's; choose scores that it has, or another profile")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != record.weights_sha256:
+        raise ConfigError(f"{run.title}: {path} is damaged or another run's; choose scores that it has, or another profile")
     net = _network(run, _split(run, data))
     try:
-        net.load_state_dict(checkpoint.read(weights))
+        net.load_state_dict(checkpoint.read(path))
     except ValueError as error:
         raise ConfigError(f"{run.title}: {error}; choose scores that it has") from error
     except (TypeError, RuntimeError) as error:
-        raise ConfigError(f"{run.title}: {weights} isn't of its network; choose scores that it has") from error
+        raise ConfigError(f"{run.title}: {path} isn't of its network; choose scores that it has") from error
     return net
+
+
+def weights(record: Record) -> Path:
+    """The kept weights of a finished run; ConfigError if there are none."""
+    path = record.trained / "weights.pt"
+    if not path.exists():
+        why = "were never here" if record.external else "were not kept (keep_weights)"
+        raise ConfigError(
+            f"{_run_of(record).title}: its weights {why}, so it can't be scored anew; "
+            "choose scores that it has, or another profile to train it again"
+        )
+    return path
+
+
+def _run_of(record: Record) -> Run:
+    return Run(config.create(record.settings | {"dataset": record.dataset}), record.hold_out, record.method, record.trial)
 
 
 def _own_name(how: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from semlib import datasets, user_code
-from semlib.config import RANKED, SCORES, ConfigError, Data, Experiment, Network, Training
+from semlib.config import EXTERNAL, RANKED, SCORES, ConfigError, Data, Experiment, Network, Training
 from semlib.datasets import Digests
 from semlib.runs import machine
 
@@ -62,9 +62,16 @@ class Run:
         few = f", {self.experiment.train_per_class} images a class" * bool(self.experiment.train_per_class)
         return f"{self.dataset}{few}, {self.hold_out or 'nothing'} held out, {self.method}, trial {self.trial}"
 
+    @property
+    def external(self) -> bool:
+        """Whether its scores are imported: semlib neither trains nor scores it, and knows of its settings the images' alone."""
+        return self.method.startswith(EXTERNAL)
+
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What the run's training depends on, besides its data and the source of the user's functions."""
+        if self.external:
+            return self.experiment.model_dump(mode="json", include={*Data.model_fields})
         unread = {
             *(_AUXILIARY if self.method in ("classification", "center_mask") else ()),
             *(() if self.method == "center_mask" else ("mask_fill",)),
@@ -78,7 +85,8 @@ class Run:
     @cached_property
     def sources(self) -> dict[str, str]:
         """The digest of each function of the user's that training uses."""
-        return {name: user_code.digest(name) for name in (self.method, self.experiment.architecture) if ":" in name}
+        names = () if self.external else (self.method, self.experiment.architecture)
+        return {name: user_code.digest(name) for name in names if ":" in name}
 
     def on(self, train_digest: str) -> str:
         """Its address if it is trained on images of that digest."""
@@ -101,8 +109,22 @@ class Run:
 
 def address(run: RunOrRecord, settings: Mapping, sources: Mapping, train_digest: str, recipe: int | None = None) -> str:
     """SHA-256 over everything that a run's weights depend on."""
-    what = [recipe or RECIPE, run.dataset, run.hold_out, run.method, run.trial, chosen(settings), sources, train_digest]
+    what = [
+        recipe or recipe_of(run.method),
+        run.dataset,
+        run.hold_out,
+        run.method,
+        run.trial,
+        chosen(settings),
+        sources,
+        train_digest,
+    ]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+def recipe_of(method: str) -> int:
+    """0 where the scores were imported: a change of semlib's training leaves them as they are."""
+    return 0 if method.startswith(EXTERNAL) else RECIPE
 
 
 def place(run: RunOrRecord, address: str) -> Path:
@@ -120,11 +142,15 @@ def scoring(experiment: Experiment) -> dict[str, dict[str, Any]]:
     """How each of the experiment's scores is computed, as records keep it."""
     odin = {"temperature": experiment.temperature, "epsilon": experiment.epsilon}
     return {
-        name: {"score": name}
-        | ({"version": VERSIONS[name]} if name in VERSIONS else {"version": SCORING, "source": user_code.digest(name)})
-        | (odin if name == "odin" else {"stored": "ranks"} if name in RANKED else {})
+        name: {"score": name} | _version(name) | (odin if name == "odin" else {"stored": "ranks"} if name in RANKED else {})
         for name in experiment.scores
     }
+
+
+def _version(score: str) -> dict[str, Any]:
+    if score.startswith(EXTERNAL):
+        return {}
+    return {"version": VERSIONS[score]} if score in VERSIONS else {"version": SCORING, "source": user_code.digest(score)}
 
 
 def held_out(experiment: Experiment) -> list[str | None]:
@@ -165,7 +191,10 @@ def planned(experiment: Experiment, data: Digests | None = None) -> list[Run]:
     """All runs of the experiment on the data that is here, ordered by trial: every class's first trial comes first."""
     where, data = held_out(experiment), data or here(experiment)
     trials = range(experiment.first_trial, experiment.first_trial + experiment.trials)
-    return [Run(experiment, h, m, t, data) for t in trials for h in where for m in experiment.methods]
+    computed = tuple(name for name in experiment.scores if not name.startswith(EXTERNAL))
+    own = experiment.model_copy(update={"scores": computed})
+    of = {method: own if method in experiment.trained else experiment for method in experiment.methods}
+    return [Run(of[m], h, m, t, data) for t in trials for h in where for m in experiment.methods]
 
 
 def same_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
-from semlib.config import ConfigError, Experiment
+from semlib.config import EXTERNAL, ConfigError, Experiment
 from semlib.datasets import Digests
 from semlib.files import one_line, save_atomically, short
 from semlib.runs import plan
@@ -63,6 +63,9 @@ class Record(BaseModel):
     versions: dict[str, str]
     commit: str | None  # + where semlib, params, notebooks or workflow differed from it
     finished: str  # UTC
+    # of a network trained elsewhere: SHA-256 of the file that its scores were imported from. Device and precision are then
+    # "unknown", seconds and threads 0
+    external: Digest | None = None
 
     _home: Path = PrivateAttr()
 
@@ -181,17 +184,21 @@ def finished(experiment: Experiment) -> list[Record]:
 
 
 def missing(experiment: Experiment, data: Digests | None = None) -> list[Run]:
-    """The runs that are not finished, or lack one of the experiment's scores."""
+    """The runs that are not finished, or lack one of the experiment's scores; none whose scores are imported."""
     wanted, pairs = plan.scoring(experiment), progress(experiment, data)
-    return [run for run, record in pairs if record is None or lacking(record, wanted)]
+    return [run for run, record in pairs if not run.external and (record is None or lacking(record, wanted))]
 
 
 def lacking(record: Record, wanted: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The scores that a record does not have, or has under another name while another source has the plain one."""
+    """The scores that a record does not have, or has under another name while another source has the plain one.
+
+    What can only be imported isn't lacking.
+    """
     return {
         name: how
         for name, how in wanted.items()
-        if record.scoring.get(name) != how
+        if not (record.external or name.startswith(EXTERNAL))
+        and record.scoring.get(name) != how
         and (record.key(how) is None or (name in record.scoring and plan.same_settings(how, record.scoring[name])))
     }
 
@@ -261,7 +268,7 @@ def read_record(home: Path) -> Record:
         first = error.errors()[0]
         where = "".join(f"{name}: " for name in first["loc"][:1])
         raise ValueError(f"{path} is not a record ({where}{one_line(first['msg'])})") from None
-    if record.recipe != plan.RECIPE:
+    if record.recipe != plan.recipe_of(record.method):
         raise Outdated(f"of recipe {record.recipe}")
     record._home = home
     return record

@@ -74,11 +74,13 @@ class Page:
         records = list(self.results.runs.values())
         if not records:
             return ""
-        s, devices = records[0].settings, sorted({record.device for record in records})
-        how = f"{s['architecture']}, {s['epochs']} epochs of batches of {s['batch_size']}, {s['schedule']} schedule"
-        text = (
-            f"{len(records)} runs on {self.results.dataset}: {how}; {self.results.statistics} statistics; {', '.join(devices)}."
-        )
+        own = [record for record in records if not record.external]
+        parts = [f"{len(records) - len(own)} trained elsewhere"] if len(own) < len(records) else []
+        if own:
+            s, devices = own[0].settings, sorted({record.device for record in own})
+            how = f"{s['architecture']}, {s['epochs']} epochs of batches of {s['batch_size']}, {s['schedule']} schedule"
+            parts = [how, *parts, f"{self.results.statistics} statistics", ", ".join(devices)]
+        text = f"{len(records)} runs on {self.results.dataset}: {'; '.join(parts)}."
         return f'<span class="note">{escape(" ".join([text, *show.unlike(records)]))}</span>'
 
     # --- curves

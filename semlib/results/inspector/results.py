@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from semlib import config, datasets
-from semlib.config import Experiment
+from semlib.config import Data, Experiment
 from semlib.datasets import DataError, ImageSet
 from semlib.results import tables
 from semlib.results.names import label
@@ -101,12 +101,14 @@ class Mean(NamedTuple):
 def grouped(records: Iterable[Record], experiment: Experiment) -> dict[str, list[Record]]:
     """The records with a held-out class by table: one data set, one digest of it, one set of settings but a method's own.
 
-    Runs on data that is here in another version say so, and come last.
+    Imported scores stand in every table of their images. Runs on data that is here in another version say so, and come last.
     """
     groups = defaultdict(list)
-    for record in records:
+    for record in sorted(records, key=lambda record: record.external is not None):  # semlib's own first
         if record.hold_out is not None:
-            groups[record.dataset, _key(_shared(record))].append(record)
+            beside = [members for members in groups.values() if record.external and _images(members[0]) == _images(record)]
+            for members in beside or [groups[record.dataset, _key(_shared(record))]]:
+                members.append(record)
     titles, other = {}, {}
     for (dataset, _), members in groups.items():
         rivals = [_shared(others[0]) for (name, _), others in groups.items() if name == dataset]
@@ -123,6 +125,11 @@ def _shared(record: Record) -> dict[str, Any]:
         "data": str(record.data),
         "network": record.sources.get(record.settings.get("architecture")),
     }
+
+
+def _images(record: Record) -> tuple:
+    """What training and test images a run is of."""
+    return record.dataset, record.data, {name: value for name, value in _settings(record).items() if name in Data.model_fields}
 
 
 def _own(record: Record) -> dict[str, Any]:
@@ -229,10 +236,9 @@ class Results:
     @cached_property
     def paper(self) -> dict[str, dict[str, float]]:
         """The paper's table, a row a held-out class; empty if it has none."""
-        settings: dict[str, Any] = next((record.settings for record in self.runs.values()), {"architecture": ""})
-        return tables.paper(self.dataset, self.known, settings["architecture"], settings.get("train_per_class")).to_dict(
-            "index"
-        )
+        settings = max((record.settings for record in self.runs.values()), key=len, default={})  # imported ones have few
+        of = settings.get("architecture", ""), settings.get("train_per_class")
+        return tables.paper(self.dataset, self.known, *of).to_dict("index")
 
     def published(self, hold_out: str, method: str, score: str) -> tuple[float, float]:
         """The paper's mean and std in percent, NaN where it has none or scored otherwise."""
