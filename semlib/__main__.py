@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -169,13 +169,10 @@ def _import(args: argparse.Namespace) -> int:
     from semlib.runs import external  # torch is slow to import
 
     record = external.add(args.scores, notebooks.merged(args.file, args.parameter))
-    print(f"{short(record.home)}: average precision and accuracy, {_percent(record.metrics)}")
+    measured = ", ".join(f"{name} {100 * value:.2f} %" for name, value in record.metrics.items() if "@" not in name)
+    print(f"{short(record.home)}: {measured}")
     print(f'shown in the inspector, and in tables with -p methods "[..., {record.method}]"')
     return 0
-
-
-def _percent(metrics: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {100 * value:.2f} %" for name, value in metrics.items() if "@" not in name)
 
 
 def _score(args: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import yaml
+from PIL import Image
 from sklearn.metrics import average_precision_score
 
 from semlib import config, datasets
@@ -88,6 +89,18 @@ def tiny_data(root: Path) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     np.savez(root / "tiny.npz", classes=np.array(data.classes), **arrays)
     return root
+
+
+def pets(root, seed: int):
+    """An image folder root/pets of three classes, 8 training and 4 test images each."""
+    random = np.random.default_rng(seed)
+    for part, count in (("train", 8), ("test", 4)):
+        for k, name in enumerate(("ant", "bee", "cow")):
+            (root / "pets" / part / name).mkdir(parents=True)
+            for n in range(count):
+                pixels = random.integers(0, 80, (8, 8, 3), dtype=np.uint8) + np.uint8(80 * k)
+                Image.fromarray(pixels).save(root / "pets" / part / name / f"{n}.png")
+    return root / "pets"
 
 
 def tiny(folder: Path, **changes) -> Experiment:

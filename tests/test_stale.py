@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import OWN_NETWORK, ROOT, contents, finish, parameters, semlib, semlib_path, tiny_data
-from PIL import Image
+from helpers import OWN_NETWORK, ROOT, contents, finish, parameters, pets, semlib, semlib_path, tiny_data
 
 from semlib import config, datasets
 from semlib.batch import notebooks
@@ -19,18 +18,6 @@ SMALL = {
     "profile": "stale", "hold_out": "bee", "methods": "classification", "trials": 1, "missing": "train", "image_side": 8,
     "architecture": "wrn-10-1", "epochs": 1, "batch_size": 8, "norm_batch": "none", "precision": "float32", "threads": 1,
 }  # fmt: skip
-
-
-def pets(root, seed: int):
-    """An image folder root/pets of three classes, 8 training and 4 test images each."""
-    random = np.random.default_rng(seed)
-    for part, count in (("train", 8), ("test", 4)):
-        for k, name in enumerate(("ant", "bee", "cow")):
-            (root / "pets" / part / name).mkdir(parents=True)
-            for n in range(count):
-                pixels = random.integers(0, 80, (8, 8, 3), dtype=np.uint8) + np.uint8(80 * k)
-                Image.fromarray(pixels).save(root / "pets" / part / name / f"{n}.png")
-    return root / "pets"
 
 
 @pytest.fixture

@@ -211,7 +211,8 @@ def _kept(
     anomaly = -1 if run.hold_out is None else classes.index(run.hold_out)
     is_anomaly = label == anomaly
     if is_anomaly.all() or is_anomaly.any() != (run.hold_out is not None):
-        raise ConfigError(f"labels: {is_anomaly.sum()} of {length} are {anomaly}, the held-out class {run.hold_out}")
+        some = f"labels: {is_anomaly.sum()} of {length} are {anomaly}, the held-out class {run.hold_out}"
+        raise ConfigError(f"{some}; there should be images of it and of others")
     if (count := (predicted == anomaly).sum()) and run.hold_out is not None:
         raise ConfigError(
             f"predicted: {count} are {anomaly}, the held-out class {run.hold_out}, which was not trained; number the other "

@@ -208,7 +208,7 @@ def unmatched(experiments: Iterable[Experiment]) -> list[str]:
     reasons, folders = {}, set()
     for run in (run for e in experiments for run in plan.planned(e)):
         for path in run.home.parent.glob(f"trial_{run.trial}-*/**/record.json"):
-            if path.parent not in run.homes and (reason := _unlike(run, path.parent)):
+            if (run.external or path.parent not in run.homes) and (reason := _unlike(run, path.parent)):
                 reasons[path] = reason
                 folders.add(short(run.experiment.folder))
     return [

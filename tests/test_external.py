@@ -1,0 +1,279 @@
+"""Scores of a network trained elsewhere: imported, checked, and shown beside semlib's own."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from helpers import ROOT, contents, environment, made_up, parameters, tiny, tiny_data
+from sklearn.metrics import average_precision_score
+
+from semlib import config, datasets, runs
+from semlib.__main__ import main
+from semlib.config import ConfigError
+from semlib.results import plots, show, stats, tables
+from semlib.results.inspector.page import Page
+from semlib.results.inspector.results import Choice, Results, grouped
+from semlib.runs import plan, store
+
+METHOD = "external:vit-b16"
+DIGESTS = {"train_digest": "1" * 64, "test_digest": "2" * 64}
+CUB = {"dataset": "cub", "hold_out": "owl", "classes": ["jay", "owl", "kiwi", "tit"], **DIGESTS}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tiny_data(tmp_path / "data")
+    return tmp_path
+
+
+def scores(folder, name="scores", seed=0, without=(), **changes):
+    """An .npz of made-up scores of the tiny data set with the class one held out."""
+    random, labels = np.random.default_rng(seed), np.arange(100) // 25
+    arrays = {"dataset": "tiny", "hold_out": "one", "method": "vit-b16", "labels": labels}
+    arrays |= {"predicted": np.where(labels == 1, 3, labels), "msp": random.normal(labels == 1).round(1)}
+    arrays |= {"energy": random.normal(size=100).round(1), "margin": random.integers(0, 9, 100)} | changes
+    np.savez(folder / f"{name}.npz", **{key: value for key, value in arrays.items() if key not in without})
+    return folder / f"{name}.npz"
+
+
+def places(folder) -> dict:
+    return {"outputs": folder / "outputs", "data_root": folder / "data", "profile": "test"}
+
+
+def add(folder, file, status=0, **changes) -> None:
+    assert main(["import", str(file), *parameters(**places(folder) | changes)]) == status
+
+
+def test_the_documents_loop_is_imported_and_stands_beside_semlibs_own(tmp_path):
+    text = (ROOT / "docs" / "external.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 25
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(), timeout=100).returncode == 0
+    named = re.search(r"-m semlib (import .*)", text)[1].replace("scores.npz", str(tmp_path / "scores.npz"))
+    experiment = made_up(tmp_path, 600, dataset="digits", hold_out="8", methods="classification", profile="demo", trials=1)
+    assert main([*named.split(), "-p", "outputs", str(tmp_path)]) == 0
+
+    parts = {"methods": ("classification", "external:perceptron"), "scores": ("msp", "energy", "external:margin")}
+    both = config.create(experiment.model_dump() | parts)
+    own, record = store.finished(both)
+    assert (own.method, own.external, record.method) == ("classification", None, "external:perceptron")
+    with np.load(tmp_path / "scores.npz") as file:
+        labels, outside = file["labels"], dict(file)
+    assert np.array_equal(labels, datasets.load("digits").test.labels) and record.data == own.data
+    for key, name in (("msp", "msp"), ("energy", "energy"), ("external:margin", "margin")):
+        assert record.metrics[key] == pytest.approx(average_precision_score(labels == 8, outside[name]))
+    assert record.metrics["accuracy"] == (labels == outside["predicted"])[labels != 8].mean() > 0.9
+
+    table = tables.by_class(both, [own, record])
+    assert table["external:perceptron", "external:margin", "mean"]["8"] == 100 * record.metrics["external:margin"]
+    assert table["classification", "msp", "mean"]["8"] == 100 * own.metrics["msp"]
+    assert "perceptron" in show.as_text(table) and "perceptron (1)" in show.summary(both, [own, record])
+    gained = stats.gains([(both, [own, record])]).query("method == 'external:perceptron' and measure == 'msp'")
+    assert gained.gain.tolist() == pytest.approx([100 * (record.metrics["msp"] - own.metrics["msp"])] * 2)  # of both statistics
+    (members,) = grouped(store.collect(experiment.folder), both).values()
+    for statistics in plan.STATISTICS:
+        results = Results(members, statistics)
+        choice = Choice(("8",), results.methods, ("MSP", "margin"), (0,))
+        assert results.methods == ("Classification-only", "perceptron")
+        rows = results.selection(choice, 0.1).query("method == 'perceptron' and score == 'margin'")
+        assert rows.average_precision.tolist() == [100 * record.metrics["external:margin"]]
+        page = Page(results)
+        assert "1 trained elsewhere" in page.about() and "perceptron" in page.panels(choice, 0.1)
+    assert plots.precision_recall(both, [own, record]) and plots.learning_curves(both, [record])
+
+
+WRONG = {
+    "no such file": (None, ("No such file",)),
+    "no npz": (b"labels", ("isn't an .npz of plain arrays", "numpy.savez")),
+    "one array": (np.arange(3), ("isn't an .npz of plain arrays",)),
+    "pickled": ({"msp": np.array([None] * 100)}, ("isn't an .npz of plain arrays",)),
+    "no labels": ({"without": ("labels", "method")}, ("lacks method, labels", "it has dataset, hold_out, predicted, msp")),
+    "no score": ({"without": ("msp", "energy", "margin")}, ("has no score", "msp, odin")),
+    "short": ({"msp": np.zeros(99)}, ("msp: should be (100,)", "tiny's 100 test images", "(99,)")),
+    "logits": ({"logits": np.zeros((100, 4))}, ("logits: should be (100,)", "(100, 4)")),
+    "fewer images": ({name: np.zeros(99, int) for name in ("labels", "predicted", "msp")}, ("labels: should be (100,)",)),
+    "nan": ({"energy": np.where(np.arange(100) % 50, 0, np.nan)}, ("energy: should be 100 numbers", "2 NaN")),
+    "text": ({"msp": np.array(["high"] * 100)}, ("msp: should be 100 numbers", "<U4")),
+    "range": ({"labels": np.arange(100) // 20}, ("labels: 4 is no class", "0 zero, 1 one, 2 two, 3 three")),
+    "split's labels": ({"labels": np.arange(100) // 25 - 1}, ("labels: -1 is no class", "3 three")),
+    "floats": ({"predicted": np.zeros(100)}, ("predicted: should be whole numbers (N,), not float64 (100,)",)),
+    "order": ({"labels": np.arange(100) % 4}, ("of tiny's test images, the first at index 1: 1 for 0", "the data set's order")),
+    "unknown class": ({"hold_out": "four"}, ("'four'", "zero, one, two, three, none")),
+    "all classes": ({"hold_out": "all"}, ("'all'", "zero, one, two, three, none")),
+    "no anomaly": (CUB | {"hold_out": "tit", "labels": np.arange(100) % 3}, ("labels: 0 of 100 are 3, the held-out",)),
+    "all anomalies": (CUB | {"labels": np.ones(100, int)}, ("labels: 100 of 100 are 1", "of it and of others")),
+    "lengths elsewhere": (CUB | {"msp": np.zeros(99)}, ("msp: should be (100,), one for each of the 100 labels",)),
+    "predicted anomaly": ({"predicted": np.arange(100) // 25}, ("predicted: 25 are 1, the held-out class one", "2 two")),
+    "method": ({"method": "ViT B/16"}, ("method", "letters, digits, _ and -", "'ViT B/16'")),
+    "two methods": ({"method": ["a", "b"]}, ("method: should be one text",)),
+    "score's name": ({"my score": np.zeros(100)}, ("'my score'", "letters, digits, _ and -")),
+    "trial": ({"trial": 0.5}, ("trial: should be one whole number",)),
+    "negative trial": ({"trial": -1}, ("trial", "-1")),
+    "unknown data set": ({"dataset": "cub"}, ("cub isn't prepared", "classes, train_digest, test_digest")),
+    "other classes": ({"classes": ["a", "b", "c", "d"]}, ("classes", "zero, one, two, three")),
+    "other digest": ({"test_digest": "a" * 64}, ("test_digest: is of other images than tiny has here",)),
+    "no digest": ({"test_digest": "a" * 8}, ("test_digest: should be 64 hexadecimal digits", "'aaaaaaaa'")),
+    "two classes": (CUB | {"classes": ["a", "b"]}, ("classes: should be three names or more",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_file_is_one_line_and_nothing_is_written(folder, capsys, wrong):
+    what, said = WRONG[wrong]
+    file = scores(folder, **(what if isinstance(what, dict) else {}))
+    if what is None:
+        file.unlink()
+    elif isinstance(what, bytes):
+        file.write_bytes(what)
+    elif isinstance(what, np.ndarray):
+        with file.open("wb") as opened:
+            np.save(opened, what)
+    refused(folder, capsys, file, said)
+
+
+def refused(folder, capsys, file, said, **changes):
+    before = contents(folder, ("tiny.digests.json",))
+    capsys.readouterr()
+    add(folder, file, 2, **changes)
+    out, error = capsys.readouterr()
+    assert out == "" and error.startswith("error: ") and error.count("\n") == 1
+    assert all(text in error for text in said), error
+    assert contents(folder, ("tiny.digests.json",)) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"epoch": 3}, ("'epoch'", "epochs")),
+        ({"dataset": "digits"}, ("'tiny'", "'digits'")),
+        ({"profile": "../up"}, ("profile",)),
+    ],
+)
+def test_a_wrong_parameter_is_one_line_too(folder, capsys, changes, said):
+    refused(folder, capsys, scores(folder), said, **changes)
+
+
+def test_what_was_imported_stays(folder, capsys):
+    first = scores(folder)
+    add(folder, first)
+    before = contents(folder / "outputs")
+    add(folder, first)
+    assert contents(folder / "outputs") == before
+    other = scores(folder, "other", seed=1)
+    refused(
+        folder, capsys, other, ("has other scores of tiny, one held out, external:vit-b16, trial 0", "another method or trial")
+    )
+    add(folder, scores(folder, "next", seed=1, trial=1))
+    found = store.finished(tiny(folder, methods=METHOD, trials=2))
+    assert [(record.trial, record.method) for record in found] == [(0, METHOD), (1, METHOD)]
+    assert {path.parent.parent.name for path in folder.rglob("record.json")} == {"external.vit-b16"}
+
+
+def test_scores_that_were_damaged_are_imported_again(folder):
+    add(folder, scores(folder))
+    (path,) = (folder / "outputs").rglob("scores.npz")
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.warns(UserWarning, match="not used"):
+        assert store.finished(tiny(folder, methods=METHOD)) == []
+    with pytest.warns(UserWarning, match="not used"):
+        add(folder, scores(folder))
+    assert len(store.finished(tiny(folder, methods=METHOD))) == len(store.collect(folder / "outputs" / "test")) == 1
+
+
+def test_scores_are_of_the_images_that_they_were_compared_with(folder):
+    """Of other images there is a further record: with other test images below the first, which stays."""
+    file, experiment = scores(folder), tiny(folder, methods=METHOD)
+    add(folder, file)
+    with np.load(folder / "data" / "tiny.npz") as prepared:
+        arrays = dict(prepared)
+    for part in ("test", "train"):
+        arrays[f"{part}_images"] = arrays[f"{part}_images"] ^ 1
+        np.savez(folder / "data" / "tiny.npz", **arrays)
+        assert store.finished(experiment) == [] and "other data" in store.unmatched([experiment])[0]
+        add(folder, file)
+        assert len(store.finished(experiment)) == 1
+    paths = sorted(len(path.relative_to(folder).parts) for path in folder.rglob("record.json"))
+    assert paths == [8, 8, 9] and len(store.collect(experiment.folder)) == 3
+
+
+def test_no_training_waits_for_what_can_only_be_imported(folder):
+    add(folder, scores(folder))
+    both = {"methods": ("classification", METHOD), "scores": ("msp", "energy", "external:margin"), "epochs": 1, "trials": 2}
+    own, outside, second = runs.complete(tiny(folder, **both))
+    assert [own.method, outside.method, second.method] == ["classification", METHOD, "classification"]
+    assert own.metrics.keys() >= {"msp", "energy"} and "external:margin" not in own.metrics
+    assert runs.complete(tiny(folder, **both)) == [own, outside, second] and store.missing(tiny(folder, **both)) == []
+    said = show.remarks(tiny(folder, **both), [own, outside, second])
+    assert said[0].startswith("3 of 4 runs") and said[1:] == [said[1]] and "vit-b16 (1)" in said[1]
+    text = show.as_text(tables.by_class(tiny(folder, **both), [own, outside, second]))
+    assert text.count("not run") == 2  # margin of the classifier, for the class and on average
+
+
+@pytest.mark.parametrize(("field", "known"), [("methods", METHOD), ("scores", "external:margin")])
+def test_a_misspelt_name_is_refused_with_those_that_were_imported(folder, field, known):
+    with pytest.raises(ConfigError, match=r"choose from none.*semlib import"):
+        runs.complete(tiny(folder, **{field: "external:x"}))
+    add(folder, scores(folder))
+    with pytest.raises(ConfigError, match=f"{field}: external:x was not imported into .*; choose from {known}"):
+        runs.complete(tiny(folder, **{field: "external:x"}))
+    assert not list((folder / "outputs").rglob("weights.pt"))
+
+
+def test_a_later_recipe_leaves_them_as_they_are(folder, monkeypatch):
+    add(folder, scores(folder))
+    found = store.finished(tiny(folder, methods=METHOD))
+    monkeypatch.setattr(plan, "RECIPE", plan.RECIPE + 1)
+    assert len(found) == 1 and store.finished(tiny(folder, methods=METHOD)) == found
+
+
+def test_settings_of_the_images_tell_tables_apart(folder):
+    """With 20 labels a class it is another training, on other data than with all of them."""
+    add(folder, scores(folder))
+    add(folder, scores(folder, "few", seed=1, method="few"), train_per_class=20)
+    assert [record.method for record in store.finished(tiny(folder, methods=(METHOD, "external:few")))] == [METHOD]
+    for changes in ({}, {"epochs": 1}, {"train_per_class": 20, "batch_size": 32}):
+        runs.complete(tiny(folder, methods="classification", **changes))
+    found = grouped(store.collect(folder / "outputs" / "test"), tiny(folder))
+    assert sorted([record.method for record in members][1:] for members in found.values()) == [
+        ["external:few"],
+        [METHOD],
+        [METHOD],
+    ]
+
+
+def test_nothing_held_out_and_the_scores_of_a_data_set_that_is_not_here(folder):
+    add(folder, scores(folder, hold_out="none"))
+    (record,) = store.finished(tiny(folder, methods=METHOD, hold_out="none"))
+    assert record.hold_out is None and set(record.metrics) == {"accuracy", "accuracy@upright"}
+    for k, name in enumerate(("plain", "new")):
+        add(folder, scores(folder, name, seed=k, method=name, **CUB))
+    experiment = tiny(folder, dataset="cub", hold_out="owl", methods=("external:plain", "external:new"), missing="skip")
+    found = runs.complete(experiment)
+    assert [str(record.data) for record in found] == ["11111111-22222222"] * 2
+    assert tables.by_class(experiment, found).loc["owl"].notna().sum() == 4  # MSP and accuracy, of one trial
+    (members,) = grouped(store.collect(experiment.folder), experiment).values()
+    results = Results(members)
+    assert results.paper == {} and "2 runs on cub: 2 trained elsewhere." in Page(results).about()
+
+
+def test_a_dry_grid_counts_what_is_trained(folder, capsys):
+    add(folder, scores(folder))
+    words = parameters(**places(folder) | {"dataset": "tiny", "hold_out": "one", "trials": 1})
+    capsys.readouterr()
+    for split in ("class", "method"):
+        more = ["-p", "methods", f"[classification, {METHOD}]", "--split", split, "--dry-run"]
+        assert main(["grid", "params/demo/benchmark.yaml", *words, *more]) == 0
+        out = capsys.readouterr().out
+        assert "0 of 1 runs are finished, 1 are missing" in out and "1 jobs" in out
+
+
+def test_the_records_that_are_committed_lie_where_they_did():
+    paths = list((ROOT / "outputs").glob("*/runs/**/record.json"))
+    assert paths
+    for path in paths:
+        record = store.read_record(path.parent)
+        assert record.trained.match(f"runs/{record.place}") and record.external is None
+        assert "external" not in json.loads(path.read_text())
