@@ -97,7 +97,7 @@ def test_the_sheet_shows_the_most_anomalous_by_the_first_score(trained):
     images = np.arange(12, dtype=np.uint8)[:, None, None, None] * np.ones((1, 3, 2, 2), np.uint8)
     figure = plots.most_anomalous(table, images, count=5, columns=2)
     order = table.odin.sort_values(ascending=False, kind="stable").index[:5]
-    assert [axis.get_title().splitlines()[0] for axis in figure.axes][:5] == table.file[order].tolist()
+    assert [axis.get_title().splitlines()[0] for axis in figure.axes[:5]] == table.file[order].tolist()
     assert [axis.images[0].get_array().max() for axis in figure.axes[:5]] == order.tolist()
     assert "ODIN" in figure.get_suptitle()
 
