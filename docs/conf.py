@@ -11,6 +11,7 @@ PAGES = (
     "results",
     "extending",
     "own_network",
+    "external",
     "parameters",
     "numbers",
     "paper",

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -90,6 +91,7 @@ WRONG = {
     "no npz": (b"labels", ("isn't an .npz of plain arrays", "numpy.savez")),
     "one array": (np.arange(3), ("isn't an .npz of plain arrays",)),
     "pickled": ({"msp": np.array([None] * 100)}, ("isn't an .npz of plain arrays",)),
+    "no array": ("text in a member", ("isn't an .npz of plain arrays", "msp is no array")),
     "no labels": ({"without": ("labels", "method")}, ("lacks method, labels", "it has dataset, hold_out, predicted, msp")),
     "no score": ({"without": ("msp", "energy", "margin")}, ("has no score", "msp, odin")),
     "short": ({"msp": np.zeros(99)}, ("msp: should be (100,)", "tiny's 100 test images", "(99,)")),
@@ -126,6 +128,10 @@ def test_a_wrong_file_is_one_line_and_nothing_is_written(folder, capsys, wrong):
     file = scores(folder, **(what if isinstance(what, dict) else {}))
     if what is None:
         file.unlink()
+    elif isinstance(what, str):
+        file = scores(folder, without=("msp",))
+        with zipfile.ZipFile(file, "a") as archive:
+            archive.writestr("msp.npy", what)
     elif isinstance(what, bytes):
         file.write_bytes(what)
     elif isinstance(what, np.ndarray):

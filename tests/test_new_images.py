@@ -1,5 +1,8 @@
 """A folder of images without labels, scored with a finished run."""
 
+import io
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -100,6 +103,16 @@ def test_the_sheet_shows_the_most_anomalous_by_the_first_score(trained):
     assert [axis.get_title().splitlines()[0] for axis in figure.axes[:5]] == table.file[order].tolist()
     assert [axis.images[0].get_array().max() for axis in figure.axes[:5]] == order.tolist()
     assert "ODIN" in figure.get_suptitle()
+
+
+def test_a_files_name_can_be_any_bytes(on_tiny):
+    folder, record = on_tiny
+    (folder / "new").mkdir()
+    Image.new("L", (8, 8)).save(buffer := io.BytesIO(), "PNG")
+    (folder / "new" / os.fsdecode(b"\xff, $x_.png")).write_bytes(buffer.getvalue())
+    given = parameters(data_root=folder / "data", threads=1)
+    assert main(["score", str(record.home), str(folder / "new"), *given, "-o", str(folder / "new.csv")]) == 0
+    assert b'"\xff, $x_.png",' in (folder / "new.csv").read_bytes()
 
 
 def test_without_o_the_table_goes_into_the_runs_profile(on_tiny, monkeypatch):

@@ -247,7 +247,7 @@ def most_anomalous(table: pd.DataFrame, images: np.ndarray, count: int = 40, col
     for axis, k in zip(axes.flat, order, strict=False):
         row = table.iloc[k]
         axis.imshow(images[k].transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255)
-        name = row.file if len(row.file) <= 26 else f"...{row.file[-23:]}"
+        name = (row.file if len(row.file) <= 26 else f"...{row.file[-23:]}").encode(errors="replace").decode()
         axis.set_title(f"{name}\n{row.predicted}, {row[f'{score}_percentile']:.1f}", fontsize=6.5, parse_math=False)
     what = "file, predicted class, percentile among the run's normal test images"
     figure.suptitle(f"The most anomalous of {len(table)} images by {label(score)}: {what}", fontsize=10, parse_math=False)

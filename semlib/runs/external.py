@@ -111,6 +111,8 @@ def _read(file: Path) -> tuple[dict[str, np.ndarray], str]:
         sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
         with np.load(file, allow_pickle=False) as opened:
             arrays = {name: opened[name] for name in opened.files}
+        if no_array := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"{no_array[0]} is no array")  # NumPy hands over as bytes what isn't in its format
     except OSError as error:
         raise ConfigError(f"can't be read ({error.strerror or one_line(error)})") from None
     except Exception as error:  # truncated, bit-flipped, one array alone, pickled objects: NumPy raises many kinds
@@ -176,7 +178,7 @@ def _images(
             f"its own: prepare it (python -m semlib data prepare NAME), choose data_root, or add {', '.join(absent)}"
         )
     assert names is not None
-    if len(set(names)) < len(names) or len(names) < 3 or not all(Path(name).name == name != ".." for name in names):
+    if len(set(names)) < len(names) or len(names) < 3 or not all(Path(name).name == name not in ("", "..") for name in names):
         raise ConfigError("classes: should be three names or more, each once, without /, for folders are named so")
     return names, Digests(said["train_digest"], said["test_digest"]), None
 
