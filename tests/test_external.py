@@ -86,6 +86,23 @@ def test_the_documents_loop_is_imported_and_stands_beside_semlibs_own(tmp_path):
     assert plots.precision_recall(both, [own, record]) and plots.learning_curves(both, [record])
 
 
+@pytest.mark.notebook
+def test_the_documents_command_shows_what_was_imported(tmp_path, capfd):
+    """In a table's notebook, which trains nothing."""
+    words = (ROOT / "docs" / "external.md").read_text().replace("\\\n", " ")
+    words = re.search(r"-m semlib (run .*)", words)[1].replace('"', "").replace(", ", ",").split()
+    labels = datasets.load("digits").test.labels
+    what = {"dataset": "digits", "method": "perceptron", "labels": labels, "energy": labels, "margin": -labels}
+    for name in ("7", "8"):
+        predicted = np.where(labels == int(name), 0, labels)
+        np.savez(tmp_path / "scores.npz", hold_out=name, predicted=predicted, msp=(labels == 8).astype(float), **what)
+        assert main(["import", str(tmp_path / "scores.npz"), "-p", "outputs", str(tmp_path), "-p", "profile", "demo"]) == 0
+    assert main([*words, "-p", "outputs", str(tmp_path), "-p", "trials", "1", "-p", "hold_out", "[7,8]"]) == 0
+    out = capfd.readouterr().out
+    assert re.search(r"^8 .*100\.00 ± -", out, flags=re.M) and "2 of 4 runs are finished." in out and "perceptron (2)" in out
+    assert (tmp_path / "demo" / "benchmark-digits-7-8.png").exists() and not list(tmp_path.rglob("weights.pt"))
+
+
 WRONG = {
     "no such file": (None, ("No such file",)),
     "no npz": (b"labels", ("isn't an .npz of plain arrays", "numpy.savez")),

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from semlib import datasets, metrics, runs
 from semlib.__main__ import main
 from semlib.results import plots
-from semlib.runs import execute, store
+from semlib.runs import external, store
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SCORES = ("msp", "odin", "knn", "energy")
@@ -186,6 +186,12 @@ def test_a_run_without_its_weights_or_its_images_is_refused(on_tiny, capsys):
     refused(folder, capsys, words, ("was trained on other images",))
     (record.home / "weights.pt").unlink()
     refused(folder, capsys, words, ("its weights were not kept (keep_weights)", "another profile"))
+    labels = arrays["test_labels"]
+    what = {"dataset": "tiny", "hold_out": "one", "method": "new", "labels": labels, "predicted": labels * (labels != 1)}
+    np.savez(folder / "new.npz", **what, msp=labels)
+    np.savez(folder / "data" / "tiny.npz", **arrays)
+    imported = external.add(folder / "new.npz", {"outputs": str(folder), "data_root": str(folder / "data")})
+    refused(folder, capsys, [str(imported.home), words[1]], ("external:new", "was trained elsewhere", "choose a run"))
     made = made_up(folder / "elsewhere", methods="classification", trials=1, hold_out="8", dataset="digits")
     (other,) = store.finished(made)
     refused(folder, capsys, [str(other.home), words[1]], ("digits", "its weights were not kept"))
@@ -201,8 +207,3 @@ def test_ranks_need_the_test_images_that_they_are_of(on_tiny, capsys):
     np.savez(folder / "data" / "tiny.npz", **arrays | {"test_images": 255 - arrays["test_images"]})
     assert score(folder, record, folder / "new", "-p", "scores", "msp") is not None
     refused(folder, capsys, [str(record.home), str(folder / "new")], ("of energy ranks are kept", "test images aren't here"))
-
-
-def test_weights_name_the_file(on_tiny):
-    _, record = on_tiny
-    assert execute.weights(record) == record.home / "weights.pt"

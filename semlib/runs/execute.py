@@ -353,11 +353,12 @@ def network(record: Record, data: datasets.Dataset) -> torch.nn.Module:
 
 def weights(record: Record) -> Path:
     """The kept weights of a finished run; ConfigError if there are none."""
-    path = record.trained / "weights.pt"
+    path, title = record.trained / "weights.pt", _run_of(record).title
+    if record.external:
+        raise ConfigError(f"{title}: was trained elsewhere, and its weights are not here; choose a run that semlib trained")
     if not path.exists():
-        why = "were never here" if record.external else "were not kept (keep_weights)"
         raise ConfigError(
-            f"{_run_of(record).title}: its weights {why}, so it can't be scored anew; "
+            f"{title}: its weights were not kept (keep_weights), so it can't be scored anew; "
             "choose scores that it has, or another profile to train it again"
         )
     return path
