@@ -33,7 +33,7 @@ test: $(VENV)/ready
 
 # Processors round differently, and no test may depend on it: the quick tests once more with PyTorch limited to AVX2. Only the
 # files that compute with it: the others parse, draw and start processes.
-COMPUTING := $(patsubst %,tests/test_%.py,runs own_network training cpc metrics detectors models auxiliary appendix_d datasets)
+COMPUTING := $(patsubst %,tests/test_%.py,runs new_images own_network training cpc metrics detectors models auxiliary appendix_d datasets)
 
 test-avx2: $(VENV)/ready
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PYTEST) $(QUICK) $(COMPUTING)

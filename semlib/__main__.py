@@ -1,4 +1,4 @@
-"""`python -m semlib run|grid|import|score|data|report|parameters`. Papermill and Snakemake do the work; this checks."""
+"""`python -m semlib COMMAND`. Papermill and Snakemake do the work; this checks the rest."""
 
 import argparse
 import logging
@@ -184,8 +184,8 @@ def _score(args: argparse.Namespace) -> int:
     record, table, images = new_images.score(args.run, args.folder, notebooks.merged([], args.parameter))
     out = args.out or new_images.usual_place(record, args.folder)
     sheet, text = plots.most_anomalous(table, images), table.to_csv(index=False)
-    save_atomically(out, lambda file: file.write(text.encode(errors="surrogateescape")))  # a file's name can be any bytes
     save_atomically(out.with_suffix(".png"), lambda file: sheet.savefig(file, format="png"))
+    save_atomically(out, lambda file: file.write(text.encode(errors="surrogateescape")))  # a file's name can be any bytes
     print(f"{len(table)} images: {short(out)}, and the most anomalous by {table.columns[2]}: {short(out.with_suffix('.png'))}")
     return 0
 

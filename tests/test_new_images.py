@@ -184,6 +184,10 @@ def test_a_run_without_its_weights_or_its_images_is_refused(on_tiny, capsys):
         arrays = dict(prepared)
     np.savez(folder / "data" / "tiny.npz", **arrays | {"train_images": 255 - arrays["train_images"]})
     refused(folder, capsys, words, ("was trained on other images",))
+    whole = (record.home / "scores.npz").read_bytes()
+    (record.home / "scores.npz").write_bytes(whole[:-9])
+    refused(folder, capsys, words, ("can't be used", "scores.npz", "name a finished run's folder"))
+    (record.home / "scores.npz").write_bytes(whole)
     (record.home / "weights.pt").unlink()
     refused(folder, capsys, words, ("its weights were not kept (keep_weights)", "another profile"))
     labels = arrays["test_labels"]

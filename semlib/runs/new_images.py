@@ -30,8 +30,11 @@ def score(home: Path, folder: Path, parameters: Mapping[str, Any]) -> tuple[Reco
     """
     try:
         record = store.read_record(home)
+        record.check()
     except ValueError as error:
-        raise ConfigError(f"{error}; name a finished run's folder, which holds record.json and weights.pt") from None
+        raise ConfigError(
+            f"{home} can't be used: {error}; name a finished run's folder, which holds record.json and weights.pt"
+        ) from None
     run = _run(record, parameters)
     execute.weights(record)
     wanted = plan.scoring(run.experiment)

@@ -109,16 +109,8 @@ class Run:
 
 def address(run: RunOrRecord, settings: Mapping, sources: Mapping, train_digest: str, recipe: int | None = None) -> str:
     """SHA-256 over everything that a run's weights depend on."""
-    what = [
-        recipe or recipe_of(run.method),
-        run.dataset,
-        run.hold_out,
-        run.method,
-        run.trial,
-        chosen(settings),
-        sources,
-        train_digest,
-    ]
+    recipe = recipe or recipe_of(run.method)
+    what = [recipe, run.dataset, run.hold_out, run.method, run.trial, chosen(settings), sources, train_digest]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
