@@ -9,15 +9,17 @@ import csv
 import math
 import re
 import reprlib
+import unicodedata
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from semlib.files import one_line, resolve
+from semlib.files import file_name, folder_name, one_line, resolve
 
 METHODS = ("classification", "rotation", "center_mask", "cpc")
 PAPERS_SCORES = ("msp", "odin")
@@ -54,11 +56,17 @@ def _number(value: Any) -> float:
 def _text(value: Any) -> Any:
     if isinstance(value, str) and re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", value):
         raise ValueError("should be one line without control characters")
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value  # class 3 of the digits
+    if isinstance(value, bool | float | date):  # YAML's no, 1.50 and 2024-01-01
+        raise ValueError("should be text: put it in quotes")
+    return str(value) if isinstance(value, int) else value  # class 3 of the digits
 
 
 def _tuple(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _composed(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(unicodedata.normalize("NFC", name) for name in names)  # as the names of classes are
 
 
 def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -84,6 +92,7 @@ def _labels(value: Any) -> Any:
 Number = Annotated[float, BeforeValidator(_number)]
 Text = Annotated[str, BeforeValidator(_text), Field(min_length=1)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(_tuple), Field(min_length=1), AfterValidator(_once)]
+ClassNames = Annotated[Names, AfterValidator(_composed)]
 MOST = 10**6  # of anything that is counted: more is a slip, and could fill the memory before it is noticed
 Count = Annotated[int, Field(ge=1, le=MOST)]
 OptionalCount = Annotated[Annotated[int, Field(ge=0, le=MOST)] | None, BeforeValidator(_none)]
@@ -116,7 +125,7 @@ class Which(Group):
     """Results lie in `outputs/<profile>/`."""
     dataset: Text = "cifar10"
     """A name, or a folder with `train/<class>/*` and `test/<class>/*`."""
-    hold_out: Names = ("all",)
+    hold_out: ClassNames = ("all",)
     """Class names; all: each class in turn; none: no class."""
     methods: Names = ("classification", "rotation")
     """classification, rotation, center_mask, cpc, package.module:function, or external:name of imported scores."""
@@ -246,6 +255,8 @@ class Experiment(Machine, Scoring, Training, Network, Data, Which):
         own = ":" in self.architecture  # the user's network, to which norm_batch is nothing
         if not own and self.norm_batch and self.batch_size > self.norm_batch and self.batch_size % self.norm_batch:
             raise ValueError(f"batch_size: {self.batch_size} isn't a multiple of norm_batch = {self.norm_batch}")
+        if not self.dataset_name:
+            raise ValueError(f"dataset: {_shown(self.dataset)} has no name; choose a folder below it")
         if self.average_last_epochs > self.epochs:
             raise ValueError(f"average_last_epochs: {self.average_last_epochs} is more than epochs = {self.epochs}")
         return self
@@ -257,7 +268,7 @@ class Experiment(Machine, Scoring, Training, Network, Data, Which):
     @property
     def dataset_name(self) -> str:
         """cifar10 for "cifar10", birds for "/data/birds": records hold no paths of one machine."""
-        return Path(self.dataset).name or self.dataset
+        return folder_name(self.dataset)
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -266,8 +277,8 @@ class Experiment(Machine, Scoring, Training, Network, Data, Which):
 
     @property
     def few(self) -> list[str]:
-        """500 a class, in names of files and titles; empty where all training images are used."""
-        return [f"{self.train_per_class} a class"] if self.train_per_class else []
+        """500_a_class, in names of files; empty where all training images are used."""
+        return [f"{self.train_per_class}_a_class"] if self.train_per_class else []
 
     @property
     def folder(self) -> Path:
@@ -276,9 +287,9 @@ class Experiment(Machine, Scoring, Training, Network, Data, Which):
 
     def output(self, notebook: str, ending: str) -> Path:
         """Where a notebook's results go: benchmark-digits.csv, holdout-cifar10-cat.ipynb, few_labels-cifar10-20_a_class.csv."""
-        dataset = [] if self.dataset_name in notebook else [self.dataset_name]
+        dataset = [] if notebook.partition("_")[2] == self.dataset_name else [self.dataset_name]  # table3_cifar10.csv
         which = [] if self.hold_out == ("all",) else self.hold_out
-        return self.folder / (re.sub(r"[^\w.-]+", "_", "-".join([notebook, *dataset, *self.few, *which])) + ending)
+        return self.folder / (file_name(notebook, *dataset, *self.few, *which) + ending)
 
 
 def documented() -> str:

@@ -1,7 +1,10 @@
 """Where files lie, and writing them whole or not at all."""
 
+import errno
+import hashlib
 import os
 import re
+import shutil
 import socket
 import tempfile
 from collections.abc import Callable
@@ -20,9 +23,49 @@ def resolve(path: str | Path) -> Path:
     return ROOT / os.path.expanduser(path)  # noqa: PTH111 - Path's raises where there is no such user
 
 
-def one_line(error: object) -> str:
-    """An error's text as part of a message of one line."""
-    return " ".join(str(error).split())[:500]
+def from_here(path: str, new: bool = False) -> str:
+    """A path on the command line: a relative one counts from the current folder, or from the root if it is there alone.
+
+    new: one that is in neither place is to be made here; otherwise it stays as it is.
+    """
+    here = Path.cwd() / path
+    if path.startswith("~") or not (here.exists() or (new and not (ROOT / path).exists())):
+        return path
+    return short(here) if os.sep in short(here) else f".{os.sep}{short(here)}"  # no name of a data set
+
+
+def folder_name(path: str | Path) -> str:
+    """What a folder is called: birds for /data/birds, data for /data/birds/..; "" for the root of all."""
+    path = resolve(path)
+    return path.name if path.name != ".." else path.resolve().name
+
+
+def file_name(*words: str) -> str:
+    """Words joined by - as a file's name: another one for other words, and short.
+
+    Words of letters, digits, _ and . alone stay as they are; if any had to be changed or cut, a digest of all is at the end.
+    """
+    text = "-".join(words)
+    tidy = re.sub(r"[^\w.-]+", "_", text).encode()[:120].decode(errors="ignore")
+    if tidy == text and not any("-" in word for word in words):
+        return text
+    return f"{tidy}-{hashlib.sha256(repr(words).encode(errors='surrogatepass')).hexdigest()[:8]}"
+
+
+def check_writable(folder: Path, needed: int = 0) -> None:
+    """OSError if no file can be written into the folder, which is made, or not so many bytes: better found before the work."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from None
+    if needed > (free := shutil.disk_usage(folder).free):
+        raise OSError(errno.ENOSPC, f"{needed / 1e9:,.1f} GB are needed and {free / 1e9:,.1f} GB free", str(folder))
+
+
+def one_line(error: object, most: int = 500) -> str:
+    """An error's text as part of a message of one line, of characters that can be written."""
+    return " ".join(str(error).split())[:most].encode(errors="backslashreplace").decode()
 
 
 def short(path: Path) -> str:

@@ -466,7 +466,7 @@ def test_a_folders_classes_are_its_sorted_subfolders_and_labels_number_them(tmp_
     folder = make_folder(tmp_path / "own", names=("cat", "ant", "bee", "Dog"))
     for hidden in ("train/.ipynb_checkpoints", "test/.git"):
         (folder / hidden).mkdir()
-    for hidden in ("train/ant/.DS_Store", "test/.DS_Store", "notes.txt", "train/notes.txt"):
+    for hidden in ("train/ant/.DS_Store", "test/.DS_Store", "notes.txt", "train/Thumbs.db", "test/bee/desktop.ini"):
         (folder / hidden).write_text("no image")
     data = datasets.load(str(folder), tmp_path / "root", side=8)
     assert data.classes == ("Dog", "ant", "bee", "cat") == datasets.classes(str(folder), tmp_path / "root")

@@ -4,7 +4,6 @@ import argparse
 import fcntl
 import json
 import os
-import re
 import shutil
 import signal
 import statistics
@@ -20,7 +19,7 @@ import yaml
 
 from semlib.batch import gpus, notebooks
 from semlib.config import ConfigError, Experiment
-from semlib.files import ROOT, save_atomically, short
+from semlib.files import ROOT, file_name, save_atomically, short
 from semlib.results import show
 from semlib.runs import execute, machine, plan, store
 
@@ -85,7 +84,7 @@ def names(parts: Sequence[Experiment], split: str) -> list[str]:
         ]
         for e in parts
     ]
-    plain = [re.sub(r"[^\w.-]+", "_", "-".join(map(str, w))) for w in words]
+    plain = [file_name(*map(str, w)) for w in words]
     every = [f"{name}-{k}" for k, name in enumerate(plain)]
     some = [name if plain.count(name) == 1 else numbered for name, numbered in zip(plain, every, strict=True)]
     return some if len(set(some)) == len(some) else every  # a class may be named as another one is numbered

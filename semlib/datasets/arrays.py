@@ -1,15 +1,38 @@
 """Images and labels as arrays, and the paper's benchmark made of them: one class held out (Sec. 2)."""
 
 import hashlib
+import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+import psutil
 
 
 class DataError(ValueError):
     """A data set, class or file that can't be used; the message is one line that names the choices or the file."""
+
+
+def class_name(name: str, where: object) -> str:
+    """The name in Unicode's composed form (NFC). DataError, which says where it stands, for one that would not mean itself.
+
+    all and none are words of `hold_out`, and a class's runs lie in a folder of its name.
+    """
+    composed = unicodedata.normalize("NFC", name)
+    fits_folder = composed not in ("", ".", "..") and "/" not in composed and len(composed.encode(errors="replace")) <= 255
+    if not (fits_folder and composed.isprintable() and composed == composed.strip() and composed not in ("all", "none")):
+        raise DataError(
+            f"{where}: {name!a} can't be a class's name, which is one line of printable text without / or spaces around "
+            "it, and neither all nor none; rename it"
+        )
+    return composed
+
+
+def check_memory(needed: int, what: str) -> None:
+    """DataError if so many bytes are not free: better said before they are filled."""
+    if needed > (free := psutil.virtual_memory().available):
+        raise DataError(f"{what} take {needed / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} GB are free")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from semlib.datasets.arrays import DataError, Dataset, ImageSet
-from semlib.datasets.folder import Named, decode_all, read_member
+from semlib.datasets.folder import Named, Seen, decode_all, images, leftover, read_member
 from semlib.files import one_line, resolve
 
 SIDE = 256  # pixels: shorter side and centre crop (Appendix A); training crops 224 of them
@@ -102,17 +102,23 @@ def prepare(name: str, side: int = SIDE, root: str | Path | None = None) -> Data
     DataError names a missing class or a corrupt file; what is prepared holds one copy of the images, 2.9 GB for the dogs.
     """
     where, synsets = source(root), SUBSETS[name]
-    parts = []
-    for part in ("train", "val"):
-        files = members(name, part, where)
-        absent = [f"{synsets[wnid]} ({part}/{wnid})" for wnid, (count, _) in files.items() if not count]
-        if absent:
-            raise DataError(f"{where} has no images of {', '.join(absent)}")
-        counts = [count for count, _ in files.values()]
-        stream = (named for _, images in files.values() for named in images)
-        images = decode_all(stream, sum(counts), side, f"{name} {part}")
-        parts.append(ImageSet(images, np.repeat(np.arange(len(synsets)), counts)))
-    return Dataset(name, parts[0], parts[1], tuple(synsets.values()))
+    parts = {part: members(name, part, where) for part in ("train", "val")}
+    found = [(part, wnid, *files) for part, classes in parts.items() for wnid, files in classes.items()]
+    if absent := [f"{synsets[wnid]} ({part}/{wnid})" for part, wnid, count, _ in found if not count]:
+        raise DataError(f"{where} has no images of {', '.join(absent)}")
+    counts = np.array([count for *_, count, _ in found])
+    stream = (named for *_, images in found for named in images)
+    seen = Seen()
+    pixels = decode_all(stream, counts.sum(), side, name, seen)
+    seen.warn(name)
+    labels = np.repeat(np.tile(np.arange(len(synsets)), 2), counts)
+    train = counts[: len(synsets)].sum()
+    return Dataset(
+        name,
+        ImageSet(pixels[:train], labels[:train]),
+        ImageSet(pixels[train:], labels[train:]),
+        tuple(synsets.values()),
+    )
 
 
 def members(name: str, part: str, root: str | Path | None = None) -> dict[str, tuple[int, Iterable[Named]]]:
@@ -133,7 +139,7 @@ def _files(where: Path, part: str, wnid: str) -> tuple[int, Iterator[Named] | li
     """The number of a class's images and the images, from its folder or from the tar files."""
     folder = where / part / wnid
     if folder.is_dir():
-        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".jpeg", ".jpg"))
+        paths = images(folder)
         return len(paths), [(str(path), path) for path in paths]
     if part == "train" and (where / TRAIN_TAR).exists():
         return _train_tar(where / TRAIN_TAR, wnid)
@@ -152,14 +158,15 @@ def _train_tar(path: Path, wnid: str) -> tuple[int, Iterator[Named]]:
 
 
 def _inner(path: Path, wnid: str, read: bool = True) -> Iterator[Named]:
+    """The images in the order of their names, as those of a folder are."""
     try:
         with tarfile.open(path, "r:") as outer:
             for member in outer:
-                if member.name == f"{wnid}.tar":
+                if Path(member.name).name == f"{wnid}.tar":
                     with tarfile.open(fileobj=outer.extractfile(member), mode="r:") as tar:
-                        for image in (m for m in tar if m.isfile()):
-                            yield f"{path}: {wnid}/{image.name}", io.BytesIO(read_member(tar, image) if read else b"")
-                        _check_end(tar)
+                        named = _by_name(tar)
+                        for name, image in sorted(named.items()):
+                            yield f"{path}: {wnid}/{name}", io.BytesIO(read_member(tar, image) if read else b"")
                     return
             _check_end(outer)
     except Exception as error:
@@ -183,11 +190,16 @@ def _index(path: Path, changed: int) -> dict[str, tarfile.TarInfo]:
     """Where each image lies in a tar file, which is gone through once and not for each class; changed: its time."""
     try:
         with tarfile.open(path, "r:") as tar:
-            index = {Path(member.name).name: member for member in tar if member.isfile()}
-            _check_end(tar)
-            return index
+            return _by_name(tar)
     except Exception as error:
         raise DataError(f"{path} can't be read ({one_line(error)})") from error
+
+
+def _by_name(tar: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
+    """A tar's files, but for leftovers, by their names without folders; of two of one name the later, as tar unpacks them."""
+    found = {Path(member.name).name: member for member in tar if member.isfile() and not leftover(Path(member.name).name)}
+    _check_end(tar)
+    return found
 
 
 def _check_end(tar: tarfile.TarFile) -> None:

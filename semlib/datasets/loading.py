@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
@@ -17,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from semlib.datasets import folder, imagenet
-from semlib.datasets.arrays import DataError, Dataset, Digests, ImageSet
-from semlib.files import one_line, resolve, save_atomically
+from semlib.datasets.arrays import DataError, Dataset, Digests, ImageSet, check_memory, class_name
+from semlib.files import check_writable, folder_name, one_line, resolve, save_atomically
 
 _digests: dict[tuple, Digests] = {}  # of prepared files, by path, part, size and times
+SIDE = 32  # pixels of a folder's prepared images
 KEYS = ("train_images", "train_labels", "test_images", "test_labels", "classes")
 
 
@@ -136,7 +138,7 @@ def _load(
     path = _prepare(name, root, side, ilsvrc)
     if path is None:
         return _with_validation(digits()) if validation else digits()
-    data = read(path, name if path == prepared_path(name, root, side) else resolve(name).name, tests=not validation)
+    data = read(path, name if path == prepared_path(name, root, side) else folder_name(name), tests=not validation)
     if fold is not None:
         data = Dataset(data.name, data.train[_fold(path, fold, len(data.train))], data.test, data.classes)
     return _with_validation(data) if validation else data
@@ -149,14 +151,28 @@ def _prepare(name: str, root: str | Path | None, side: int | None, ilsvrc: str |
         if name == "digits" and not path.exists():
             return None
         if not path.exists():
-            also = {"folds": stl10_folds} if name == "stl10" else {}
-            write(path, BUILT_IN[name](path.parent, side, ilsvrc), **{key: make(path.parent) for key, make in also.items()})
+            check_writable(path.parent)
+            data = BUILT_IN[name](path.parent, side, ilsvrc)
+            also = {"folds": stl10_folds(path.parent)} if name == "stl10" else {}
+            also |= {"ilsvrc": np.array(str(imagenet.source(ilsvrc).resolve()))} if name in imagenet.SUBSETS else {}
+            write(path, data, **also)
+        elif ilsvrc and name in imagenet.SUBSETS:
+            _check_source(path, resolve(ilsvrc).resolve())
         return path
     if source.is_dir():
-        return _prepare_folder(source, data_root(root), side or 32)
+        return _prepare_folder(source, folder_path(source, root, side), side or SIDE)
     files = sorted(p.stem for p in data_root(root).glob("*.npz") if not p.stem.startswith(("folder-", "ood-")))
     names = ", ".join(dict.fromkeys([*BUILT_IN, *files]))
     raise DataError(f"data set {name!r} is unknown and not a folder; choose from {names}, or a folder with train/ and test/")
+
+
+def _check_source(path: Path, ilsvrc: Path) -> None:
+    """DataError if an ImageNet subset is prepared from another folder than this; older files don't say from which."""
+    was = read_arrays(path, ("ilsvrc",), optional=True).get("ilsvrc")
+    if was is None:
+        warnings.warn(f"{path} is used as it is, whatever {ilsvrc} holds; delete it to prepare it anew", stacklevel=2)
+    elif str(was) != str(ilsvrc):
+        raise DataError(f"{path} is of {was}, not of {ilsvrc}; delete it to prepare it anew, or choose another data_root")
 
 
 def digests(
@@ -231,13 +247,43 @@ def classes(name: str, root: str | Path | None = None) -> tuple[str, ...]:
     return folder.classes(resolve(name)) if resolve(name).is_dir() else load(name, root).classes  # which names the choices
 
 
-def _prepare_folder(source: Path, where: Path, side: int) -> Path:
+def folder_path(source: Path, root: str | Path | None = None, side: int | None = None) -> Path:
+    """Where the prepared form of a folder of images lies."""
+    place = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:8]  # two folders may have one name
+    name = folder_name(source)
+    if not name.isprintable():
+        raise DataError(f"{name!a} can't be a data set's name, which is one line of printable text; rename the folder")
+    return data_root(root) / f"folder-{name[:50]}-{place}-{side or SIDE}px.npz"
+
+
+def _prepare_folder(source: Path, path: Path, side: int) -> Path:
     """The prepared file of a folder of images, made anew if the folder has changed."""
-    place = hashlib.sha256(str(source.resolve()).encode()).hexdigest()[:8]  # two folders may have one name
-    listing, path = folder.listing(source), where / f"folder-{source.name}-{place}-{side}px.npz"
-    if not path.exists() or str(read_arrays(path, ("source",), optional=True).get("source")) != listing:
+    listing = folder.listing(source)
+    if _listed(path) != listing:
+        count = sum(len(folder.files(source, part)) for part in ("train", "test"))
+        check_writable(path.parent, count * 3 * side**2)
         write(path, folder.read(source, side), source=np.array(listing))
     return path
+
+
+def _listed(path: Path) -> str | None:
+    """The listing of the images that a folder's prepared form is of; None if it isn't there."""
+    return str(read_arrays(path, ("source",), optional=True).get("source")) if path.exists() else None
+
+
+def unprepared(name: str, root: str | Path | None = None, side: int | None = None) -> str:
+    """Why `load` would have to prepare the data set first, as the end of a sentence; "" if it only reads."""
+    source = resolve(name)
+    if name == "digits" or prepared_path(name, root, side).exists():
+        return ""
+    if name in BUILT_IN or not source.is_dir():
+        return f"isn't prepared in {data_root(root)}"
+    listed = _listed(folder_path(source, root, side))
+    if listed == folder.listing(source):
+        return ""
+    train, test = (len(folder.files(source, part)) for part in ("train", "test"))
+    state = f"isn't prepared in {data_root(root)}" if listed is None else "has changed since it was prepared"
+    return f"{state}: {train} training and {test} test images of {len(folder.classes(source))} classes"
 
 
 def read(path: Path, name: str | None = None, tests: bool = True) -> Dataset:
@@ -247,6 +293,8 @@ def read(path: Path, name: str | None = None, tests: bool = True) -> Dataset:
     names = _names(path, arrays)
     parts = [ImageSet(arrays[f"{p}_images"], arrays[f"{p}_labels"]) for p in ("train", "test") if f"{p}_images" in arrays]
     for part in parts:
+        if part.images.ndim == 4 and part.images.shape[3] < min(*part.images.shape[1:3], 8):
+            raise DataError(f"{path}: images of shape {part.images.shape} look like (N, H, W, C), and should be (N, C, H, W)")
         wrong = (
             part.images.dtype != np.uint8 or part.images.ndim != 4 or part.labels.shape != part.images.shape[:1],
             part.images.shape[1:] != parts[0].images.shape[1:] or not part.images.size,
@@ -255,30 +303,53 @@ def read(path: Path, name: str | None = None, tests: bool = True) -> Dataset:
         if any(wrong):
             raise DataError(
                 f"{path} isn't a prepared data set: images should be uint8 (N, C, H, W), labels whole numbers (N,) "
-                f"from 0 to {len(names) - 1}; delete it to prepare it again"
+                f"from 0 to {len(names) - 1}{_again(path)}"
             )
+    for which, part in zip(("training", "test"), parts, strict=False):
+        if absent := sorted({*range(len(names))} - {*np.unique(part.labels).tolist()}):
+            raise DataError(f"{path} has no {which} image of {', '.join(names[k] for k in absent)}")
     train, *test = (ImageSet(p.images, p.labels.astype(np.int64)) for p in parts)
     return Dataset(name or path.stem, train, test[0] if test else train[:0], names)
 
 
 def _names(path: Path, arrays: dict[str, np.ndarray]) -> tuple[str, ...]:
     names = tuple(map(str, arrays["classes"].ravel()))
-    if len(set(names)) < len(names) or not all(name not in ("", "..") and Path(name).name == name for name in names):
-        raise DataError(f"{path}: classes should be names, each once, without /, for folders are named so")
+    if arrays["classes"].dtype.kind not in "Uiu" or len(set(names)) < len(names):
+        raise DataError(f"{path}: classes should be names, each once, as text (an array of dtype U)")
+    if unlike := [name for name in names if class_name(name, path) != name]:
+        raise DataError(f"{path}: the class {unlike[0]!a} should be in Unicode's composed form, NFC")
     return names
 
 
 def read_arrays(path: Path, keys: tuple[str, ...], optional: bool = False) -> dict[str, np.ndarray]:
     """Arrays of an .npz; DataError names one that can't be read. optional: those of them that are there."""
     try:
+        with path.open("rb") as file:
+            start = file.read(20)
+        if not start.startswith(b"PK"):
+            raise ValueError(f"it is no .npz file, but begins with {start!r}")
         with np.load(path, allow_pickle=False) as file:
+            sizes = [info.file_size for info in file.zip.infolist() if info.filename.removesuffix(".npy") in keys]
+            check_memory(sum(sizes), f"the arrays in {path}")
             arrays = {key: file[key] for key in keys if key in file.files or not optional}
         for key, array in arrays.items():
             if not isinstance(array, np.ndarray):  # numpy hands over as bytes what isn't in its format
                 raise ValueError(f"{key} isn't an array")
         return arrays
+    except DataError:
+        raise
+    except MemoryError as error:
+        raise DataError(f"{path} can't be read: there is too little memory") from error
     except Exception as error:  # truncated or bit-flipped: zipfile, zlib and NumPy raise many kinds
-        raise DataError(f"{path} can't be read ({one_line(error)}); delete it to prepare it again") from error
+        barred = isinstance(error, OSError) and error.errno  # by its permissions, say
+        raise DataError(f"{path} can't be read ({one_line(error)}){'' if barred else _again(path)}") from error
+
+
+def _again(path: Path) -> str:
+    """What to do about a damaged file: those that semlib makes it can make again."""
+    name = re.sub(r"-\d+px$", "", path.stem)
+    made = name in BUILT_IN or path.stem.startswith(("folder-", "ood-"))
+    return "; delete it to prepare it again" if made else "; put a whole one in its place"
 
 
 def write(path: Path, data: Dataset, **also: np.ndarray) -> None:

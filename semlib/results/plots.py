@@ -25,6 +25,7 @@ from semlib.runs.store import Record
 
 DPI = 110
 SHARE = "semlib: share of runs finished"  # in a figure's file
+NO_FORMULAS = {"text.parse_math": False}  # a class may be called a$b$
 STYLES = ("-", (0, (4, 1.5)), ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (2, 1)))  # one a score; the colour is the method
 KNOWN = ("classification", "rotation", "cpc", "center_mask")  # methods have the same colours on every page
 PANELS, CURVES = 12, 6  # at most, for a reader
@@ -50,6 +51,7 @@ def steps(is_anomaly: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.nd
     return levels, precision[::-1][first]
 
 
+@plt.rc_context(NO_FORMULAS)
 def precision_recall(experiment: Experiment, records: Sequence[Record], columns: int = 5) -> Figure:
     """A panel for each held-out class, of many for those whose methods differ most: the mean curve over trials, with a band of
     one standard deviation, for each method and score; in its corner the average precisions in percent.
@@ -86,7 +88,7 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
         if not members:
             axis.text(0.5, 0.5, "not run", ha="center", va="center", color="0.5")
         axis.set(xlim=(0, 1), ylim=(0, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
-        axis.set_title(hold_out, fontsize=8.5, parse_math=False)
+        axis.set_title(hold_out, fontsize=8.5)
         axis.tick_params(labelsize=7)
     for axis in axes[-1, : len(classes) - columns * (rows - 1)]:
         axis.set_xlabel("recall", fontsize=8)
@@ -99,7 +101,7 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
     trials = len({record.trial for record in records})
     averaged = "one trial" if trials == 1 else f"mean ± std of {trials} trials"
     below = f"({experiment.profile}, {experiment.statistics} statistics; average precision in %, {averaged})"
-    figure.suptitle(f"{title}\n{below}", fontsize=8.5, parse_math=False)
+    figure.suptitle(f"{title}\n{below}", fontsize=8.5)
     return figure
 
 
@@ -172,6 +174,7 @@ def gain_by_labels(runs: Sequence[tuple[Experiment, Sequence[Record]]], method: 
     return figure
 
 
+@plt.rc_context(NO_FORMULAS)
 def learning_curves(experiment: Experiment, records: Sequence[Record]) -> Figure:
     """Cost, accuracy and average precision by epoch (the paper's Figure 1), in percent.
 
@@ -182,7 +185,8 @@ def learning_curves(experiment: Experiment, records: Sequence[Record]) -> Figure
 
     parts = []
     for record in (record for record in records if not record.external):
-        whose = {"held out": record.hold_out or "none", "method": label(record.method)}
+        name = record.hold_out or "none"  # matplotlib's legends leave out what begins with _
+        whose = {"held out": f" {name}" if name[0] == "_" else name, "method": label(record.method)}
         parts.append(record.history().assign(**whose))
     if not parts:
         return _note(f"{experiment.dataset_name}: not run, no learning curve")
@@ -219,6 +223,7 @@ def committed(name: str) -> list[Image.Image]:
     return [Image.open(path) for path in [ROOT / "outputs" / name] if path.exists()]
 
 
+@plt.rc_context(NO_FORMULAS)
 def samples(images: Mapping[str, np.ndarray], title: str) -> Figure:
     """The paper's Figures 2 to 6: a row for each class of its images, uint8 (N, C, H, W); what is not here is said so."""
     columns = max(map(len, images.values()))
@@ -231,11 +236,17 @@ def samples(images: Mapping[str, np.ndarray], title: str) -> Figure:
             axis.set(xticks=[], yticks=[], frame_on=False)
         line[0].set_ylabel(name if len(members) else f"{name}\n(not here)", fontsize=9, rotation=0, ha="right", va="center")
         for axis, image in zip(line, members, strict=False):
-            axis.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255)
+            axis.imshow(pixels(image), cmap="gray", vmin=0, vmax=255)
     figure.suptitle(title)
     return figure
 
 
+def pixels(image: np.ndarray) -> np.ndarray:
+    """What is shown of an image (C, H, W): its first three channels, (H, W, 3), or of fewer the first, (H, W)."""
+    return image[:3].transpose(1, 2, 0) if len(image) >= 3 else image[0]
+
+
+@plt.rc_context(NO_FORMULAS)
 def most_anomalous(table: pd.DataFrame, images: np.ndarray, count: int = 40, columns: int = 8) -> Figure:
     """A contact sheet of the images, uint8 (N, C, H, W), with the highest first score of a table of `runs.new_images`."""
     score = table.columns[2]
@@ -246,11 +257,11 @@ def most_anomalous(table: pd.DataFrame, images: np.ndarray, count: int = 40, col
         axis.set(xticks=[], yticks=[], frame_on=False)
     for axis, k in zip(axes.flat, order, strict=False):
         row = table.iloc[k]
-        axis.imshow(images[k].transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255)
+        axis.imshow(pixels(images[k]), cmap="gray", vmin=0, vmax=255)
         name = (row.file if len(row.file) <= 26 else f"...{row.file[-23:]}").encode(errors="replace").decode()
-        axis.set_title(f"{name}\n{row.predicted}, {row[f'{score}_percentile']:.1f}", fontsize=6.5, parse_math=False)
+        axis.set_title(f"{name}\n{row.predicted}, {row[f'{score}_percentile']:.1f}", fontsize=6.5)
     what = "file, predicted class, percentile among the run's normal test images"
-    figure.suptitle(f"The most anomalous of {len(table)} images by {label(score)}: {what}", fontsize=10, parse_math=False)
+    figure.suptitle(f"The most anomalous of {len(table)} images by {label(score)}: {what}", fontsize=10)
     figure.tight_layout()
     return figure
 
@@ -262,6 +273,7 @@ def _note(text: str) -> Figure:
     return figure
 
 
+@plt.rc_context(NO_FORMULAS)
 def ranked_images(record: Record, data: Dataset, score: str = "msp", count: int = 10, statistics: str = "mixed") -> Figure:
     """The test images that a score gets right and wrong, in four rows ranked by score, each titled class -> predicted.
 
@@ -288,8 +300,7 @@ def ranked_images(record: Record, data: Dataset, score: str = "msp", count: int 
             axis.set(xticks=[], yticks=[], frame_on=False)
         line[0].set_ylabel(text, fontsize=8, rotation=0, ha="right", va="center")
         for axis, k in zip(line, ranked, strict=False):
-            image = data.test.images[k].transpose(1, 2, 0)
-            axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+            axis.imshow(pixels(data.test.images[k]), cmap="gray", vmin=0, vmax=255)
             is_, taken_for = (record.classes[numbers[k]] for numbers in (arrays["label"], predicted))
             axis.set_title(f"{is_} → {taken_for}\n{scores[k]:.4g}", fontsize=6.5)
     what = f"{label(score)} ({statistics} statistics), {label(record.method)}"

@@ -13,7 +13,7 @@ from semlib import config
 from semlib.config import Experiment
 from semlib.datasets import imagenet
 from semlib.results import stats, tables
-from semlib.results.names import ROWS, label
+from semlib.results.names import average_of, label, rows_of, without_average
 from semlib.results.tables import SUBSETS
 from semlib.runs import machine, plan, store
 from semlib.runs.store import Record
@@ -37,7 +37,7 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
             if (method, measure, mean) in table.columns:
                 pairs = zip(table[method, measure, mean], table[method, measure, std], strict=True)
                 columns[label(method), label(measure), where] = [mean_std(m, s, absent) for m, s in pairs]
-    text = pd.DataFrame(columns, index=[ROWS.get(name, name) for name in table.index])
+    text = pd.DataFrame(columns, index=rows_of(table))
     if not any(column[2] == "paper" for column in text.columns):
         text.columns = text.columns.droplevel(2)
     text = Shown(text.rename_axis(index=table.index.name or "Anomaly"))
@@ -69,7 +69,7 @@ def _best(table: pd.DataFrame, text: pd.DataFrame) -> pd.DataFrame:
 
 def finding(table: pd.DataFrame) -> str:
     """In how many classes each method is above plain classification, here and in the paper, as sentences."""
-    classes, sentences, tested = table.drop(index="average", errors="ignore"), [], False
+    classes, sentences, tested = without_average(table), [], False
     what = "rows" if table.index.name else "classes"
     for method in table.columns.unique("method").drop("classification", errors="ignore"):
         parts = []
@@ -102,7 +102,7 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
         columns[label(method), label(measure)] = texts
     if not columns:
         return pd.DataFrame({"Difference": ["the paper has no numbers of this data set"]}, index=["-"])
-    rows = pd.Index([ROWS.get(name, name) for name in table.index], name=table.index.name or "Anomaly")
+    rows = pd.Index(rows_of(table), name=table.index.name or "Anomaly")
     return pd.DataFrame(columns, index=rows)
 
 
@@ -112,7 +112,7 @@ def counts(table: pd.DataFrame) -> pd.DataFrame:
     Where six classes or more differ, with the mean difference and the p of Wilcoxon's two-sided signed-rank test over the
     classes' means. The classes of a data set are not quite independent: their trainings share images.
     """
-    classes = table.drop(index="average", errors="ignore")
+    classes = without_average(table)
     methods = list(dict.fromkeys(table.columns.get_level_values("method")))
     measures = list(dict.fromkeys(table.columns.get_level_values("measure")))
     pairs = [((m, "odin"), (m, "msp")) for m in methods if {"odin", "msp"} <= set(measures)]
@@ -131,7 +131,8 @@ def masking(table: pd.DataFrame) -> pd.DataFrame:
     The paper's stand beside those of all ten classes of CIFAR-10 only.
     """
     paper = tables.published("masking_ablation")
-    whole = "paper" in table.columns.get_level_values("statistic") and table.loc["average"].xs("paper", level="statistic").any()
+    average = table.loc[average_of(table)]
+    whole = "paper" in table.columns.get_level_values("statistic") and average.xs("paper", level="statistic").any()
     rows = {}
     for method in dict.fromkeys(table.columns.get_level_values("method")):
         here = [mean_std(*(table[method, measure, s]["average"] for s in ("mean", "std"))) for measure in ("accuracy", "msp")]
@@ -191,7 +192,7 @@ def primary(table: pd.DataFrame, experiment: Experiment, records: Sequence[Recor
 
 def rank_correlation(table: pd.DataFrame) -> pd.DataFrame:
     """Spearman's correlation over classes of accuracy with each score's average precision, here and in the paper, as text."""
-    classes, rows = table.drop(index="average"), {}
+    classes, rows = without_average(table), {}
     for method, measure in dict.fromkeys((m, s) for m, s, _ in table.columns if s != "accuracy"):
         pairs = [[(method, name, statistic) for name in ("accuracy", measure)] for statistic in ("mean", "paper")]
         rows[f"{label(method)}: accuracy and {label(measure)}"] = [_spearman(classes, pair) for pair in pairs]

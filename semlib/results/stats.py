@@ -8,6 +8,7 @@ import pandas as pd
 from semlib import config
 from semlib.config import Experiment
 from semlib.results import tables
+from semlib.results.names import without_average
 from semlib.runs import plan
 from semlib.runs.store import Record
 
@@ -43,7 +44,7 @@ def gains(runs: Sequence[tuple[Experiment, Sequence[Record]]]) -> pd.DataFrame:
 
 def gain(table: pd.DataFrame, method: str, measure: str) -> pd.Series:
     """Of a table of by_class, a method above plain classification by class, in points; without the classes that lack one."""
-    return difference(table.drop(index="average", errors="ignore"), (method, measure), ("classification", measure))
+    return difference(without_average(table), (method, measure), ("classification", measure))
 
 
 def difference(classes: pd.DataFrame, better: tuple[str, str], worse: tuple[str, str], statistic: str = "mean") -> pd.Series:

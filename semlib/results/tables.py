@@ -13,6 +13,7 @@ import pandas as pd
 from semlib import config
 from semlib.config import Experiment
 from semlib.files import one_line, save_atomically, short
+from semlib.results.names import AVERAGE, average_of, average_row, without_average
 from semlib.runs import plan
 from semlib.runs.store import Record
 
@@ -37,7 +38,7 @@ def paper(dataset: str, classes: Sequence[str], architecture: str = "", train_pe
     letter = "c" if architecture.endswith("-cpc") else "b"
     names = PUBLISHED | {f"imagenet_{name}": f"appendix_{letter}_imagenet_{name}" for name in SUBSETS}
     table = published(names[dataset]) if dataset in names else pd.DataFrame()
-    return table if set(table.index) >= set(classes) else pd.DataFrame()
+    return table if {*table.index} - {AVERAGE} >= set(classes) else pd.DataFrame()
 
 
 def measurements(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
@@ -65,11 +66,12 @@ def by_class(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
     runs = measurements(experiment, records)
     rows = [name or "none" for name in plan.held_out(experiment)]
     paper, columns = _paper(experiment, rows), {}
-    index = rows if rows == ["none"] else [*rows, "average"]
+    average = average_row(rows)
+    index = rows if rows == ["none"] else [*rows, average]
     for method in experiment.methods:
         for measure in ("accuracy",) if rows == ["none"] else (*experiment.scores, "accuracy"):
             trials = runs[runs.method == method].pivot(index="hold_out", columns="trial", values=measure).reindex(rows)
-            trials.loc["average"] = trials.mean(skipna=False)
+            trials.loc[average] = trials.mean(skipna=False)
             trials = trials.loc[index]
             columns[method, measure, "mean"] = trials.mean(axis=1)
             columns[method, measure, "std"] = trials.std(axis=1, ddof=1)
@@ -93,7 +95,7 @@ def by_subset(tables: Mapping[str, pd.DataFrame], paper: pd.DataFrame) -> pd.Dat
 
     The paper's is of all classes and training images, so it is left out where only some are held out or used.
     """
-    rows = {name.removeprefix("imagenet_"): table.loc["average"] for name, table in tables.items()}
+    rows = {name.removeprefix("imagenet_"): table.loc[average_of(table)] for name, table in tables.items()}
     whole = [name for name, row in rows.items() if row[row.index.get_level_values("statistic") == "paper"].notna().any()]
     paper = paper.reindex([name for name in whole if name in paper.index])
     return _stacked(rows, paper).rename_axis(index="Subset")
@@ -101,7 +103,7 @@ def by_subset(tables: Mapping[str, pd.DataFrame], paper: pd.DataFrame) -> pd.Dat
 
 def all_classes(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """The class rows of several data sets' tables of by_class under each other."""
-    return pd.concat([table.drop(index="average") for table in tables.values()])
+    return pd.concat([without_average(table) for table in tables.values()])
 
 
 def generalization(runs: Sequence[tuple[Experiment, Sequence[Record]]]) -> pd.DataFrame:

@@ -108,6 +108,11 @@ def check_data(experiment: Experiment, data: datasets.Dataset) -> None:
             of = f" with train_per_class {per_class}" * (per_class is not None)
             has = f"{data.name} has {most} images to train on{of}, of {width}x{height} pixels"
             raise ConfigError(f"{name}: {getattr(experiment, name)} is more than {limit}; {has}")
+    if "rotation" in experiment.methods and height != width and not experiment.crop_side:
+        raise ConfigError(
+            f"methods: rotation needs square images, and {data.name} has {width}x{height} pixels; choose crop_side "
+            f"(at most {side}), or prepare the images square"
+        )
     if ":" in experiment.architecture:
         for method in experiment.trained:
             _check_own_network(Run(experiment, where[0], method, 0), data)

@@ -17,6 +17,7 @@ from PIL import Image
 from semlib.datasets import ImageSet
 from semlib.results import plots, show
 from semlib.results.inspector.results import WHICH, Choice, Mean, Point, Results
+from semlib.results.names import average_of, without_average
 
 DASHES = ("", "6 2.5", "1.5 2", "6 2 1.5 2")  # of the scores, as plots.STYLES
 THUMBNAIL = 72  # pixels a side
@@ -152,10 +153,10 @@ class Page:
         """The table of average precision, sorted by one of its columns; the best method of each score in bold."""
         table = self.results.average_precisions(choice)
         columns = shown_columns(table)
-        rows = table.drop(index="average")
+        rows = without_average(table)
         if by in columns:
             rows = rows.sort_values(columns[by], ascending=not falling, kind="stable")
-        order = [*rows.index, "average"] if len(rows) > 1 else rows.index
+        order = [*rows.index, average_of(table)] if len(rows) > 1 else rows.index
         body = [(escape(name), [self._cell(table.loc[name], column) for column in columns.values()]) for name in order]
         heads = [method if kind == "mean" else KINDS[kind] for _, method, kind in columns.values()]
         spans = Counter(score for score, _, _ in columns.values())

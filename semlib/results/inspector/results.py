@@ -20,7 +20,7 @@ from semlib import config, datasets
 from semlib.config import Data, Experiment
 from semlib.datasets import DataError, ImageSet
 from semlib.results import tables
-from semlib.results.names import label
+from semlib.results.names import average_row, label
 from semlib.runs import plan
 from semlib.runs.store import Record
 
@@ -279,21 +279,21 @@ class Results:
         Columns (score, method, statistic): mean, std, paper, paper_std, and, where it is chosen too, difference: to
         plain classification.
         """
-        columns = {}
+        columns, average = {}, average_row(choice.classes)
         for score in choice.scores:
             for method in choice.methods:
                 ap = pd.DataFrame(
                     {t: [self._recorded(c, method, score, t) for c in choice.classes] for t in choice.trials}, choice.classes
                 )
-                ap.loc["average"] = ap.mean(skipna=False)
+                ap.loc[average] = ap.mean(skipna=False)
                 columns[score, method, "mean"], columns[score, method, "std"] = ap.mean(axis=1), ap.std(axis=1, ddof=1)
                 plain = next((name for name in choice.methods if self.base[name] == "classification"), None)
                 if plain is not None and plain != method:
                     columns[score, method, "difference"] = columns[score, method, "mean"] - columns[score, plain, "mean"]
                 whole = set(choice.classes) == set(self.known)
-                paper = [self.published(c, method, score) if whole or c != "average" else (math.nan,) * 2 for c in ap.index]
+                paper = [self.published(c, method, score) if whole or c != average else (math.nan,) * 2 for c in ap.index]
                 columns[score, method, "paper"], columns[score, method, "paper_std"] = zip(*paper, strict=True)
-        return pd.DataFrame(columns, [*choice.classes, "average"]).dropna(axis=1, how="all")
+        return pd.DataFrame(columns, [*choice.classes, average]).dropna(axis=1, how="all")
 
     def _recorded(self, hold_out: str, method: str, score: str, trial: int) -> float:
         record = self.runs.get((hold_out, method, trial))
