@@ -1,20 +1,21 @@
 """`python -m semlib COMMAND`. Papermill and Snakemake do the work; this checks the rest."""
 
 import argparse
+import json
 import logging
 import os
 import signal
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from semlib import config, datasets
 from semlib.batch import gpus, notebooks
 from semlib.config import ConfigError
-from semlib.files import ROOT, one_line, resolve, save_atomically, short
+from semlib.files import ROOT, from_here, one_line, resolve, save_atomically, short
 from semlib.results import show
 from semlib.runs import store
 
@@ -23,12 +24,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 a run or a cell failed, 2 a wrong parameter (nothing was started), 130 stopped."""
     args = _parser().parse_args(arguments)
     try:
+        _look_from_here(args)
         return args.command(args)
-    except (ConfigError, datasets.DataError, OSError) as error:  # OSError: a folder that can't be written, say
-        print(f"error: {one_line(error)}", file=sys.stderr)
+    except (ConfigError, datasets.DataError, OSError, MemoryError) as error:  # OSError: a folder that can't be written, say
+        print(f"error: {one_line(error, 4000) or 'too little memory'}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        how = "goes on from the last checkpoint" if args.command in (_run, _grid) else "begins anew"
+        print(f"stopped; the same command {how}", file=sys.stderr)
         return 130
 
 
@@ -81,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("what", choices=("prepare", "check"))
     data.add_argument("dataset", help="a name, or a folder with train/<class>/* and test/<class>/*")
     data.add_argument("--root", help="the folder of prepared data sets (default: $SEMLIB_DATA, else data/)")
-    data.add_argument("--side", type=_count, help="own images and ImageNet: pixels a side")
+    data.add_argument("--side", type=_side, help="own images and ImageNet: pixels a side")
     data.add_argument("--ilsvrc", help="ImageNet: the ILSVRC2012 folder (default: $SEMLIB_ILSVRC)")
     data.set_defaults(command=_data)
 
@@ -96,16 +99,53 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _count(text: str) -> int:
-    if (count := int(text)) < 1:
-        raise ValueError
-    return count
+    if not (text.isdecimal() and 1 <= int(text[:10]) <= config.MOST):
+        raise argparse.ArgumentTypeError(f"should be a whole number from 1 to {config.MOST}, not {text[:100]!r}")
+    return int(text)
+
+
+def _side(text: str) -> int:
+    if not (text.isdecimal() and 8 <= int(text[:10]) <= 10**4):
+        raise argparse.ArgumentTypeError(f"should be a whole number of pixels from 8 to 10000, not {text[:100]!r}")
+    return int(text)
 
 
 def _devices(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     if not all(names) or len(set(names)) < len(names):
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"should be names with commas between them, each once, or none, not {text[:100]!r}")
     return [] if names == ["none"] else names
+
+
+def _look_from_here(args: argparse.Namespace) -> None:
+    """Relative paths of inputs count from the current folder, or from the root if nothing is here; say which it was."""
+    if Path.cwd() == ROOT or args.command not in (_run, _grid, _data):
+        return
+    if args.command is _data:
+        args.root, args.ilsvrc = _from_here("data_root", args.root), _from_here("ilsvrc", args.ilsvrc)
+        args.dataset = _from_here("dataset", args.dataset, args.root)
+        return
+    given = dict(args.parameter)
+    given |= {name: _from_here(name, given.get(name)) for name in ("data_root", "ilsvrc")}
+    given["dataset"] = _from_here("dataset", given.get("dataset"), given["data_root"])
+    args.parameter = [(name, given[name]) for name, _ in args.parameter]
+    files = args.file if args.command is _run else args.files
+    for k, file in enumerate(files):
+        files[k] = notebooks.existing(file)
+        print(f"file: {files[k]}", flush=True)
+
+
+def _from_here(what: str, text: str | None, root: str | None = None) -> str | None:
+    if not text or Path(text).is_absolute() or (what == "dataset" and datasets.is_name(text, root)):
+        return text
+    if text.startswith("["):  # a list of data sets
+        with suppress(ValueError):  # which is refused where it is read
+            return json.dumps([_from_here(what, str(name), root) for name in config.from_yaml(text)])
+        return text
+    path = from_here(text, new=what == "data_root")
+    if path != text or resolve(text).exists():
+        print(f"{what}: {resolve(path)}", flush=True)
+    return path
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -191,8 +231,8 @@ def _score(args: argparse.Namespace) -> int:
 
 
 def _data(args: argparse.Namespace) -> int:
-    if args.what == "check" and not datasets.prepared(args.dataset, args.root, args.side):
-        raise ConfigError(f"{args.dataset} isn't prepared in {datasets.data_root(args.root)}; see: data prepare")
+    if args.what == "check" and (why := datasets.unprepared(args.dataset, args.root, args.side)):
+        raise ConfigError(f"{args.dataset} {why}; see: data prepare")
     data = datasets.load(args.dataset, args.root, args.side, ilsvrc=args.ilsvrc)
     shape = "x".join(map(str, data.train.images.shape[1:]))
     print(f"{data.name}: {len(data.train)} training and {len(data.test)} test images of {shape}")

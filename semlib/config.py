@@ -65,8 +65,8 @@ def _tuple(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
-def _composed(names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(unicodedata.normalize("NFC", name) for name in names)  # as the names of classes are
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)  # as the names of classes are
 
 
 def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -92,7 +92,8 @@ def _labels(value: Any) -> Any:
 Number = Annotated[float, BeforeValidator(_number)]
 Text = Annotated[str, BeforeValidator(_text), Field(min_length=1)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(_tuple), Field(min_length=1), AfterValidator(_once)]
-ClassNames = Annotated[Names, AfterValidator(_composed)]
+ClassName = Annotated[Text, AfterValidator(_composed)]
+ClassNames = Annotated[tuple[ClassName, ...], BeforeValidator(_tuple), Field(min_length=1), AfterValidator(_once)]
 MOST = 10**6  # of anything that is counted: more is a slip, and could fill the memory before it is noticed
 Count = Annotated[int, Field(ge=1, le=MOST)]
 OptionalCount = Annotated[Annotated[int, Field(ge=0, le=MOST)] | None, BeforeValidator(_none)]

@@ -15,6 +15,7 @@ import re
 import string
 import tarfile
 import time
+import unicodedata
 import warnings
 import zipfile
 from types import NoneType
@@ -55,6 +56,7 @@ def is_one_line(error, *said):
 # --- valid and invalid values of each field, by its annotation
 
 NAMES = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), min_size=1).filter(lambda text: text.lower() != "none")
+COMPOSED = NAMES.map(lambda text: unicodedata.normalize("NFC", text))
 FUNCTIONS = st.from_regex(r"[a-z]{1,5}(\.[a-z]{1,5})?:[a-z]{1,5}", fullmatch=True)
 CONTROL = st.from_regex(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 HUGE = st.integers(4400, 5000).map(lambda digits: 10**digits)  # more than Python writes in decimals
@@ -119,7 +121,7 @@ def lists(of):
 
 COUNTS = st.integers(1, 1000)
 LISTED = {
-    "hold_out": st.sampled_from([["all"], ["none"]]) | lists(NAMES.filter(lambda name: name not in ("all", "none"))),
+    "hold_out": st.sampled_from([["all"], ["none"]]) | lists(COMPOSED.filter(lambda name: name not in ("all", "none"))),
     "methods": lists(st.sampled_from(config.METHODS) | FUNCTIONS),
     "scores": lists(st.sampled_from(config.SCORES) | FUNCTIONS),
 }
@@ -132,6 +134,7 @@ FIELDS = {name: annotated(field.annotation, *field.metadata)
           for name, field in Experiment.model_fields.items() if name not in LISTED}  # fmt: skip
 ALONE = {name: valid(*field) for name, field in FIELDS.items()
          if name not in ("batch_size", "norm_batch", "average_last_epochs", "epochs")}  # fmt: skip
+ALONE["dataset"] = NAMES.filter(lambda name: name.strip("/.~"))  # a folder without a name is refused
 VALID = st.builds(lambda values, a, b: values | a | b, st.fixed_dictionaries({}, optional=LISTED | ALONE), *TOGETHER)
 
 TWICE = lists(NAMES).map(lambda names: [*names, names[0]])
@@ -543,7 +546,7 @@ def cifar10(name):
         home = where / "cifar-10-batches-py"
         home.mkdir()
         for batch in [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]:
-            (home / batch).write_bytes(pickle.dumps({"data": pixels(2, 3072), "labels": [3, 4]}))
+            (home / batch).write_bytes(pickle.dumps({"data": pixels(10, 3072), "labels": list(range(10))}))
         (home / "batches.meta").write_bytes(pickle.dumps({"label_names": list(datasets.classes("cifar10", where))}))
         publish(patch, CIFAR10, home)
         patch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": md5(home / "batches.meta")})

@@ -2,7 +2,7 @@
 
 from semlib.datasets.arrays import DataError, Dataset, Digests, ImageSet, Split, hold_out, training_images
 from semlib.datasets.folder import unlabelled
-from semlib.datasets.loading import BUILT_IN, classes, data_root, digests, load, prepared, prepared_path, unprepared
+from semlib.datasets.loading import BUILT_IN, classes, data_root, digests, is_name, load, prepared, unprepared
 from semlib.datasets.ood import SOURCES as OOD
 from semlib.datasets.ood import NotAvailable, load_ood
 
@@ -19,10 +19,10 @@ __all__ = [
     "data_root",
     "digests",
     "hold_out",
+    "is_name",
     "load",
     "load_ood",
     "prepared",
-    "prepared_path",
     "training_images",
     "unlabelled",
     "unprepared",

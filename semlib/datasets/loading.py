@@ -109,6 +109,11 @@ def prepared_path(name: str, root: str | Path | None = None, side: int | None = 
     return data_root(root) / (f"{name}-{side}px.npz" if other_side else f"{name}.npz")
 
 
+def is_name(name: str, root: str | Path | None = None, side: int | None = None) -> bool:
+    """Whether this names a data set, which is built in or prepared in the data root; what else can be loaded is a folder."""
+    return os.sep not in name and (name in BUILT_IN or prepared_path(name, root, side).exists())
+
+
 def load(
     name: str,
     root: str | Path | None = None,
@@ -147,7 +152,7 @@ def _load(
 def _prepare(name: str, root: str | Path | None, side: int | None, ilsvrc: str | None = None) -> Path | None:
     """The prepared file, written if it isn't there; None for the digits of scikit-learn, with nothing to prepare."""
     path, source = prepared_path(name, root, side), resolve(name)
-    if os.sep not in name and (path.exists() or name in BUILT_IN):
+    if is_name(name, root, side):
         if name == "digits" and not path.exists():
             return None
         if not path.exists():
@@ -234,7 +239,9 @@ def _with_validation(data: Dataset) -> Dataset:
 
 def prepared(name: str, root: str | Path | None = None, side: int | None = None) -> bool:
     """Whether the data set can be loaded offline: prepared, shipped with scikit-learn, or a folder."""
-    return name == "digits" or prepared_path(name, root, side).exists() or (name not in BUILT_IN and resolve(name).is_dir())
+    if is_name(name, root, side):
+        return name == "digits" or prepared_path(name, root, side).exists()
+    return resolve(name).is_dir()
 
 
 def classes(name: str, root: str | Path | None = None) -> tuple[str, ...]:
@@ -274,9 +281,9 @@ def _listed(path: Path) -> str | None:
 def unprepared(name: str, root: str | Path | None = None, side: int | None = None) -> str:
     """Why `load` would have to prepare the data set first, as the end of a sentence; "" if it only reads."""
     source = resolve(name)
-    if name == "digits" or prepared_path(name, root, side).exists():
+    if is_name(name, root, side) and (name == "digits" or prepared_path(name, root, side).exists()):
         return ""
-    if name in BUILT_IN or not source.is_dir():
+    if is_name(name, root, side) or not source.is_dir():
         return f"isn't prepared in {data_root(root)}"
     listed = _listed(folder_path(source, root, side))
     if listed == folder.listing(source):

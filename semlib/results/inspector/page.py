@@ -263,7 +263,7 @@ class Page:
             self._draw(axis, choice._replace(classes=(name,)), share)
         for axis in figure.axes[len(choice.classes) :]:
             axis.remove()
-        figure.suptitle(f"{self.results.dataset}, {self.results.statistics} statistics")
+        figure.suptitle(f"{self.results.dataset}, {self.results.statistics} statistics", parse_math=False)
         return figure
 
     def _draw(self, axis, choice: Choice, share: float) -> None:
@@ -287,7 +287,8 @@ class Page:
                 axis.plot(point.recall, point.precision, "o", color=inner, markeredgecolor=edge, markersize=5)
         skew = self.results.skew(name)
         axis.axhline(skew, color="0.45", linewidth=1, linestyle=(0, (1, 2)), label=f"skew: {100 * skew:.2f}")
-        axis.set(title=name, xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+        axis.set_title(name, parse_math=False)
+        axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
         place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17)}
         axis.legend(title="average precision (%)", title_fontsize=7, fontsize=7, frameon=False, **place)
 
@@ -361,7 +362,7 @@ def _axes(size: Size) -> str:
 
 def _thumbnail(image: np.ndarray) -> str:
     """(C, H, W) uint8 -> a PNG as a data URL."""
-    picture = Image.fromarray(image.transpose(1, 2, 0).squeeze())
+    picture = Image.fromarray(plots.pixels(image))
     picture.thumbnail((2 * THUMBNAIL, 2 * THUMBNAIL))
     file = io.BytesIO()
     picture.save(file, "png", compress_level=1)
