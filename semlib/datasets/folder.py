@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -201,7 +201,8 @@ def decode_all(files: Iterable[Named], count: int, side: int, what: str, seen: S
 
     pool = ThreadPoolExecutor(WORKERS)  # Pillow decodes and resizes outside the interpreter's lock
     try:
-        with tqdm(total=count, desc=what, unit="image", leave=False) as bar:
+        with tqdm(total=count, desc=what, unit="image", leave=False) as bar, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # of metadata and size, for which `Seen` and LARGE are there
             while chunk := list(islice(named, min(256, count - done + 1))):
                 for image in pool.map(attempt, chunk):
                     if isinstance(image, DataError):
@@ -259,18 +260,25 @@ def rgb(file: Path | io.BytesIO, name: str = "", seen: Seen | None = None, side:
 
 def _turn_upright(image: Image.Image, name: str, seen: Seen) -> None:
     """Turn a photo as its viewer shows it, for rotation is a task here; as it is if its metadata don't say."""
-    with _one_metadata, warnings.catch_warnings(record=True) as caught:  # Pillow warns of some damage, and raises of other
-        warnings.simplefilter("always")
-        try:
-            image.getexif().get(ExifTags.Base.Orientation)
-        except Exception:
-            caught.append(None)
-    try:
-        ImageOps.exif_transpose(image, in_place=True)
-    except Exception:  # perhaps after it was turned: it can't write the rest back
-        caught.append(None)
-    if caught:
+    if not _is_readable(image.info.get("exif")):
         seen.damaged.append(name)
+    with suppress(Exception):  # perhaps after it was turned, where it can't write the rest of the metadata back
+        ImageOps.exif_transpose(image, in_place=True)
+
+
+def _is_readable(exif: bytes | None) -> bool:
+    """Whether Pillow reads these metadata, of which it says by an error or a warning. Warnings' filters are all threads'."""
+    mine, warned = threading.get_ident(), []
+    with _one_metadata, warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda *_, **__: warned.append(threading.get_ident() == mine)
+        try:
+            tags = Image.Exif()
+            tags.load(exif or b"")
+            tags.get(ExifTags.Base.Orientation)
+        except Exception:
+            return False
+    return not any(warned)
 
 
 def _eight_bits(image: Image.Image, deep: bool, seen: Seen) -> Image.Image:
