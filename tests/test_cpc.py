@@ -367,6 +367,7 @@ def test_a_choice_that_can_not_be_used_is_one_clear_line(folder):
             {"architecture": "wrn-16-1", "widen_factor": None},
             r"cpc needs .*not wrn-16-1; choose architecture wrn-imagenet-cpc$",
         ),
+        ({"crop_side": 64}, r"cpc needs images of at least 96x64 pixels, .* not 64x64; choose a larger crop_side"),
         ({"architecture": "wrn-16-1"}, r"widen_factor: wrn-16-1 .*leave it out, or choose wrn-16-1$"),
     ):
         with pytest.raises(config.ConfigError, match=said) as error:

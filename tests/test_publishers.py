@@ -268,6 +268,47 @@ def test_the_original_tar_files_give_the_same_as_the_folders(ilsvrc, tmp_path, m
         datasets.load("imagenet_spider", tmp_path / "third", side=16)
 
 
+class Twice(dict):
+    """Members of which the first is there once before, as another image."""
+
+    def items(self):
+        return [(next(iter(self)), photograph(31)), *super().items()]
+
+
+def train_tar(ilsvrc, place, order=1, prefix="", also=(), kind=dict):
+    """The training images as the tar of tars in another order, with a prefix to each name, beside the folder val/."""
+    inner = {}
+    for wnid in SPIDERS:
+        files = sorted((ilsvrc / "train" / wnid).iterdir())[::order]
+        images = {f"{prefix}{path.name}": path.read_bytes() for path in files}
+        inner[f"{prefix}{wnid}.tar"] = tar_bytes(kind(dict(also) | images))
+    place.mkdir()
+    (place / "val").symlink_to(ilsvrc / "val")
+    (place / imagenet.TRAIN_TAR).write_bytes(tar_bytes(dict(list(inner.items())[::order])))
+    return place
+
+
+@pytest.mark.filterwarnings("ignore:imagenet_spider has")
+def test_one_set_of_images_has_one_digest_whatever_the_container(ilsvrc, tmp_path):
+    before = datasets.load("imagenet_spider", tmp_path / "data", side=16).digests
+    left = {"._0.JPEG": b"a Mac's", "Thumbs.db": b"Windows's"}
+    containers = [
+        train_tar(ilsvrc, tmp_path / "turned", order=-1),
+        train_tar(ilsvrc, tmp_path / "dotted", prefix="./"),
+        train_tar(ilsvrc, tmp_path / "mac", also=left),
+        train_tar(ilsvrc, tmp_path / "twice", kind=Twice),  # the later is unpacked over the first
+    ]
+    for name, content in left.items():
+        for wnid in SPIDERS:
+            (ilsvrc / "train" / wnid / name).write_bytes(content)
+            (ilsvrc / "val" / wnid / name).write_bytes(content)
+    for k, place in enumerate([*containers, ilsvrc]):
+        assert datasets.load("imagenet_spider", tmp_path / f"data{k}", 16, ilsvrc=str(place)).digests == before, place
+    (ilsvrc / "train" / wnid / "2.JPEG").symlink_to("gone")
+    with pytest.raises(DataError, match=r"holds 1 besides files and folders, first of all 2\.JPEG"):
+        datasets.load("imagenet_spider", tmp_path / "last", side=16)
+
+
 def test_table_1_counts_what_is_here_and_shows_samples_of_it(ilsvrc, tmp_path, monkeypatch):
     wnid, name = next(iter(SPIDERS.items()))
     (ilsvrc / "val" / wnid / "0.JPEG").unlink()

@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -260,10 +260,13 @@ def rgb(file: Path | io.BytesIO, name: str = "", seen: Seen | None = None, side:
 
 def _turn_upright(image: Image.Image, name: str, seen: Seen) -> None:
     """Turn a photo as its viewer shows it, for rotation is a task here; as it is if its metadata don't say."""
-    if not _is_readable(image.info.get("exif")):
-        seen.damaged.append(name)
-    with suppress(Exception):  # perhaps after it was turned, where it can't write the rest of the metadata back
+    readable = _is_readable(image.info.get("exif"))
+    try:
         ImageOps.exif_transpose(image, in_place=True)
+    except Exception:  # perhaps after it was turned, where it can't write the rest of the metadata back
+        readable = False
+    if not readable:
+        seen.damaged.append(name)
 
 
 def _is_readable(exif: bytes | None) -> bool:
@@ -271,7 +274,7 @@ def _is_readable(exif: bytes | None) -> bool:
     mine, warned = threading.get_ident(), []
     with _one_metadata, warnings.catch_warnings():
         warnings.simplefilter("always")
-        warnings.showwarning = lambda *_, **__: warned.append(threading.get_ident() == mine)
+        warnings.showwarning = lambda *_, **__: warned.append(threading.get_ident() == mine)  # ty: ignore[invalid-assignment]
         try:
             tags = Image.Exif()
             tags.load(exif or b"")
@@ -293,7 +296,7 @@ def _eight_bits(image: Image.Image, deep: bool, seen: Seen) -> Image.Image:
     if image.mode in ("I", "F"):
         raise ValueError("32 bits a pixel have no agreed range; save it with 8 or 16")
     if deep:
-        brightest = max(image.getchannel(band).getextrema()[1] for band in image.getbands() if band != "A")
+        brightest = max(int(np.asarray(image.getchannel(band)).max()) for band in image.getbands() if band != "A")
         seen.colours.append(brightest * 256 + 255)
     return image
 

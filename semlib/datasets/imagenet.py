@@ -164,8 +164,7 @@ def _inner(path: Path, wnid: str, read: bool = True) -> Iterator[Named]:
             for member in outer:
                 if Path(member.name).name == f"{wnid}.tar":
                     with tarfile.open(fileobj=outer.extractfile(member), mode="r:") as tar:
-                        named = _by_name(tar)
-                        for name, image in sorted(named.items()):
+                        for name, image in sorted(_members_of(tar).items()):
                             yield f"{path}: {wnid}/{name}", io.BytesIO(read_member(tar, image) if read else b"")
                     return
             _check_end(outer)
@@ -190,16 +189,16 @@ def _index(path: Path, changed: int) -> dict[str, tarfile.TarInfo]:
     """Where each image lies in a tar file, which is gone through once and not for each class; changed: its time."""
     try:
         with tarfile.open(path, "r:") as tar:
-            return _by_name(tar)
+            return {name.name: member for name, member in _members_of(tar).items()}
     except Exception as error:
         raise DataError(f"{path} can't be read ({one_line(error)})") from error
 
 
-def _by_name(tar: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
-    """A tar's files, but for leftovers, by their names without folders; of two of one name the later, as tar unpacks them."""
-    found = {Path(member.name).name: member for member in tar if member.isfile() and not leftover(Path(member.name).name)}
+def _members_of(tar: tarfile.TarFile) -> dict[Path, tarfile.TarInfo]:
+    """A tar's files but for leftovers, by name as they would be unpacked: of two of one name the later."""
+    files = {Path(member.name): member for member in tar if member.isfile()}
     _check_end(tar)
-    return found
+    return {name: member for name, member in files.items() if not any(map(leftover, name.parts))}
 
 
 def _check_end(tar: tarfile.TarFile) -> None:

@@ -25,7 +25,7 @@ from semlib.runs.store import Record
 
 DPI = 110
 SHARE = "semlib: share of runs finished"  # in a figure's file
-NO_FORMULAS = {"text.parse_math": False}  # a class may be called a$b$
+NAME = {"parse_math": False}  # of texts with names in them: a class may be called a$b$
 STYLES = ("-", (0, (4, 1.5)), ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (2, 1)))  # one a score; the colour is the method
 KNOWN = ("classification", "rotation", "cpc", "center_mask")  # methods have the same colours on every page
 PANELS, CURVES = 12, 6  # at most, for a reader
@@ -51,7 +51,6 @@ def steps(is_anomaly: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.nd
     return levels, precision[::-1][first]
 
 
-@plt.rc_context(NO_FORMULAS)
 def precision_recall(experiment: Experiment, records: Sequence[Record], columns: int = 5) -> Figure:
     """A panel for each held-out class, of many for those whose methods differ most: the mean curve over trials, with a band of
     one standard deviation, for each method and score; in its corner the average precisions in percent.
@@ -88,7 +87,7 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
         if not members:
             axis.text(0.5, 0.5, "not run", ha="center", va="center", color="0.5")
         axis.set(xlim=(0, 1), ylim=(0, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
-        axis.set_title(hold_out, fontsize=8.5)
+        axis.set_title(hold_out, fontsize=8.5, **NAME)
         axis.tick_params(labelsize=7)
     for axis in axes[-1, : len(classes) - columns * (rows - 1)]:
         axis.set_xlabel("recall", fontsize=8)
@@ -101,7 +100,7 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
     trials = len({record.trial for record in records})
     averaged = "one trial" if trials == 1 else f"mean ± std of {trials} trials"
     below = f"({experiment.profile}, {experiment.statistics} statistics; average precision in %, {averaged})"
-    figure.suptitle(f"{title}\n{below}", fontsize=8.5)
+    figure.suptitle(f"{title}\n{below}", fontsize=8.5, **NAME)
     return figure
 
 
@@ -170,11 +169,10 @@ def gain_by_labels(runs: Sequence[tuple[Experiment, Sequence[Record]]], method: 
     legend = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))  # one line of each kind
     figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=2, frameon=False)
     title = f"{label(method)} above {label('classification')}"
-    figure.suptitle(f"{title}, {runs[0][0].dataset_name} ({runs[0][0].profile}, {runs[0][0].statistics} statistics)")
+    figure.suptitle(f"{title}, {runs[0][0].dataset_name} ({runs[0][0].profile}, {runs[0][0].statistics} statistics)", **NAME)
     return figure
 
 
-@plt.rc_context(NO_FORMULAS)
 def learning_curves(experiment: Experiment, records: Sequence[Record]) -> Figure:
     """Cost, accuracy and average precision by epoch (the paper's Figure 1), in percent.
 
@@ -211,9 +209,10 @@ def learning_curves(experiment: Experiment, records: Sequence[Record]) -> Figure
         axis.set(xlabel="epoch", ylabel=text)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles, labels = axes[0].get_legend_handles_labels()
-    axes[-1].legend(handles, labels, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    legend = axes[-1].legend(handles, labels, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    plt.setp(legend.get_texts(), **NAME)
     held_out = ", ".join(classes) if len(classes) <= 3 else f"mean of {len(classes)} classes"
-    figure.suptitle(f"Learning curves, {experiment.dataset_name}, {held_out} held out ({experiment.profile})")
+    figure.suptitle(f"Learning curves, {experiment.dataset_name}, {held_out} held out ({experiment.profile})", **NAME)
     figure.tight_layout()
     return figure
 
@@ -223,7 +222,6 @@ def committed(name: str) -> list[Image.Image]:
     return [Image.open(path) for path in [ROOT / "outputs" / name] if path.exists()]
 
 
-@plt.rc_context(NO_FORMULAS)
 def samples(images: Mapping[str, np.ndarray], title: str) -> Figure:
     """The paper's Figures 2 to 6: a row for each class of its images, uint8 (N, C, H, W); what is not here is said so."""
     columns = max(map(len, images.values()))
@@ -234,7 +232,9 @@ def samples(images: Mapping[str, np.ndarray], title: str) -> Figure:
     for line, (name, members) in zip(axes, images.items(), strict=True):
         for axis in line:
             axis.set(xticks=[], yticks=[], frame_on=False)
-        line[0].set_ylabel(name if len(members) else f"{name}\n(not here)", fontsize=9, rotation=0, ha="right", va="center")
+        line[0].set_ylabel(
+            name if len(members) else f"{name}\n(not here)", fontsize=9, rotation=0, ha="right", va="center", **NAME
+        )
         for axis, image in zip(line, members, strict=False):
             axis.imshow(pixels(image), cmap="gray", vmin=0, vmax=255)
     figure.suptitle(title)
@@ -246,7 +246,6 @@ def pixels(image: np.ndarray) -> np.ndarray:
     return image[:3].transpose(1, 2, 0) if len(image) >= 3 else image[0]
 
 
-@plt.rc_context(NO_FORMULAS)
 def most_anomalous(table: pd.DataFrame, images: np.ndarray, count: int = 40, columns: int = 8) -> Figure:
     """A contact sheet of the images, uint8 (N, C, H, W), with the highest first score of a table of `runs.new_images`."""
     score = table.columns[2]
@@ -259,9 +258,9 @@ def most_anomalous(table: pd.DataFrame, images: np.ndarray, count: int = 40, col
         row = table.iloc[k]
         axis.imshow(pixels(images[k]), cmap="gray", vmin=0, vmax=255)
         name = (row.file if len(row.file) <= 26 else f"...{row.file[-23:]}").encode(errors="replace").decode()
-        axis.set_title(f"{name}\n{row.predicted}, {row[f'{score}_percentile']:.1f}", fontsize=6.5)
+        axis.set_title(f"{name}\n{row.predicted}, {row[f'{score}_percentile']:.1f}", fontsize=6.5, **NAME)
     what = "file, predicted class, percentile among the run's normal test images"
-    figure.suptitle(f"The most anomalous of {len(table)} images by {label(score)}: {what}", fontsize=10)
+    figure.suptitle(f"The most anomalous of {len(table)} images by {label(score)}: {what}", fontsize=10, **NAME)
     figure.tight_layout()
     return figure
 
@@ -273,7 +272,6 @@ def _note(text: str) -> Figure:
     return figure
 
 
-@plt.rc_context(NO_FORMULAS)
 def ranked_images(record: Record, data: Dataset, score: str = "msp", count: int = 10, statistics: str = "mixed") -> Figure:
     """The test images that a score gets right and wrong, in four rows ranked by score, each titled class -> predicted.
 
@@ -302,10 +300,10 @@ def ranked_images(record: Record, data: Dataset, score: str = "msp", count: int 
         for axis, k in zip(line, ranked, strict=False):
             axis.imshow(pixels(data.test.images[k]), cmap="gray", vmin=0, vmax=255)
             is_, taken_for = (record.classes[numbers[k]] for numbers in (arrays["label"], predicted))
-            axis.set_title(f"{is_} → {taken_for}\n{scores[k]:.4g}", fontsize=6.5)
+            axis.set_title(f"{is_} → {taken_for}\n{scores[k]:.4g}", fontsize=6.5, **NAME)
     what = f"{label(score)} ({statistics} statistics), {label(record.method)}"
     what += f", {record.hold_out or 'nothing'} held out"
-    figure.suptitle(f"{what}: class → predicted class, score", fontsize=10)
+    figure.suptitle(f"{what}: class → predicted class, score", fontsize=10, **NAME)
     figure.tight_layout()
     return figure
 

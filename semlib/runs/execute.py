@@ -25,6 +25,7 @@ from semlib.checkpoint import Checkpoint
 from semlib.config import ConfigError, Experiment
 from semlib.datasets import augmentation
 from semlib.files import ROOT, one_line, remove_leftovers, save_atomically
+from semlib.models.cpc import patches
 from semlib.runs import external, machine, plan, scoring, store
 from semlib.runs.plan import Run
 from semlib.runs.scoring import MSP
@@ -113,6 +114,11 @@ def check_data(experiment: Experiment, data: datasets.Dataset) -> None:
             f"methods: rotation needs square images, and {data.name} has {width}x{height} pixels; choose crop_side "
             f"(at most {side}), or prepare the images square"
         )
+    if "cpc" in experiment.methods:
+        try:
+            patches(torch.zeros(1, 1, experiment.crop_side or height, experiment.crop_side or width))
+        except ValueError as error:
+            raise ConfigError(f"methods: {error}; choose a larger crop_side or image_side") from None
     if ":" in experiment.architecture:
         for method in experiment.trained:
             _check_own_network(Run(experiment, where[0], method, 0), data)

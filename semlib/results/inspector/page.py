@@ -263,7 +263,7 @@ class Page:
             self._draw(axis, choice._replace(classes=(name,)), share)
         for axis in figure.axes[len(choice.classes) :]:
             axis.remove()
-        figure.suptitle(f"{self.results.dataset}, {self.results.statistics} statistics", parse_math=False)
+        figure.suptitle(f"{self.results.dataset}, {self.results.statistics} statistics", **plots.NAME)
         return figure
 
     def _draw(self, axis, choice: Choice, share: float) -> None:
@@ -287,7 +287,7 @@ class Page:
                 axis.plot(point.recall, point.precision, "o", color=inner, markeredgecolor=edge, markersize=5)
         skew = self.results.skew(name)
         axis.axhline(skew, color="0.45", linewidth=1, linestyle=(0, (1, 2)), label=f"skew: {100 * skew:.2f}")
-        axis.set_title(name, parse_math=False)
+        axis.set_title(name, **plots.NAME)
         axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
         place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17)}
         axis.legend(title="average precision (%)", title_fontsize=7, fontsize=7, frameon=False, **place)

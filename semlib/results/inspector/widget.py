@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import ipywidgets as widgets
 
 from semlib.config import Experiment
-from semlib.files import ROOT, save_atomically
+from semlib.files import ROOT, file_name, save_atomically
 from semlib.results.inspector.page import STYLE, Page, block, shown_columns
 from semlib.results.inspector.results import Choice, Results, grouped, images_of
 from semlib.runs import plan, store
@@ -204,7 +204,7 @@ class Inspector:
                 control.options = names
             if results.classes:
                 self.threshold.value = round(100 * results.skew(results.classes[0]), 1)
-            self.name.value = f"pr_curves-{results.dataset}-{results.statistics}"
+            self.name.value = file_name("pr_curves", results.dataset, results.statistics)
         self.about.value = block(self.page.about())
         self._chosen()
 
