@@ -9,6 +9,7 @@ PAGES = (
     "notebooks",
     "running",
     "results",
+    "own_images",
     "extending",
     "own_network",
     "external",

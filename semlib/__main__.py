@@ -238,6 +238,11 @@ def _data(args: argparse.Namespace) -> int:
     print(f"{data.name}: {len(data.train)} training and {len(data.test)} test images of {shape}")
     print(f"digest {data.digests} (training images, test images)")
     print(f"{len(data.classes)} classes: {', '.join(data.classes)}")
+    height, width = data.train.images.shape[2:]
+    if height != width:
+        print(f"the images are not square: rotation needs crop_side, at most {min(height, width)}")
+    if len(data.classes) < 3:
+        print("holding a class out needs at least 3 classes")
     return 0
 
 

@@ -106,11 +106,11 @@ def test_what_is_neither_image_nor_folder_is_counted_and_named(tmp_path, say, wh
     assert not [*tmp_path.glob("data/*")]
 
 
-@pytest.mark.parametrize(("part", "other"), [("val", "val"), ("validation", "validation")])
-def test_a_test_folder_of_another_name_is_offered(tmp_path, say, part, other):
+@pytest.mark.parametrize(("part", "other"), [("test", "val"), ("test", "validation"), ("train", "Training")])
+def test_a_part_of_another_name_is_offered(tmp_path, say, part, other):
     root = ants(tmp_path / "own")
-    (root / "test").rename(root / part)
-    refused(prepare(say, root), "has no test/", f"rename {other}/ to test/")
+    (root / part).rename(root / other)
+    refused(prepare(say, root), f"has no {part}/", f"rename {other}/ to {part}/")
 
 
 def test_a_flat_test_folder_and_one_that_can_not_be_read_are_named(tmp_path, say, monkeypatch):
@@ -456,12 +456,14 @@ def test_what_training_can_not_use_is_said_at_once(tmp_path, say, verb):
         wide = {f"{part}_images": np.repeat(file[f"{part}_images"], 2, 3) for part in ("train", "test")}
         whole = {name: file[name] for name in file.files}
     spoil(tmp_path, **wide)
+    assert "not square: rotation needs crop_side, at most 8" in say("data", "check", "tiny")[1]
     said = say(*verb, *few(tmp_path, methods="[classification, rotation]"))
     refused(said, "rotation needs square images", "16x8", "crop_side")
     kept = {part: whole[f"{part}_labels"] < 2 for part in ("train", "test")}
     two = {name: array[kept[name.partition("_")[0]]] for name, array in whole.items() if name != "classes"}
     np.savez(tmp_path / "data" / "tiny.npz", classes=np.array(CLASSES[:2]), **two)
     refused(say(*verb, *few(tmp_path, hold_out="all")), "2 classes", "at least 3")
+    assert "at least 3 classes" in say("data", "check", "tiny")[1]
 
 
 def test_only_what_can_be_made_again_is_to_be_deleted(tmp_path, say, monkeypatch):
@@ -588,7 +590,7 @@ def test_a_folder_named_by_dots_has_its_own_name(tmp_path, say, monkeypatch):
     assert status == 0 and "own: 6 training" in out
 
 
-def test_a_subset_prepared_from_another_folder_is_not_taken_for_it(tmp_path, say):
+def test_a_subset_prepared_from_another_folder_is_not_taken_for_it(tmp_path, say, monkeypatch):
     for name in ("one", "other"):
         for part in ("train", "val"):
             for wnid in datasets.imagenet.SUBSETS["imagenet_spider"]:
@@ -599,6 +601,8 @@ def test_a_subset_prepared_from_another_folder_is_not_taken_for_it(tmp_path, say
         for name in ("one", "one", None):
             where = ["--ilsvrc", tmp_path / name] if name else []
             assert say("data", "prepare", "imagenet_spider", "--side", 16, *where)[0] == 0
+        monkeypatch.chdir(tmp_path)
+        assert say("data", "prepare", "imagenet_spider", "--side", 16, "--ilsvrc", "one")[0] == 0
     refused(say("data", "prepare", "imagenet_spider", "--side", 16, "--ilsvrc", tmp_path / "other"), tmp_path / "one", "not of")
     (path,) = (tmp_path / "data").glob("imagenet_spider*.npz")
     with np.load(path) as file:

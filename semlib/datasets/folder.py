@@ -24,8 +24,11 @@ from semlib.files import one_line
 PREPARATION = 2  # raised when the same files give other pixels: folders are prepared anew
 LAYOUT = "lay images out as train/<class>/* and test/<class>/*"
 LEFTOVERS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin", "lost+found"}
-OTHER_TESTS = ("val", "valid", "validation", "dev", "eval", "Test", "TEST", "testing")  # what test/ is called elsewhere
-LARGE = 20_000_000  # pixels: of a larger JPEG a half, quarter or eighth of the sides is decoded; others one at a time
+CALLED = {  # what the parts are called elsewhere
+    "train": ("training", "Train", "Training", "TRAIN"),
+    "test": ("val", "valid", "validation", "dev", "eval", "testing", "Test", "Testing", "TEST", "Val"),
+}
+LARGE = 20_000_000  # pixels: a larger JPEG is decoded to a half, quarter or eighth of its sides, others are one at a time
 WORKERS = min(8, os.cpu_count() or 1)  # each holds an image or two in memory
 Named = tuple[str, Path | io.BytesIO]  # what to call a file in an error, and the file
 _one_large, _one_metadata = threading.Lock(), threading.Lock()
@@ -71,8 +74,8 @@ def classes(root: Path) -> tuple[str, ...]:
 def _class_folders(root: Path, part: str) -> dict[str, Path]:
     folder, found = root / part, {}
     if not folder.is_dir():
-        other = next((name for name in OTHER_TESTS if part == "test" and (root / name).is_dir()), None)
-        offer = f"rename {other}/ to test/, or link it" if other else LAYOUT
+        other = next((name for name in CALLED[part] if (root / name).is_dir()), None)
+        offer = f"rename {other}/ to {part}/, or link it" if other else LAYOUT
         raise DataError(f"{root} has no {part}/" + f" but {other}/" * bool(other) + f"; {offer}")
     paths = _entries(folder)
     strange = [path for path in paths if not path.is_dir()]
@@ -247,7 +250,8 @@ def rgb(file: Path | io.BytesIO, name: str = "", seen: Seen | None = None, side:
                 most = min(width, height) // side
                 step = next((step for step in (8, 4, 2) if step <= most and width * height > LARGE * (step // 2) ** 2), 1)
                 image.draft(None, (width // step, height // step))
-            with _one_large if image.width * image.height > LARGE else nullcontext():
+            in_memory = width * height if image.info.get("progressive") else image.width * image.height
+            with _one_large if in_memory > LARGE else nullcontext():
                 deep = bool(re.search(";16[BLN]", str(image.tile)))
                 image.load()
                 _turn_upright(image, name, seen)

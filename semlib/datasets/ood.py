@@ -12,7 +12,7 @@ import numpy as np
 from semlib.datasets.arrays import DataError
 from semlib.datasets.folder import read_member, rgb
 from semlib.datasets.loading import data_root, read_arrays
-from semlib.files import save_atomically
+from semlib.files import check_writable, save_atomically
 
 SIDE = 32
 
@@ -61,6 +61,7 @@ def load_ood(name: str, root: str | Path | None = None) -> np.ndarray:
     where, source = data_root(root), SOURCES[name]
     prepared = where / f"ood-{name}.npz"
     if not prepared.exists():
+        check_writable(where, source.count * 3 * SIDE**2)
         found = list(_images(name, where, source))
         if len(found) != source.count:
             raise DataError(f"{name} should have {source.count} images; {len(found)} were found in {where}")
