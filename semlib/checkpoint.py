@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from semlib import randomness
 from semlib.files import one_line, save_atomically
 
 
@@ -30,16 +31,14 @@ class Checkpoint:
 
     def save(self, net: nn.Module, optimizers: Mapping[str, Optimizer], generator: torch.Generator, progress: tuple) -> None:
         """The checkpoint before is kept too: the newer may turn out to be damaged."""
-        device = generator.device
         state = {
             "stamp": self.stamp,
             "machine": self.machine,
             "net": net.state_dict(),
             "optimizers": {task: optimizer.state_dict() for task, optimizer in optimizers.items()},
             "generator": generator.get_state(),
-            "cpu_generator": torch.get_rng_state(),
-            "cuda_generator": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
             "progress": progress,
+            **randomness.state(generator.device),
         }
         newest, before = self.files
         with suppress(FileNotFoundError):  # the first one, or another process's where locks do nothing
@@ -55,9 +54,7 @@ class Checkpoint:
         for task, optimizer in optimizers.items():
             optimizer.load_state_dict(state["optimizers"][task])
         generator.set_state(state["generator"])
-        torch.set_rng_state(state["cpu_generator"])
-        if generator.device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_generator"], generator.device)
+        randomness.set_state(state, generator.device)
         return state["progress"]
 
     def _load(self) -> dict | None:

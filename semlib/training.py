@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from tqdm import tqdm
 
-from semlib.auxiliary import Forward, Loss
+from semlib.auxiliary import Loss
 from semlib.checkpoint import Checkpoint
 from semlib.config import Training
 from semlib.datasets import ImageSet, augmentation
 from semlib.metrics import full_float32
+from semlib.randomness import seeded
 
 STEP_MILESTONES = (0.3, 0.6, 0.8)  # epochs 60, 120, 160 of 200
 
@@ -59,12 +60,13 @@ def train(
     optimizers = {"classification": _optimizer(net, how, "classification")}
     if auxiliary:
         optimizers["auxiliary"] = _optimizer(net, how, "auxiliary")
-    forward = torch.compile(net, dynamic=False) if compile else net
+    forward: nn.Module = torch.compile(net, dynamic=False) if compile else net  # ty: ignore[invalid-assignment]
     precision = nullcontext() if autocast else full_float32()
-    with torch.random.fork_rng([torch.device(device)] if device.startswith("cuda") else []), precision:
-        torch.manual_seed(seed)  # dropout draws from the global generators
+    with seeded(seed, device), precision:  # dropout and users' tasks draw from the global generators
         resumed = checkpoint.restore(net, optimizers, generator) if checkpoint else None
         history, seconds, begin = resumed or ([], 0.0, 0)
+        if evaluate and history and history[-1]["epoch"] == begin:  # stopped between its checkpoint and its evaluation
+            history[-1] |= evaluate(begin) | {"seconds": round(seconds, 3)}
         epochs = range(begin, how.epochs)
         for epoch in tqdm(epochs, description, how.epochs, initial=begin, unit="epoch", leave=False, mininterval=1):
             started = time.perf_counter()
@@ -73,18 +75,20 @@ def train(
             _check_finite(losses, net, epoch, how)
             seconds += time.perf_counter() - started
             done, final = epoch + 1, epoch + 1 > how.epochs - how.average_last_epochs
-            if evaluate and (final or done // evaluate_every > epoch // evaluate_every):
-                row = {"epoch": done, "loss": losses[0].mean().item()}
-                row |= {"auxiliary_loss": losses[1].mean().item()} if auxiliary else {}
-                history.append(row | evaluate(done) | {"seconds": round(seconds, 3)})
+            due = final or done // evaluate_every > epoch // evaluate_every
+            if evaluate and due:
+                history.append({"epoch": done, "loss": losses[0].mean().item()})
+                history[-1] |= {"auxiliary_loss": losses[1].mean().item()} if auxiliary else {}
             if checkpoint and (done % checkpoint_every == 0 or done == how.epochs):
                 checkpoint.save(net, optimizers, generator, (history, seconds, done))
+            if evaluate and due:  # after the checkpoint: what fails here costs no training
+                history[-1] |= evaluate(done) | {"seconds": round(seconds, 3)}
     return history
 
 
 def _epoch(
     epoch: int,
-    forward: Forward,
+    forward: nn.Module,
     batches: "_Batches",
     optimizers: dict[str, SGD],
     how: Training,
@@ -95,6 +99,7 @@ def _epoch(
     """Sec. 4: in each iteration a step on the auxiliary task, then one on classification. Losses (2, steps) of the two."""
     device = batches.labels.device
     losses = torch.zeros(2, batches.steps, device=device)  # stays there: reading one a step would hold the device up
+    modes = [(module, module.training) for module in forward.modules()]
     # An autocast for each forward pass: inside, it keeps bfloat16 copies of the weights that a step would leave stale.
     computing = partial(torch.autocast, device.type, torch.bfloat16, enabled=autocast)
     for step, index in enumerate(batches):
@@ -103,6 +108,8 @@ def _epoch(
             part = index[: max(1, how.batch_size // getattr(auxiliary, "share", 1))]
             with computing():
                 loss = auxiliary(forward, batches.images(part, how.auxiliary_augment))
+            for module, training in modes:  # a user's task may have changed them
+                module.training = training
             _update(optimizers["auxiliary"], how.auxiliary_weight * loss, rate)
             losses[1, step] = loss.detach()
         augmented = batches.images(index, augment=True)

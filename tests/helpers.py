@@ -64,8 +64,11 @@ BROKEN = Path(__file__).with_name("broken")
 
 
 def loss(net, images):
-    """Fails while the file `broken` is there if no image is a two (a two's corner is white): when two is held out."""
-    if BROKEN.exists() and not (images[:, 0, 0, 0] == 1).any():
+    """Fails while the file `broken` is there if no image is a two (a two's corner is white): when two is held out.
+
+    Not when it is tried on a few images.
+    """
+    if BROKEN.exists() and len(images) > 16 and not (images[:, 0, 0, 0] == 1).any():
         raise RuntimeError("broken on purpose")
     return net(images, head="mine").square().mean()
 

@@ -24,9 +24,9 @@ TRAINING = {  # file: the names in it that make weights what they are; () for th
     "runs/execute.py": ("_train", "_split", "_network", "_heads", "_transform", "_pixels", "_moments"),
 }
 SHARED = {
-    "metrics/scores.py": ("evaluating", "full_float32", "upright", "UPRIGHT_BATCH", "as_floats", "score"),
+    "metrics/scores.py": ("evaluating", "full_float32", "upright", "UPRIGHT_BATCH", "as_floats", "score", "_arguments"),
     "metrics/detection.py": (),
-    "runs/scoring.py": ("score", "functions", "_function", "_is_fitted", "_fitted", "_ranks", "measures"),
+    "runs/scoring.py": ("score", "_arrays", "functions", "_function", "_is_fitted", "_fitted", "_fit", "_ranks", "measures"),
 }
 COVERED = {
     ("training", plan.RECIPE): TRAINING,
@@ -36,8 +36,8 @@ COVERED = {
     ("odin", plan.VERSIONS["odin"]): {"metrics/scores.py": ("odin", "max_softmax")},
 }
 PINNED = {
-    ("training", 2): "d8d80946f4a17281",
-    ("scoring", 1): "46218917773b63f2",
+    ("training", 2): "ca1c20290206ed82",
+    ("scoring", 1): "e8e7bf346b0681f1",
     ("msp", 1): "2b58154f03c7bf28",
     ("msp_t1000", 1): "e50843de167c9e8e",
     ("max_logit", 1): "7fbcd042961535cd",

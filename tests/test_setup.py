@@ -16,7 +16,7 @@ from semlib.config import Experiment
 
 PACKAGE = ROOT / "semlib"
 FLOORS = (  # each may import of those before it
-    ("files", "config", "user_code"),
+    ("files", "randomness", "config", "user_code"),
     ("datasets", "models", "metrics"),
     ("auxiliary", "checkpoint", "training"),
     ("runs",),
@@ -25,7 +25,7 @@ FLOORS = (  # each may import of those before it
     ("__main__",),
 )
 WINGS = {  # likewise the files of a wing, by their names in it
-    "": ("files", "config", "user_code", "auxiliary", "checkpoint", "training"),
+    "": ("files", "randomness", "config", "user_code", "auxiliary", "checkpoint", "training"),
     "runs": ("machine", "plan", "store", "scoring", "external", "execute", "new_images", "__init__"),
     "results": ("names", "tables", "stats", "show", "plots", "inspector", "report", "appendix_d", "imagenet_subsets"),
     "batch": ("gpus", "notebooks", "grid"),

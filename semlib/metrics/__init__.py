@@ -3,7 +3,7 @@
 from semlib.metrics.detection import accuracy, average_precision
 from semlib.metrics.detectors import DETECTORS, OF_THE_HEAD, Features, features, fit, linear_head
 from semlib.metrics.pixel_gaussian import PixelGaussian, PixelMixture, edge_energy
-from semlib.metrics.scores import evaluating, full_float32, max_softmax, odin, score, upright
+from semlib.metrics.scores import ScoreError, evaluating, failure, full_float32, max_softmax, odin, score, upright
 
 __all__ = [
     "DETECTORS",
@@ -11,10 +11,12 @@ __all__ = [
     "Features",
     "PixelGaussian",
     "PixelMixture",
+    "ScoreError",
     "accuracy",
     "average_precision",
     "edge_energy",
     "evaluating",
+    "failure",
     "features",
     "fit",
     "full_float32",

@@ -15,8 +15,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from semlib.files import one_line
+from semlib.randomness import seeded
+
 UPRIGHT_BATCH = 256  # images
 Score = Callable[..., Tensor]  # of any of net, images, logits, by these names
+
+
+class ScoreError(ValueError):
+    """A score that can't be computed; `name` says which."""
+
+    def __init__(self, name: str, what: object) -> None:
+        super().__init__(f"score {name}{'' if isinstance(what, str) else ':'} {failure(what)}")
+        self.name = name
+
+
+def failure(error: object) -> str:
+    """What a user's function raised, or a sentence, in one line."""
+    plain = isinstance(error, str | ValueError)
+    return one_line(error if plain else f"{type(error).__name__}: {error}")
 
 
 def max_softmax(logits: Tensor) -> Tensor:
@@ -118,8 +135,9 @@ def score(
 
     scores: functions that are given what their parameters name of net, images and logits: max_softmax, odin (settings
     bound by functools.partial), a user's own. One forward pass serves the prediction and every score that takes logits.
-    One that takes images may differentiate by them: they require a gradient, and logits carry theirs.
-    ValueError if a score isn't one number an image.
+    One that takes images may differentiate by them: they require a gradient, and logits carry theirs. What a user's own
+    function is given is its own, and so are its random numbers: whatever it does, the network and other scores are as without
+    it. ScoreError if a score fails or isn't one number an image.
     """
     device = next(net.parameters()).device
     offered = {name: inspect.signature(function).parameters for name, function in scores.items()}
@@ -130,13 +148,30 @@ def score(
             batch = as_floats(images[start : start + batch_size], device).requires_grad_(differentiable)
             logits = net(batch)
             predicted.append(logits.argmax(1).cpu())
-            given = {"net": net, "images": batch, "logits": logits}
             for name, function in scores.items():
-                arguments = {key: value for key, value in given.items() if key in offered[name]}
-                if "images" not in arguments and "logits" in arguments:
-                    arguments["logits"] = logits.detach()
-                values = function(**arguments).detach()
+                try:
+                    arguments = _arguments(function, set(offered[name]), net, batch, logits)
+                    with seeded(start, device), torch.set_grad_enabled(differentiable):
+                        values = function(**arguments)
+                except Exception as error:  # a user's function can raise any
+                    raise ScoreError(name, error) from error
+                if not isinstance(values, Tensor):
+                    raise ScoreError(name, f"should be a tensor, not a {type(values).__name__}")
                 if values.shape != (len(batch),):
-                    raise ValueError(f"score {name} should be ({len(batch)},), one number an image, not {tuple(values.shape)}")
-                found[name].append(values.double().cpu())
+                    raise ScoreError(name, f"should be ({len(batch)},), one number an image, not {tuple(values.shape)}")
+                found[name].append(values.detach().cpu().to(torch.float64, copy=True))
     return torch.cat(predicted).numpy(), {name: torch.cat(parts).numpy() for name, parts in found.items()}
+
+
+def _arguments(function: Score, wanted: set[str], net: nn.Module, images: Tensor, logits: Tensor) -> dict[str, Any]:
+    """What a score is given, by name; of a user's own function copies, and logits with a graph of its own."""
+    if "images" not in wanted:
+        logits = logits.detach()
+    if getattr(function, "func", function) not in (max_softmax, odin):
+        if "net" in wanted:
+            net = copy.deepcopy(net)
+        if "images" in wanted:
+            images = images.detach().clone().requires_grad_(images.requires_grad)
+        if "logits" in wanted:
+            logits = net(images) if "images" in wanted else logits.clone()
+    return {name: value for name, value in {"net": net, "images": images, "logits": logits}.items() if name in wanted}

@@ -45,7 +45,8 @@ def steps(is_anomaly: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.nd
     """Each recall 1/P to 1, and the precision (P,) of the first threshold that reaches it: their mean is Eq. 4's AP."""
     from sklearn.metrics import precision_recall_curve
 
-    precision, recall, _ = precision_recall_curve(is_anomaly, scores)
+    ranks = np.unique(scores, return_inverse=True)[1]  # scores can be infinite
+    precision, recall, _ = precision_recall_curve(is_anomaly, ranks)
     levels = np.arange(1, is_anomaly.sum() + 1) / is_anomaly.sum()
     first = np.searchsorted(recall[::-1], levels - 1e-9)
     return levels, precision[::-1][first]

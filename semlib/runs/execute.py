@@ -24,8 +24,9 @@ from semlib import auxiliary, checkpoint, config, datasets, metrics, models, tra
 from semlib.checkpoint import Checkpoint
 from semlib.config import ConfigError, Experiment
 from semlib.datasets import augmentation
-from semlib.files import ROOT, one_line, remove_leftovers, save_atomically
+from semlib.files import ROOT, remove_leftovers, save_atomically
 from semlib.models.cpc import patches
+from semlib.randomness import seeded
 from semlib.runs import external, machine, plan, scoring, store
 from semlib.runs.plan import Run
 from semlib.runs.scoring import MSP
@@ -119,23 +120,48 @@ def check_data(experiment: Experiment, data: datasets.Dataset) -> None:
             patches(torch.zeros(1, 1, experiment.crop_side or height, experiment.crop_side or width))
         except ValueError as error:
             raise ConfigError(f"methods: {error}; choose a larger crop_side or image_side") from None
-    if ":" in experiment.architecture:
-        for method in experiment.trained:
-            _check_own_network(Run(experiment, where[0], method, 0), data)
+    for method in experiment.trained:
+        own = [name for name in experiment.scores if ":" in name and not name.startswith(config.EXTERNAL)]
+        own = own if method == experiment.trained[0] else []
+        if own or ":" in method + experiment.architecture:
+            _try(Run(experiment, where[0], method, experiment.first_trial), data, own)
 
 
-def _check_own_network(run: Run, data: datasets.Dataset) -> None:
-    """ConfigError, one line, if the user's network doesn't fit; tried on two images, apart from the one that is trained."""
-    split, name = _split(run, data), run.experiment.architecture
-    heads = {"classification": len(split.classes)} | _heads(run)
-    images = augmentation.centre(split.train.images[:2], run.experiment.crop_side)
+def _try(run: Run, data: datasets.Dataset, scores: list[str]) -> None:
+    """ConfigError, one line, if a user's network, task or score doesn't work; on a few images, and a network of its own."""
+    split, e, where = _split(run, data), run.experiment, machine.device(run.experiment)
+    spread = split.train.images[:: max(1, len(split.train) // scoring.FEW)][: scoring.FEW]
+    images = augmentation.to_float(torch.from_numpy(augmentation.centre(spread, e.crop_side)))
+    doing = f"architecture: {e.architecture}" if ":" in e.architecture else f"methods: {run.method}"
     try:
-        net = _network(run, split)
-        models.own.check(net, heads, augmentation.to_float(torch.from_numpy(images)))
-        for score in {*run.experiment.scores} & {*metrics.OF_THE_HEAD}:
-            metrics.linear_head(net, score)
-    except Exception as error:  # a user's network can raise any
-        raise ConfigError(f"architecture: {name}: {one_line(error)}") from error
+        with seeded(run.trial, where):
+            net = _network(run, split)
+            if ":" in e.architecture:
+                models.own.check(net, {"classification": len(split.classes)} | _heads(run), images[:2])
+                for name in {*e.scores} & {*metrics.OF_THE_HEAD}:
+                    metrics.linear_head(net, name)
+            net.to(where).to(memory_format=torch.channels_last)
+            doing = f"methods: {run.method}"
+            if ":" in run.method:
+                _try_task(run, net, images.to(where))
+            for name in scores:
+                doing = "scores"
+                scoring.attempt(run, net, split, name)
+    except Exception as error:  # a user's code can raise any
+        raise ConfigError(f"{doing}: {metrics.failure(error)} (tried on a few images, nothing was trained)") from error
+
+
+def _try_task(run: Run, net: torch.nn.Module, images: torch.Tensor) -> None:
+    """ValueError unless the user's task gives a loss with a gradient; what it raises itself passes."""
+    task = user_code.function(run.method)
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=machine.precision(run.experiment) == "bfloat16"):
+        loss = task(net.train(), images[: max(1, run.experiment.batch_size // getattr(task, "share", 1))])
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        what = f"a tensor {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else f"a {type(loss).__name__}"
+        raise ValueError(f"its loss should be a tensor of one number with a gradient, not {what}")
+    if not loss.isfinite():
+        raise ValueError(f"its loss is {loss.item()} before any training")
+    loss.backward()
 
 
 def finish(run: Run, data: datasets.Dataset, wait: bool = True) -> Record:
@@ -175,15 +201,18 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
     hardware = {"device": machine.device_name(where), "threads": _threads(experiment), "precision": precision}
     wanted = MSP | plan.scoring(experiment)
     functions = scoring.functions(wanted)
-    scored = {}  # epoch -> arrays, the last one only
+    arrays, broken = {}, {}  # of the last evaluation; scores that failed, with the reason
 
     def evaluate(epoch: int) -> dict[str, float]:
+        nonlocal arrays
         if epoch > experiment.epochs - experiment.average_last_epochs:
-            arrays = scoring.score(run, net, data, split, wanted, functions)
+            usable = {name: function for name, function in functions.items() if name not in broken}
+            arrays, failed = scoring.score(run, net, data, split, wanted, usable)
         else:
-            arrays = scoring.score(run, net, data, split, MSP, {"msp": functions["msp"]}, ["mixed"])
-        scored.clear()
-        scored[epoch] = arrays
+            arrays, failed = scoring.score(run, net, data, split, MSP, {"msp": functions["msp"]}, ["mixed"])
+        broken.update(failed)
+        if "msp" in broken:
+            raise FloatingPointError(broken["msp"])
         return scoring.measures(arrays)
 
     stamp: dict[str, Any] = {"address": run.address, "data": list(data.digests)}
@@ -209,12 +238,16 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
     if first := store.find(run):  # another process's, on a file system where locks do nothing: the first record stands
         kept.remove()
         return first
-    arrays = scored.get(experiment.epochs)
-    if not arrays:  # resumed after its last epoch
-        arrays = scoring.score(run, net, data, split, wanted, functions)
-    record = _keep(run, data, net, history, wanted, arrays, hardware)
+    record = _keep(run, data, net, history, {name: how for name, how in wanted.items() if name in arrays}, arrays, hardware)
     kept.remove()
+    _raise(broken)
     return record
+
+
+def _raise(broken: dict[str, str]) -> None:
+    """FloatingPointError if scores failed; the others are in the record by now."""
+    if broken:
+        raise FloatingPointError("; ".join(broken.values()))
 
 
 def _keep(
@@ -252,6 +285,7 @@ def _keep(
         metrics={
             name: value if experiment.average_last_epochs == 1 else float(np.mean([row[name] for row in last]))
             for name, value in scoring.measures(arrays).items()
+            if all(name in row for row in last)
         },
         scoring=wanted,
         scores_sha256=sha256,
@@ -272,18 +306,20 @@ def _add_scores(run: Run, record: Record, data: datasets.Dataset) -> Record:
     """
     lacking = store.lacking(record, plan.scoring(run.experiment))
     wanted = {name: how for name, how in lacking.items() if record.key(how) is None}
-    arrays = _from_weights(run, record, data, wanted) if wanted else {}
+    arrays, broken = _from_weights(run, record, data, wanted) if wanted else ({}, {})
     for name, how in lacking.items():
         if name in record.scoring and plan.same_settings(how, record.scoring[name]):
             record = _rename(record, name, _own_name(record.scoring[name]))
         if key := record.key(how):
             record = _rename(record, key, name)
+    wanted = {name: how for name, how in wanted.items() if name not in broken}
     if not wanted:
+        _raise(broken)
         return record
     names = {name: name if name not in record.scoring else _own_name(how) for name, how in wanted.items()}
     added = {names[name] + end: arrays[name + end] for name in names for end in plan.STATISTICS.values()}
     measured = scoring.measures({"label": arrays["label"], "is_anomaly": arrays["is_anomaly"]} | added)
-    return store.write_record(
+    record = store.write_record(
         record.home,
         **record.model_dump()
         | {
@@ -292,6 +328,8 @@ def _add_scores(run: Run, record: Record, data: datasets.Dataset) -> Record:
             "scoring": record.scoring | {names[name]: how for name, how in wanted.items()},
         },
     )
+    _raise(broken)
+    return record
 
 
 def _rename(record: Record, name: str, own: str) -> Record:
@@ -312,25 +350,29 @@ def _rename(record: Record, name: str, own: str) -> Record:
 def _score_other_images(run: Run, first: Record, data: datasets.Dataset) -> Record:
     """A record of the same training scored on other test images, below the first, which stays."""
     wanted = MSP | plan.scoring(run.experiment)
-    arrays = _from_weights(run, first, data, wanted)
+    arrays, broken = _from_weights(run, first, data, wanted)
     home = run.homes[1]
-    return store.write_record(
+    record = store.write_record(
         home,
         **first.model_dump()
         | {
             "test_digest": data.digests.test,
             "metrics": scoring.measures(arrays),
-            "scoring": wanted,
+            "scoring": {name: how for name, how in wanted.items() if name not in broken},
             "scores_sha256": store.write_scores(home / "scores.npz", arrays),
             "skew": float(arrays["is_anomaly"].mean()),
             "commit": _commit(),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     )
+    _raise(broken)
+    return record
 
 
-def _from_weights(run: Run, record: Record, data: datasets.Dataset, wanted: dict[str, dict]) -> dict[str, np.ndarray]:
-    """The arrays of these scores from the run's kept weights."""
+def _from_weights(
+    run: Run, record: Record, data: datasets.Dataset, wanted: dict[str, dict]
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays of these scores from the run's kept weights, and those that failed."""
     if run.experiment.average_last_epochs > 1:
         raise ConfigError(
             f"{run.title}: is finished, so {', '.join(wanted)} can't be averaged over epochs any more; choose another profile"
@@ -393,8 +435,7 @@ def _network(run: Run, split: datasets.Split) -> torch.nn.Module:
     e, (mean, std) = run.experiment, _pixels(split)
     how: dict[str, Any] = {"classes": len(split.classes), "heads": _heads(run), "mean": mean, "std": std}
     how["image_shape"] = augmentation.centre(split.train.images[:1], e.crop_side).shape[1:]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.trial)
+    with seeded(run.trial):
         if ":" in e.architecture:
             return user_code.function(e.architecture)(**how)
         own = {"norm_batch": e.norm_batch, "stem_stride": e.stem_stride, "widen_factor": e.widen_factor}
