@@ -3,17 +3,20 @@
 import csv
 import itertools
 import json
+import math
 import statistics
 import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
-from helpers import MADE_UP, ROOT, environment
+from helpers import MADE_UP, ROOT, environment, made_up
 from scipy.stats import wilcoxon
 
 from semlib import config
-from semlib.results import show, tables
+from semlib.results import names, plots, show, stats, tables
+from semlib.results.inspector.results import Results
 from semlib.runs import plan, store
 from semlib.runs.store import Record
 
@@ -412,3 +415,64 @@ def test_640_runs_are_listed_in_a_second_and_their_table_built_in_five(tmp_path)
     done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, env=environment(), capture_output=True, check=True)
     found = json.loads(done.stdout)
     assert found["runs"] == 640 and found["list_s"] < 1 and found["table_s"] < 5 and found["peak_gb"] < 1
+
+
+# --- names
+
+
+@pytest.fixture
+def namesakes(tmp_path, monkeypatch):
+    """Finished runs of two modules' tasks and scores of one name, and of a score that is called like MSP."""
+    monkeypatch.syspath_prepend(tmp_path)
+    task = "def task(net, images):\n    return net(images).mean()\n\n\n"
+    for name in ("name_a", "name_b"):
+        scores = "def energy(logits):\n    return logits[:, 0]\n\n\ndef MSP(logits):\n    return logits[:, 1]\n"
+        (tmp_path / f"{name}.py").write_text(f'"""{name}"""\n\n\n{task}{scores}')
+    own = {"methods": ["classification", "name_a:task", "name_b:task"]}
+    own |= {"scores": ["msp", "name_a:energy", "name_b:energy", "name_a:MSP", "energy"]}
+    yield made_up(tmp_path, dataset="digits", hold_out=["1", "7"], trials=1, **own)
+    for name in ("name_a", "name_b"):
+        sys.modules.pop(name, None)
+
+
+def test_functions_of_one_name_are_as_many_columns_with_their_modules(namesakes):
+    records = store.finished(namesakes)
+    table = tables.by_class(namesakes, records)
+    text = show.formatted(table)
+    assert text.columns.is_unique and text.columns.unique(0).tolist() == [
+        "Classification-only",
+        "task (name_a)",
+        "task (name_b)",
+    ]
+    measures = ["MSP", "energy (name_a)", "energy (name_b)", "MSP (name_a)", "Energy", "Accuracy"]
+    assert text.columns.unique(1).tolist() == measures
+    for method in namesakes.methods:
+        for measure in namesakes.scores:
+            shown = names.label(method, namesakes.methods), names.label(measure, namesakes.scores)
+            assert text[shown]["1"] == show.mean_std(table[method, measure, "mean"]["1"], math.nan)
+    assert show.finding(table).count("is above") == 2 and "task (name_b) is above" in show.finding(table)
+    assert len(show.counts(table)) == 2 * len(measures) and len(show.rank_correlation(table)) == 3 * 5
+    assert show.gains(stats.gains([(namesakes, records)])).index.is_unique
+    assert names.label("name_a:task", ["classification", "name_a:task"]) == "task"  # alone it needs no module
+
+
+def test_functions_of_one_name_are_as_many_lines_of_a_figure_and_of_the_inspector(namesakes):
+    records = store.finished(namesakes)
+    axis = plots.precision_recall(namesakes, records).axes[0]
+    labels = [text.get_text().rpartition(":")[0] for text in axis.get_legend().get_texts()]
+    assert len(set(labels)) == 3 * 5 + 1 and "task (name_b) energy (name_a)" in labels
+    shown = Results(records)
+    assert {"task (name_a)", "task (name_b)"} < {method for _, method, _ in shown.runs}
+    assert {"energy (name_a)", "energy (name_b)", "MSP", "MSP (name_a)", "Energy"} == set(shown.scores)
+
+
+@pytest.mark.parametrize("name", ["007", "2024", "NA", "1e5", "None", "true", "a,b", ' "q" '])
+def test_a_chosen_weight_is_of_the_data_set_of_that_name_and_the_newest(tmp_path, name):
+    row = {"dataset": name, "train_per_class": "", "method": "rotation", "accuracy": 90.0, "chosen": True}
+    for weight in (0.25, 4.0, 0.5):
+        tables.save_chosen_weights(pd.DataFrame([row | {"weight": weight}]), tmp_path / "p")
+    tables.save_chosen_weights(pd.DataFrame([row | {"dataset": "7", "weight": 2.0}]), tmp_path / "p")
+    how = {"dataset": name, "profile": "p", "outputs": str(tmp_path), "auxiliary_weight": None}
+    assert [e.auxiliary_weight for e in config.several(how)] == [0.5]
+    with (tmp_path / "p" / "auxiliary_weights.csv").open(newline="") as file:
+        assert [line["dataset"] for line in csv.DictReader(file)] == [name, "7"]

@@ -13,9 +13,15 @@ DATASETS = {"cifar10": "CIFAR-10", "stl10": "STL-10"}
 AVERAGE, OTHER_AVERAGE = "average", "average / all"  # the latter where a class has the name; no class's name has a /
 
 
-def label(name: str) -> str:
-    """How a method or a measure is shown: the paper's words, or a user's function without its module."""
-    return LABELS.get(name, name.rpartition(":")[2])
+def label(name: str, among: Iterable[str] = ()) -> str:
+    """How a method or a measure is shown: the paper's words, or a user's function.
+
+    Its module is shown too where another of those `among` which it stands has the same name.
+    """
+    module, _, function = name.rpartition(":")
+    shown = LABELS.get(name, function)
+    others = {LABELS.get(other, other.rpartition(":")[2]).casefold() for other in among if other != name}
+    return f"{shown} ({module})" if module and shown.casefold() in others else shown
 
 
 def average_row(classes: Iterable[str]) -> str:

@@ -76,8 +76,8 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
             look = {"color": colour[method], "linestyle": style}
             line, text = _curve(axis, [r for r in members if r.method == method], wanted[score], experiment.statistics, look)
             if line:
-                handles[f"{label(method)}, {label(score)}"] = line
-                texts.append((f"{label(score)} {text}", colour[method]))
+                handles[f"{label(method, experiment.methods)}, {label(score, wanted)}"] = line
+                texts.append((f"{label(score, wanted)} {text}", colour[method]))
         if members:
             handles["share of anomalies"] = axis.axhline(members[0].skew, color="0.45", linewidth=0.8, linestyle=(0, (1, 2)))
         low = np.mean([float(text.split()[-3 if "±" in text else -1]) for text, _ in texts] or 0) > 50  # where there is room
@@ -185,7 +185,7 @@ def learning_curves(experiment: Experiment, records: Sequence[Record]) -> Figure
     parts = []
     for record in (record for record in records if not record.external):
         name = record.hold_out or "none"  # matplotlib's legends leave out what begins with _
-        whose = {"held out": f" {name}" if name[0] == "_" else name, "method": label(record.method)}
+        whose = {"held out": f" {name}" if name[0] == "_" else name, "method": label(record.method, experiment.methods)}
         parts.append(record.history().assign(**whose))
     if not parts:
         return _note(f"{experiment.dataset_name}: not run, no learning curve")

@@ -2,7 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from html import escape
 from typing import Any, ClassVar
 
@@ -31,18 +32,24 @@ def mean_std(mean: float, std: float, absent: str = "not run") -> str:
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
     """A table of by_class as text to look at: "mean ± std" here and in the paper, "not run" where nothing was run."""
-    columns = {}
+    columns, (in_method, in_measure) = {}, _labels(table)
     for method, measure in dict.fromkeys((m, s) for m, s, _ in table.columns):
         for where, mean, std, absent in (("here", "mean", "std", "not run"), ("paper", "paper", "paper_std", "")):
             if (method, measure, mean) in table.columns:
                 pairs = zip(table[method, measure, mean], table[method, measure, std], strict=True)
-                columns[label(method), label(measure), where] = [mean_std(m, s, absent) for m, s in pairs]
+                columns[in_method(method), in_measure(measure), where] = [mean_std(m, s, absent) for m, s in pairs]
     text = pd.DataFrame(columns, index=rows_of(table))
     if not any(column[2] == "paper" for column in text.columns):
         text.columns = text.columns.droplevel(2)
     text = Shown(text.rename_axis(index=table.index.name or "Anomaly"))
     text.best, text.found = _best(table, text), finding(table)
     return text
+
+
+def _labels(table: pd.DataFrame) -> tuple[Callable[[str], str], Callable[[str], str]]:
+    """How a table of by_class shows each of its methods and measures."""
+    methods, measures = (list(table.columns.unique(level)) for level in ("method", "measure"))
+    return partial(label, among=methods), partial(label, among=measures)
 
 
 class Shown(pd.DataFrame):
@@ -57,11 +64,11 @@ class Shown(pd.DataFrame):
 
 def _best(table: pd.DataFrame, text: pd.DataFrame) -> pd.DataFrame:
     """Which cells of the text are a measure's highest mean in their row; none with a single method."""
-    best = pd.DataFrame(False, text.index, text.columns)
+    best, (in_method, in_measure) = pd.DataFrame(False, text.index, text.columns), _labels(table)
     for measure in table.columns.unique("measure"):
         means = table.xs((measure, "mean"), axis=1, level=("measure", "statistic"))  # (rows, methods)
         for method in means if means.shape[1] > 1 else ():
-            best[(label(method), label(measure), "here")[: text.columns.nlevels]] = (
+            best[(in_method(method), in_measure(measure), "here")[: text.columns.nlevels]] = (
                 means[method] == means.max(axis=1)
             ).to_numpy()
     return best
@@ -70,6 +77,7 @@ def _best(table: pd.DataFrame, text: pd.DataFrame) -> pd.DataFrame:
 def finding(table: pd.DataFrame) -> str:
     """In how many classes each method is above plain classification, here and in the paper, as sentences."""
     classes, sentences, tested = without_average(table), [], False
+    in_method, in_measure = _labels(table)
     what = "rows" if table.index.name else "classes"
     for method in table.columns.unique("method").drop("classification", errors="ignore"):
         parts = []
@@ -77,9 +85,9 @@ def finding(table: pd.DataFrame) -> str:
             here, paper = (_wins(classes, (method, measure), ("classification", measure), s) for s in ("mean", "paper"))
             tested |= " points, p " in here
             if "of" in here:
-                parts.append(f"by {label(measure)} in {here}" + (f" (the paper: {paper})" if "of" in paper else ""))
+                parts.append(f"by {in_measure(measure)} in {here}" + (f" (the paper: {paper})" if "of" in paper else ""))
         if parts:
-            sentences.append(f"{label(method)} is above {label('classification')} in so many {what}: {'; '.join(parts)}.")
+            sentences.append(f"{in_method(method)} is above {label('classification')} in so many {what}: {'; '.join(parts)}.")
     one = table.xs("std", axis=1, level="statistic").isna().all(axis=None)
     if tested:
         sentences.append(f"p: Wilcoxon's two-sided signed-rank test over the {what}, not corrected for several tests.")
@@ -93,13 +101,13 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
 
     Without a deviation of its own (one trial) a difference has no star, and "?" says so.
     """
-    columns = {}
+    columns, (in_method, in_measure) = {}, _labels(table)
     for method, measure in dict.fromkeys((m, s) for m, s, statistic in table.columns if statistic == "paper"):
         mean, std, paper, paper_std = (table[method, measure, statistic] for statistic in ("mean", "std", "paper", "paper_std"))
         difference, limit = mean - paper, 2 * np.hypot(std, paper_std)
         mark = np.select([limit.isna(), difference.abs() > limit], [" ?", " *"], "")
         texts = ["" if math.isnan(d) else f"{d:+.2f}{m}" for d, m in zip(difference, mark, strict=True)]
-        columns[label(method), label(measure)] = texts
+        columns[in_method(method), in_measure(measure)] = texts
     if not columns:
         return pd.DataFrame({"Difference": ["the paper has no numbers of this data set"]}, index=["-"])
     rows = pd.Index(rows_of(table), name=table.index.name or "Anomaly")
@@ -117,9 +125,10 @@ def counts(table: pd.DataFrame) -> pd.DataFrame:
     measures = list(dict.fromkeys(table.columns.get_level_values("measure")))
     pairs = [((m, "odin"), (m, "msp")) for m in methods if {"odin", "msp"} <= set(measures)]
     pairs += [((m, s), ("classification", s)) for m in methods if m != "classification" for s in measures]
-    rows = {}
+    rows, (in_method, in_measure) = {}, _labels(table)
     for better, worse in pairs:
-        name = f"{label(better[0])}: {label(better[1])} above " + label(worse[1] if better[0] == worse[0] else worse[0])
+        below = in_measure(worse[1]) if better[0] == worse[0] else in_method(worse[0])
+        name = f"{in_method(better[0])}: {in_measure(better[1])} above {below}"
         rows[name] = [_wins(classes, better, worse, statistic) for statistic in ("mean", "paper")]
     wins = pd.DataFrame.from_dict(rows, orient="index", columns=["here", "in the paper"])
     return wins if wins["in the paper"].any() else wins[["here"]]
@@ -138,7 +147,7 @@ def masking(table: pd.DataFrame) -> pd.DataFrame:
         here = [mean_std(*(table[method, measure, s]["average"] for s in ("mean", "std"))) for measure in ("accuracy", "msp")]
         row = paper.reindex([method]).iloc[0]
         printed = [mean_std(row[m], row[f"{m}_std"], absent="") for m in ("accuracy", "msp")]
-        rows[label(method)] = [here[0], printed[0], here[1], printed[1]]
+        rows[_labels(table)[0](method)] = [here[0], printed[0], here[1], printed[1]]
     columns = pd.MultiIndex.from_product([["Accuracy", "Av. Prec. with MSP"], ["here", "paper"]])
     text = pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis(index="Method")
     return text if whole else text.drop(columns="paper", level=1)
@@ -157,7 +166,8 @@ def gains(table: pd.DataFrame) -> pd.DataFrame:
     """A table of `stats.gains` as text."""
     images = ["all (not run)" if math.isnan(n) else f"{n:,.0f}" for n in table.images]
     text = pd.DataFrame({"Images a class": images, "Statistics": table.statistics})
-    text["Method"], text["Measure"] = table.method.map(label), table.measure.map(label)
+    for name in ("method", "measure"):
+        text[name.capitalize()] = table[name].map(partial(label, among=table[name].unique()))
     for name, column in ((label("classification"), "plain"), ("With the method", "with")):
         text[name] = ["not run" if math.isnan(value) else f"{value:.2f}" for value in table[column]]
     text["Gain (95 % interval)"] = [_gain_text(row) for row in table.itertuples()]
@@ -192,10 +202,10 @@ def primary(table: pd.DataFrame, experiment: Experiment, records: Sequence[Recor
 
 def rank_correlation(table: pd.DataFrame) -> pd.DataFrame:
     """Spearman's correlation over classes of accuracy with each score's average precision, here and in the paper, as text."""
-    classes, rows = without_average(table), {}
+    classes, rows, (in_method, in_measure) = without_average(table), {}, _labels(table)
     for method, measure in dict.fromkeys((m, s) for m, s, _ in table.columns if s != "accuracy"):
         pairs = [[(method, name, statistic) for name in ("accuracy", measure)] for statistic in ("mean", "paper")]
-        rows[f"{label(method)}: accuracy and {label(measure)}"] = [_spearman(classes, pair) for pair in pairs]
+        rows[f"{in_method(method)}: accuracy and {in_measure(measure)}"] = [_spearman(classes, pair) for pair in pairs]
     text = pd.DataFrame.from_dict(rows, orient="index", columns=["here", "in the paper"])
     return text if text["in the paper"].any() else text[["here"]]
 
@@ -215,7 +225,7 @@ def _spearman(classes: pd.DataFrame, columns: list[tuple[str, str, str]]) -> str
 def weights(table: pd.DataFrame) -> pd.DataFrame:
     """A table of `tables.by_weight` as text, the paper's choice beside."""
     text = pd.DataFrame({"Data set": table.dataset, "Images a class": table.train_per_class})
-    text["Method"] = table.method.map(label)
+    text["Method"] = table.method.map(partial(label, among=table.method.unique()))
     plain = table.method == "classification"
     text["Auxiliary weight"] = np.where(plain, "", table.weight.map("{:g}".format))
     text["Validation accuracy"] = [mean_std(m, s) for m, s in zip(table.accuracy, table["std"], strict=True)]
@@ -328,7 +338,7 @@ def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:
     if records and plan.here(experiment) != records[0].data:
         lines.append(f"{experiment.dataset_name} is not here, or has changed: these runs used the version {records[0].data}.")
     wanted = plan.scoring(experiment)
-    lacking = [f"{label(name)} ({record.hold_out or 'none'}, {record.method})" for record in records
+    lacking = [f"{label(name, wanted)} ({record.hold_out or 'none'}, {record.method})" for record in records
                for name in store.lacking(record, wanted)]  # fmt: skip
     if lacking:
         lines.append(f"Not scored yet: {lacking[0]}{f' and {len(lacking) - 1} more' * (len(lacking) > 1)}.")

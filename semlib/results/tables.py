@@ -177,7 +177,7 @@ def save_chosen_weights(table: pd.DataFrame, folder: Path) -> None:
     ]
     if path.exists():
         try:
-            before = pd.read_csv(path, dtype={"train_per_class": str}, keep_default_na=False)
+            before = pd.read_csv(path, dtype=str, keep_default_na=False)  # a data set may be called 007, 1e5 or NA
             before = before.assign(train_per_class=before.get("train_per_class", ""))  # older files are of all images
             rows = pd.concat([before, rows.astype({"train_per_class": str})]).drop_duplicates(keys, keep="last")[list(rows)]
         except Exception as error:

@@ -335,7 +335,7 @@ def _names(items: Sequence[Any], base: Callable[[Any], str], settings: Callable[
     among = defaultdict(list)
     for item in items:
         among[base(item)].append(settings(item))
-    return lambda item: label(base(item)) + _apart(settings(item), among[base(item)])
+    return lambda item: label(base(item), among) + _apart(settings(item), among[base(item)])
 
 
 def _order(record: Record) -> int:
