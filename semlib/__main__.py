@@ -1,14 +1,12 @@
 """`python -m semlib COMMAND`. Papermill and Snakemake do the work; this checks the rest."""
 
 import argparse
+import io
 import json
-import logging
-import os
 import signal
 import sys
-import tempfile
 from collections.abc import Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -150,9 +148,7 @@ def _from_here(what: str, text: str | None, root: str | None = None) -> str | No
 
 def _run(args: argparse.Namespace) -> int:
     import nbformat
-    import papermill
     from papermill.exceptions import PapermillExecutionError
-    from traitlets.config import Config
 
     notebook = notebooks.existing(args.notebook)
     parameters, experiments = notebooks.parameters(notebook, args.file, args.parameter)
@@ -164,18 +160,11 @@ def _run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--out: {out} isn't a notebook's name (.ipynb)")
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_suffix(".unfinished.ipynb")  # until it has ended well the one before stays
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    logging.getLogger("papermill").setLevel(logging.ERROR)  # no warning of parameters that the cell leaves at their default
-    if experiment.threads:
-        os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(experiment.threads)))
     print(f"executing {short(notebook)} -> {short(out)}", flush=True)
     gpu = gpus.claim(args.gpus) if args.gpus else nullcontext()
-    with tempfile.TemporaryDirectory(prefix="semlib-") as sockets, _at_root(), gpu:
-        # ipc: kernels side by side can't take each other's ports; a short path: a socket's name is at most 107 long
-        kernel = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}})
-        how = {"progress_bar": False, "log_output": True, "execution_timeout": args.timeout, "config": kernel}
+    with gpu:
         try:
-            executed = papermill.execute_notebook(short(notebook), short(unfinished), parameters, **how)
+            executed = notebooks.execute(notebook, unfinished, parameters, args.timeout, experiment.threads)
         except PapermillExecutionError as error:
             print(f"error: {error.ename}: {error.evalue}\nits traceback is in {short(unfinished)}", file=sys.stderr)
             return 1
@@ -257,16 +246,8 @@ def _terminate(*_: object) -> None:
     raise KeyboardInterrupt("SIGTERM")  # kernels and jobs are stopped too
 
 
-@contextmanager
-def _at_root():
-    before = Path.cwd()
-    os.chdir(ROOT)
-    try:
-        yield
-    finally:
-        os.chdir(before)
-
-
 if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # of an ASCII terminal: no traceback for a ±
     signal.signal(signal.SIGTERM, _terminate)
     sys.exit(main())

@@ -3,7 +3,6 @@
 import argparse
 import fcntl
 import json
-import os
 import shutil
 import signal
 import statistics
@@ -167,7 +166,7 @@ def _write(
 
     parts = jobs((e for t in found for e in t.experiments), args.split, args.classes)
     named = dict(zip(names(parts, args.split), parts, strict=True))
-    cell = papermill.inspect_notebook(str(HOLDOUT))
+    cell = papermill.inspect_notebook(notebooks.literal(HOLDOUT))
     for name, part in named.items():
         if store.missing(part):
             (where / "holdout" / f"{name}.done").unlink(missing_ok=True)
@@ -217,7 +216,7 @@ def _side_by_side(args: argparse.Namespace, experiment: Experiment, devices: Seq
     """Jobs side by side, and threads of each."""
     if args.on != "local":
         return args.jobs or _settings(args.on).get("jobs", 1), experiment.threads or 4
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = machine.cores()
     count = args.jobs or len(devices) or (1 if experiment.device.startswith("cuda") else cores)
     return count, experiment.threads or max(1, cores // count)
 

@@ -1,17 +1,24 @@
-"""A notebook's parameters as a command line gives them, the experiments it will make of them, and where its copy goes."""
+"""A notebook's parameters as a command line gives them, the experiments it will make of them, and its execution."""
 
 import ast
+import json
+import logging
+import os
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
 from semlib import config, runs
 from semlib.config import ConfigError, Experiment
-from semlib.files import one_line, resolve
-from semlib.runs import plan
+from semlib.files import ROOT, one_line, resolve, short
+from semlib.runs import machine, plan
+
+SLOW_START = 600  # seconds that a kernel may take to start: imports over a network file system, a busy machine
+LONGEST_FOLDER = 75  # characters, of sockets: the name of one is at most 107 long, on macOS 103
 
 # Papermill checks notebooks by jsonschema, which would take a second to import its grammar of IRIs; notebooks have none.
 sys.modules.setdefault("rfc3987_syntax", None)  # ty: ignore[no-matching-overload]  # an ImportError, which it expects
@@ -26,7 +33,7 @@ def parameters(
     if notebook.suffix != ".ipynb":
         raise ConfigError(f"{notebook} is not a notebook (.ipynb)")
     try:
-        inferred = papermill.inspect_notebook(str(notebook))
+        inferred = papermill.inspect_notebook(literal(notebook))
     except Exception as error:  # what isn't JSON, or isn't a notebook's: nbformat raises many kinds
         raise ConfigError(f"{notebook} can't be read as a notebook ({one_line(error)})") from None
     if not inferred:
@@ -77,11 +84,62 @@ def executed(notebook: Path, experiment: Experiment) -> Path:
     """Where the executed notebook goes; one that is not about one data set, or number of labels, is named after none."""
     import papermill
 
-    inferred = papermill.inspect_notebook(str(notebook))
+    inferred = papermill.inspect_notebook(literal(notebook))
     dataset = inferred.get("dataset")
     about_one = dataset and not dataset["default"].startswith("[")
     experiment = experiment.model_copy(update={"train_per_class": None}) if "labels" in inferred else experiment
     return experiment.output(notebook.stem, ".ipynb") if about_one else experiment.folder / notebook.name
+
+
+def literal(path: str | Path) -> str:
+    """A path as Papermill takes it, which would put parameters into braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def execute(notebook: Path, out: Path, parameters: dict[str, Any], timeout: int | None, threads: int | None) -> Any:
+    """Execute the notebook through Papermill, in a kernel of this interpreter; its node. Paths in it are from the root."""
+    import papermill
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # no warning of parameters that the cell leaves at their default
+    from traitlets.config import Config
+
+    with _kernels(threads) as folder:
+        # ipc: kernels side by side can't take each other's ports
+        kernel = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
+        how: dict[str, Any] = {"progress_bar": False, "log_output": True, "execution_timeout": timeout, "config": kernel}
+        how |= {"kernel_name": "python3", "start_timeout": SLOW_START}
+        return papermill.execute_notebook(literal(short(notebook)), literal(short(out)), parameters, **how)
+
+
+@contextmanager
+def _kernels(threads: int | None) -> Generator[str, None, None]:
+    """A folder for kernels' sockets, and the environment in which kernels are alike on every machine, at the root.
+
+    This interpreter, whatever kernelspecs there are; an empty IPython profile; figures in the notebook.
+    """
+    base = tempfile.gettempdir()
+    with tempfile.TemporaryDirectory(prefix="semlib-", dir=base if len(base) <= LONGEST_FOLDER else "/tmp") as folder:
+        spec = Path(folder, "kernels", "python3", "kernel.json")
+        spec.parent.mkdir(parents=True)
+        # log level CRITICAL: a kernel that is stopped in a cell logs that its sockets are closed, with a traceback
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=50"]
+        spec.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
+        changes = {"JUPYTER_PATH": os.pathsep.join(filter(None, (folder, os.environ.get("JUPYTER_PATH"))))}
+        changes |= {"IPYTHONDIR": f"{folder}/ipython", "JUPYTER_RUNTIME_DIR": f"{folder}/runtime"}
+        changes |= {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+        if not threads and machine.quota() and "OMP_NUM_THREADS" not in os.environ:
+            threads = machine.cores()  # PyTorch counts the host's
+        if threads:
+            changes |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+        before = {name: os.environ.pop(name, None) for name in (*changes, "PYTHONSTARTUP")}
+        os.environ.update(changes)
+        try:
+            with chdir(ROOT):
+                yield folder
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                os.environ.update({name: value} if value is not None else {})
 
 
 def prepare(experiments: Sequence[Experiment]) -> None:

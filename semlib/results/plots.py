@@ -23,6 +23,7 @@ from semlib.results.names import label
 from semlib.runs import plan
 from semlib.runs.store import Record
 
+plt.style.use("default")  # not what a machine's matplotlibrc says: TeX that isn't there, its own sizes
 DPI = 110
 SHARE = "semlib: share of runs finished"  # in a figure's file
 NAME = {"parse_math": False}  # of texts with names in them: a class may be called a$b$
@@ -199,7 +200,7 @@ def learning_curves(experiment: Experiment, records: Sequence[Record]) -> Figure
     classes = history["held out"].unique()
     several = 1 < len(classes) <= 3
     hue = {"hue": "held out", "style": "method"} if several else {"hue": "method", "style": "method"}
-    own = {label(name): colour for name, colour in colours(experiment.methods).items()}
+    own = {label(name, experiment.methods): colour for name, colour in colours(experiment.methods).items()}
     palette = "colorblind" if several else {name: own[name] for name in history["method"].unique()}
     for axis, (column, (text, factor)) in zip(axes, panels.items(), strict=True):
         if column in history:

@@ -1,6 +1,9 @@
 """What this machine computes on and in. torch is imported only where it has to be asked."""
 
+import math
+import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 
 from semlib.config import ConfigError, Experiment
@@ -29,6 +32,35 @@ def precision(experiment: Experiment) -> str:
     else:
         has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bfloat16" if has else "float32"
+
+
+def cores() -> int:
+    """The CPU cores that this process may use: of its affinity and of its container's quota."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(here, quota() or here)
+
+
+def quota(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/self/cgroup")) -> int | None:
+    """The cores' time that a container's control groups allow, rounded up; None where they set no limit.
+
+    cpu.max (version 2) or cpu.cfs_quota_us and cpu.cfs_period_us (version 1), of this process's group and those above it.
+    """
+    limits = []
+    with suppress(OSError):
+        for line in of.read_text().splitlines():
+            _, kinds, path = line.split(":", 2)
+            if kinds and "cpu" not in kinds.split(","):
+                continue
+            top = root / "cpu" if kinds else root
+            for group in (Path(path.strip("/")), *Path(path.strip("/")).parents):
+                with suppress(OSError, ValueError):
+                    folder = top / group
+                    if kinds:
+                        allowed, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+                    else:
+                        allowed, period = (folder / "cpu.max").read_text().split()
+                    limits.append(int(allowed) / int(period))
+    return min((math.ceil(limit) for limit in limits if limit > 0), default=None)
 
 
 def device_name(device: str) -> str:

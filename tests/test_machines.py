@@ -1,0 +1,92 @@
+"""What a machine has set (environment, home folder, kernels, quotas) changes no number and stops no run."""
+
+import json
+
+import nbformat
+import pytest
+from helpers import parameters, semlib, tiny, tiny_data
+
+from semlib.runs import store
+
+HOLDOUT = "notebooks/holdout.ipynb"
+
+
+def words(experiment):
+    given = {"dataset", "outputs", "architecture", "epochs", "batch_size", "missing", "hold_out", "weight_decay", "profile"}
+    return parameters(**experiment.model_dump(mode="json", include=given) | {"methods": "classification", "trials": 1})
+
+
+@pytest.mark.notebook
+def test_a_machines_own_settings_change_no_number_and_no_figure(tmp_path):
+    """Agg as backend, TeX in matplotlibrc, IPython's startup files, another environment's kernel, a long TMPDIR, no HOME, ASCII
+    output, braces in the outputs' path."""
+    data = tiny_data(tmp_path / "data")
+    odd = tiny(tmp_path, outputs=str(tmp_path / "out {profile} {}"), hold_out="one")
+    startup = tmp_path / "ipython" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "mine.py").write_text("weight_decay = 0.1\nmy_constant = 3\n")
+    (tmp_path / "startup.py").write_text("my_other_constant = 3\nepochs = 1\n")
+    kernel = tmp_path / "jupyter" / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    spec = {"argv": ["/no/such/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"], "display_name": "Python 3"}
+    (kernel / "kernel.json").write_text(json.dumps(spec | {"language": "python"}))
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nsavefig.dpi: 3\nfont.size: 40\n")
+    long = tmp_path / ("long" * 25)
+    long.mkdir()
+    machine_has = {"MPLBACKEND": "Agg", "MATPLOTLIBRC": tmp_path / "matplotlibrc", "IPYTHONDIR": tmp_path / "ipython"}
+    machine_has |= {"JUPYTER_PATH": tmp_path / "jupyter", "TMPDIR": long, "HOME": "/proc/no home", "PYTHONIOENCODING": "ascii"}
+    machine_has |= {"PYTHONSTARTUP": tmp_path / "startup.py", "LC_ALL": "C"}
+    done = semlib("run", HOLDOUT, *words(odd), SEMLIB_DATA=data, **machine_has)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr and r"\xb1" in done.stdout
+    (out,) = (tmp_path / "out {profile} {}").rglob("*.ipynb")
+    plain = tiny(tmp_path, hold_out="one")
+    again = semlib("run", HOLDOUT, *words(plain), SEMLIB_DATA=data)
+    assert again.returncode == 0, again.stderr
+    ((one,), (other,)) = (store.collect(experiment.folder) for experiment in (odd, plain))
+    assert one.address == other.address and one.scores_sha256 == other.scores_sha256
+    (usual,) = (tmp_path / "outputs").rglob("*.ipynb")
+    assert pictures(out) == pictures(usual) and pictures(out)
+
+
+def pictures(notebook):
+    outputs = [o for cell in nbformat.read(notebook, 4).cells if cell.cell_type == "code" for o in cell.outputs]
+    return [o["data"]["image/png"] for o in outputs if "image/png" in o.get("data", {})]
+
+
+QUOTAS = {
+    "version 2": ("0::/", {"cpu.max": "150000 100000"}, 2),
+    "version 2, none": ("0::/", {"cpu.max": "max 100000"}, None),
+    "version 2, of a group above": ("0::/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": "300000 100000"}, 3),
+    "version 1": ("4:cpu,cpuacct:/", {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+    "version 1, none": ("4:cpu,cpuacct:/x\n0::/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+    "nothing there": ("3:cpuset:/", {}, None),
+}
+
+
+@pytest.mark.parametrize("case", QUOTAS)
+def test_a_containers_quota_is_what_counts_as_cores(tmp_path, monkeypatch, case):
+    of, files, cores = QUOTAS[case]
+    (tmp_path / "cgroup").write_text(of + "\n")
+    for name, text in files.items():
+        (tmp_path / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "fs" / name).write_text(text + "\n")
+    assert machine.quota(tmp_path / "fs", tmp_path / "cgroup") == cores
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64), raising=False)
+    monkeypatch.setattr(machine, "quota", lambda: cores)
+    assert machine.cores() == (cores or 64)
+
+
+def test_a_grid_has_as_many_jobs_as_the_quota_allows_and_a_kernel_as_many_threads(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(machine, "quota", lambda: 3)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64), raising=False)
+    monkeypatch.setenv("SEMLIB_DATA", str(tiny_data(tmp_path / "data")))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    file, _ = tiny_benchmark(tmp_path, hold_out="all", device="cpu")
+    assert main(["grid", str(file), "--dry-run"]) == 0
+    assert "4 jobs, 3 side by side with 1 thread each" in capsys.readouterr().out
+    with notebooks._kernels(None):
+        assert os.environ["OMP_NUM_THREADS"] == "3"
+    with notebooks._kernels(2):
+        assert os.environ["OMP_NUM_THREADS"] == "2"
+    assert "OMP_NUM_THREADS" not in os.environ
