@@ -1,12 +1,15 @@
 """What a machine has set (environment, home folder, kernels, quotas) changes no number and stops no run."""
 
 import json
+import os
 
 import nbformat
 import pytest
-from helpers import parameters, semlib, tiny, tiny_data
+from helpers import parameters, semlib, tiny, tiny_benchmark, tiny_data
 
-from semlib.runs import store
+from semlib.__main__ import main
+from semlib.batch import notebooks
+from semlib.runs import machine, store
 
 HOLDOUT = "notebooks/holdout.ipynb"
 
