@@ -160,6 +160,8 @@ def _run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--out: {out} isn't a notebook's name (.ipynb)")
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_suffix(".unfinished.ipynb")  # until it has ended well the one before stays
+    if said := notebooks.replaces(out, parameters):
+        print(said)
     print(f"executing {short(notebook)} -> {short(out)}", flush=True)
     gpu = gpus.claim(args.gpus) if args.gpus else nullcontext()
     with gpu:

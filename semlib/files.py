@@ -14,8 +14,9 @@ from typing import BinaryIO
 import psutil
 
 _package = Path(__file__).resolve().parent
+CHECKOUT = (_package.parent / "pyproject.toml").exists()  # else an installed package: no notebooks, params or workflow
 # Relative paths count from the checkout, not from the kernel's folder: Lab and Papermill start kernels in different ones.
-ROOT = _package.parent if (_package.parent / "pyproject.toml").exists() else Path.cwd()
+ROOT = _package.parent if CHECKOUT else Path.cwd()
 
 
 def resolve(path: str | Path) -> Path:

@@ -1,7 +1,9 @@
 """python -m semlib run: what is refused, what a notebook leaves, and how failures and kills end."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +16,8 @@ import yaml
 from helpers import ROOT, TINY, contents, environment, parameters, semlib, tiny, tiny_data
 from nbclient import NotebookClient
 
+from semlib.__main__ import main
+from semlib.batch import notebooks
 from semlib.runs import store
 
 NOTEBOOK = "notebooks/holdout.ipynb"
@@ -161,6 +165,48 @@ def test_a_killed_kernel_is_a_failure(tmp_path):
     _, said = process.communicate(timeout=100)
     assert process.returncode == 1 and "error: " in said and "Traceback" not in said
     assert not (tmp_path / "done").exists() and not list(tmp_path.rglob("record.json"))
+
+
+@pytest.mark.notebook
+def test_ctrl_c_ends_with_one_line(tmp_path):
+    tiny_data(tmp_path / "data")
+    given = words(tmp_path, epochs=100_000, evaluate_every=100_000)
+    command = list(map(str, [sys.executable, "-m", "semlib", "run", NOTEBOOK, *given]))
+    places = {"cwd": ROOT, "env": environment(SEMLIB_DATA=tmp_path / "data"), "start_new_session": True}
+    process = subprocess.Popen(command, **places, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 200
+    while not list(tmp_path.rglob("checkpoint.pt")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, said = process.communicate(timeout=100)
+    lines = [line for line in said.splitlines() if line.strip() and "epoch/s" not in line and "s/epoch" not in line]
+    assert process.returncode == 130 and lines[-1] == "stopped; the same command goes on from the last checkpoint"
+    assert all(line.startswith("Passed unknown parameter") for line in lines[:-1]), said
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        ({"epochs": 3, "threads": 4, "methods": "rotation"}, "epochs 3, now 7"),
+        ({"epochs": 7}, "methods as by default, now rotation"),
+        ({"epochs": 7, "methods": "rotation", "trials": 2}, "trials 2, now as by default"),
+        ({"epochs": 7, "methods": "rotation", "device": "cpu"}, None),
+        (None, None),
+    ],
+)
+def test_a_notebook_of_other_parameters_is_replaced_with_a_word(tmp_path, monkeypatch, capsys, before, said):
+    monkeypatch.setenv("SEMLIB_DATA", str(tiny_data(tmp_path / "data")))
+    monkeypatch.setattr(notebooks, "execute", lambda *args: (_ for _ in ()).throw(RuntimeError("not executed here")))
+    always = {"dataset": "tiny", "hold_out": "one", "missing": "train", "profile": "test", "outputs": str(tmp_path / "outputs")}
+    out = tiny(tmp_path, **always).output("holdout", ".ipynb")
+    out.parent.mkdir(parents=True)
+    metadata = {"papermill": {"parameters": always | before}} if before else {}
+    nbformat.write(nbformat.v4.new_notebook(metadata=metadata), out)
+    assert main(["run", NOTEBOOK, *parameters(**always | {"epochs": 7, "methods": "rotation"})]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    expected = [f"{out} of before is replaced, with its tables; its runs stay: {said}"] if said else []
+    assert lines == [*expected, f"executing {NOTEBOOK} -> {out}"]
 
 
 @pytest.mark.data

@@ -46,7 +46,9 @@ def test_a_failed_hold_out_keeps_its_traceback_and_alone_runs_again(tmp_path, mo
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "broken").touch()
     first = semlib(*command, **places)
-    assert first.returncode != 0 and "failed" in first.stdout and "tiny-two" in first.stdout.split("failed")[1]
+    cause = "failed: tiny-two: RuntimeError: broken on purpose (its traceback is in "
+    assert first.returncode != 0 and first.stdout.splitlines()[-2].startswith(cause), first.stdout
+    assert first.stdout.count("failed: ") == 1
     finished = {(record.hold_out, record.method) for record in store.finished(experiment)}
     wanted = {(hold_out, method) for hold_out in HOLD_OUTS for method in experiment.methods}
     assert finished == wanted - {("two", "fragile:loss")}
@@ -249,7 +251,10 @@ def failing(tmp_path, monkeypatch):
 
 
 def test_a_grid_fails_if_snakemake_does(failing, tmp_path, capsys):
-    assert main(failing[0]) == 3 and "failed: digits-1, digits-4" in capsys.readouterr().out
+    assert main(failing[0]) == 3
+    *_, first, second, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("failed: digits-1: it was not run; see ") and second.startswith("failed: digits-4: it was not run")
+    assert "the same command runs only what failed again" in last
     search = {"settings": [failing[0][1]], "auxiliary_weights": {"rotation": [2]}, "hold_out": "none", "profile": "made_up"}
     search |= {"methods": ["classification", "rotation"], "missing": "train", "outputs": str(tmp_path / "outputs")}
     (tmp_path / "lambda_search.yaml").write_text(yaml.safe_dump(search))
@@ -284,6 +289,27 @@ def test_a_job_whose_run_was_deleted_runs_again_and_no_other(failing):
     shutil.rmtree(next(run.home for run in plan.planned(experiment) if run.hold_out == "4"))
     main(words)
     assert done_files(folder) == ["digits-1.done"]
+
+
+LOGS = {
+    "an error": (
+        "a line\nerror: ValueError: x\nits traceback is in o/h.unfinished.ipynb\n",
+        "ValueError: x (its traceback is in",
+    ),
+    "before the kernel": ("Traceback:\n  File\nImportError: no module\n\n", "ImportError: no module ("),
+    "killed": ("", "it ended without a word, as if it was killed ("),
+    "not run": (None, "it was not run; see "),
+}
+
+
+@pytest.mark.parametrize("case", LOGS)
+def test_a_failed_jobs_cause_is_the_last_error_of_its_log(tmp_path, case):
+    text, said = LOGS[case]
+    log = tmp_path / "holdout" / "job.log"
+    if text is not None:
+        log.parent.mkdir()
+        log.write_text(text)
+    assert grid._cause(log).startswith(said) and "\n" not in grid._cause(log)
 
 
 def test_a_grid_whose_lock_is_held_starts_nothing(failing, tmp_path, capsys):

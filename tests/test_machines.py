@@ -2,10 +2,16 @@
 
 import json
 import os
+import shutil
+import subprocess
+import sys
+import warnings
 
 import nbformat
 import pytest
-from helpers import parameters, semlib, tiny, tiny_benchmark, tiny_data
+import throughput
+import torch
+from helpers import ROOT, environment, parameters, semlib, tiny, tiny_benchmark, tiny_data
 
 from semlib.__main__ import main
 from semlib.batch import notebooks
@@ -93,3 +99,50 @@ def test_a_grid_has_as_many_jobs_as_the_quota_allows_and_a_kernel_as_many_thread
     with notebooks._kernels(2):
         assert os.environ["OMP_NUM_THREADS"] == "2"
     assert "OMP_NUM_THREADS" not in os.environ
+
+
+@pytest.fixture
+def no_bfloat16(monkeypatch):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False)
+
+
+def test_bfloat16_is_said_to_be_emulated_where_it_is(tmp_path, monkeypatch, no_bfloat16, capsys):
+    monkeypatch.setenv("SEMLIB_DATA", str(tiny_data(tmp_path / "data")))
+    monkeypatch.setattr(notebooks, "execute", lambda *args: (_ for _ in ()).throw(RuntimeError("not executed here")))
+    experiment = tiny(tmp_path, hold_out="one")
+    with pytest.warns(UserWarning, match="precision: bfloat16 is emulated on this processor, and slower"):
+        main(["run", HOLDOUT, *words(experiment), *parameters(precision="bfloat16", device="cpu")])
+    for precision in ("float32", "auto"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            main(["run", HOLDOUT, *words(experiment), *parameters(precision=precision, device="cpu")])
+
+
+def test_a_benchmarks_peak_is_of_what_the_processor_computes_in(monkeypatch, no_bfloat16):
+    assert list(throughput.peak("cpu", side=8)) == ["float32"]
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    assert list(throughput.peak("cpu", side=8)) == ["float32", "bfloat16"]
+
+
+def test_an_installed_package_says_what_needs_the_checkout_and_does_the_rest(tmp_path):
+    shutil.copytree(ROOT / "semlib", tmp_path / "site" / "semlib", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "mine.yaml").write_text("dataset: digits\n")
+
+    def python(*words):
+        how = {"cwd": tmp_path, "env": environment(PYTHONPATH=tmp_path / "site"), "capture_output": True, "text": True}
+        return subprocess.run([sys.executable, *map(str, words)], **how, timeout=300)
+
+    for words in (["grid", "mine.yaml"], ["grid", "params/demo/benchmark.yaml", "--dry-run"], ["run", HOLDOUT]):
+        done = python("-m", "semlib", *words)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+        assert done.stderr.startswith("error: ") and "clone its repository" in done.stderr
+    assert python("-m", "semlib", "data", "prepare", "digits", "--root", tmp_path / "data").returncode == 0
+    assert "# Parameters" in python("-m", "semlib", "parameters").stdout
+    code = "from semlib import config, datasets, runs; from semlib.runs import store; e = config.create(dict(dataset='digits', "
+    code += (
+        "hold_out='3', trials=1, methods='classification', architecture='wrn-10-1', epochs=1, batch_size=64, missing='train', "
+    )
+    code += "norm_batch=None)); print(len(runs.complete(e)), e.folder)"
+    done = python("-c", code)
+    assert done.stdout.split() == ["1", str(tmp_path / "outputs" / "paper")], done.stderr

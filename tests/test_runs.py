@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from contextlib import nullcontext
@@ -1094,6 +1095,30 @@ runs.complete(config.create({settings!r}))
     said = "".join(process.communicate(timeout=200)[0] for process in both)
     assert [process.returncode for process in both] == [0, 0] and said.count("trained") == 1
     assert len(store.finished(experiment)) == 1
+
+
+def test_a_run_that_another_process_holds_is_waited_for_with_its_name(untrained, monkeypatch, capsys):
+    monkeypatch.setattr(execute, "PATIENCE", 0.1)
+    experiment = tiny(untrained, methods="classification")
+    (run,) = plan.planned(experiment, runs.load(experiment).digests)
+    run.home.mkdir(parents=True)
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold():
+        with execute._alone(run, wait=False):
+            held.set()
+            go_on.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(60)
+    threading.Timer(1.0, go_on.set).start()
+    assert len(runs.complete(experiment)) == 1
+    thread.join()
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("waiting for ")]
+    assert len(said) == 1 and run.title in said[0]
+    assert f"process {os.getpid()} on {socket.gethostname()}, since 20" in said[0]
+    assert not list(run.home.glob("*.owner"))
 
 
 def test_the_record_is_written_last(untrained, monkeypatch):

@@ -3,11 +3,13 @@
 import argparse
 import fcntl
 import json
+import os
 import shutil
 import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +19,14 @@ import psutil
 import yaml
 
 from semlib.batch import gpus, notebooks
+from semlib.batch.notebooks import NO_CHECKOUT
 from semlib.config import ConfigError, Experiment
-from semlib.files import ROOT, file_name, save_atomically, short
+from semlib.files import CHECKOUT, ROOT, file_name, one_line, save_atomically, short
 from semlib.results import show
 from semlib.runs import execute, machine, plan, store
 
 SNAKEFILE, PROFILES = ROOT / "workflow" / "Snakefile", ROOT / "workflow" / "profiles"
+MOST_SHOWN = 10  # failed jobs
 HOLDOUT = ROOT / "notebooks" / "holdout.ipynb"
 
 
@@ -91,6 +95,8 @@ def names(parts: Sequence[Experiment], split: str) -> list[str]:
 
 def main(args: argparse.Namespace) -> int:
     """`python -m semlib grid`: searches for auxiliary weights first, then the tables that wait for what they choose."""
+    if not CHECKOUT:
+        raise ConfigError(f"grid: needs a checkout, for its workflow/, notebooks/ and params/; {NO_CHECKOUT}")
     _profile(args.on)  # ConfigError before anything is prepared
     files = [notebooks.existing(file) for file in args.files]
     found = [table(file, args.notebook, args.parameter) for file in files]
@@ -99,6 +105,8 @@ def main(args: argparse.Namespace) -> int:
         raise ConfigError(f"one profile a grid, not {', '.join(sorted(path.name for path in profiles))}")
     every = [e for t in found for e in t.experiments]
     _gpus(args, every[0])
+    for said in filter(None, (notebooks.replaces(t.out, t.given) for t in found)):
+        print(said)
     if args.dry_run:
         notebooks.check(every)
         return _say(found, args)
@@ -127,7 +135,8 @@ def _run(found: Sequence[Table], args: argparse.Namespace) -> int:
             snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(where)]
             snakemake += ["--configfile", str(where / "config.json"), "--profile", str(_profile(args.on))]
             # a killed grid's lock: it is ours now
-            subprocess.run([*snakemake, "--cores", "1", "--unlock", "--quiet"], capture_output=True)
+            environment = _environment(where)
+            subprocess.run([*snakemake, "--cores", "1", "--unlock", "--quiet"], capture_output=True, env=environment)
             how = ["--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime", "--quiet", "rules", "host"]
             if args.on == "local":
                 how += ["--cores", str(side_by_side * threads)]
@@ -136,22 +145,46 @@ def _run(found: Sequence[Table], args: argparse.Namespace) -> int:
                 how += ["--jobs", str(side_by_side)]
             if args.resource:
                 how += ["--default-resources", *_resources(args.on, args.resource)]
-            status = _wait(subprocess.Popen([*snakemake, *how], pass_fds=[lock.fileno()]))
+            status = _wait(subprocess.Popen([*snakemake, *how], pass_fds=[lock.fileno()], env=environment))
     except BlockingIOError:
         print(f"error: this grid is running already ({short(where)})", file=sys.stderr)
         return 1
     for t in found:
         show.print_all(t.experiments)
-    failed = [name for name in mine if not (where / "holdout" / f"{name}.done").exists()]
-    if failed:
-        where_to = f"{short(first.folder)}/holdout-NAME.unfinished.ipynb"
-        print(f"failed: {', '.join(failed)}; the tracebacks are in {where_to}; the same command runs only these again")
-    elif status:
-        unfinished = [short(t.out) for t in found if not (where / "table" / f"{t.out.stem}.done").exists()]
-        print(f"the table's notebook failed: {', '.join(unfinished)}")
     folder = short(first.folder)
     print(f"the executed notebooks, with the precision-recall curves: {folder}/*.ipynb; the runs: {folder}/runs/")
+    jobs = {name: where / "holdout" / name for name in mine} | {short(t.out): where / "table" / t.out.stem for t in found}
+    failed = {name: job for name, job in jobs.items() if not job.with_name(f"{job.name}.done").exists()}
+    own = {name: job for name, job in failed.items() if name in mine} or failed  # a table waits for its jobs
+    for name, job in list(own.items())[:MOST_SHOWN] if status else ():
+        print(f"failed: {name}: {_cause(job.with_name(f'{job.name}.log'))}")
+    if status and own:
+        more = f"{len(own) - MOST_SHOWN} more failed; " * (len(own) > MOST_SHOWN)
+        print(f"{more}the same command runs only what failed again; each job's log: {short(where)}/*/NAME.log")
     return status
+
+
+def _cause(log: Path) -> str:
+    """Why a job failed: the last error in its log, or its last line, or that it did not run; and where to read on."""
+    try:
+        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return f"it was not run; see {short(log.parents[1])}/.snakemake/log"
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    cause = (errors or lines or ["it ended without a word, as if it was killed"])[-1]
+    notebook = next((line for line in reversed(lines) if line.endswith(".unfinished.ipynb")), "")
+    return f"{one_line(cause)} ({notebook or short(log)})"
+
+
+def _environment(where: Path) -> dict[str, str]:
+    """This process's; Snakemake keeps files in the user's cache folder, and where that can't be written in the grid's."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111 - Path's can raise
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=cache).close()
+        return dict(os.environ)
+    except OSError:
+        return os.environ | {"XDG_CACHE_HOME": str(where / "cache")}
 
 
 def _write(
@@ -169,7 +202,8 @@ def _write(
     cell = papermill.inspect_notebook(notebooks.literal(HOLDOUT))
     for name, part in named.items():
         if store.missing(part):
-            (where / "holdout" / f"{name}.done").unlink(missing_ok=True)
+            for ending in ("done", "log"):
+                (where / "holdout" / f"{name}.{ending}").unlink(missing_ok=True)
         _save_yaml(where / "holdout" / f"{name}.yaml", explicit(part.model_copy(update={"threads": threads}), cell))
     shutil.rmtree(where / "table", ignore_errors=True)
     for t in found:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from semlib import config, runs
-from semlib.config import ConfigError, Experiment
-from semlib.files import ROOT, one_line, resolve, short
+from semlib.config import ConfigError, Experiment, Machine
+from semlib.files import CHECKOUT, ROOT, one_line, resolve, short
 from semlib.runs import machine, plan
 
+NO_CHECKOUT = "semlib is installed as a package: clone its repository and install that with pip install -e"
 SLOW_START = 600  # seconds that a kernel may take to start: imports over a network file system, a busy machine
 LONGEST_FOLDER = 75  # characters, of sockets: the name of one is at most 107 long, on macOS 103
 
@@ -77,7 +78,7 @@ def existing(path: str | Path) -> Path:
     for candidate in (Path(path).absolute(), resolve(path)):
         if candidate.is_file():
             return candidate
-    raise ConfigError(f"{path}: no such file")
+    raise ConfigError(f"{path}: no such file" + f"; {NO_CHECKOUT}, or name one of your own" * (not CHECKOUT))
 
 
 def executed(notebook: Path, experiment: Experiment) -> Path:
@@ -91,6 +92,18 @@ def executed(notebook: Path, experiment: Experiment) -> Path:
     return experiment.output(notebook.stem, ".ipynb") if about_one else experiment.folder / notebook.name
 
 
+def replaces(out: Path, parameters: dict[str, Any]) -> str | None:
+    """That an executed notebook of other parameters stands where this one's will, as a sentence."""
+    try:
+        before = json.loads(out.read_text())["metadata"]["papermill"]["parameters"]
+        now = json.loads(json.dumps(parameters))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name) and name not in Machine.model_fields]
+    changes = (f"{name} {before.get(name, 'as by default')}, now {now.get(name, 'as by default')}" for name in names)
+    return f"{short(out)} of before is replaced, with its tables; its runs stay: {'; '.join(changes)}" if names else None
+
+
 def literal(path: str | Path) -> str:
     """A path as Papermill takes it, which would put parameters into braces."""
     return str(path).replace("{", "{{").replace("}", "}}")
@@ -99,9 +112,9 @@ def literal(path: str | Path) -> str:
 def execute(notebook: Path, out: Path, parameters: dict[str, Any], timeout: int | None, threads: int | None) -> Any:
     """Execute the notebook through Papermill, in a kernel of this interpreter; its node. Paths in it are from the root."""
     import papermill
+    from traitlets.config import Config
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # no warning of parameters that the cell leaves at their default
-    from traitlets.config import Config
 
     with _kernels(threads) as folder:
         # ipc: kernels side by side can't take each other's ports

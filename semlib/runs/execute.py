@@ -3,16 +3,17 @@
 import errno
 import hashlib
 import io
+import os
 import platform
 import subprocess
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ from semlib.runs.scoring import MSP
 from semlib.runs.store import Record
 
 CHECKPOINT = "checkpoint.pt"
+EMULATED = "precision: bfloat16 is emulated on this processor, and slower than float32 many times over"
+PATIENCE = 5.0  # seconds until it is said who holds a run
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what some network file systems answer
 
 
@@ -98,6 +101,8 @@ def check(experiment: Experiment) -> None:
     external.check(experiment)
     plan.scoring(experiment)
     machine.device(experiment)
+    if (experiment.missing, experiment.precision) == ("train", "bfloat16") and not machine.has_bfloat16(experiment):
+        warnings.warn(EMULATED, stacklevel=2)
 
 
 def check_data(experiment: Experiment, data: datasets.Dataset) -> None:
@@ -171,7 +176,7 @@ def finish(run: Run, data: datasets.Dataset, wait: bool = True) -> Record:
     """
     run = replace(run, data=data.digests)
     run.home.mkdir(parents=True, exist_ok=True)
-    with _alone(run.home / "run.lock", wait):
+    with _alone(run, wait):
         remove_leftovers(run.home)
         if record := store.find(run):
             return _add_scores(run, record, data)
@@ -180,17 +185,30 @@ def finish(run: Run, data: datasets.Dataset, wait: bool = True) -> Record:
 
 
 @contextmanager
-def _alone(path: Path, wait: bool) -> Generator[None, None, None]:
-    """Holds a file lock, which is freed when its owner dies; nothing on a file system without locks. filelock.Timeout."""
-    lock = FileLock(path, timeout=-1 if wait else 0)
+def _alone(run: Run, wait: bool) -> Generator[None, None, None]:
+    """Holds the run's file lock, which is freed when its owner dies; nothing on a file system without locks.
+
+    After a few seconds of waiting it says for whom. filelock.Timeout.
+    """
+    lock, owner = FileLock(run.home / "run.lock"), run.home / "run.owner"
     try:
-        lock.acquire()
+        try:
+            lock.acquire(timeout=PATIENCE if wait else 0)
+        except Timeout:
+            if not wait:
+                raise
+            who = owner.read_text() if owner.exists() else "another process"
+            print(f"waiting for {run.title}: {who} is at it", file=sys.stderr, flush=True)
+            lock.acquire(timeout=-1)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
     try:
+        who = f"process {os.getpid()} on {platform.node()}, since {datetime.now().astimezone():%Y-%m-%d %H:%M},"
+        save_atomically(owner, lambda file: file.write(who.encode()))
         yield
     finally:
+        owner.unlink(missing_ok=True)
         lock.release()
 
 

@@ -25,13 +25,16 @@ def precision(experiment: Experiment) -> str:
     """float32 or bfloat16: as named, or with auto bfloat16 where the processor computes in it."""
     if experiment.precision != "auto":
         return experiment.precision
+    return "bfloat16" if has_bfloat16(experiment) else "float32"
+
+
+def has_bfloat16(experiment: Experiment) -> bool:
+    """Whether the experiment's device computes in bfloat16, and not by emulation."""
     import torch
 
     if device(experiment).startswith("cuda"):
-        has = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bfloat16" if has else "float32"
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def cores() -> int:
