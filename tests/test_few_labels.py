@@ -295,7 +295,7 @@ def test_gains_of_both_statistics_and_of_nothing():
     assert pair.plain["upright"] == pytest.approx(pair.plain["mixed"] + 10)
     assert table[table.images == 40].gain.isna().all()
     text = show.gains(table)
-    assert (text.loc["40", "Gain (95 % interval)"] == "not run").all() and "nan" not in text.to_string().lower()
+    assert (text.loc["40", "Gain (95 % over held-out classes)"] == "not run").all() and "nan" not in text.to_string().lower()
 
 
 def test_a_class_that_lacks_a_method_is_in_no_gain():

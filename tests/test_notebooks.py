@@ -129,7 +129,7 @@ def test_the_hounds_are_told_apart_twice_as_well_as_by_chance(name, outputs, hou
 
 
 def test_without_any_run_a_table_says_not_run_and_still_renders(outputs, tmp_path):
-    for name in ("table2_generalization", "table5_imagenet_rotation", "figure1_learning_curves", "lambda_search"):
+    for name in ("table2_generalization", "table5_imagenet_rotation", "figure1_learning_curves", "lambda_search", "detectors"):
         done = semlib("run", f"notebooks/{name}.ipynb", "-p", "outputs", tmp_path, "-p", "profile", "empty", SEMLIB_ILSVRC="")
         assert done.returncode == 0, done.stderr
         assert "not run" in (tmp_path / "empty" / f"{name}.ipynb").read_text()

@@ -15,11 +15,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from semlib.config import Experiment
+from semlib.config import PAPERS_SCORES, Experiment
 from semlib.datasets import Dataset
 from semlib.files import ROOT
 from semlib.results import show, stats, tables
-from semlib.results.names import label
+from semlib.results.names import label, without_average
 from semlib.runs import plan
 from semlib.runs.store import Record
 
@@ -53,11 +53,15 @@ def steps(is_anomaly: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.nd
     return levels, precision[::-1][first]
 
 
-def precision_recall(experiment: Experiment, records: Sequence[Record], columns: int = 5) -> Figure:
+def precision_recall(experiment: Experiment, records: Sequence[Record], columns: int = 5, most_curves: int = CURVES) -> Figure:
     """A panel for each held-out class, of many for those whose methods differ most: the mean curve over trials, with a band of
-    one standard deviation, for each method and score; in its corner the average precisions in percent.
+    one standard deviation, for each method and score; in its corner the average precisions in percent. Of more scores than
+    most_curves allow, the first are drawn.
     """
-    wanted = dict([*plan.scoring(experiment).items()][: max(1, CURVES // len(experiment.methods))])
+    wanted = plan.scoring(experiment)
+    drawn = max(1, most_curves // len(experiment.methods))
+    fewer = f", the first {drawn} of {len(wanted)} scores" * (drawn < len(wanted))
+    wanted = dict([*wanted.items()][:drawn])
     classes, every = _panels(experiment, records)
     if not classes:
         return _note("no class is held out: no precision-recall curve")
@@ -101,7 +105,7 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
     title += f": {len(classes)} of {every}, where methods differ most" * (len(classes) < every)
     trials = len({record.trial for record in records})
     averaged = "one trial" if trials == 1 else f"mean ± std of {trials} trials"
-    below = f"({experiment.profile}, {experiment.statistics} statistics; average precision in %, {averaged})"
+    below = f"({experiment.profile}, {experiment.statistics} statistics; average precision in %, {averaged}{fewer})"
     figure.suptitle(f"{title}\n{below}", fontsize=8.5, **NAME)
     return figure
 
@@ -111,7 +115,7 @@ def _panels(experiment: Experiment, records: Sequence[Record]) -> tuple[list[str
     classes = [name for name in plan.held_out(experiment) if name is not None]
     if len(classes) <= PANELS:
         return classes, len(classes)
-    found = tables.by_class(experiment, records).drop(index="average", errors="ignore")
+    found = without_average(tables.by_class(experiment, records))
     means = found.xs((experiment.scores[0], "mean"), axis=1, level=("measure", "statistic"))  # (classes, methods)
     apart = (means.max(axis=1) - means.min(axis=1)).fillna(-1).sort_values(ascending=False, kind="stable")
     chosen = set(apart.index[:PANELS])
@@ -172,6 +176,109 @@ def gain_by_labels(runs: Sequence[tuple[Experiment, Sequence[Record]]], method: 
     figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=2, frameon=False)
     title = f"{label(method)} above {label('classification')}"
     figure.suptitle(f"{title}, {runs[0][0].dataset_name} ({runs[0][0].profile}, {runs[0][0].statistics} statistics)", **NAME)
+    return figure
+
+
+def forest(found: stats.Measured, table: pd.DataFrame, title: str, tested: pd.DataFrame | None = None) -> Figure:
+    """Differences in average precision, a row a score, the highest first; the colour is the method.
+
+    table: of `stats.effects` or `stats.contrasts`. A dot a held-out class; the diamond is their mean, its thin bar the 95 %
+    interval over held-out classes, its thick one over test images. tested: `stats.contrasts` whose p by Holm stands beside.
+    """
+    if table.difference.isna().all():
+        return _note(f"{title}: not run")
+    every = list(dict.fromkeys(m for m, _ in found.classes.columns))
+    colour, methods = colours(every), list(dict.fromkeys(table.method))
+    scores = table.groupby("score", sort=False).difference.first().sort_values().index.tolist()  # the first method's
+    size = (9.5, 0.6 + (0.22 + 0.13 * len(methods)) * (len(scores) + 2))
+    figure, axis = plt.subplots(figsize=size, dpi=DPI, layout="constrained")
+    for row in tables.rows(table):
+        worse = (row.method, "msp") if row.against == "msp" else (row.against, row.score)
+        gained, ink = found.classes[row.method, row.score] - found.classes[worse], colour[row.method]
+        y = scores.index(row.score) + 0.36 * ((len(methods) - 1) / 2 - methods.index(row.method))
+        axis.plot(gained, [y] * len(gained), "o", color=ink, markersize=3.5, alpha=0.45, markeredgewidth=0)
+        axis.plot([row.low, row.high], [y, y], color=ink, linewidth=1.2, solid_capstyle="butt", zorder=3)
+        axis.plot([row.images_low, row.images_high], [y, y], color=ink, linewidth=4, solid_capstyle="butt", zorder=3)
+        name = label(row.method) if row.score == scores[-1] else None
+        axis.plot(row.difference, y, "D", color=ink, markersize=4, markeredgecolor="white", zorder=3, label=name)
+    for row in tables.rows(tested.dropna(subset="holm")) if tested is not None else ():
+        at, place = (1.01, scores.index(row.score)), ("axes fraction", "data")
+        p = show.p_value(row.holm)
+        axis.annotate(f"p {p}", at, xycoords=place, color=colour[row.method], fontsize=8, va="center", annotation_clip=False)
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.set_yticks(range(len(scores)), [label(score) + " *" * (score in PAPERS_SCORES) for score in scores])
+    text = (
+        "points of average precision; a dot: a held-out class; bars: 95 %, thin over held-out classes, thick over test images\n"
+    )
+    text += "*: the paper's scores" + "; p: over held-out classes, corrected by Holm" * (tested is not None)
+    axis.set_xlabel(text, fontsize=8)
+    axis.set_ylim(-0.7, len(scores) - 0.3)
+    axis.grid(axis="y", color="0.93")
+    axis.set_axisbelow(True)
+    if len(every) > 1:
+        axis.legend(fontsize=8, loc="lower right")
+    axis.set_title(title)
+    return figure
+
+
+def prevalence(table: pd.DataFrame, board: pd.DataFrame, most_curves: int = CURVES) -> Figure:
+    """Average precision by the share of anomalies, as a multiple of that share, which chance would give; a panel a method.
+
+    table: of `stats.by_prevalence`. MSP, ODIN and the highest others of the first method in `board`, of `stats.leaderboard`.
+    """
+    methods = list(dict.fromkeys(method for method, _ in table.columns))
+    if not methods:
+        return _note("average precision by prevalence: not run")
+    ranked = [score for method, score in board.index if method == methods[0]]
+    scores = [s for s in PAPERS_SCORES if s in ranked] + [s for s in ranked if s not in PAPERS_SCORES]
+    scores = scores[:most_curves]
+    colour = colours(methods)
+    size = (5.2 * len(methods), 4.4)
+    figure, axes = plt.subplots(1, len(methods), figsize=size, dpi=DPI, squeeze=False, sharey=True, layout="constrained")
+    for axis, method in zip(axes.flat, methods, strict=True):
+        for score, style in zip(scores, STYLES * len(scores), strict=False):
+            if (method, score) in table:
+                times = table[method, score] / 100 / table.index
+                axis.plot(100 * table.index, times, color=colour[method], linestyle=style, linewidth=1.6, label=label(score))
+        axis.axhline(1, color="0.45", linewidth=1, linestyle=(0, (1, 2)))
+        shares = [0.1, 1, 10, 50]
+        axis.set(xscale="log", xlabel="anomalies among the images (%)", title=label(method))
+        axis.set_xticks(shares, [f"{share:g}" for share in shares])
+        axis.minorticks_off()
+        axis.legend(fontsize=8, frameon=False, handlelength=4)
+    axes[0, 0].set_ylabel("average precision / share of anomalies (chance: 1)")
+    figure.suptitle(f"Average precision by prevalence, {len(scores)} of {len(ranked)} scores, mean over held-out classes")
+    return figure
+
+
+def probes(found: stats.Measured, table: pd.DataFrame, correlations: pd.DataFrame, score: str = "msp") -> Figure:
+    """How well pixels alone find each held-out class against how well a detector does, a panel a probe; colour: the method.
+
+    table: of `appendix_d.probes`, whose bars are 95 % over test images. correlations: of `stats.correlations`.
+    """
+    both = found.classes.index.intersection(table.index)
+    if not len(both):
+        return _note("pixels alone: the images are not here, or nothing was run")
+    names, methods = (
+        list(dict.fromkeys(probe for probe, _ in table.columns)),
+        [m for m, s in found.classes.columns if s == score],
+    )
+    colour, rho = colours(methods), correlations[correlations.score == score].set_index(["method", "probe"])
+    figure, axes = plt.subplots(
+        1, len(names), figsize=(5.6 * len(names), 4.8), dpi=DPI, squeeze=False, sharey=True, layout="constrained"
+    )
+    for axis, probe in zip(axes.flat, names, strict=True):
+        x, low, high = (table.loc[both, (probe, name)] for name in ("average_precision", "low", "high"))
+        for method in methods:
+            y, r = found.classes.loc[both, (method, score)], rho.loc[(method, probe)]
+            text = f"{label(method)}: rank correlation {r.rho:+.2f} (95 % over classes {r.low:+.2f} to {r.high:+.2f})"
+            bars = {"fmt": "o", "markersize": 5, "linewidth": 1, "alpha": 0.85, "color": colour[method]}
+            axis.errorbar(x, y, xerr=[x - low, high - x], label=text, **bars)
+        for (_, name), at, height in zip(both, x, found.classes.loc[both, (methods[0], score)], strict=True):
+            axis.annotate(name, (at, height), xytext=(4, -9), textcoords="offset points", fontsize=7)
+        axis.set_xlabel(f"{probe}: average precision (%), 95 % over test images")
+        axis.legend(fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1))
+    axes[0, 0].set_ylabel(f"{label(score)}: average precision (%), mean of trials")
     return figure
 
 

@@ -14,7 +14,7 @@ from semlib import config
 from semlib.config import Experiment
 from semlib.datasets import imagenet
 from semlib.results import stats, tables
-from semlib.results.names import average_of, label, rows_of, without_average
+from semlib.results.names import DATASETS, average_of, label, rows_of, without_average
 from semlib.results.tables import SUBSETS
 from semlib.runs import machine, plan, store
 from semlib.runs.store import Record
@@ -170,9 +170,9 @@ def gains(table: pd.DataFrame) -> pd.DataFrame:
         text[name.capitalize()] = table[name].map(partial(label, among=table[name].unique()))
     for name, column in ((label("classification"), "plain"), ("With the method", "with")):
         text[name] = ["not run" if math.isnan(value) else f"{value:.2f}" for value in table[column]]
-    text["Gain (95 % interval)"] = [_gain_text(row) for row in table.itertuples()]
+    text["Gain (95 % over held-out classes)"] = [_gain_text(row) for row in tables.rows(table)]
     text["Above in"] = [f"{a} of {n}" if n else "" for a, n in zip(table.above, table.classes, strict=True)]
-    text["p"] = [_p(p).removeprefix("= ") for p in table.p]
+    text["p"] = [p_value(p).removeprefix("= ") for p in table.p]
     return text.set_index(["Images a class", "Statistics", "Method", "Measure"])
 
 
@@ -192,7 +192,7 @@ def primary(table: pd.DataFrame, experiment: Experiment, records: Sequence[Recor
         return f"**Primary result**: {what}: not run."
     done, planned, trials = len(records), len(plan.planned(experiment)), len({record.trial for record in records})
     interval = f", 95 % interval over {row.classes} classes {row.low:+.2f} to {row.high:+.2f}" * (not math.isnan(row.low))
-    p = f", Wilcoxon's p {_p(row.p)}" * (not math.isnan(row.p))
+    p = f", Wilcoxon's p {p_value(row.p)}" * (not math.isnan(row.p))
     so_far = f" So far {done} of {planned} runs are finished: not yet the result." * (done < planned)
     return (
         f"**Primary result**: {what}, rotation against classification: {row.gain:+.2f} points{interval}{p}; above in "
@@ -236,6 +236,127 @@ def weights(table: pd.DataFrame) -> pd.DataFrame:
     return text.set_index([name for name in ("Data set", "Images a class", "Method") if name in text])
 
 
+def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of `stats.leaderboard` as text; every column of uncertainty says what it is about."""
+    text = pd.DataFrame({"Method": [label(m) for m, _ in table.index], "Detector": [_detector(s) for _, s in table.index]})
+    text["Average precision (%)"] = [f"{value:.2f}" for value in table.average_precision]
+    text["95 % over test images"] = _range(table.images_low, table.images_high)
+    text["Std over trials"] = ["-" if math.isnan(value) else f"{value:.2f}" for value in table.trial_std]
+    text["95 % over held-out classes"] = _range(table.class_low, table.class_high)
+    text["AUROC (%)"], text["FPR at 95 % recall (%)"] = ([f"{v:.2f}" for v in table[name]] for name in ("auroc", "fpr95"))
+    if table.paper.notna().any():
+        text["The paper"] = ["" if math.isnan(value) else f"{value:.2f}" for value in table.paper]
+    return text.set_index(["Method", "Detector"])
+
+
+def _detector(score: str) -> str:
+    return label(score) + " (the paper's)" * (score in config.PAPERS_SCORES)
+
+
+def _range(low: Iterable[float], high: Iterable[float], sign: str = "") -> list[str]:
+    return ["-" if math.isnan(a) else f"{a:{sign}.2f} to {b:{sign}.2f}" for a, b in zip(low, high, strict=True)]
+
+
+def contrasts(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of `stats.contrasts` or `stats.effects` as text: the difference and its intervals first, p last if it has one."""
+    text = pd.DataFrame({"Method": table.method.map(label), "Score": table.score.map(label)})
+    text["Against"] = table.against.map(label)
+    text["Difference (points)"] = ["not run" if math.isnan(value) else f"{value:+.2f}" for value in table.difference]
+    text["95 % over held-out classes"] = _range(table.low, table.high, "+")
+    text["95 % over test images"] = _range(table.images_low, table.images_high, "+")
+    text["Above in"] = [f"{a} of {n}" for a, n in zip(table.above, table.classes, strict=True)]
+    for name, column in (("p", "p"), ("p by Holm", "holm")):
+        if column in table:
+            text[name] = [p_value(p).removeprefix("= ") for p in table[column]]
+    return text.set_index(["Method", "Score", "Against"])
+
+
+def possible(table: pd.DataFrame) -> str:
+    """What a table of `stats.contrasts` can show at all, a sentence for each family."""
+    said = []
+    for family, part in table.groupby("family", sort=False):
+        count, classes = len(part), int(part.classes.max())
+        what = {"detectors": "each score against MSP, plain classification", "methods": "each method against classification"}
+        least = [min(1, count * 2 * k / 2**classes) for k in (1, 2)]  # of a win in all, and of one lost by the least
+        if least[0] >= 0.05:
+            can = "nothing can be significant at 0.05, and p is of no use: read the intervals"
+        elif least[1] >= 0.05:
+            can = "the first can be significant at 0.05 only by a win in every class"
+        else:
+            can = f"a win in every class gives the first p {p_value(least[0])}"
+        said.append(f"{what[str(family)]}: {count} contrasts over {classes} classes, corrected by Holm; {can}.")
+    return "  \n".join(said)
+
+
+def reversals(table: pd.DataFrame, most: int = 10) -> pd.DataFrame:
+    """The pairs of `stats.reversals` with the largest differences in average precision, as text."""
+    text = table.sort_values("average_precision", ascending=False)[:most]
+    shown = pd.DataFrame({"Method": text.method.map(label), "Better": text.better.map(label), "Worse": text.worse.map(label)})
+    names = {"average_precision": "Average precision", "auroc": "AUROC", "fpr95": "FPR at 95 % recall"}
+    for column, name in names.items():
+        shown[f"Ahead by {name} (points)"] = [f"{value:+.2f}" for value in text[column]]
+    return shown.set_index(["Method", "Better", "Worse"])
+
+
+def prevalences(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of `stats.by_prevalence` as text, a column for each share of anomalies."""
+    text = table.T.map("{:.2f}".format).rename(columns="{:.1%}".format).rename_axis(columns="Anomalies")
+    text.index = pd.MultiIndex.from_tuples([(label(m), _detector(s)) for m, s in text.index], names=["Method", "Detector"])
+    return text
+
+
+def correlations(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of `stats.correlations` as text: a column a probe."""
+    cells = ["undefined" if math.isnan(r.rho) else f"{r.rho:+.2f} ({r.low:+.2f} to {r.high:+.2f})" for r in tables.rows(table)]
+    text = table.assign(method=table.method.map(label), score=table.score.map(_detector), cell=cells)
+    shown = text.pivot(index=["method", "score"], columns="probe", values="cell")
+    order = text[["method", "score"]].drop_duplicates().itertuples(index=False)
+    return shown.loc[list(map(tuple, order)), list(dict.fromkeys(table.probe))].rename_axis(
+        ["Method", "Detector"], columns=None
+    )
+
+
+def audit(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of `stats.audit` as text, in percent."""
+    names = {"average_precision": "Average precision", "trapezoid": "By trapezoids", "lowest": "Lowest order of ties"}
+    names |= {"highest": "Highest order of ties", "tied": "Images that share a score"}
+    return table.map("{:.2f}".format).rename(columns=names, index=_detector)
+
+
+def answer(
+    tested: pd.DataFrame, gained: pd.DataFrame, elsewise: pd.DataFrame, experiment: Experiment, records: Sequence[Record]
+) -> str:
+    """Which detectors are above MSP, how certain that is, and whether rotation's gain survives the best one: three sentences.
+
+    tested: of `stats.contrasts`; gained: of `stats.effects` against classification; elsewise: the same with the other
+    batch-norm statistics. "" where runs or scores are missing.
+    """
+    detectors = tested[tested.family == "detectors"]
+    gains, others = (table[table.method == "rotation"].set_index("score") for table in (gained, elsewise))
+    if detectors.difference.isna().all() or "msp" not in gains.index:
+        return ""
+    best, data = detectors.loc[detectors.difference.idxmax()], DATASETS.get(experiment.dataset_name, experiment.dataset_name)
+    few = f" with {experiment.train_per_class} labels a class" * bool(experiment.train_per_class)
+    trials = len({record.trial for record in records})
+    above, certain = (detectors.difference > 0).sum(), detectors[detectors.holm < 0.05]
+    up, down = (", ".join(map(label, certain.score[side])) for side in (certain.difference > 0, certain.difference < 0))
+    gain, msp, other = gains.loc[best.score], gains.loc["msp"], others.loc[best.score]
+    (unlike,) = {*plan.STATISTICS} - {experiment.statistics}
+    verdict = "survives" if gain.low > 0 else "stays, but less certainly," if gain.difference > 0 else "does not survive"
+    return (
+        f"On {data}{few} {above} of {len(detectors)} detectors are above MSP for the plain classifier, {label(best.score)} "
+        f"highest: {best.difference:+.2f} points of average precision (95 % over {best.classes} held-out classes "
+        f"{best.low:+.2f} to {best.high:+.2f}, over test images {best.images_low:+.2f} to {best.images_high:+.2f}; "
+        f"{experiment.statistics} statistics, {'one trial' if trials == 1 else f'mean of {trials} trials'}). "
+        f"Corrected by Holm for these {len(detectors)} contrasts {up or 'none'} is significantly above MSP "
+        f"({label(best.score)}: p {p_value(best.holm)}, above in {best.above} of {best.classes} classes), and {down or 'none'} "
+        f"below it. Rotation's gain {verdict} with {label(best.score)}: {gain.difference:+.2f} points ({gain.low:+.2f} to "
+        f"{gain.high:+.2f} over held-out classes; {unlike} statistics: {other.difference:+.2f}, {other.low:+.2f} to "
+        f"{other.high:+.2f}) beside {msp.difference:+.2f} ({msp.low:+.2f} to {msp.high:+.2f}) with MSP; it is positive with "
+        f"{(gains.difference > 0).sum()} of {len(gains)} scores."
+    )
+
+
 def _wins(classes: pd.DataFrame, better: tuple[str, str], worse: tuple[str, str], statistic: str) -> str:
     if not {(*better, statistic), (*worse, statistic)} <= set(classes.columns):
         return ""
@@ -243,10 +364,11 @@ def _wins(classes: pd.DataFrame, better: tuple[str, str], worse: tuple[str, str]
     if gain.empty:
         return "not run"
     wins, p = f"{(gain > 0).sum()} of {len(gain)}", stats.wilcoxon(gain)
-    return wins if math.isnan(p) else f"{wins}, {gain.mean():+.2f} points, p {_p(p)}"
+    return wins if math.isnan(p) else f"{wins}, {gain.mean():+.2f} points, p {p_value(p)}"
 
 
-def _p(value: float) -> str:
+def p_value(value: float) -> str:
+    """= 0.014, or < 0.001; "" for NaN."""
     return "" if math.isnan(value) else "< 0.001" if value < 0.001 else f"= {value:.3f}"
 
 

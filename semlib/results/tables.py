@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +20,11 @@ from semlib.runs.store import Record
 PUBLISHED = {"cifar10": "table3_cifar10", "stl10": "table4_stl10"}  # the hold-out table of each data set
 SUBSETS = ("dog", "car", "snake", "spider", "fungus")  # of ImageNet: Appendix B, with CPC's lighter network Appendix C
 PAPERS_IMAGES = {500: "Table 4 (STL-10)", 1300: "Tables 5, 6 (ImageNet's subsets)", 5000: "Table 3 (CIFAR-10)"}  # a class
+
+
+def rows(table: pd.DataFrame) -> Iterator[Any]:
+    """Each row as a named tuple."""
+    yield from table.itertuples()
 
 
 def published(table: str) -> pd.DataFrame:
