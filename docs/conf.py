@@ -9,6 +9,7 @@ PAGES = (
     "notebooks",
     "running",
     "results",
+    "statistics",
     "own_images",
     "extending",
     "own_network",

@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score
 
 from semlib import datasets, metrics
 from semlib.datasets import augmentation
-from semlib.results import appendix_d, tables
+from semlib.results import appendix_d, stats, tables
 
 RANDOM = np.random.default_rng(0)
 TRAIN = RANDOM.integers(0, 256, (200, 3, 4, 4), dtype=np.uint8)
@@ -146,3 +146,23 @@ def test_center_mask_hides_half_of_each_side_of_images_that_are_not_square():
     hidden = augmentation.center_mask(images, torch.full((1, 1, 1), 2.0), torch.Generator().manual_seed(0))[:, 0] == 2
     assert (hidden.any(2).sum(1) == 16).all() and (hidden.any(1).sum(1) == 32).all()
     assert not hidden[:, :, :11].any() and not hidden[:, :, 53:].any()  # within the central 42 columns
+
+
+def test_probes_are_the_detectors_on_each_held_out_class_with_the_interval_of_their_scores():
+    """Of images of twice 32 pixels: reduced to the means of blocks of four pixels; a class of smooth images is found."""
+    rng, labels = np.random.default_rng(1), np.arange(120) % 3
+    images = rng.integers(0, 256, (120, 1, 64, 64), dtype=np.uint8)
+    images[labels == 1] = 128
+    part = datasets.ImageSet(images, labels)
+    data = datasets.Dataset("blocks", part, part, ("ant", "bee", "cat"))
+    table = appendix_d.probes(data)
+    assert table.index.tolist() == [("blocks", name) for name in data.classes]
+    small = images.reshape(120, 1, 32, 2, 32, 2).mean((3, 5)).round().astype(np.uint8)
+    for k, name in enumerate(data.classes):
+        gaussian = metrics.PixelGaussian(0).fit(small[labels != k]).score(small)
+        for probe, scores in (("edge energy", metrics.edge_energy(small)), ("full-covariance Gaussian", gaussian)):
+            row = table.loc[("blocks", name), probe]
+            assert row.average_precision == pytest.approx(100 * metrics.average_precision(labels == k, scores))
+            np.testing.assert_allclose(row, 100 * np.array(stats.interval(labels == k, scores)))
+    assert table.loc[("blocks", "bee"), ("edge energy", "average_precision")] == 100
+    assert appendix_d.every_probe([]).empty

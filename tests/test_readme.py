@@ -12,7 +12,7 @@ import report
 from semlib import config
 from semlib.__main__ import main
 from semlib.results import show, stats, tables
-from semlib.runs import store
+from semlib.runs import plan, store
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -105,6 +105,21 @@ def test_its_results_are_those_of_the_committed_records():
     shown = [f"| {' | '.join([*index, *row])} |" for index, row in zip(rows.index, rows.to_numpy(), strict=True)]
     section = PAGES["results"].partition("## Pixel statistics")[0]
     assert [line for line in section.splitlines() if line.startswith("|")][2:] == shown
+
+
+def test_its_answer_about_detectors_is_that_of_the_committed_records():
+    """Three sentences and no more, made of the committed runs by what the notebook calls."""
+    experiments = config.several(config.read_parameters("params/cpu/detectors.yaml"))
+    runs = {
+        name: [(e.model_copy(update={"statistics": name}), store.finished(e)) for e in experiments] for name in plan.STATISTICS
+    }
+    found = {name: stats.measured(those) for name, those in runs.items()}
+    gained = {name: stats.effects(those, "classification") for name, those in found.items()}
+    answer = show.answer(stats.contrasts(found["mixed"]), gained["mixed"], gained["upright"], *runs["mixed"][0])
+    assert len(re.findall(r"\.(?: |$)", answer)) == 3
+    assert answer in " ".join(README.split())
+    notebook = (ROOT / "outputs" / "cpu" / "detectors.ipynb").read_text()
+    assert json.dumps(answer)[1:-1] in notebook
 
 
 def test_its_benchmarks_are_those_of_the_committed_files():

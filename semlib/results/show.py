@@ -348,11 +348,12 @@ def answer(
         f"highest: {best.difference:+.2f} points of average precision (95 % over {best.classes} held-out classes "
         f"{best.low:+.2f} to {best.high:+.2f}, over test images {best.images_low:+.2f} to {best.images_high:+.2f}; "
         f"{experiment.statistics} statistics, {'one trial' if trials == 1 else f'mean of {trials} trials'}). "
-        f"Corrected by Holm for these {len(detectors)} contrasts {up or 'none'} is significantly above MSP "
-        f"({label(best.score)}: p {p_value(best.holm)}, above in {best.above} of {best.classes} classes), and {down or 'none'} "
-        f"below it. Rotation's gain {verdict} with {label(best.score)}: {gain.difference:+.2f} points ({gain.low:+.2f} to "
-        f"{gain.high:+.2f} over held-out classes; {unlike} statistics: {other.difference:+.2f}, {other.low:+.2f} to "
-        f"{other.high:+.2f}) beside {msp.difference:+.2f} ({msp.low:+.2f} to {msp.high:+.2f}) with MSP; it is positive with "
+        f"Corrected by Holm for these {len(detectors)} contrasts, {up or 'none'} {'are' if ', ' in up else 'is'} significantly "
+        f"above MSP ({label(best.score)}: p {p_value(best.holm)}, above in {best.above} of {best.classes} classes); "
+        f"significantly below: {down or 'none'}. "
+        f"Rotation's gain {verdict} with {label(best.score)}: {gain.difference:+.2f} points ({gain.low:+.2f} to {gain.high:+.2f} "
+        f"over held-out classes; {unlike} statistics: {other.difference:+.2f}, {other.low:+.2f} to {other.high:+.2f}) beside "
+        f"{msp.difference:+.2f} ({msp.low:+.2f} to {msp.high:+.2f}) with MSP; it is positive with "
         f"{(gains.difference > 0).sum()} of {len(gains)} scores."
     )
 
