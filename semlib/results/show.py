@@ -351,8 +351,8 @@ def answer(
         f"Corrected by Holm for these {len(detectors)} contrasts, {up or 'none'} {'are' if ', ' in up else 'is'} significantly "
         f"above MSP ({label(best.score)}: p {p_value(best.holm)}, above in {best.above} of {best.classes} classes); "
         f"significantly below: {down or 'none'}. "
-        f"Rotation's gain {verdict} with {label(best.score)}: {gain.difference:+.2f} points ({gain.low:+.2f} to {gain.high:+.2f} "
-        f"over held-out classes; {unlike} statistics: {other.difference:+.2f}, {other.low:+.2f} to {other.high:+.2f}) beside "
+        f"Rotation's gain {verdict} with {label(best.score)}: {gain.difference:+.2f} points ({gain.low:+.2f} to "
+        f"{gain.high:+.2f} over held-out classes; {unlike} statistics: {other.difference:+.2f}, {other.low:+.2f} to {other.high:+.2f}) beside "
         f"{msp.difference:+.2f} ({msp.low:+.2f} to {msp.high:+.2f}) with MSP; it is positive with "
         f"{(gains.difference > 0).sum()} of {len(gains)} scores."
     )
