@@ -251,27 +251,25 @@ def prevalence(table: pd.DataFrame, board: pd.DataFrame, most_curves: int = CURV
     return figure
 
 
-def probes(found: stats.Measured, table: pd.DataFrame, correlations: pd.DataFrame, score: str = "msp") -> Figure:
+def probes(found: stats.Measured, table: pd.DataFrame, correlations: pd.DataFrame, score: str | None = None) -> Figure:
     """How well pixels alone find each held-out class against how well a detector does, a panel a probe; colour: the method.
 
-    table: of `appendix_d.probes`, whose bars are 95 % over test images. correlations: of `stats.correlations`.
+    table: of `appendix_d.probes`, whose bars are 95 % over test images. correlations: of `stats.correlations`. score: None, the
+    first.
     """
     both = found.classes.index.intersection(table.index)
     if not len(both):
         return _note("pixels alone: the images are not here, or nothing was run")
-    names, methods = (
-        list(dict.fromkeys(probe for probe, _ in table.columns)),
-        [m for m, s in found.classes.columns if s == score],
-    )
+    score = score or found.classes.columns[0][1]
+    names, methods = list(table.columns.unique(0)), [m for m, s in found.classes.columns if s == score]
     colour, rho = colours(methods), correlations[correlations.score == score].set_index(["method", "probe"])
-    figure, axes = plt.subplots(
-        1, len(names), figsize=(5.6 * len(names), 4.8), dpi=DPI, squeeze=False, sharey=True, layout="constrained"
-    )
+    size = (5.6 * len(names), 4.8)
+    figure, axes = plt.subplots(1, len(names), figsize=size, dpi=DPI, squeeze=False, sharey=True, layout="constrained")
     for axis, probe in zip(axes.flat, names, strict=True):
         x, low, high = (table.loc[both, (probe, name)] for name in ("average_precision", "low", "high"))
         for method in methods:
             y, r = found.classes.loc[both, (method, score)], rho.loc[(method, probe)]
-            text = f"{label(method)}: rank correlation {r.rho:+.2f} (95 % over classes {r.low:+.2f} to {r.high:+.2f})"
+            text = f"{label(method)}: rank correlation {show.correlation(r)}, 95 % over held-out classes"
             bars = {"fmt": "o", "markersize": 5, "linewidth": 1, "alpha": 0.85, "color": colour[method]}
             axis.errorbar(x, y, xerr=[x - low, high - x], label=text, **bars)
         for (_, name), at, height in zip(both, x, found.classes.loc[both, (methods[0], score)], strict=True):

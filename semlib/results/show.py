@@ -307,13 +307,18 @@ def prevalences(table: pd.DataFrame) -> pd.DataFrame:
 
 def correlations(table: pd.DataFrame) -> pd.DataFrame:
     """A table of `stats.correlations` as text: a column a probe."""
-    cells = ["undefined" if math.isnan(r.rho) else f"{r.rho:+.2f} ({r.low:+.2f} to {r.high:+.2f})" for r in tables.rows(table)]
-    text = table.assign(method=table.method.map(label), score=table.score.map(_detector), cell=cells)
+    cells = map(correlation, tables.rows(table))
+    text = table.assign(method=table.method.map(label), score=table.score.map(_detector), cell=list(cells))
     shown = text.pivot(index=["method", "score"], columns="probe", values="cell")
     order = text[["method", "score"]].drop_duplicates().itertuples(index=False)
     return shown.loc[list(map(tuple, order)), list(dict.fromkeys(table.probe))].rename_axis(
         ["Method", "Detector"], columns=None
     )
+
+
+def correlation(row: Any) -> str:
+    """A row of `stats.correlations`: the correlation and its interval."""
+    return "undefined" if math.isnan(row.rho) else f"{row.rho:+.2f} ({row.low:+.2f} to {row.high:+.2f})"
 
 
 def audit(table: pd.DataFrame) -> pd.DataFrame:
@@ -350,9 +355,9 @@ def answer(
         f"{experiment.statistics} statistics, {'one trial' if trials == 1 else f'mean of {trials} trials'}). "
         f"Corrected by Holm for these {len(detectors)} contrasts, {up or 'none'} {'are' if ', ' in up else 'is'} significantly "
         f"above MSP ({label(best.score)}: p {p_value(best.holm)}, above in {best.above} of {best.classes} classes); "
-        f"significantly below: {down or 'none'}. "
-        f"Rotation's gain {verdict} with {label(best.score)}: {gain.difference:+.2f} points ({gain.low:+.2f} to "
-        f"{gain.high:+.2f} over held-out classes; {unlike} statistics: {other.difference:+.2f}, {other.low:+.2f} to {other.high:+.2f}) beside "
+        f"significantly below: {down or 'none'}. Rotation's gain {verdict} with {label(best.score)}: "
+        f"{gain.difference:+.2f} points ({gain.low:+.2f} to {gain.high:+.2f} "
+        f"over held-out classes; {unlike} statistics: {other.difference:+.2f}, {other.low:+.2f} to {other.high:+.2f}) beside "
         f"{msp.difference:+.2f} ({msp.low:+.2f} to {msp.high:+.2f}) with MSP; it is positive with "
         f"{(gains.difference > 0).sum()} of {len(gains)} scores."
     )

@@ -247,7 +247,7 @@ def _paper(experiments: Sequence[Experiment]) -> dict[str, float]:
 def leaderboard(found: Measured) -> pd.DataFrame:
     """A row for each method and score, of a method the highest average precision first; percent, means over held-out classes.
 
-    images_low to images_high: 95 % over other test images; trial_std: standard deviation of that mean over trials;
+    images_low to images_high: 95 % over other test images, as many; trial_std: standard deviation of that mean over trials;
     class_low to class_high: 95 % over other held-out classes. auroc, fpr95: as peers report it. paper: the paper's mean.
     """
     others = {
