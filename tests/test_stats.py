@@ -79,6 +79,8 @@ def test_an_audit_is_of_each_score_of_a_file_with_either_statistics(tmp_path):
         assert stats.audit(file, "upright").average_precision.tolist() == pytest.approx(
             [100 * average_precision_score(anomaly, -scores)]
         )
+    with pytest.raises(ValueError, match="need is_anomaly"):
+        stats.audit({"mine": scores})
     ranking = stats.Ranking(anomaly, scores)
     assert row.tolist()[:2] == pytest.approx([100 * ranking.average_precision(), 100 * ranking.trapezoid()])
     assert tuple(row[["lowest", "highest"]] / 100) == pytest.approx(ranking.bounds())
@@ -396,6 +398,17 @@ def test_one_method_has_no_gain_and_one_trial_no_deviation(runs):
     assert (show.leaderboard(stats.leaderboard(found))["Std over trials"] == "-").all()
     (axis,) = plots.forest(found, stats.effects(found, "msp"), "Above MSP", tested).axes
     assert len([line for line in axis.lines if line.get_marker() == "D"]) == 3
+
+
+def test_where_no_class_has_all_methods_it_is_said_so(runs):
+    experiment, records = runs[0]
+    apart = [r for r in records if (r.method == "rotation") == (r.hold_out in "01234")]
+    found = stats.measured([(experiment, apart)], resamples=2)
+    board, tested, gained = stats.leaderboard(found), stats.contrasts(found), stats.effects(found, "classification")
+    shown = [show.leaderboard(board), show.contrasts(tested), show.prevalences(stats.by_prevalence(found))]
+    assert "nan" not in " ".join(table.to_string() for table in shown) and "not run" in shown[0].to_string()
+    assert show.answer(tested, gained, gained, experiment, apart) == "" and "over 0 classes" in show.possible(tested)
+    assert "not run" in plots.forest(found, gained, "Above").axes[0].texts[0].get_text()
 
 
 def test_without_runs_all_tables_and_figures_say_so(runs):

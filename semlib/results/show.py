@@ -239,11 +239,12 @@ def weights(table: pd.DataFrame) -> pd.DataFrame:
 def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
     """A table of `stats.leaderboard` as text; every column of uncertainty says what it is about."""
     text = pd.DataFrame({"Method": [label(m) for m, _ in table.index], "Detector": [_detector(s) for _, s in table.index]})
-    text["Average precision (%)"] = [f"{value:.2f}" for value in table.average_precision]
+    text["Average precision (%)"] = ["not run" if math.isnan(value) else f"{value:.2f}" for value in table.average_precision]
     text["95 % over test images"] = _range(table.images_low, table.images_high)
     text["Std over trials"] = ["-" if math.isnan(value) else f"{value:.2f}" for value in table.trial_std]
     text["95 % over held-out classes"] = _range(table.class_low, table.class_high)
-    text["AUROC (%)"], text["FPR at 95 % recall (%)"] = ([f"{v:.2f}" for v in table[name]] for name in ("auroc", "fpr95"))
+    for name, column in (("AUROC (%)", "auroc"), ("FPR at 95 % recall (%)", "fpr95")):
+        text[name] = ["-" if math.isnan(value) else f"{value:.2f}" for value in table[column]]
     if table.paper.notna().any():
         text["The paper"] = ["" if math.isnan(value) else f"{value:.2f}" for value in table.paper]
     return text.set_index(["Method", "Detector"])
@@ -300,7 +301,11 @@ def reversals(table: pd.DataFrame, most: int = 10) -> pd.DataFrame:
 
 def prevalences(table: pd.DataFrame) -> pd.DataFrame:
     """A table of `stats.by_prevalence` as text, a column for each share of anomalies."""
-    text = table.T.map("{:.2f}".format).rename(columns="{:.1%}".format).rename_axis(columns="Anomalies")
+    text = (
+        table.T.map(lambda value: "-" if math.isnan(value) else f"{value:.2f}")
+        .rename(columns="{:.1%}".format)
+        .rename_axis(columns="Anomalies")
+    )
     text.index = pd.MultiIndex.from_tuples([(label(m), _detector(s)) for m, s in text.index], names=["Method", "Detector"])
     return text
 

@@ -156,8 +156,10 @@ def audit(arrays: Mapping[str, np.ndarray], statistics: str = "mixed") -> pd.Dat
 
     average_precision: Eq. 4, images of one score one step. trapezoid: straight lines between the steps, as many libraries have
     it. lowest and highest: the average precision of the worst and the best order of images of one score. tied: images that
-    share their score with another one.
+    share their score with another one. ValueError without is_anomaly.
     """
+    if "is_anomaly" not in arrays:
+        raise ValueError(f"scores need is_anomaly beside them, which is not among {', '.join(arrays)}")
     rows = {}
     for key in arrays:
         name, at, end = key.partition("@")
@@ -278,7 +280,7 @@ def _trials(found: Measured, method: str, score: str) -> pd.Series:
 
 
 def contrasts(found: Measured) -> pd.DataFrame:
-    """The two families of contrasts that were named before any run was looked at, each corrected by Holm by itself.
+    """The two families of contrasts that are tested, fixed before this table was made, each corrected by Holm by itself.
 
     family "detectors": each score against MSP, for plain classification; "methods": each method against classification, for MSP
     and ODIN. Points: difference, its 95 % interval low to high over held-out classes and images_low to images_high over
