@@ -305,7 +305,7 @@ def test_one_set_of_images_has_one_digest_whatever_the_container(ilsvrc, tmp_pat
     for k, place in enumerate([*containers, ilsvrc]):
         assert datasets.load("imagenet_spider", tmp_path / f"data{k}", 16, ilsvrc=str(place)).digests == before, place
     (ilsvrc / "train" / wnid / "2.JPEG").symlink_to("gone")
-    with pytest.raises(DataError, match=r"holds 1 besides files and folders, first of all 2\.JPEG"):
+    with pytest.raises(DataError, match=r"holds 1 entry besides files and folders, the first is 2\.JPEG"):
         datasets.load("imagenet_spider", tmp_path / "last", side=16)
 
 

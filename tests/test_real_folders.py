@@ -102,7 +102,7 @@ STRANGE = {
 def test_what_is_neither_image_nor_folder_is_counted_and_named(tmp_path, say, what):
     root = ants(tmp_path / "own")
     STRANGE[what](root)
-    refused(prepare(say, root), "holds 1 besides", "b.png")
+    refused(prepare(say, root), "holds 1 entry besides", "b.png")
     assert not [*tmp_path.glob("data/*")]
 
 

@@ -138,8 +138,9 @@ def leftover(name: str) -> bool:
 
 def _refuse(folder: Path, strange: list[Path], wanted: str) -> None:
     if strange:
-        first, them = strange[0].relative_to(folder), "them" if len(strange) > 1 else "it"
-        raise DataError(f"{folder} holds {len(strange)} besides {wanted}, first of all {first}; take {them} out")
+        entries, them = ("entries", "them") if len(strange) > 1 else ("entry", "it")
+        first = strange[0].relative_to(folder)
+        raise DataError(f"{folder} holds {len(strange)} {entries} besides {wanted}, the first is {first}; take {them} out")
 
 
 def unlabelled(root: Path, shape: tuple[int, ...]) -> tuple[list[str], np.ndarray]:
@@ -180,7 +181,7 @@ def read(root: Path, side: int) -> Dataset:
     seen = Seen()
     pixels = decode_all(named, len(named), side, root.name, seen)
     if (bits := seen.used_bits(root.name)) < 16:
-        seen = Seen(bits)
+        seen, pixels = Seen(bits), None  # two of them may not fit
         pixels = decode_all(named, len(named), side, root.name, seen)
     seen.warn(root.name)
     train, test = np.split(pixels, [len(parts[0])])
@@ -249,7 +250,8 @@ def rgb(file: Path | io.BytesIO, name: str = "", seen: Seen | None = None, side:
             if image.format in ("JPEG", "MPO"):
                 most = min(width, height) // side
                 step = next((step for step in (8, 4, 2) if step <= most and width * height > LARGE * (step // 2) ** 2), 1)
-                image.draft(None, (width // step, height // step))
+                if step > 1:
+                    image.draft(None, (width // step, height // step))
             in_memory = width * height if image.info.get("progressive") else image.width * image.height
             with _one_large if in_memory > LARGE else nullcontext():
                 deep = bool(re.search(";16[BLN]", str(image.tile)))
