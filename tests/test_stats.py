@@ -505,14 +505,13 @@ def test_no_more_than_six_curves_are_drawn_in_a_panel_unless_asked(runs, found):
     experiment, records = runs[0]
     one = experiment.model_copy(update={"hold_out": ("7",)})
     of_one = [r for r in records if r.hold_out == "7"]
-    for most, scores in ((6, 3), (4, 2), (100, 4)):
-        (axis,) = plots.precision_recall(one, of_one, most_curves=most).axes
-        assert len([label for label in axis.get_legend_handles_labels()[1] if "skew" not in label]) == 2 * scores
-        title = axis.figure.get_suptitle()
-        assert (f"first {scores} of 4 scores" in title) == (scores < 4)
-    assert len(plots.precision_recall(one, of_one).axes[0].get_legend_handles_labels()[1]) == 7
+    for most, scores in ((plots.CURVES, 3), (4, 2), (100, 4)):
+        (axis,) = (figure := plots.precision_recall(one, of_one, curves=most)).axes
+        assert len(axis.lines) - 1 == 2 * scores == len(figure.legends[0].texts) - 1  # and chance
+        assert (f"first {scores} of 4 scores" in figure.get_suptitle()) == (scores < 4)
+    assert plots.CURVES == 6 and len(plots.precision_recall(one, of_one).axes[0].lines) == 7
     curves, board = stats.by_prevalence(found), stats.leaderboard(found)
-    figure = plots.prevalence(curves, board, most_curves=3)
+    figure = plots.prevalence(curves, board, curves=3)
     best = next(s for m, s in board.index if m == "classification" and s not in ("msp", "odin"))
     for axis, method in zip(figure.axes, ("classification", "rotation"), strict=True):
         assert axis.get_legend_handles_labels()[1] == ["MSP", "ODIN", show.label(best)]
