@@ -458,9 +458,9 @@ def test_functions_of_one_name_are_as_many_columns_with_their_modules(namesakes)
 
 def test_functions_of_one_name_are_as_many_lines_of_a_figure_and_of_the_inspector(namesakes):
     records = store.finished(namesakes)
-    axis = plots.precision_recall(namesakes, records).axes[0]
-    labels = [text.get_text().rpartition(":")[0] for text in axis.get_legend().get_texts()]
-    assert len(set(labels)) == 3 * 5 + 1 and "task (name_b) energy (name_a)" in labels
+    figure = plots.precision_recall(namesakes, records, curves=100)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert len(set(labels)) == 3 * 5 + 1 and "task (name_b), energy (name_a)" in labels
     shown = Results(records)
     assert {"task (name_a)", "task (name_b)"} < {method for _, method, _ in shown.runs}
     assert {"energy (name_a)", "energy (name_b)", "MSP", "MSP (name_a)", "Energy"} == set(shown.scores)

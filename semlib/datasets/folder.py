@@ -151,7 +151,7 @@ def unlabelled(root: Path, shape: tuple[int, ...]) -> tuple[list[str], np.ndarra
     channels, height, width = shape
     if channels not in (1, 3) or height != width:
         raise DataError(f"{root}: images can be made squares of 1 or 3 channels, not {channels} of {width}x{height} pixels")
-    if not (found := images(root)):
+    if not (found := images(root) if root.is_dir() else []):
         raise DataError(f"{root} holds no image; name a folder of images in any format that Pillow reads")
     pixels = decode_all(((str(path), path) for path in found), len(found), height, root.name)
     if channels == 1:

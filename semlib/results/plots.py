@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +53,13 @@ def steps(is_anomaly: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.nd
     return levels, precision[::-1][first]
 
 
-def precision_recall(experiment: Experiment, records: Sequence[Record], columns: int = 5, most_curves: int = CURVES) -> Figure:
+def precision_recall(experiment: Experiment, records: Sequence[Record], columns: int = 5, curves: int = CURVES) -> Figure:
     """A panel for each held-out class, of many for those whose methods differ most: the mean curve over trials, with a band of
     one standard deviation, for each method and score; in its corner the average precisions in percent. Of more scores than
-    most_curves allow, the first are drawn.
+    so many curves allow, the first are drawn.
     """
     wanted = plan.scoring(experiment)
-    drawn = max(1, most_curves // len(experiment.methods))
+    drawn = max(1, curves // len(experiment.methods))
     fewer = f", the first {drawn} of {len(wanted)} scores" * (drawn < len(wanted))
     wanted = dict([*wanted.items()][:drawn])
     classes, every = _panels(experiment, records)
@@ -77,7 +77,7 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
     for axis, hold_out in zip(axes.flat, classes, strict=False):
         members = [record for record in records if record.hold_out == hold_out]
         texts = []
-        for method, (score, style) in product(experiment.methods, zip(wanted, STYLES, strict=False)):
+        for method, (score, style) in product(experiment.methods, zip(wanted, cycle(STYLES), strict=False)):
             look = {"color": colour[method], "linestyle": style}
             line, text = _curve(axis, [r for r in members if r.method == method], wanted[score], experiment.statistics, look)
             if line:
@@ -221,7 +221,7 @@ def forest(found: stats.Measured, table: pd.DataFrame, title: str, tested: pd.Da
     return figure
 
 
-def prevalence(table: pd.DataFrame, board: pd.DataFrame, most_curves: int = CURVES) -> Figure:
+def prevalence(table: pd.DataFrame, board: pd.DataFrame, curves: int = CURVES) -> Figure:
     """Average precision by the share of anomalies, as a multiple of that share, which chance would give; a panel a method.
 
     table: of `stats.by_prevalence`. MSP, ODIN and the highest others of the first method in `board`, of `stats.leaderboard`.
@@ -231,7 +231,7 @@ def prevalence(table: pd.DataFrame, board: pd.DataFrame, most_curves: int = CURV
         return _note("average precision by prevalence: not run")
     ranked = [score for method, score in board.index if method == methods[0]]
     scores = [s for s in PAPERS_SCORES if s in ranked] + [s for s in ranked if s not in PAPERS_SCORES]
-    scores = scores[:most_curves]
+    scores = scores[:curves]
     colour = colours(methods)
     size = (5.2 * len(methods), 4.4)
     figure, axes = plt.subplots(1, len(methods), figsize=size, dpi=DPI, squeeze=False, sharey=True, layout="constrained")

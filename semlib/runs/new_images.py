@@ -13,7 +13,6 @@ import torch
 from semlib import config, datasets
 from semlib.config import ConfigError, Machine, Scoring
 from semlib.datasets import ImageSet
-from semlib.files import one_line
 from semlib.runs import execute, machine, plan, scoring, store
 from semlib.runs.plan import Run
 from semlib.runs.store import Record
@@ -107,10 +106,10 @@ def _arrays(
     split = datasets.hold_out(data, run.hold_out, run.experiment.train_per_class, run.trial)
     split = replace(split, test=new, is_anomaly=np.zeros(len(images), bool))
     functions, values = scoring.functions(dict(wanted)), {name: {} for name in wanted}
-    try:
-        return scoring.score(run, net, replace(data, test=new), split, values, functions, [run.experiment.statistics])
-    except (FloatingPointError, ValueError) as error:  # of a user's score too
-        raise ConfigError(f"{run.title}: {one_line(error)}") from error
+    arrays, failed = scoring.score(run, net, replace(data, test=new), split, values, functions, [run.experiment.statistics])
+    if failed:
+        raise ConfigError(f"{run.title}: {'; '.join(failed.values())}")
+    return arrays
 
 
 def _percentile(normal: np.ndarray, values: np.ndarray) -> np.ndarray:
