@@ -22,6 +22,7 @@ from helpers import FRAGILE, ROOT, contents, environment, semlib, semlib_path, t
 from semlib import config
 from semlib.__main__ import main
 from semlib.batch import gpus, grid, notebooks
+from semlib.files import file_name
 from semlib.runs import plan, store
 
 HOLD_OUTS = ["zero", "two", "three"]
@@ -196,7 +197,7 @@ def test_no_job_is_lost_to_another_ones_name():
     same = config.create({"dataset": "digits", "hold_out": "3"})
     parts = [same, same.model_copy(update={"epochs": 2}), same.model_copy(update={"hold_out": ("3-0",)})]
     assert len(set(grid.names(parts, "class"))) == 3
-    assert grid.names(parts[::2], "class") == ["digits-3", "digits-3-0"]
+    assert grid.names(parts[::2], "class") == ["digits-3", file_name("digits", "3-0")]
 
 
 @pytest.mark.parametrize(
