@@ -225,6 +225,8 @@ def _data(args: argparse.Namespace) -> int:
     if args.what == "check" and (why := datasets.unprepared(args.dataset, args.root, args.side)):
         raise ConfigError(f"{args.dataset} {why}; see: data prepare")
     data = datasets.load(args.dataset, args.root, args.side, ilsvrc=args.ilsvrc)
+    if args.what == "check":
+        datasets.check_parts(data)
     shape = "x".join(map(str, data.train.images.shape[1:]))
     print(f"{data.name}: {len(data.train)} training and {len(data.test)} test images of {shape}")
     print(f"digest {data.digests} (training images, test images)")

@@ -546,7 +546,7 @@ def cifar10(name):
         home = where / "cifar-10-batches-py"
         home.mkdir()
         for batch in [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]:
-            (home / batch).write_bytes(pickle.dumps({"data": pixels(10, 3072), "labels": list(range(10))}))
+            (home / batch).write_bytes(pickle.dumps({"data": pixels(2, 3072), "labels": [3, 4]}))
         (home / "batches.meta").write_bytes(pickle.dumps({"label_names": list(datasets.classes("cifar10", where))}))
         publish(patch, CIFAR10, home)
         patch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": md5(home / "batches.meta")})

@@ -420,7 +420,7 @@ def test_parts_that_lack_a_class_are_refused_before_training(tmp_path, say):
         with np.load(tmp_path / "data" / "tiny.npz") as file:
             keep = file[f"{part}_labels"] != 2
             spoil(tmp_path, **{f"{part}_{what}": file[f"{part}_{what}"][keep] for what in ("images", "labels")})
-        refused(say("data", "check", "tiny"), f"tiny.npz has no {word} image of two")
+        refused(say("data", "check", "tiny"), f"tiny has no {word} image of two")
         refused(say("run", "notebooks/holdout.ipynb", *few(tmp_path)), f"no {word} image of two")
         refused(say("grid", "params/demo/benchmark.yaml", *few(tmp_path)), f"no {word} image of two")
     assert not (tmp_path / "outputs").exists()

@@ -1,6 +1,6 @@
 """Data sets by name, as uint8 arrays, and the hold-out split. `load` reads, prepares or downloads; nothing here needs torch."""
 
-from semlib.datasets.arrays import DataError, Dataset, Digests, ImageSet, Split, hold_out, training_images
+from semlib.datasets.arrays import DataError, Dataset, Digests, ImageSet, Split, check_parts, hold_out, training_images
 from semlib.datasets.folder import unlabelled
 from semlib.datasets.loading import BUILT_IN, classes, data_root, digests, is_name, load, prepared, unprepared
 from semlib.datasets.ood import SOURCES as OOD
@@ -15,6 +15,7 @@ __all__ = [
     "ImageSet",
     "NotAvailable",
     "Split",
+    "check_parts",
     "classes",
     "data_root",
     "digests",

@@ -110,6 +110,13 @@ def training_images(data: Dataset, anomaly: str | None, train_per_class: int | N
     return np.sort(np.concatenate(list(members.values())))
 
 
+def check_parts(data: Dataset) -> None:
+    """DataError if a class has no training image or no test image: it would be scored as normal, or have no precision."""
+    for which, part in (("training", data.train), ("test", data.test)):
+        if absent := sorted({*range(len(data.classes))} - {*np.unique(part.labels).tolist()}):
+            raise DataError(f"{data.name} has no {which} image of {', '.join(data.classes[k] for k in absent)}")
+
+
 def hold_out(data: Dataset, anomaly: str | None, train_per_class: int | None = None, trial: int = 0) -> Split:
     """Train on all classes but `anomaly`, test on all; with None no class is held out (Table 2). DataError if unknown.
 

@@ -107,7 +107,11 @@ def check(experiment: Experiment) -> None:
 
 
 def check_data(experiment: Experiment, data: datasets.Dataset) -> None:
-    """ConfigError if the experiment can't be trained on images of this size and number, or its network doesn't take them."""
+    """ConfigError if the experiment can't be trained on images of this size and number, or its network doesn't take them.
+
+    DataError if a class has no images.
+    """
+    datasets.check_parts(data)
     height, width = data.train.images.shape[2:]
     per_class, where = experiment.train_per_class, plan.held_out(experiment)
     side, most = min(height, width), min(len(datasets.training_images(data, name, per_class)) for name in where)
