@@ -130,7 +130,7 @@ def _look_from_here(args: argparse.Namespace) -> None:
     files = args.file if args.command is _run else args.files
     for k, file in enumerate(files):
         files[k] = notebooks.existing(file)
-        print(f"file: {files[k]}", flush=True)
+        print(f"file: {one_line(files[k])}", flush=True)
 
 
 def _from_here(what: str, text: str | None, root: str | None = None) -> str | None:
@@ -142,7 +142,7 @@ def _from_here(what: str, text: str | None, root: str | None = None) -> str | No
         return text
     path = from_here(text, new=what == "data_root")
     if path != text or resolve(text).exists():
-        print(f"{what}: {resolve(path)}", flush=True)
+        print(f"{what}: {one_line(resolve(path))}", flush=True)
     return path
 
 

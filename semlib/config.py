@@ -56,7 +56,7 @@ def _number(value: Any) -> float:
 def _text(value: Any) -> Any:
     if isinstance(value, str) and re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", value):
         raise ValueError("should be one line without control characters")
-    if isinstance(value, bool | float | date):  # YAML's no, 1.50 and 2024-01-01
+    if isinstance(value, bool | float | date | None):  # YAML's no, 1.50, 2024-01-01 and null
         raise ValueError("should be text: put it in quotes")
     return str(value) if isinstance(value, int) else value  # class 3 of the digits
 

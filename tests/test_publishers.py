@@ -232,6 +232,9 @@ def test_a_missing_class_is_named_and_a_missing_folder_says_what_to_do(ilsvrc, t
         file.unlink()
     with pytest.raises(DataError, match=r"no images of black widow \(val/n01774384\)$"):
         datasets.load("imagenet_spider", tmp_path / "data", side=16)
+    (ilsvrc / "val" / "ILSVRC2012_val_00000001.JPEG").write_bytes(photograph(1))  # unpacked and not sorted
+    with pytest.raises(DataError, match=r"black widow .*; those in val/ itself are of no known class, sort them into val/<syn"):
+        datasets.load("imagenet_spider", tmp_path / "data", side=16)
     monkeypatch.delenv("SEMLIB_ILSVRC")
     with pytest.raises(DataError, match=r"name it in \$SEMLIB_ILSVRC"):
         datasets.load("imagenet_spider", tmp_path / "data", side=16)

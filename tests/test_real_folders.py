@@ -271,7 +271,7 @@ def test_records_stay_in_runs_whatever_the_data_sets_path(tmp_path, dataset):
     assert place.parts[1:3] == ("cat", "rotation") and ".." not in place.parts
 
 
-@pytest.mark.parametrize("value", ["no", "yes", "1.5", "2024-01-01"])
+@pytest.mark.parametrize("value", ["no", "yes", "1.5", "2024-01-01", "null", "~"])
 def test_a_class_that_yaml_takes_for_something_else_is_to_be_quoted(tmp_path, say, value):
     tiny_data(tmp_path / "data")
     (tmp_path / "x.yaml").write_text(f"hold_out: {value}\n")

@@ -105,7 +105,9 @@ def prepare(name: str, side: int = SIDE, root: str | Path | None = None) -> Data
     parts = {part: members(name, part, where) for part in ("train", "val")}
     found = [(part, wnid, *files) for part, classes in parts.items() for wnid, files in classes.items()]
     if absent := [f"{synsets[wnid]} ({part}/{wnid})" for part, wnid, count, _ in found if not count]:
-        raise DataError(f"{where} has no images of {', '.join(absent)}")
+        flat = next((part for part in parts if next((where / part).glob("*.JPEG"), None)), None)
+        also = f"; those in {flat}/ itself are of no known class, sort them into {flat}/<synset>/" if flat else ""
+        raise DataError(f"{where} has no images of {', '.join(absent)}{also}")
     counts = np.array([count for *_, count, _ in found])
     stream = (named for *_, images in found for named in images)
     seen = Seen()

@@ -350,10 +350,10 @@ def read_arrays(path: Path, keys: tuple[str, ...], optional: bool = False) -> di
 
 
 def _again(path: Path) -> str:
-    """What to do about a damaged file: those that semlib makes it can make again."""
+    """What to do about a damaged file, if it is one that can be made again."""
     name = re.sub(r"-\d+px$", "", path.stem)
     made = name in BUILT_IN or path.stem.startswith(("folder-", "ood-"))
-    return "; delete it to prepare it again" if made else "; put a whole one in its place"
+    return "; delete it to prepare it again" if made else ""
 
 
 def write(path: Path, data: Dataset, **also: np.ndarray) -> None:
