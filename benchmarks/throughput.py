@@ -58,7 +58,7 @@ def main() -> None:
     if unknown := set(args.networks) - set(NETWORKS):
         parser.error(f"unknown: {', '.join(unknown)}; choose from {', '.join(NETWORKS)}")
     gpu = args.device.startswith("cuda")
-    args.workers = args.workers if args.workers is not None else len(os.sched_getaffinity(0)) if gpu else 1
+    args.workers = args.workers if args.workers is not None else machine.cores() if gpu else 1
     args.steps = args.steps or (100 if gpu else 20)
     if gpu:
         torch.cuda.set_device(torch.device(args.device).index or 0)

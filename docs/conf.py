@@ -12,6 +12,7 @@ PAGES = (
     "statistics",
     "own_images",
     "extending",
+    "own_code",
     "own_network",
     "external",
     "parameters",

@@ -247,3 +247,15 @@ def test_infinite_scores_are_ranked_in_the_record_and_in_figures(place):
     assert record.metrics["mine:s"] == metrics.average_precision(arrays["is_anomaly"], arrays["mine:s"])
     plots.precision_recall(experiment, [record]).canvas.draw()
     plots.ranked_images(record, runs.load(experiment), "mine:s").canvas.draw()
+
+
+def test_a_task_that_fails_in_training_lets_the_other_runs_finish(place):
+    write(
+        place,
+        "def loss(net, images):\n    if len(images) > 16:\n        raise LookupError('late')\n    return net(images).mean()",
+    )
+    experiment = tiny(place, methods=["mine:loss", "classification"], trials=2)
+    with pytest.raises(LookupError, match="late") as error:
+        runs.complete(experiment)
+    assert [record.method for record in store.finished(experiment)] == ["classification"] * 2
+    assert "mine:loss, trial 0" in error.value.__notes__[0] and "mine:loss, trial 1" in error.value.__notes__[0]

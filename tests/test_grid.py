@@ -23,6 +23,7 @@ from semlib import config
 from semlib.__main__ import main
 from semlib.batch import gpus, grid, notebooks
 from semlib.files import file_name
+from semlib.results import names
 from semlib.runs import plan, store
 
 HOLD_OUTS = ["zero", "two", "three"]
@@ -72,6 +73,22 @@ def test_a_failed_hold_out_keeps_its_traceback_and_alone_runs_again(tmp_path, mo
     added = {name.split("/")[0] for name in set(after) - set(before) if ".grid" not in name}
     assert added == {"runs", "holdout-tiny-two.ipynb", f"{table}.ipynb", f"{table}.csv", f"{table}.png"}
     assert "not run" not in second.stdout and (folder / f"{table}.csv").read_text().count("\n") == 5
+
+
+@pytest.mark.notebook
+def test_a_grid_prints_a_line_for_each_job_and_snakemakes_own_go_into_a_log(tmp_path):
+    command, places, experiment = prepare(tmp_path, methods=["classification", "rotation"], hold_out=["zero", "two"])
+    done = semlib(*command, **places)
+    assert done.returncode == 0 and "\r" not in done.stdout + done.stderr, done.stderr
+    first, *jobs = done.stdout.splitlines()[:4]
+    log = experiment.folder / ".grid" / "benchmark" / "snakemake.log"
+    assert first.startswith("2 jobs, ") and first.endswith(str(log)) and "4 of 4 steps" in log.read_text()
+    found = {(r.hold_out, r.method): 100 * r.metrics["msp@upright"] for r in store.finished(experiment)}
+    for name in ("zero", "two"):
+        means = [f"{found[name, m]:.2f} {names.label(m)}" for m in experiment.methods]
+        (said,) = [line for line in jobs if line.startswith(f"tiny, {name} held out: MSP {', '.join(means)}; ")]
+        assert said.endswith(" s")
+    assert jobs[2].endswith("benchmark-tiny-zero-two.ipynb") and "jobid" not in done.stdout + done.stderr
 
 
 @pytest.mark.notebook
@@ -138,11 +155,12 @@ from pathlib import Path
 
 
 def loss(net, images):
-    """Writes once a process which GPU it has, from when to when."""
+    """Writes once a process which GPU it has, from when to when; not where it is tried on a few images."""
     global begun
     begun = globals().get("begun") or time.time()
-    note = Path(__file__).with_name(f"seen-{os.getpid()}")
-    note.write_text(f"{os.environ.get('CUDA_VISIBLE_DEVICES')} {begun} {time.time()}")
+    if len(images) > 16:
+        note = Path(__file__).with_name(f"seen-{os.getpid()}")
+        note.write_text(f"{os.environ.get('CUDA_VISIBLE_DEVICES')} {begun} {time.time()}")
     return net(images, head="mine").square().mean()
 
 
@@ -254,7 +272,7 @@ def failing(tmp_path, monkeypatch):
 def test_a_grid_fails_if_snakemake_does(failing, tmp_path, capsys):
     assert main(failing[0]) == 3
     *_, first, second, last = capsys.readouterr().out.splitlines()
-    assert first.startswith("failed: digits-1: it was not run; see ") and second.startswith("failed: digits-4: it was not run")
+    assert first.startswith("failed: digits-1: it was not run: ") and second.startswith("failed: digits-4: it was not run")
     assert "the same command runs only what failed again" in last
     search = {"settings": [failing[0][1]], "auxiliary_weights": {"rotation": [2]}, "hold_out": "none", "profile": "made_up"}
     search |= {"methods": ["classification", "rotation"], "missing": "train", "outputs": str(tmp_path / "outputs")}
@@ -298,8 +316,8 @@ LOGS = {
         "ValueError: x (its traceback is in",
     ),
     "before the kernel": ("Traceback:\n  File\nImportError: no module\n\n", "ImportError: no module ("),
-    "killed": ("", "it ended without a word, as if it was killed ("),
-    "not run": (None, "it was not run; see "),
+    "killed": ("", "it ended without a word, as if killed ("),
+    "not run": (None, "it was not run: no such executor ("),
 }
 
 
@@ -307,6 +325,7 @@ LOGS = {
 def test_a_failed_jobs_cause_is_the_last_error_of_its_log(tmp_path, case):
     text, said = LOGS[case]
     log = tmp_path / "holdout" / "job.log"
+    (tmp_path / "snakemake.log").write_text("Using profile\nno such executor\n\n")
     if text is not None:
         log.parent.mkdir()
         log.write_text(text)

@@ -58,7 +58,7 @@ def test_a_grid_on_slurm_ends_complete_but_for_what_fails_on_purpose(cluster, tm
     finished = {(record.hold_out, record.method) for record in store.finished(experiment)}
     every = set(itertools.product(("zero", "one", "two", "three"), experiment.methods))
     assert every - finished == {("two", "fragile:loss")}, text
-    assert "failed: tiny-two; the tracebacks are in" in text
+    assert "failed: tiny-two: RuntimeError: broken on purpose (its traceback is in" in text
     cluster.wait(lambda: all(job.state in ("COMPLETED", "FAILED") for job in cluster.jobs()))
     states = {name: [job.state for job in of(f"tiny-{name}")] for name in ("zero", "one", "two", "three")}
     assert states["zero"] == ["FAILED", "COMPLETED"] and states["two"] == ["FAILED", "FAILED"], states

@@ -1,6 +1,7 @@
 """A GPU of its own for each of several processes on one machine."""
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Generator, Sequence
@@ -8,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+PATIENCE = 5.0  # seconds until it is said that all are taken
 
 
 def visible() -> list[str]:
@@ -31,8 +34,12 @@ def claim(devices: Sequence[str]) -> Generator[str, None, None]:
     folder.mkdir(exist_ok=True)
     locks = {device: FileLock(folder / f"{device}.lock") for device in devices}
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    begun, told = time.monotonic(), False
     while not (held := next((device for device, lock in locks.items() if _taken(lock)), None)):
         time.sleep(0.2)
+        if not told and time.monotonic() - begun > PATIENCE:
+            print(f"waiting for GPU {' or '.join(devices)}: other processes hold them", file=sys.stderr, flush=True)
+            told = True
     os.environ["CUDA_VISIBLE_DEVICES"] = held
     try:
         yield held

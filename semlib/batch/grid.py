@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +19,7 @@ from typing import IO, Any
 import psutil
 import yaml
 
-from semlib.batch import gpus, notebooks
+from semlib.batch import gpus, notebooks, progress
 from semlib.batch.notebooks import NO_CHECKOUT
 from semlib.config import ConfigError, Experiment
 from semlib.files import CHECKOUT, ROOT, file_name, one_line, save_atomically, short
@@ -145,7 +146,15 @@ def _run(found: Sequence[Table], args: argparse.Namespace) -> int:
                 how += ["--jobs", str(side_by_side)]
             if args.resource:
                 how += ["--default-resources", *_resources(args.on, args.resource)]
-            status = _wait(subprocess.Popen([*snakemake, *how], pass_fds=[lock.fileno()], env=environment))
+            own = where / "snakemake.log"
+            with own.open("wb") as said:
+                process = subprocess.Popen(
+                    [*snakemake, *how], pass_fds=[lock.fileno()], env=environment, stdout=said, stderr=subprocess.STDOUT
+                )
+                tables = {where / "table" / f"{t.out.stem}.done": t.out for t in found}
+                jobs = {where / "holdout" / f"{name}.done": part for name, part in mine.items()}
+                print(f"{len(jobs)} jobs, {side_by_side} side by side; what Snakemake says is in {short(own)}", flush=True)
+                status = _wait(process, jobs, tables)
     except BlockingIOError:
         print(f"error: this grid is running already ({short(where)})", file=sys.stderr)
         return 1
@@ -153,27 +162,31 @@ def _run(found: Sequence[Table], args: argparse.Namespace) -> int:
         show.print_all(t.experiments)
     folder = short(first.folder)
     print(f"the executed notebooks, with the precision-recall curves: {folder}/*.ipynb; the runs: {folder}/runs/")
-    jobs = {name: where / "holdout" / name for name in mine} | {short(t.out): where / "table" / t.out.stem for t in found}
-    failed = {name: job for name, job in jobs.items() if not job.with_name(f"{job.name}.done").exists()}
-    own = {name: job for name, job in failed.items() if name in mine} or failed  # a table waits for its jobs
-    for name, job in list(own.items())[:MOST_SHOWN] if status else ():
-        print(f"failed: {name}: {_cause(job.with_name(f'{job.name}.log'))}")
-    if status and own:
-        more = f"{len(own) - MOST_SHOWN} more failed; " * (len(own) > MOST_SHOWN)
+    if status:
+        failed = [done for done in jobs if not done.exists()] or [done for done in tables if not done.exists()]
+        for done in failed[:MOST_SHOWN]:
+            print(f"failed: {done.stem}: {_cause(done.with_suffix('.log'))}")
+        more = f"{len(failed) - MOST_SHOWN} more failed; " * (len(failed) > MOST_SHOWN)
         print(f"{more}the same command runs only what failed again; each job's log: {short(where)}/*/NAME.log")
     return status
 
 
 def _cause(log: Path) -> str:
     """Why a job failed: the last error in its log, or its last line, or that it did not run; and where to read on."""
-    try:
-        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    except OSError:
-        return f"it was not run; see {short(log.parents[1])}/.snakemake/log"
+    snakemake = log.parents[1] / "snakemake.log"
+    if not log.exists():
+        return f"it was not run: {one_line([*_lines(snakemake), 'Snakemake says nothing'][-1])} ({short(snakemake)})"
+    lines = _lines(log)
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    cause = (errors or lines or ["it ended without a word, as if it was killed"])[-1]
+    cause = (errors or lines or ["it ended without a word, as if killed"])[-1]
     notebook = next((line for line in reversed(lines) if line.endswith(".unfinished.ipynb")), "")
     return f"{one_line(cause)} ({notebook or short(log)})"
+
+
+def _lines(log: Path) -> list[str]:
+    with suppress(OSError):
+        return [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return []
 
 
 def _environment(where: Path) -> dict[str, str]:
@@ -189,8 +202,8 @@ def _environment(where: Path) -> dict[str, str]:
 
 def _write(
     found: Sequence[Table], where: Path, args: argparse.Namespace, threads: int, devices: Sequence[str] | None
-) -> list[str]:
-    """The files of Snakemake's run: its config, and a job's parameters each; the jobs' names.
+) -> dict[str, Experiment]:
+    """The files of Snakemake's run: its config, and a job's parameters each; the jobs by their names.
 
     What isn't finished, and the tables, run again whatever Snakemake remembers. Files of parameters may be edited
     meanwhile: the jobs and the tables read copies.
@@ -224,7 +237,7 @@ def _write(
         },
     }
     save_atomically(where / "config.json", lambda file: file.write(json.dumps(settings, indent=1).encode()))
-    return list(named)
+    return named
 
 
 def explicit(experiment: Experiment, cell: Iterable[str]) -> dict[str, Any]:
@@ -331,10 +344,10 @@ def _lock(file: IO) -> None:
             raise
 
 
-def _wait(snakemake: subprocess.Popen) -> int:
+def _wait(snakemake: subprocess.Popen, jobs: dict[Path, Experiment], tables: dict[Path, Path]) -> int:
     """Its exit status; on Ctrl-C or SIGTERM it and all its jobs end first."""
     try:
-        return snakemake.wait()
+        return progress.watch(snakemake, jobs, tables)
     except KeyboardInterrupt as stopped:
         below = psutil.Process(snakemake.pid).children(recursive=True)
         if stopped.args:  # by SIGTERM; Ctrl-C has reached all of them already

@@ -43,13 +43,14 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what some network f
 def complete(experiment: Experiment) -> list[Record]:
     """The records of all the experiment's runs; with missing: train, what isn't finished is trained first.
 
-    A run whose loss or score isn't finite doesn't keep the others from finishing; the error raised at the end lists such runs:
-    FloatingPointError, or ConfigError where a finished run can't be scored anew.
+    A run whose loss isn't finite, or one of whose scores fails, doesn't keep the others from finishing; the error raised at the
+    end lists such runs: FloatingPointError, or ConfigError where a finished run can't be scored anew. What a user's task raises
+    is raised at the end as it is.
     """
     check(experiment)
     if experiment.missing == "skip":
         return store.finished(experiment)
-    missing, failed, unusable = store.missing(experiment), [], []
+    missing, failed, unusable, raised = store.missing(experiment), [], [], None
     if missing:
         data = load(experiment)
         check_data(experiment, data)
@@ -70,7 +71,14 @@ def complete(experiment: Experiment) -> list[Record]:
             failed.append(f"{run.title}: {error}")
         except ConfigError as error:
             unusable.append(str(error))
+        except Exception as error:
+            if ":" not in run.method:
+                raise
+            raised = raised or error
     _clear_progress()
+    if raised:
+        raised.add_note("; ".join([run.title for run in store.missing(experiment)]) + ": not finished")
+        raise raised
     if failed:
         raise FloatingPointError("; ".join([*failed, *unusable]))
     if unusable:
@@ -164,7 +172,8 @@ def _try(run: Run, data: datasets.Dataset, scores: list[str]) -> None:
 def _try_task(run: Run, net: torch.nn.Module, images: torch.Tensor) -> None:
     """ValueError unless the user's task gives a loss with a gradient; what it raises itself passes."""
     task = user_code.function(run.method)
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=machine.precision(run.experiment) == "bfloat16"):
+    bfloat16 = machine.precision(run.experiment) == "bfloat16"
+    with torch.enable_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
         loss = task(net.train(), images[: max(1, run.experiment.batch_size // getattr(task, "share", 1))])
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.requires_grad:
         what = f"a tensor {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else f"a {type(loss).__name__}"
