@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import parameters, scores, tiny, tiny_data
+from helpers import OWN_NETWORK, parameters, scores, tiny, tiny_data
 from sklearn.metrics import average_precision_score
 
 from semlib import metrics, runs
@@ -259,3 +259,17 @@ def test_a_task_that_fails_in_training_lets_the_other_runs_finish(place):
         runs.complete(experiment)
     assert [record.method for record in store.finished(experiment)] == ["classification"] * 2
     assert "mine:loss, trial 0" in error.value.__notes__[0] and "mine:loss, trial 1" in error.value.__notes__[0]
+
+
+def test_a_network_that_draws_its_weights_from_numpy_follows_the_trial(place):
+    source = OWN_NETWORK.replace("def small(", "def undrawn(")
+    lines = ["    net = undrawn(classes, image_shape, heads, mean, std)"]
+    lines += ["    torch.nn.init.constant_(net.heads['classification'].bias[:1], float(np.random.rand()))", "    return net"]
+    write(place, source, "def small(classes, image_shape, heads, mean, std):", *lines)
+    values = []
+    for seed, (profile, trial) in enumerate((("a", 0), ("b", 0), ("c", 1))):
+        np.random.seed(seed)
+        how = {"architecture": "mine:small", "methods": "classification", "profile": profile, "first_trial": trial}
+        runs.complete(tiny(place, **how))
+        values.append(next(iter(scores(tiny(place, **how)).values())))
+    assert values[0] == values[1] != values[2]

@@ -77,8 +77,10 @@ def test_a_failed_hold_out_keeps_its_traceback_and_alone_runs_again(tmp_path, mo
 
 @pytest.mark.notebook
 def test_a_grid_prints_a_line_for_each_job_and_snakemakes_own_go_into_a_log(tmp_path):
-    command, places, experiment = prepare(tmp_path, methods=["classification", "rotation"], hold_out=["zero", "two"])
-    done = semlib(*command, **places)
+    """Also without a home folder, and with braces in the outputs' path."""
+    how = {"methods": ["classification", "rotation"], "hold_out": ["zero", "two"], "outputs": str(tmp_path / "{profile} {}")}
+    command, places, experiment = prepare(tmp_path, **how)
+    done = semlib(*command, **places, HOME="/proc/no home")
     assert done.returncode == 0 and "\r" not in done.stdout + done.stderr, done.stderr
     first, *jobs = done.stdout.splitlines()[:4]
     log = experiment.folder / ".grid" / "benchmark" / "snakemake.log"

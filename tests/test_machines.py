@@ -12,6 +12,7 @@ import pytest
 import throughput
 import torch
 from helpers import ROOT, environment, parameters, semlib, tiny, tiny_benchmark, tiny_data
+from nbclient import NotebookClient
 
 from semlib.__main__ import main
 from semlib.batch import notebooks
@@ -56,6 +57,15 @@ def test_a_machines_own_settings_change_no_number_and_no_figure(tmp_path):
     assert one.address == other.address and one.scores_sha256 == other.scores_sha256
     (usual,) = (tmp_path / "outputs").rglob("*.ipynb")
     assert pictures(out) == pictures(usual) and pictures(out)
+
+
+@pytest.mark.notebook
+def test_plain_papermill_or_lab_shows_figures_too(monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    code = "from semlib.results import plots\nplots._note('a figure');"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
+    assert ["image/png" in output.data for output in notebook.cells[0].outputs] == [True]
 
 
 def pictures(notebook):

@@ -115,13 +115,13 @@ def execute(notebook: Path, out: Path, parameters: dict[str, Any], timeout: int 
     from traitlets.config import Config
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # no warning of parameters that the cell leaves at their default
-
+    paths = [literal(short(path)) for path in (notebook, out)]  # of this folder, before it is the root
     with _kernels(threads) as folder:
         # ipc: kernels side by side can't take each other's ports
         kernel = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
         how: dict[str, Any] = {"progress_bar": False, "log_output": True, "execution_timeout": timeout, "config": kernel}
         how |= {"kernel_name": "python3", "start_timeout": SLOW_START}
-        return papermill.execute_notebook(literal(short(notebook)), literal(short(out)), parameters, **how)
+        return papermill.execute_notebook(*paths, parameters, **how)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Figures from records: precision-recall curves, learning curves, images ranked by score. Each returns a matplotlib Figure."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import cycle, product
@@ -24,6 +25,11 @@ from semlib.runs import plan
 from semlib.runs.store import Record
 
 plt.style.use("default")  # not what a machine's matplotlibrc says: TeX that isn't there, its own sizes
+if "ipykernel" in sys.modules and plt.get_backend().lower() == "agg":  # $MPLBACKEND says so: a notebook would have no figure
+    from IPython import get_ipython
+
+    if shell := get_ipython():
+        shell.run_line_magic("matplotlib", "inline")
 DPI = 110
 SHARE = "semlib: share of runs finished"  # in a figure's file
 NAME = {"parse_math": False}  # of texts with names in them: a class may be called a$b$
