@@ -121,7 +121,7 @@ def test_bfloat16_is_said_to_be_emulated_where_it_is(tmp_path, monkeypatch, no_b
     monkeypatch.setenv("SEMLIB_DATA", str(tiny_data(tmp_path / "data")))
     monkeypatch.setattr(notebooks, "execute", lambda *args: (_ for _ in ()).throw(RuntimeError("not executed here")))
     experiment = tiny(tmp_path, hold_out="one")
-    with pytest.warns(UserWarning, match="precision: bfloat16 is emulated on this processor, and slower"):
+    with pytest.warns(UserWarning, match="precision: bfloat16 is emulated on this processor or GPU, and slower"):
         main(["run", HOLDOUT, *words(experiment), *parameters(precision="bfloat16", device="cpu")])
     for precision in ("float32", "auto"):
         with warnings.catch_warnings():

@@ -93,7 +93,7 @@ def executed(notebook: Path, experiment: Experiment) -> Path:
 
 
 def replaces(out: Path, parameters: dict[str, Any]) -> str | None:
-    """That an executed notebook of other parameters stands where this one's will, as a sentence."""
+    """A sentence if an executed notebook with other parameters lies where this one will."""
     try:
         before = json.loads(out.read_text())["metadata"]["papermill"]["parameters"]
         now = json.loads(json.dumps(parameters))
@@ -101,7 +101,8 @@ def replaces(out: Path, parameters: dict[str, Any]) -> str | None:
         return None
     names = [name for name in {**before, **now} if before.get(name) != now.get(name) and name not in Machine.model_fields]
     changes = (f"{name} {before.get(name, 'as by default')}, now {now.get(name, 'as by default')}" for name in names)
-    return f"{short(out)} of before is replaced, with its tables; its runs stay: {'; '.join(changes)}" if names else None
+    said = f"replacing {short(out)} and its tables, made with other parameters (its runs stay): {'; '.join(changes)}"
+    return said if names else None
 
 
 def literal(path: str | Path) -> str:

@@ -35,7 +35,7 @@ from semlib.runs.scoring import MSP
 from semlib.runs.store import Record
 
 CHECKPOINT = "checkpoint.pt"
-EMULATED = "precision: bfloat16 is emulated on this processor, and slower than float32 many times over"
+EMULATED = "precision: bfloat16 is emulated on this processor or GPU, and slower than float32"
 PATIENCE = 5.0  # seconds until it is said who holds a run
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what some network file systems answer
 
@@ -77,7 +77,7 @@ def complete(experiment: Experiment) -> list[Record]:
             raised = raised or error
     _clear_progress()
     if raised:
-        raised.add_note("; ".join([run.title for run in store.missing(experiment)]) + ": not finished")
+        raised.add_note(f"not finished: {'; '.join(run.title for run in store.missing(experiment))}")
         raise raised
     if failed:
         raise FloatingPointError("; ".join([*failed, *unusable]))
