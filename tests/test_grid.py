@@ -328,7 +328,6 @@ def test_a_failed_jobs_cause_is_the_last_error_of_its_log(tmp_path, case):
     text, said = LOGS[case]
     log = tmp_path / "holdout" / "job.log"
     (tmp_path / "snakemake.log").write_text("Using profile\nno such executor\n\n")
-    (tmp_path / "snakemake.log").write_text("Using profile\nno such executor\n\n")
     if text is not None:
         log.parent.mkdir()
         log.write_text(text)

@@ -175,7 +175,7 @@ def _cause(log: Path) -> str:
     """Why a job failed: the last error in its log, or its last line, or that it did not run; and where to read on."""
     snakemake = log.parents[1] / "snakemake.log"
     if not log.exists():
-        return f"it was not run: {one_line([*_lines(snakemake), 'Snakemake says nothing'][-1])} ({short(snakemake)})"
+        return f"it was not run: {one_line(['Snakemake says nothing', *_lines(snakemake)][-1])} ({short(snakemake)})"
     lines = _lines(log)
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     cause = (errors or lines or ["it ended without a word, as if killed"])[-1]
