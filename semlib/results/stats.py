@@ -192,16 +192,20 @@ class Measured(NamedTuple):
     paper: dict[str, float]  # the paper's means of <method>_<score>, where it has these data sets and classes
 
 
+def check(experiments: Sequence[Experiment]) -> None:
+    """ConfigError if a data set comes twice, of which detectors could not be pooled: to call before anything is trained."""
+    names = [experiment.dataset_name for experiment in experiments]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise config.ConfigError(f"labels: detectors are compared once on a data set; {twice[0]} has {len(twice)}, name one")
+
+
 def measured(runs: Sequence[tuple[Experiment, Sequence[Record]]], resamples: int = 200, seed: int = 0) -> Measured:
     """Rank the test images of every run by every score, with each experiment's batch-norm statistics.
 
     Held-out classes of several data sets are pooled; one that lacks a method or score is left out. The bootstrap draws the
-    images of each class apart, the same for all methods, trials, scores and held-out classes. ConfigError if an experiment's
-    data set comes twice.
+    images of each class apart, the same for all methods, trials, scores and held-out classes. ConfigError as by `check`.
     """
-    names = [experiment.dataset_name for experiment, _ in runs]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise config.ConfigError(f"labels: detectors are compared once on a data set; {twice[0]} has {len(twice)}, name one")
+    check([experiment for experiment, _ in runs])
     rankings = {key: ranking for experiment, records in runs for key, ranking in _rankings(experiment, records).items()}
     classes = _by_class({key: 100 * ranking.average_precision() for key, ranking in rankings.items()})
     counts, drawn = {}, {}
