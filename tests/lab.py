@@ -18,9 +18,10 @@ from helpers import ROOT, environment
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-sync", "--disable-background-networking"]
 QUIET += ["--disable-component-update"]  # nothing asks for the internet; --no-sandbox: it must work as root
-OPEN = """async path => {
+OPEN = """async ([path, theme]) => {
     const app = window.jupyterapp;
     await app.restored;
+    await app.commands.execute('apputils:change-theme', {theme});
     const panel = await app.commands.execute('docmanager:open', {path});
     await panel.context.ready;
     await panel.sessionContext.ready;
@@ -93,11 +94,11 @@ def copy(notebook: str, target: Path, **parameters: object) -> None:
     target.write_text(json.dumps(text))
 
 
-def execute(page, address: str, notebook: str) -> None:
+def execute(page, address: str, notebook: str, dark: bool = False) -> None:
     """Open the notebook, and run all its cells once its context, its session and its kernel are ready."""
     page.goto(address)
     page.wait_for_function("() => window.jupyterapp", timeout=120_000)
-    page.evaluate(OPEN, notebook)
+    page.evaluate(OPEN, [notebook, "JupyterLab Dark" if dark else "JupyterLab Light"])
 
 
 def picture(path: str) -> None:
@@ -105,7 +106,8 @@ def picture(path: str) -> None:
     with tempfile.TemporaryDirectory() as folder, server(Path(folder)) as address, browser(height=1500) as page:
         copy("inspect_pr_curves.ipynb", Path(folder) / "inspect_pr_curves.ipynb")
         execute(page, address, "inspect_pr_curves.ipynb")
-        page.get_by_text("Sort by").wait_for(timeout=120_000)
+        page.locator(".semlib .scatterlayer .point").first.wait_for(timeout=120_000)
+        page.wait_for_timeout(2000)  # it is fitted to the page
         page.locator(".jp-OutputArea-output:has(.semlib)").first.screenshot(path=path)
 
 

@@ -47,15 +47,16 @@ def address(folder, experiment):
 
 @pytest.fixture(params=SIZES)
 def page(request, address, tmp_path):
-    """The notebook with all its cells run; afterwards no error may have happened on the page."""
-    errors = []
+    """The notebook with all its cells run; afterwards nothing may have failed on the page or been asked of the net."""
+    errors, elsewhere = [], []
     with lab.browser(*SIZES[request.param]) as page:
         page.on("pageerror", lambda error: errors.append(str(error)))
-        lab.execute(page, address, NOTEBOOK)
-        page.get_by_label("Sort by").wait_for(timeout=120_000)
+        page.on("request", lambda asked: elsewhere.append(asked.url) if "//127.0.0.1" not in asked.url.split("?")[0] else None)
+        lab.execute(page, address, NOTEBOOK, dark=request.param == "desktop")
+        until(page, 10, TITLES)
         page.keep = lambda name: keep(page, f"{request.param}-{name}", tmp_path)
         yield page
-    assert errors == []
+    assert errors == [] and [url for url in elsewhere if not url.startswith(("data:", "blob:"))] == []
 
 
 def keep(page, name: str, tmp_path: Path) -> None:
@@ -64,46 +65,93 @@ def keep(page, name: str, tmp_path: Path) -> None:
     page.screenshot(path=folder / f"{name}.png")
 
 
-def shown(page) -> list[str]:
-    """The held-out classes that have a panel."""
-    return page.locator(".semlib .panels h4").all_inner_texts()
-
-
-def dots(page) -> list[tuple[str, str]]:
-    found = page.locator(".semlib circle.at").all()
-    return [(dot.get_attribute("cx"), dot.get_attribute("cy")) for dot in found]
-
-
-def flagged(experiment, share: float) -> float:
-    """Test images at or above the score that flags this share: mean over rotation's trials and the classes 3 and 8."""
-    counts = []
-    for run in plan.planned(experiment):
-        if run.hold_out in ("3", "8") and run.method == "rotation":
-            scores = store.find(run).scores()["msp"]
-            counts.append((scores >= np.sort(scores)[-round(share * len(scores))]).sum())
-    return np.mean(counts)
+TITLES = ".semlib .js-plotly-plot:has(.scatterlayer) .annotation"  # a panel's, each
+MARKS = ".semlib .scatterlayer .point"  # where the threshold is on a trial's curve
+PLACE = """([panel, k]) => {  // the middle of the page, and the k-th point of the first trial's curve in that panel
+    const plot = document.querySelector(".semlib .js-plotly-plot");
+    plot.scrollIntoView({block: "center"});
+    const [x, y] = [plot._fullLayout["xaxis" + panel], plot._fullLayout["yaxis" + panel]];
+    const trace = plot._fullData.find(trace => trace.opacity < 1 && trace.xaxis === "x" + panel);
+    const box = plot.getBoundingClientRect();
+    const data = [trace.x[k], trace.y[k], ...trace.customdata[k]];
+    return [box.left + x._offset + x.l2p(trace.x[k]), box.top + y._offset + y.l2p(trace.y[k]), data];
+}"""
 
 
 def until(page, count: int, what: str) -> None:
     """Wait until so many of these are on the page."""
-    page.wait_for_function("([what, count]) => document.querySelectorAll(what).length === count", arg=[what, count])
+    page.wait_for_function(
+        "([what, count]) => document.querySelectorAll(what).length === count", arg=[what, count], timeout=60_000
+    )
 
 
-def test_changing_class_method_and_threshold_changes_the_page(page, experiment):
+def choose(page, label: str, *values: str) -> None:
+    page.get_by_label(label, exact=True).select_option(list(values))
+
+
+def share(page) -> float:
+    return float(page.get_by_label("flag the top %").input_value())
+
+
+def changed(page, before: float) -> float:
+    """The share that is flagged, once it is another."""
+    there = "([before]) => Math.abs(document.querySelector('.semlib input[type=number]').value - before) > 1e-9"
+    page.wait_for_function(there, arg=[before], timeout=60_000)
+    return share(page)
+
+
+def arrays(experiment, hold_out: str, method: str, trial: int) -> dict:
+    runs = plan.planned(experiment)
+    (run,) = [run for run in runs if (run.hold_out, run.method, run.trial) == (hold_out, method, trial)]
+    return store.find(run).scores()
+
+
+def test_a_point_says_what_its_threshold_does_and_a_click_puts_the_threshold_there(page, experiment):
+    """In the fourth panel, of class 3; the numbers and the histogram below follow."""
     page.keep("opened")
-    assert shown(page) == [str(k) for k in range(10)] and len(dots(page)) == 10 * 2 * 3
-    for name in "01245679":
-        page.get_by_label(f"Held-out classes: {name}").uncheck()
-    until(page, 2, ".semlib .panels h4")
-    assert shown(page) == ["3", "8"]
-    page.get_by_label("Methods: Classification-only").focus()
-    page.keyboard.press("Space")  # by keyboard
-    until(page, 2 * 3, ".semlib circle.at")
-    page.get_by_label("Scores: ODIN").check()
-    until(page, 2 * 2 * 3, ".semlib circle.at")
-    page.keep("two classes")
+    until(page, 10 * 2 * 3, MARKS)
+    page.wait_for_timeout(500)  # Lab scrolls to the cell that was run
+    for _ in range(20):
+        x, y, (recall, precision, threshold, flagged, missed, trial) = page.evaluate(PLACE, [4, 20])
+        page.mouse.move(x - 30, y)
+        page.mouse.move(x, y)
+        page.wait_for_timeout(500)
+        if said := page.locator(".semlib .hoverlayer .hovertext").all_text_contents():
+            break
+    numbers = arrays(experiment, "3", "classification", trial)
+    above = numbers["msp"] >= threshold
+    assert (above.sum(), (numbers["is_anomaly"] & ~above).sum()) == (flagged, missed)
+    assert f"3, trial {trial}Classification-only, MSPrecall {recall:.3f}, precision {precision:.3f}" in said[0]
+    assert f"threshold {threshold:.6g}flagged {flagged}, missed {missed}".replace("-", "\u2212") in said[0].replace(
+        "-", "\u2212"
+    )
+    page.keep("hover")
+    before = share(page)
+    page.mouse.down()
+    page.mouse.up()
+    assert changed(page, before) == pytest.approx(100 * flagged / 600, abs=1e-3)
+    page.get_by_role("button", name="Histograms").click()
+    until(page, 2, ".semlib .shapelayer path")
+    lines = page.evaluate("() => document.querySelectorAll('.semlib .js-plotly-plot')[1].layout.shapes.map(shape => shape.x0)")
+    assert lines[0] == threshold and page.get_by_label("Held out", exact=True).input_value() == "3"
+    page.keep("histograms")
+    before, place = share(page), page.locator(".semlib .shapelayer path").first.bounding_box()
+    page.mouse.move(place["x"] + place["width"] / 2, place["y"] + 50)
+    page.mouse.down()
+    page.mouse.move(place["x"] - 60, place["y"] + 50, steps=5)  # to lower scores: more is flagged
+    page.mouse.up()
+    assert changed(page, before) > before
 
-    before, said = dots(page), page.get_by_role("status").first.inner_text()
+
+def test_whatever_the_mouse_does_the_keyboard_does_too(page, experiment):
+    choose(page, "Held-out classes", "3", "8")
+    until(page, 2, TITLES)
+    page.get_by_label("Methods", exact=True).focus()
+    page.keyboard.press("End")  # the last method alone
+    until(page, 2 * 3, MARKS)
+    choose(page, "Scores", "MSP", "ODIN")
+    until(page, 2 * 2 * 3, MARKS)
+    page.keep("two classes")
     page.get_by_role("slider").focus()
     for _ in range(20):
         page.keyboard.press("ArrowRight")
@@ -111,36 +159,51 @@ def test_changing_class_method_and_threshold_changes_the_page(page, experiment):
     page.get_by_label("flag the top %").fill("55")
     page.get_by_label("flag the top %").press("Enter")
     page.get_by_text("Flagging the most anomalous 55 %").first.wait_for()
-    assert f"{flagged(experiment, 0.55):.0f} flagged" in page.get_by_role("status").first.inner_text() != said
-    assert all(float(after[0]) > float(old[0]) for after, old in zip(dots(page), before, strict=True))  # recall has grown
-    page.keep("threshold")
+    counts = []
+    for scores in (arrays(experiment, name, "rotation", trial)["msp"] for name in "38" for trial in range(3)):
+        counts.append((scores >= np.sort(scores)[-round(0.55 * len(scores))]).sum())
+    assert f"{np.mean(counts):.6g}" in page.get_by_role("status").first.inner_text()
+    assert page.get_by_role("figure", name="Precision-recall curves").count() == 1
 
 
-def test_every_tab_and_profile_is_shown(page):
-    page.get_by_label("Sort by").select_option("MSP Rotation-augmented")
-    table = page.locator(".semlib .summed tbody tr")
-    page.wait_for_function("() => document.querySelector('.semlib .summed tbody th').innerText !== '0'")
-    values = [float(text.split()[0]) for text in table.locator("td:nth-of-type(2)").all_inner_texts()[:-1]]
-    assert values == sorted(values, reverse=True) and len(values) == 10
-    page.get_by_role("tab", name="At the threshold").click()
-    until(page, 10 * 2, ".semlib .wide:not(.summed) tbody tr")
-    page.keep("numbers")
-    page.get_by_role("tab", name="Images").click()
-    page.locator(".semlib figure img").first.wait_for()
-    assert page.locator(".semlib figure img").evaluate_all("all => all.every(image => image.naturalWidth === 8)")
-    page.get_by_label("Held out", exact=True).select_option("7")
-    page.locator('.semlib figure img[alt*=": 7, predicted"]').first.wait_for()
+def test_every_view_is_shown_and_fits(page):
+    choose(page, "Sort by", "MSP Rotation-augmented mean")
+    page.wait_for_function("() => document.querySelectorAll('.semlib tbody th.level0').length > 11")
+    page.get_by_role("button", name="At the threshold").click()
+    until(page, 10 * 2 + 2, ".semlib tbody tr")
+    page.get_by_role("button", name="Images").click()
+    page.locator(".semlib td img").first.wait_for()
+    assert page.locator(".semlib td img").evaluate_all("all => all.every(image => image.naturalWidth === 8)")
+    choose(page, "Held out", "7")
+    page.locator('.semlib td img[alt*=": 7, predicted"]').first.wait_for()
     page.keep("images")
-    page.get_by_role("tab", name="Taken for").click()
-    until(page, 10, ".semlib .charts section")
-    page.keep("taken for")
-    page.get_by_label("Profile").select_option("other")
-    until(page, 2, ".semlib .panels h4")
-    assert shown(page) == ["cat", "dog"] and "53.12 ± 0.92" in page.locator(".semlib .panels").inner_text()
+    page.get_by_role("button", name="Confusions").click()
+    until(page, 2, ".semlib .heatmaplayer .hm")
+    page.wait_for_timeout(1000)
+    page.keep("confusions")
+    widths = page.locator(".semlib .js-plotly-plot").evaluate_all("all => all.map(p => [p._fullLayout.width, p.clientWidth])")
+    assert len(widths) == 3 and all(drawn == there > 0.6 * page.viewport_size["width"] for drawn, there in widths)
+    page.get_by_role("button", name="Runs").click()
+    page.get_by_text("What has run").wait_for()
+
+
+def test_pictures_and_selections_are_saved(page, folder, tmp_path):
+    for ending, head in (("png", b"\x89PNG"), ("svg", b"<svg")):
+        choose(page, "the figures' own button saves", ending)
+        page.wait_for_timeout(1500)
+        with page.expect_download() as saved:
+            page.get_by_role("figure").first.hover()
+            page.locator(".semlib .modebar-btn[data-title^=Download]").first.click()
+        saved.value.save_as(tmp_path / "picture")
+        assert (tmp_path / "picture").read_bytes().startswith(head)
+    choose(page, "Table", "other: cifar10")
+    until(page, 2, TITLES)
     page.keep("other profile")
     page.get_by_label("Save as").fill("kept")
-    page.get_by_role("button", name="selection (CSV)").click()
-    page.get_by_text("other/kept.csv").wait_for()
+    for button, ending, head in (("figure (PDF)", "pdf", b"%PDF"), ("selection (CSV)", "csv", b"hold_out,")):
+        page.get_by_role("button", name=button).click()
+        page.get_by_text(f"other/kept.{ending}").wait_for()
+        assert (folder / "outputs" / "other" / f"kept.{ending}").read_bytes().startswith(head)
 
 
 def test_with_nothing_to_show_it_says_what_to_run(address, tmp_path):

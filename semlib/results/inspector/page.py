@@ -1,64 +1,57 @@
-"""What the inspector shows, as HTML and SVG text: sharp at any width, read aloud, and made in milliseconds."""
+"""What the inspector shows: plotly's figures, pandas' Stylers, and the matplotlib figure that is saved."""
 
 import base64
 import io
-import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from html import escape
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from html import escape, unescape
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 from PIL import Image
 
 from semlib.datasets import ImageSet
 from semlib.results import plots, show
-from semlib.results.inspector.results import WHICH, Choice, Mean, Point, Results
-from semlib.results.names import average_of, without_average
+from semlib.results.curves import Point
+from semlib.results.inspector.results import WHICH, Choice, Results
 
-DASHES = ("", "6 2.5", "1.5 2", "6 2 1.5 2")  # of the scores, as plots.STYLES
-THUMBNAIL = 72  # pixels a side
-ACROSS = 20  # images a row
-KINDS = {"mean": "", "difference": "difference", "paper": "the paper's"}  # columns of the table that are shown
-Size = tuple[int, int]  # of a panel's SVG, in pixels
+DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-.", "longdash": (0, (9, 3)), "longdashdot": (0, (9, 3, 2, 3))}
+ACROSS, COLUMNS, FEW = 16, 5, 3  # images a row, panels a row, methods and scores whose numbers stand over a panel
+NUMBERS = {"precision": "{:.2%}", "recall": "{:.2%}", "flagged": "{:.6g}", "missed": "{:.4g}", "anomalies": "{:.0f}"}
+POINT = "recall %{x:.3f}, precision %{y:.3f}<br>threshold %{customdata[0]:.6g}<br>"
+POINT += "flagged %{customdata[1]}, missed %{customdata[2]}<extra></extra>"
+# what a trace may have, so that one drawn in another's place keeps nothing of it
+TRACE = {"type": "scatter", "mode": "lines", "x": [], "y": [], "fill": "none", "fillcolor": None, "opacity": 1, "meta": None}
+TRACE |= {"customdata": None, "hovertemplate": None, "hoverinfo": "skip", "showlegend": False, "visible": True}
+TRACE |= {"legendgroup": "skew"}
+CLEAR = {"paper_bgcolor": "#0000", "plot_bgcolor": "#0000", "hovermode": "closest", "uirevision": True}  # on light and dark
+LEGEND = {"orientation": "h", "yref": "container", "y": 1, "yanchor": "top", "title": None}
+SEEN = "whose numbers are in the tables"  # to a screen reader
+AXIS = {"gridcolor": "#80808040", "zeroline": False, "ticklabelstandoff": 3}
+ABOUT = "Average precision in %: mean and standard deviation over trials (the average over classes within a trial first), 95 % "
+ABOUT += (
+    "interval from low to high (a class: other test images, given the networks; the average: other classes), difference to "
+)
+ABOUT += "the first plain classification in points. FPR95: of normal images at 95 % recall."
+UNSEEN = "#aa3377"  # the colour of the held-out class where it is not a method's
+Side = tuple[str, str, int]  # a method, a score and a trial, to set beside another
 
 STYLE = """<style>
-.semlib {font: 13px/1.45 var(--jp-ui-font-family, system-ui, sans-serif); color: var(--jp-ui-font-color1, #222)}
-.semlib .panels {display: grid; grid-template-columns: repeat(auto-fill, minmax(max(205px, 18%), 1fr)); gap: 10px 14px}
-.semlib .panels.few {display: flex; flex-wrap: wrap} .semlib .few section {flex: 1 1 320px; max-width: 560px}
-.semlib .panels h4 {margin: 0; text-align: center; font-size: 13px}
-.semlib svg {display: block; width: 100%; height: auto; overflow: visible}
-.semlib svg text {font-size: 11px; fill: currentColor}
-.semlib table {border-collapse: collapse; font-variant-numeric: tabular-nums}
-.semlib caption, .semlib .note {text-align: left; color: var(--jp-ui-font-color2, #555); padding: 4px 0}
-.semlib th, .semlib td {padding: 3px 9px; text-align: right; white-space: nowrap; border: 0}
-.semlib th {font-weight: 600} .semlib th[scope=row] {text-align: left}
-.semlib .panels table {margin: 2px auto 0; font-size: 12px} .semlib .panels td, .semlib .panels th {padding: 0 4px}
-.semlib .panels thead th {font-weight: 400; color: var(--jp-ui-font-color2, #555)}
-.semlib .wide {overflow-x: auto; max-height: 480px} .semlib .wide thead {background: var(--jp-layout-color1, #fff)}
-.semlib .wide thead th {text-align: center; border-bottom: 1px solid #9996}
-.semlib .summed tbody tr:last-child > * {border-top: 1px solid #9999}
-.semlib .swatch {display: inline-block; width: 30px; height: 10px; vertical-align: middle}
-.semlib [role=status] span, .semlib .key span {display: inline-block; margin-right: 24px}
-.semlib .images {display: flex; gap: 6px; padding-bottom: 8px; overflow-x: auto}
-.semlib figure {margin: 0; flex: 0 0 80px; font-size: 11px; line-height: 1.25; text-align: center; overflow-wrap: anywhere}
-.semlib figure img {width: 72px; height: 72px; object-fit: contain; image-rendering: pixelated}
-.semlib h5 {margin: 8px 0 4px; font-size: 13px} .semlib h5 small {font-weight: 400; font-size: 12px}
-.semlib .charts {display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 6px 24px}
-.semlib .bars {display: grid; grid-template-columns: max-content 1fr; gap: 3px 10px; align-items: center; max-width: 560px}
-.semlib .bar {display: flex; align-items: center; gap: 6px; font-size: 11px; line-height: 1.1}
-.semlib .bar i {height: 9px; min-width: 1px} .semlib .key i {display: inline-block; width: 22px; height: 9px}
-.semlib-group {white-space: nowrap; font-weight: 600; padding-right: 8px}
-.semlib-hidden {position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%)}
-.semlib .warning {background: #fff4d6; color: #5c4400; padding: 6px 12px 6px 28px; margin: 4px 0}
-</style>"""
-
-
-def block(html: str) -> str:
-    return f'<div class="semlib">{html}</div>'
+.semlib, .semlib .widget-html-content {color: var(--jp-ui-font-color1, #222)}
+.semlib :is(.xtick, .ytick, .infolayer, .heatmap-label) text {fill: var(--jp-ui-font-color1, #222) !important}
+.semlib .widget-html-content {overflow-x: auto}
+.semlib table {border-collapse: collapse; font-variant-numeric: tabular-nums; line-height: 1.5}
+.semlib caption {width: 760px; text-align: left; padding: 4px 0; color: var(--jp-ui-font-color2, #555)}
+.semlib :is(th, td) {padding: 2px 9px; text-align: right; vertical-align: top} .semlib tr:hover {background: #8882}
+.semlib img {width: 64px; height: 64px; object-fit: contain; image-rendering: pixelated; display: block; margin: auto}
+.semlib td:has(img) {font-size: 11px; line-height: 1.2; text-align: center; padding: 2px 3px; min-width: 64px}
+.semlib [role=alert] {background: #fff4d6; color: #5c4400; padding: 6px 12px}
+</style>"""  # plotly knows no theme of JupyterLab: what it writes is painted here
 
 
 class Page:
@@ -67,303 +60,237 @@ class Page:
     def __init__(self, results: Results):
         self.results = results
         self.colours = {name: to_hex(rgb) for name, rgb in plots.colours(results.methods).items()}
-        self.dashes = dict(zip(results.scores, DASHES * len(results.scores), strict=False))
-        self._lines: dict[tuple, str] = {}  # mean curves as SVG: drawn once
+        self._drawn: dict[tuple, list[dict[str, Any]]] = {}  # what no threshold changes
+        self.dashes = dict(zip(results.scores, itertools.cycle(DASHES), strict=False))
 
-    def about(self) -> str:
-        """What the runs of the table are, in a line."""
-        records = list(self.results.runs.values())
-        if not records:
-            return ""
-        own = [record for record in records if not record.external]
-        parts = [f"{len(records) - len(own)} trained elsewhere"] if len(own) < len(records) else []
-        if own:
-            s, devices = own[0].settings, sorted({record.device for record in own})
-            how = f"{s['architecture']}, {s['epochs']} epochs of batches of {s['batch_size']}, {s['schedule']} schedule"
-            parts = [how, *parts, f"{self.results.statistics} statistics", ", ".join(devices)]
-        text = f"{len(records)} runs on {self.results.dataset}: {'; '.join(parts)}."
-        return f'<span class="note">{escape(" ".join([text, *show.unlike(records)]))}</span>'
+    # --- figures
 
-    # --- curves
+    def panels(self, choice: Choice, share: float) -> dict[str, Any]:
+        """Precision-recall curves, a panel a class: trials thin, their mean with its band, and markers at the threshold."""
+        across, data = min(COLUMNS, len(choice.classes)), []
+        rows, small = -(-len(choice.classes) // across), max(len(choice.methods), len(choice.scores)) <= FEW
+        plot, gap = 180 if across > 3 else 330, 52 + 12 * len(choice.scores) * small  # pixels
+        grid = {"rows": rows, "columns": across, "pattern": "independent", "xgap": 0.18, "ygap": gap / (gap + plot)}
+        layout = CLEAR | {"grid": grid, "height": (plot + gap) * rows + 60, "meta": f"Precision-recall curves, {SEEN}"}
+        layout |= {"legend": LEGEND, "margin": {"l": 45, "r": 10, "t": gap + 20, "b": 40}, "annotations": []}
+        for k, name in enumerate(choice.classes):
+            n, first = str(k + 1) if k else "", k == 0
+            on, below, left = {"xaxis": f"x{n}", "yaxis": f"y{n}"}, k + across >= len(choice.classes), k % across == 0
+            layout[f"xaxis{n}"] = AXIS | {"range": [0, 1], "title": {"text": "recall" * below, "standoff": 4}}
+            layout[f"yaxis{n}"] = AXIS | {"range": [0, 1.02], "title": {"text": "precision" * left, "standoff": 4}}
+            over = {"showarrow": False, "xref": f"x{n} domain", "yref": f"y{n} domain", "y": 1, "x": 0.5, "yanchor": "bottom"}
+            layout["annotations"].append(over | {"text": self._title(name, choice if small else choice._replace(scores=()))})
+            for method, score in pairs(choice):
+                for trace in self._lines(name, method, score, choice.trials, share):
+                    data.append(trace | on | {"showlegend": first and trace["uid"] == "mean"})
+                    data[-1]["uid"] = "/".join((name, method, score, trace["uid"]))
+            skew, line = self.results.skew(name), {"color": "#888888", "dash": "dot", "width": 1}
+            guess = {"x": [0, 1], "y": [skew] * 2, "line": line, "name": "guessing (the skew)", "uid": f"{name}/skew"}
+            guess |= {"hovertemplate": f"guessing: {100 * skew:.2f} %<extra></extra>", "hoverinfo": "all", "showlegend": first}
+            data.append(TRACE | guess | on)
+        return {"data": data, "layout": layout}
 
-    def panels(self, choice: Choice, share: float) -> str:
-        """A panel of precision-recall curves for each class, with its legend; dots: each trial at the threshold."""
-        if not all(choice):
-            absent = [name for name, chosen in zip(choice._fields, choice, strict=True) if not chosen]
-            return f'<p class="note">Nothing to show: tick at least one of the {", of the ".join(absent)}.</p>'
-        size = (500, 330) if len(choice.classes) == 1 else (350, 250) if len(choice.classes) <= 3 else (230, 190)
-        few = " few" if len(choice.classes) <= 3 else ""
-        body = "".join(self._panel(choice._replace(classes=(name,)), share, size) for name in choice.classes)
-        return f'<div class="panels{few}">{body}</div>'
+    def _title(self, name: str, choice: Choice) -> str:
+        """A panel's class, and a line for each score: average precision (%) in the methods' colours."""
+        table, lines = self.results.average_precisions(choice), [f"<b>{escape(name)}</b>"]
+        for score in choice.scores:
+            numbers = [[table.get((score, m, kind), {}).get(name, np.nan) for kind in ("mean", "std")] for m in choice.methods]
+            aps = [
+                f'<span style="color:{self.colours[m]}">{show.mean_std(*ap)}</span>'
+                for m, ap in zip(choice.methods, numbers, strict=True)
+            ]
+            lines.append(f'<span style="font-size:10px">{f"{score} " * (len(choice.scores) > 1)}{"  ".join(aps)}</span>')
+        return "<br>".join(lines)
 
-    def _panel(self, choice: Choice, share: float, size: Size) -> str:
-        (name,), skew = choice.classes, self.results.skew(choice.classes[0])
-        lines = "".join(self._line(name, method, score, choice.trials, size) for method, score in _pairs(choice))
-        dots = [
-            _dot(curve.at(curve.threshold(share)), self.colours[method], self._open(score), trial, size)
-            for method, score in _pairs(choice)
-            for trial, curve in self.results.curves(name, method, score, choice.trials).items()
-        ]
-        x, y = _place(0, skew, size)
-        guess = f'<path d="M{x:.1f} {y:.1f}H{size[0] - 6}" stroke="#777" stroke-dasharray="1.5 3"/>'
-        label = f"Precision-recall curves with {escape(name)} held out; the table below has their average precision"
-        svg = f'<svg viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{label}">'
-        svg += f"{_axes(size)}{guess}{lines}{''.join(dots)}</svg>"
-        return f"<section><h4>{escape(name)}</h4>{svg}{self._legend(choice)}</section>"
-
-    def _legend(self, choice: Choice) -> str:
-        (name,) = choice.classes
-        paper = bool(self.results.paper)
-        rows = []
-        for method, score in _pairs(choice):
-            texts = [show.mean_std(*self.results.average_precision(name, method, score, choice.trials))]
-            texts += [show.mean_std(*self.results.published(name, method, score), absent="")] if paper else []
-            who = escape(f"{method}, {score}")
-            head = f'<th scope="row" aria-label="{who}">{self._swatch(method, score)} {escape(score)}</th>'
-            rows.append(f'<tr title="{who}">{head}{"".join(f"<td>{text}</td>" for text in texts)}</tr>')
-        rows.append(f'<tr><th scope="row">skew</th><td>{100 * self.results.skew(name):.2f}</td></tr>')
-        heads = ["AP (%)", "the paper's"] if paper else ["AP (%)"]
-        head = "".join(f'<th scope="col">{text}</th>' for text in heads)
-        return f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-
-    def _line(self, name: str, method: str, score: str, trials: tuple[int, ...], size: Size) -> str:
-        """The mean curve and its band; empty where nothing was run."""
-        which = (name, method, score, trials, size)
-        if which not in self._lines:
-            mean, colour = self.results.mean(name, method, score, trials), self.colours[method]
-            band = f'<path d="{_band(mean, size)}" fill="{colour}" opacity="0.18"/>' if mean and mean.std is not None else ""
-            line = f'<path d="{_steps(mean.recall, mean.precision, size)}" {self._stroke(method, score)}/>' if mean else ""
-            self._lines[which] = band + line
-        return self._lines[which]
-
-    def _stroke(self, method: str, score: str) -> str:
-        dash = f'stroke-dasharray="{self.dashes[score]}"' if self.dashes[score] else ""
-        return f'stroke="{self.colours[method]}" {dash} stroke-width="1.7" fill="none"'
-
-    def _open(self, score: str) -> bool:
-        return self.results.scores.index(score) % 2 == 1
-
-    def _swatch(self, method: str, score: str) -> str:
-        line = f'<path d="M0 5H30" {self._stroke(method, score)}/>'
-        return f'<svg class="swatch" viewBox="0 0 30 10" aria-hidden="true">{line}</svg>'
-
-    # --- numbers
-
-    def average_precisions(self, choice: Choice, by: str, falling: bool) -> str:
-        """The table of average precision, sorted by one of its columns; the best method of each score in bold."""
-        table = self.results.average_precisions(choice)
-        columns = shown_columns(table)
-        rows = without_average(table)
-        if by in columns:
-            rows = rows.sort_values(columns[by], ascending=not falling, kind="stable")
-        order = [*rows.index, average_of(table)] if len(rows) > 1 else rows.index
-        body = [(escape(name), [self._cell(table.loc[name], column) for column in columns.values()]) for name in order]
-        heads = [method if kind == "mean" else KINDS[kind] for _, method, kind in columns.values()]
-        spans = Counter(score for score, _, _ in columns.values())
-        note = (
-            "Average precision in %, mean ± standard deviation over trials; the best method of each score in bold; differences "
+    def _lines(self, name: str, method: str, score: str, trials: tuple[int, ...], share: float) -> list[dict[str, Any]]:
+        """A mean curve, its band, its trials, and where the threshold is on them; nothing where it was not run."""
+        which, look = (name, method, score, trials), {"color": self.colours[method], "dash": self.dashes[score]}
+        if which not in self._drawn:
+            self._drawn[which] = [
+                self._shared(name, method, score) | trace for trace in self._steps(*which, look | {"shape": "vh"})
+            ]
+        curves = self.results.curves(*which)
+        at = pd.DataFrame([curve.at(curve.threshold(share)) for curve in curves.values()], columns=Point._fields)
+        marks = (
+            {"uid": "marks"}
+            | _points(at, list(curves))
+            | {"mode": "markers", "marker": {"color": look["color"], "size": 8}, "line": look}
         )
-        note += "to plain classification in points. The average over classes is taken within a trial first."
-        return _table(["Held out", *heads], body, note, spans)
+        return [*self._drawn[which], self._shared(name, method, score) | marks]
 
-    def _cell(self, row: pd.Series, column: tuple[str, str, str]) -> str:
-        score, method, statistic = column
-        if statistic == "difference":
-            return "" if math.isnan(row[column]) else f"{row[column]:+.2f}"
-        std = row.get((score, method, "std" if statistic == "mean" else "paper_std"), math.nan)
-        text = show.mean_std(row[column], std, absent="" if statistic == "paper" else "not run")
-        rivals = [value for (s, _, other), value in zip(row.index, row, strict=True) if (s, other) == (score, "mean")]
-        best = statistic == "mean" and len(rivals) > 1 and row[column] == np.nanmax([*rivals, -1])
-        return f"<b>{text}</b>" if best else text
+    def _shared(self, name: str, method: str, score: str) -> dict[str, Any]:
+        which = escape(f"{method}, {score}")
+        text = f"<b>{escape(name)}</b>, trial %{{customdata[3]}}<br>{which}<br>{POINT}"
+        return TRACE | {"legendgroup": which, "name": which, "hovertemplate": text, "meta": [name, method, score]}
 
-    def at_threshold(self, choice: Choice, share: float) -> str:
-        """Precision, recall, flagged and missed for each curve, means over trials."""
-        body = []
-        for _, part in self.results.selection(choice, share).groupby(list(WHICH), sort=False):
-            name, method, score = part[list(WHICH)].iloc[0]
-            m = part.mean(numeric_only=True)
-            numbers = [f"{100 * m.precision:.2f}", f"{100 * m.recall:.2f}", f"{m.flagged:.6g}"]
-            numbers += [f"{m.missed:.4g} of {m.anomalies:.0f}", f"{m.threshold:.6g}"]
-            body.append((f"{escape(name)} {self._swatch(method, score)} {escape(f'{method}, {score}')}", numbers))
-        heads = ["Held out, method, score", "Precision (%)", "Recall (%)", "Flagged", "Anomalies missed", "Score at least"]
-        return _table(heads, body, f"{flagging(share)}; means over trials.")
+    def _steps(
+        self, name: str, method: str, score: str, trials: tuple[int, ...], line: dict[str, Any]
+    ) -> Iterator[dict[str, Any]]:
+        """vh: a precision holds back to the recall before it, as in Eq. 4."""
+        mean = self.results.mean(name, method, score, trials)
+        if mean is None:
+            return
+        x, y = np.append(0, mean.recall), np.append(mean.precision[0], mean.precision)
+        if len(mean.trials) > 1:
+            corners, (low, high) = x.repeat(2)[1:-1], ((mean.precision + k * mean.std).clip(0, 1).repeat(2) for k in (-1, 1))
+            band = {"x": np.append(corners, corners[::-1]), "y": np.append(high, low[::-1]), "fill": "toself"}
+            yield {"uid": "band"} | band | {"fillcolor": f"{line['color']}2a", "line": {"width": 0}}
+        for trial, points in mean.trials.items():
+            yield {"uid": str(trial)} | _points(points, [trial] * len(points)) | {"line": line | {"width": 1}, "opacity": 0.45}
+        yield {"uid": "mean", "x": x, "y": y, "line": line | {"width": 2}}
 
-    def summary(self, choice: Choice, share: float) -> str:
-        """What the threshold does, and the key to the lines: means over the chosen classes and trials."""
-        rows = self.results.selection(choice, share)
-        if rows.empty:
-            return ""
-        means = rows.groupby(["method", "score"], sort=False)[["precision", "recall", "flagged", "missed"]].mean()
-        texts = [
-            f"<span>{self._swatch(*which)} {escape(', '.join(which))}: precision <b>{100 * m.precision:.1f} %</b>, "
-            f"recall <b>{100 * m.recall:.1f} %</b>, {m.flagged:.0f} flagged, {m.missed:.0f} missed</span>"
-            for which, m in means.iterrows()
-        ]
-        over = f" (means over {len(choice.classes)} classes)" if len(choice.classes) > 1 else ""
-        circles = "".join(f", open for {score}" for score in choice.scores if self._open(score))
-        note = f"Dotted grey: guessing (the skew). Dots: each trial at the threshold{escape(circles)}."
-        note += " Bands: one standard deviation over trials." if len(choice.trials) > 1 else ""
-        return f'<div role="status">{flagging(share)}{over}:<br>{"".join(texts)}</div><div class="note">{note}</div>'
+    def histograms(self, hold_out: str, sides: Sequence[Side], share: float) -> dict[str, Any]:
+        """Scores of normal and anomalous test images, a panel for each side, each with its threshold to drag."""
+        frames, thresholds, unseen = [], [], f"{hold_out}, unseen"
+        for k, (side, scores) in enumerate((side, self.results.values(hold_out, *side)) for side in sides):
+            where = {"side": f"{', '.join(side[:2])}, trial {side[2]}" + " " * k}  # two panels, though they be alike
+            if scores is None:
+                frames.append(pd.DataFrame([where | {"group": "normal"}]))
+                continue
+            edges = np.histogram_bin_edges(scores[np.isfinite(scores)], 60)
+            is_anomaly = self.results.is_anomaly(hold_out, side[0], side[2])
+            for group, chosen in {"normal": ~is_anomaly, unseen: is_anomaly}.items():
+                count = np.histogram(scores[chosen], edges)[0]
+                numbers = {"score": (edges[1:] + edges[:-1]) / 2, "count": count, "share": 100 * count / chosen.sum()}
+                frames.append(pd.DataFrame(numbers | {"width": np.diff(edges), "group": group} | where))
+            at = self.results.curve(hold_out, *side).threshold(share)
+            line = {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "name": str(k)}
+            on = {"xref": f"x{k + 1}".replace("x1", "x"), "yref": "paper", "line": {"color": "#e03030", "width": 3}}
+            thresholds.append(line | on)
+        import plotly.express as px  # slow to import
 
-    # --- images and predictions
+        how = {
+            "x": "score",
+            "y": "share",
+            "color": "group",
+            "facet_col": "side",
+            "barmode": "overlay",
+            "hover_data": ["count"],
+            "log_y": True,
+        }
+        colours = {"normal": "#888888", unseen: UNSEEN}
+        figure = px.bar(pd.concat(frames), **how, color_discrete_map=colours, labels={"share": "share of the images (%)"})
+        for trace in figure.data:
+            trace.width = np.diff(trace.x).mean() if len(trace.x) > 1 else None
+        return _plain(figure, {"height": 330, "shapes": thresholds, "meta": f"Histograms of scores, {SEEN}"})
 
-    def taken_for(self, choice: Choice) -> str:
-        """For each held-out class a bar chart: which known classes its images are predicted as."""
-        key = [f'<span><i style="background:{self.colours[m]}"></i> {escape(m)}</span>' for m in choice.methods]
-        note = "The share of a held-out class's images, which the network never saw, that is taken for each known class"
-        charts = "".join(self._bars(name, choice) for name in choice.classes)
-        return (
-            f'<p class="note">{note}; mean over trials.</p><p class="key">{"".join(key)}</p><div class="charts">{charts}</div>'
+    def confusions(self, sides: Sequence[Side], choice: Choice) -> dict[str, Any]:
+        """What each held-out class is taken for (%), a matrix for each side's method."""
+        import plotly.express as px  # slow to import
+
+        shares = np.stack([100 * self.results.confusions(choice.classes, side[0], choice.trials) for side in sides])
+        known, classes = ([escape(name) for name in names] for names in (self.results.known, choice.classes))
+        labels = {"x": "taken for", "y": "held out", "color": "% of its images", "facet_col": "method"}
+        how = {"facet_col": 0, "x": known, "y": classes, "zmin": 0, "zmax": 100, "aspect": "auto", "labels": labels}
+        how |= {"color_continuous_scale": ["rgba(128,128,128,0.05)", UNSEEN], "text_auto": ".0f" if len(known) <= 20 else False}
+        figure = px.imshow(shares, **how)
+        for note, side in zip(figure.layout.annotations, sides, strict=True):
+            note.text = side[0]
+        layout = {"height": 130 + 27 * max(6, len(classes)), "coloraxis": {"showscale": False}}
+        return _plain(
+            figure, layout | {"meta": "For which known class each held-out class is taken"}, type="category", showgrid=False
         )
 
-    def _bars(self, name: str, choice: Choice) -> str:
-        rows = []
-        table = self.results.taken_for(name, choice.methods, choice.trials)
-        for known in table.index:
-            bars = "".join(self._bar(method, table.loc[known, method]) for method in table.columns)
-            rows.append(f"<div>{escape(known)}</div><div>{bars}</div>")
-        return f'<section><h5>{escape(name)} is taken for</h5><div class="bars">{"".join(rows)}</div></section>'
+    def taken_for(self, hold_out: str, choice: Choice) -> dict[str, Any]:
+        """Which known classes one held-out class's images are predicted as (%), by all chosen methods."""
+        import plotly.express as px  # slow to import
 
-    def _bar(self, method: str, share: float) -> str:
-        fill = f'<i style="width:{70 * share:.2f}%;background:{self.colours[method]}"></i>'
-        return f'<div class="bar" title="{escape(method)}">{fill}{100 * share:.1f} %</div>'
-
-    def images(self, which: tuple[str, str, str, int], share: float, test: ImageSet | str) -> str:
-        """Rows of images behind the threshold, each with its class, the predicted class and its score."""
-        if isinstance(test, str):
-            return f'<p class="note">{escape(test)}</p>'
-        scores = self.results.values(*which)
-        if scores is None:
-            return '<p class="note">This was not run.</p>'
-        order = {"Anomalies missed": "least anomalous first", "Normal images flagged": "most anomalous first"}
-        parts = []
-        for title, indices in self.results.ranked(*which, share).items():
-            note = f"{len(indices)} in all, {order[title]}" if title in order else "of all test images"
-            figures = "".join(self._figure(which, k, test.images[k], scores[k]) for k in indices[:ACROSS]) or "none"
-            parts.append(f'<h5>{title} <small>({note})</small></h5><div class="images">{figures}</div>')
-        return "".join(parts)
-
-    def _figure(self, which: tuple[str, str, str, int], k: int, image: np.ndarray, score: float) -> str:
-        name, method, _, trial = which
-        numbers = self.results.arrays[name, method, trial]["label"][k], self.results.predicted(name, method, trial)[k]
-        is_, taken_for = (escape(self.results.known[number]) for number in numbers)
-        value = f"{score:.4g}"
-        alt = f"test image {k}: {is_}, predicted {taken_for}, score {value}"
-        caption = f"<figcaption>{is_} → {taken_for}<br>{value}</figcaption>"
-        return f'<figure><img alt="{alt}" title="{alt}" src="{_thumbnail(image)}">{caption}</figure>'
-
-    # --- to keep
+        shares = {m: 100 * self.results.confusions([hold_out], m, choice.trials).loc[hold_out] for m in choice.methods}
+        table = pd.DataFrame(shares).rename_axis(index="taken for", columns="method")
+        labels = {"value": f"share of the images of {hold_out} (%)"}
+        figure = px.bar(table, barmode="group", color_discrete_map=self.colours, labels=labels)
+        return _plain(figure, {"height": 300, "meta": f"For which known class {hold_out} is taken"})
 
     def figure(self, choice: Choice, share: float) -> Figure:
-        """The panels as a matplotlib figure, for PNG and PDF."""
-        columns = min(5, len(choice.classes))
-        rows = -(-len(choice.classes) // columns)
-        figure = Figure(figsize=(max(3.1 * columns, 6), 4.1 * rows + 0.4), dpi=150, layout="constrained")
-        for axis, name in zip(figure.subplots(rows, columns, squeeze=False).flat, choice.classes, strict=False):
-            self._draw(axis, choice._replace(classes=(name,)), share)
-        for axis in figure.axes[len(choice.classes) :]:
-            axis.remove()
-        figure.suptitle(f"{self.results.dataset}, {self.results.statistics} statistics", **plots.NAME)
+        """The panels as matplotlib draws them, to be saved."""
+        shown, across = self.panels(choice, share), min(COLUMNS, len(choice.classes))
+        rows = -(-len(choice.classes) // across)
+        figure = Figure(figsize=(max(3.1 * across, 6), 3.1 * rows + 0.8), layout="constrained")
+        axes = list(figure.subplots(rows, across, squeeze=False).flat)
+        for trace in shown["data"]:
+            axis, line = axes[int(trace["xaxis"][1:] or 1) - 1], trace["line"]
+            if trace["fill"] == "toself":
+                axis.fill(trace["x"], trace["y"], color=trace["fillcolor"], linewidth=0)
+                continue
+            how = {"linestyle": DASHES[line["dash"]], "linewidth": 0.7 * line.get("width", 1)}
+            look = how if trace["mode"] == "lines" else {"marker": "o", "linestyle": "none"}
+            look |= {"drawstyle": "steps-pre" if line.get("shape") == "vh" else "default", "alpha": trace["opacity"]}
+            label = unescape(trace["name"]).replace("$", r"\$") if trace["showlegend"] else None
+            axis.plot(trace["x"], trace["y"], color=line["color"], label=label, **look)
+        for axis, name, note in itertools.zip_longest(axes, choice.classes, shown["layout"]["annotations"]):
+            if name is None:
+                axis.remove()
+                continue
+            axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+            axis.set_title(unescape(re.sub("<.*?>", "", note["text"].replace("<br>", "\n"))), parse_math=False, fontsize=9)
+        figure.suptitle(f"{self.results.dataset}, {self.results.statistics} statistics; average precision in %", **plots.NAME)
+        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
         return figure
 
-    def _draw(self, axis, choice: Choice, share: float) -> None:
-        (name,) = choice.classes
-        for method, score in _pairs(choice):
-            mean, colour = self.results.mean(name, method, score, choice.trials), self.colours[method]
-            if mean is None:
-                continue
-            ap = show.mean_std(*self.results.average_precision(name, method, score, choice.trials))
-            paper = show.mean_std(*self.results.published(name, method, score), absent="")
-            style = {"color": colour, "linestyle": plots.STYLES[self.results.scores.index(score) % len(plots.STYLES)]}
-            label = f"{method}, {score}: {ap}" + (f" (paper: {paper})" if paper else "")
-            recall, precision = np.append(0, mean.recall), np.append(mean.precision[0], mean.precision)  # from no recall on
-            axis.plot(recall, precision, drawstyle="steps-pre", linewidth=1.2, label=label, **style)
-            if mean.std is not None:
-                low, high = (np.append(edge[0], edge) for edge in mean.edges)
-                axis.fill_between(recall, low, high, step="pre", color=colour, alpha=0.18, linewidth=0)
-            for curve in self.results.curves(name, method, score, choice.trials).values():
-                point = curve.at(curve.threshold(share))
-                inner, edge = ("white", colour) if self._open(score) else (colour, "white")
-                axis.plot(point.recall, point.precision, "o", color=inner, markeredgecolor=edge, markersize=5)
-        skew = self.results.skew(name)
-        axis.axhline(skew, color="0.45", linewidth=1, linestyle=(0, (1, 2)), label=f"skew: {100 * skew:.2f}")
-        axis.set_title(name, **plots.NAME)
-        axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17)}
-        axis.legend(title="average precision (%)", title_fontsize=7, fontsize=7, frameon=False, **place)
+    # --- tables
+
+    def average_precisions(self, choice: Choice, kinds: Sequence[str], by: str, falling: bool) -> Styler:
+        """The columns of these kinds, sorted by one of them; the best mean of each score in bold."""
+        table = self.results.average_precisions(choice)
+        columns = {" ".join(column): column for column in table if column[-1] in kinds}
+        if by in columns:
+            order = table.iloc[:-1].sort_values(columns[by], ascending=not falling, kind="stable").index
+            table = table.loc[[*order, table.index[-1]]]
+        style = _styled(table[list(columns.values())].head(None if len(choice.classes) > 1 else 1), ABOUT)
+        for score in choice.scores if len(choice.methods) > 1 else ():
+            means = [column for column in columns.values() if column[0] == score and column[-1] == "mean"]
+            style = style.highlight_max(means, axis=1, props="font-weight: bold") if means else style
+        return style.format({c: "{:+.2f}" if c[-1] == "difference" else "{:.2f}" for c in columns.values()}, na_rep="")
+
+    def at_threshold(self, choice: Choice, share: float, by: Sequence[str] = WHICH) -> Styler:
+        """Precision, recall, flagged and missed, means over what `by` does not name."""
+        rows = self.results.selection(choice, share).groupby(list(by), sort=False)[list(NUMBERS)].mean()
+        over = f" (means over {len(choice.trials)} trials and {len(choice.classes)} classes)" if by != WHICH else ""
+        return _styled(rows, f"Flagging the most anomalous {100 * share:.3g} % of the test images{over}").format(NUMBERS)
+
+    def images(self, hold_out: str, side: Side, share: float, test: ImageSet | str) -> Styler:
+        """Rows of images behind the threshold, each with its class, the predicted class and its score."""
+        scores, (method, _, trial), rows = self.results.values(hold_out, *side), side, {}
+        title = f"{', '.join(side[:2])}, trial {trial}, {hold_out} held out"
+        if scores is None or isinstance(test, str):
+            return _styled(pd.DataFrame(), f"{title}: {'this was not run.' if scores is None else test}")
+        numbers = (self.results.arrays[hold_out, method, trial]["label"], self.results.predicted(hold_out, method, trial))
+        for said, indices in self.results.ranked(hold_out, *side, share).items():
+            cells = []
+            for k in indices[:ACROSS]:
+                is_, taken_for = (escape(self.results.known[number[k]]) for number in numbers)
+                told = f'"test image {k}: {is_}, predicted {taken_for}, score {scores[k]:.4g}"'
+                cells.append(f"<img alt={told} title={told} {_source(test.images[k])}>{is_} → {taken_for}<br>{scores[k]:.4g}")
+            rows[f"{said} ({len(indices)})"] = pd.Series(cells, dtype=object)
+        return _styled(pd.DataFrame(rows).T, f"{title}: class → predicted class, score").format(na_rep="").hide(axis=1)
 
 
-def flagging(share: float) -> str:
-    return f"Flagging the most anomalous {100 * share:.3g} % of the test images"
+def pairs(choice: Choice) -> list[tuple[str, str]]:
+    return list(itertools.product(choice.methods, choice.scores))
 
 
-def shown_columns(table: pd.DataFrame) -> dict[str, tuple[str, str, str]]:
-    """The columns of Results.average_precisions that are shown, by the name to sort by."""
-    return {
-        " ".join((score, method, KINDS[kind])).strip(): (score, method, kind) for score, method, kind in table if kind in KINDS
-    }
+def _points(points: pd.DataFrame, trials: Sequence[int]) -> dict[str, Any]:
+    """Points of a threshold each, to hover over and to click."""
+    custom = [list(row) for row in zip(points.threshold, points.flagged, points.missed, trials, strict=True)]
+    return {"x": points.recall.to_numpy(), "y": points.precision.to_numpy(), "customdata": custom, "hoverinfo": "all"}
 
 
-def _pairs(choice: Choice) -> list[tuple[str, str]]:
-    return [(method, score) for method in choice.methods for score in choice.scores]
+def _plain(figure: Any, layout: dict[str, Any], **axis: Any) -> dict[str, Any]:
+    """A figure of plotly express, with panels that are named and zoomed each by itself."""
+    figure.for_each_annotation(lambda note: note.update(text=escape(note.text.removeprefix("side=").strip())))
+    figure.update_xaxes(matches=None, **AXIS, **axis).update_yaxes(**AXIS, **axis)
+    figure.update_layout(CLEAR | {"legend": LEGEND, "margin": {"l": 60, "r": 10, "t": 60, "b": 40}} | layout)
+    return {"data": [trace.to_plotly_json() for trace in figure.data], "layout": figure.layout.to_plotly_json()}
 
 
-def _table(
-    heads: Sequence[str], body: Sequence[tuple[str, Sequence[str]]], note: str, spans: Mapping[str, int] | None = None
-) -> str:
-    """A table of HTML cells, each row opened by its head. spans: heads over so many columns; the last row is then a summary."""
-    over = "".join(f'<th scope="colgroup" colspan="{count}">{escape(text)}</th>' for text, count in (spans or {}).items())
-    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
-    head = f"<tr><td></td>{over}</tr><tr>{head}</tr>" if spans else f"<tr>{head}</tr>"
-    rows = [f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>' for name, cells in body]
-    table = f"<table><caption>{note}</caption><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
-    return f'<div class="wide{" summed" if spans and len(rows) > 1 else ""}">{table}</div>'
+def _styled(table: pd.DataFrame, caption: str) -> Styler:
+    return table.style.format_index(escape="html").format_index(escape="html", axis=1).set_caption(escape(caption))
 
 
-def _place(recall, precision, size: Size):
-    """Where a point lies in a panel's SVG."""
-    return 34 + recall * (size[0] - 40), 6 + (1 - precision) * (size[1] - 40)
-
-
-def _steps(recall: np.ndarray, precision: np.ndarray, size: Size, start: str = "M") -> str:
-    """An SVG path: each precision holds back to the recall before it, as in Eq. 4."""
-    x, y = _place(np.append(0, recall), precision, size)
-    return f"{start}{x[0]:.1f} {y[0]:.1f}" + "".join(f"V{v:.1f}H{h:.1f}" for v, h in zip(y, x[1:], strict=True))
-
-
-def _band(mean: Mean, size: Size) -> str:
-    (low, high), recall = mean.edges, mean.recall
-    x, y = _place(np.append(0, recall), low, size)
-    back = "".join(f"H{h:.1f}V{v:.1f}" for h, v in zip(x[:0:-1], y[::-1], strict=True))
-    return f"{_steps(recall, high, size)}V{y[-1]:.1f}{back}H{x[0]:.1f}Z"
-
-
-def _dot(point: Point, colour: str, is_open: bool, trial: int, size: Size) -> str:
-    x, y = _place(point.recall, point.precision, size)
-    said = f"trial {trial}: precision {100 * point.precision:.1f} %, recall {100 * point.recall:.1f} %"
-    paint = f'fill="#fff" stroke="{colour}"' if is_open else f'fill="{colour}" stroke="#fff"'
-    circle = f'<circle class="at" cx="{x:.1f}" cy="{y:.1f}" r="4" {paint} stroke-width="1.5">'
-    return f"{circle}<title>{said}, {point.flagged} flagged, {point.missed} missed</title></circle>"
-
-
-@lru_cache
-def _axes(size: Size) -> str:
-    (left, bottom), (right, top) = _place(0, 0, size), _place(1, 1, size)
-    parts = []
-    for value in (0, 0.25, 0.5, 0.75, 1):
-        x, y = _place(value, value, size)
-        parts.append(f'<path d="M{x} {bottom}V{top}M{left} {y}H{right}" stroke="#8884" stroke-width="0.6"/>')
-        parts.append(f'<text x="{x}" y="{bottom + 13}" text-anchor="middle">{value:g}</text>')
-        parts.append(f'<text x="{left - 4}" y="{y + 4}" text-anchor="end">{value:g}</text>')
-    parts.append(f'<text x="{(left + right) / 2}" y="{bottom + 27}" text-anchor="middle">recall</text>')
-    parts.append(f'<text transform="translate(8 {(top + bottom) / 2}) rotate(-90)" text-anchor="middle">precision</text>')
-    return f'<g aria-hidden="true">{"".join(parts)}</g>'
-
-
-def _thumbnail(image: np.ndarray) -> str:
-    """(C, H, W) uint8 -> a PNG as a data URL."""
+def _source(image: np.ndarray) -> str:
+    """(C, H, W) uint8 -> where an <img> has it from, a PNG in itself."""
     picture = Image.fromarray(plots.pixels(image))
-    picture.thumbnail((2 * THUMBNAIL, 2 * THUMBNAIL))
+    picture.thumbnail((128, 128))
     file = io.BytesIO()
     picture.save(file, "png", compress_level=1)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return f'src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"'

@@ -1,15 +1,11 @@
-"""Curves, counts, confusions and images behind finished runs, each computed once: no drawing, no widgets.
+"""Curves, counts, confusions and images behind finished runs: no drawing, no widgets. Fractions; only tables are in percent."""
 
-Every score: higher = more anomalous. A threshold flags the images whose score is at least as high. Fractions, not percent,
-but for the tables.
-"""
-
+import itertools
 import json
 import math
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -20,6 +16,7 @@ from semlib import config, datasets
 from semlib.config import Data, Experiment
 from semlib.datasets import DataError, ImageSet
 from semlib.results import tables
+from semlib.results.curves import Curve, logit_interval
 from semlib.results.names import average_row, label
 from semlib.runs import plan
 from semlib.runs.store import Record
@@ -27,6 +24,7 @@ from semlib.runs.store import Record
 # settings that only some methods have
 OWN = {"auxiliary_weight", "auxiliary_augment", "mask_fill", "cpc_negatives", "cpc_augment"}
 WHICH = ("hold_out", "method", "score")  # what a mean over trials is of
+MEASURES = ("average_precision", "auroc", "fpr95")
 POINTS = 120  # drawn of a curve: a panel of ten is some 200 pixels wide
 
 
@@ -39,63 +37,13 @@ class Choice(NamedTuple):
     trials: tuple[int, ...]
 
 
-class Point(NamedTuple):
-    """What a threshold does. precision is NaN where nothing is flagged; missed: anomalies that are not flagged."""
-
-    threshold: float
-    precision: float
-    recall: float
-    flagged: int
-    missed: int
-
-
-@dataclass(frozen=True, eq=False)
-class Curve:
-    """Precision and recall at every threshold that differs.
-
-    thresholds: every distinct score, highest first (T,). flagged, found: images and anomalies at or above it (T,).
-    """
-
-    thresholds: np.ndarray
-    flagged: np.ndarray
-    found: np.ndarray
-
-    @classmethod
-    def of(cls, is_anomaly: np.ndarray, scores: np.ndarray) -> "Curve":
-        """The curve of scores (N,) and is_anomaly, bool (N,). Equal scores are one threshold."""
-        order = np.argsort(-scores)
-        ranked = scores[order]
-        last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-        return cls(ranked[last], last + 1, is_anomaly[order].cumsum()[last])
-
-    def at(self, threshold: float) -> Point:
-        k = np.searchsorted(-self.thresholds, -threshold, side="right")
-        flagged, found = (int(counts[k - 1]) if k else 0 for counts in (self.flagged, self.found))
-        anomalies = int(self.found[-1])
-        return Point(threshold, found / flagged if flagged else math.nan, found / anomalies, flagged, anomalies - found)
-
-    def threshold(self, share: float) -> float:
-        """The highest threshold that flags at least this share of the images."""
-        wanted = math.ceil(share * self.flagged[-1] - 1e-9)  # 0.07 * 100 is a little more than 7
-        return float(self.thresholds[np.searchsorted(self.flagged, wanted)])
-
-    def precision(self, found: np.ndarray) -> np.ndarray:
-        """Precision at the highest threshold that finds so many anomalies: the steps whose area is Eq. 4."""
-        k = np.searchsorted(self.found, found)
-        return self.found[k] / self.flagged[k]
-
-
 class Mean(NamedTuple):
-    """A curve's mean over trials on a grid of recalls (P,), and its sample std; None for one trial."""
+    """A curve's mean over trials on a grid of recalls (P,), its sample std (NaN for one trial), and its trials' steps."""
 
     recall: np.ndarray
     precision: np.ndarray
-    std: np.ndarray | None
-
-    @property
-    def edges(self) -> tuple[np.ndarray, np.ndarray]:
-        """The band of one std around the mean."""
-        return (self.precision - self.std).clip(0, 1), (self.precision + self.std).clip(0, 1)
+    std: np.ndarray
+    trials: dict[int, pd.DataFrame]
 
 
 def grouped(records: Iterable[Record], experiment: Experiment) -> dict[str, list[Record]]:
@@ -153,65 +101,76 @@ def _apart(settings: Mapping[str, Any], among: Sequence[Mapping[str, Any]]) -> s
     return f" ({', '.join(f'{name} {settings[name]}' for name in names)})" if names else ""
 
 
+def overview(tables: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
+    """A row for each table: what has run, and the settings in which the tables differ."""
+    counted, rows = ("hold_out", "method", "trial"), {}
+    for title, records in tables.items():
+        settings = {name: str(_shared(records[0]).get(name)) for name in (*records[0].settings, "data")}
+        has = {f"{of}s": len({getattr(record, of) for record in records}) for of in counted}
+        rows[title] = {"runs": len(records)} | has | settings
+    table = pd.DataFrame.from_dict(rows, "index")
+    return table[[name for k, name in enumerate(table) if k < 4 or table[name].nunique(dropna=False) > 1]]
+
+
 class Results:
     """A table's runs by (held-out class, method, trial), with their scores in memory, of mixed or upright statistics.
 
     methods and scores are named as shown; where one was run with several settings of its own, those are in its name.
+    beside: another table of the same classes to compare with, whose methods have its title in their names.
     """
 
-    def __init__(self, records: Sequence[Record], statistics: str = "mixed"):
+    def __init__(self, records: Sequence[Record], statistics: str = "mixed", beside: Sequence[Record] = (), title: str = ""):
         self.statistics, self._end = statistics, plan.STATISTICS[statistics]
-        self.runs, self.arrays, self._curves = {}, {}, {}
-        names = _names(records, lambda record: record.method, _own)
-        for record in sorted(records, key=lambda record: record.finished):
+        self.runs, self.arrays, self._curves, self._tables = {}, {}, {}, {}
+        every, others = [*records, *beside], {record.home for record in beside}
+        named = _names(every, lambda record: record.method, _own)
+        names = {record.home: named(record) + (f" [{title}]" if record.home in others else "") for record in every}
+        for record in sorted(every, key=lambda record: record.finished):
             try:
                 arrays = record.scores()
             except ValueError as error:
                 warnings.warn(f"not shown: {error}", stacklevel=2)
                 continue
-            key = (record.hold_out, names(record), record.trial)
+            key = (record.hold_out, names[record.home], record.trial)
             if key in self.runs:
                 warnings.warn(f"not shown: {self.runs[key].home}, of which {record.home.name} is a newer run", stacklevel=2)
             self.runs[key], self.arrays[key] = record, arrays
         used = list(self.runs.values())
         self.dataset, self.known = (used[0].dataset, used[0].classes) if used else ("", ())
         self.classes = tuple(name for name in self.known if name in {hold_out for hold_out, _, _ in self.runs})
-        self.base = {names(record): record.method for record in sorted(used, key=lambda r: (_order(r), names(r)))}
+        used.sort(key=lambda record: (record.home in others, _order(record), names[record.home]))
+        self._first = {names[record.home]: record for record in reversed(used)}
+        self.methods = tuple(dict.fromkeys(names[record.home] for record in used))
         self.trials = tuple(sorted({trial for _, _, trial in self.runs}))
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        return tuple(self.base)
-
-    @cached_property
-    def _scorings(self) -> dict[str, dict[str, Any]]:
         hows = list({_key(how): how for record in self.runs.values() for how in record.scoring.values()}.values())
-        named = _names(hows, lambda how: how["score"], lambda how: how)
-        return {named(how): how for how in hows}
+        score = _names(hows, lambda how: how["score"], lambda how: how)
+        self._scorings = {score(how): how for how in hows}
+        self.scores = tuple(self._scorings)
 
-    @property
-    def scores(self) -> tuple[str, ...]:
-        return tuple(self._scorings)
-
-    def how(self, score: str) -> dict[str, Any]:
-        return self._scorings[score]
+    def _column(self, hold_out: str, method: str, score: str, trial: int) -> str | None:
+        """Under which name the record has this score; None if there is no such run or it was not scored so."""
+        record = self.runs.get((hold_out, method, trial))
+        key = record and record.key(self._scorings[score])
+        return key and key + self._end
 
     def values(self, hold_out: str, method: str, score: str, trial: int) -> np.ndarray | None:
-        """The scores of all test images (N,), or None if there is no such run or it was not scored so."""
-        record = self.runs.get((hold_out, method, trial))
-        key = record and record.key(self.how(score))
-        return self.arrays[hold_out, method, trial][key + self._end].astype(float) if key else None
+        """The scores of all test images (N,), None if they are not there."""
+        column = self._column(hold_out, method, score, trial)
+        return self.arrays[hold_out, method, trial][column].astype(float) if column else None
 
     def predicted(self, hold_out: str, method: str, trial: int) -> np.ndarray:
         """The predicted class of all test images (N,), as a number of `known`."""
         return self.arrays[hold_out, method, trial][f"predicted{self._end}"]
 
+    def is_anomaly(self, hold_out: str, method: str, trial: int) -> np.ndarray:
+        """Of all test images, bool (N,)."""
+        return self.arrays[hold_out, method, trial]["is_anomaly"]
+
     def curve(self, hold_out: str, method: str, score: str, trial: int) -> Curve | None:
         which = (hold_out, method, score, trial)
         if which not in self._curves:
             scores = self.values(*which)
-            made = None if scores is None else Curve.of(self.arrays[hold_out, method, trial]["is_anomaly"], scores)
-            self._curves[which] = made
+            self._curves[which] = None if scores is None else Curve.of(self.is_anomaly(hold_out, method, trial), scores)
         return self._curves[which]
 
     def curves(self, hold_out: str, method: str, score: str, trials: Sequence[int]) -> dict[int, Curve]:
@@ -220,106 +179,111 @@ class Results:
 
     def mean(self, hold_out: str, method: str, score: str, trials: Sequence[int]) -> Mean | None:
         """The mean curve of these trials at up to POINTS recalls; None where nothing was run."""
-        curves = list(self.curves(hold_out, method, score, trials).values())
+        curves = self.curves(hold_out, method, score, trials)
         if not curves:
             return None
-        anomalies = curves[0].found[-1]
+        anomalies = next(iter(curves.values())).found[-1]
         found = np.unique(np.linspace(1, anomalies, POINTS).round().astype(int))  # (P,)
-        precisions = np.stack([curve.precision(found) for curve in curves])  # (trials, P)
-        std = precisions.std(0, ddof=1) if len(curves) > 1 else None
-        return Mean(found / anomalies, precisions.mean(0), std)
+        steps = {trial: curve.steps(found) for trial, curve in curves.items()}
+        precisions = pd.DataFrame({trial: points.precision for trial, points in steps.items()})  # (P, trials)
+        return Mean(found / anomalies, precisions.mean(axis=1).to_numpy(), precisions.std(axis=1).to_numpy(), steps)
 
     def skew(self, hold_out: str) -> float:
         """The share of anomalies among the test images: a guess's average precision."""
         return next(record.skew for key, record in self.runs.items() if key[0] == hold_out)
 
     @cached_property
-    def paper(self) -> dict[str, dict[str, float]]:
-        """The paper's table, a row a held-out class; empty if it has none."""
-        settings = max((record.settings for record in self.runs.values()), key=len, default={})  # imported ones have few
-        of = settings.get("architecture", ""), settings.get("train_per_class")
-        return tables.paper(self.dataset, self.known, *of).to_dict("index")
+    def _papers(self) -> dict[str, dict[str, dict[str, float]]]:
+        """For each method the paper's table for its settings, a row a held-out class; empty if it has none."""
+        of = {name: record.settings for name, record in self._first.items()}
+        how = {name: (settings.get("architecture", ""), settings.get("train_per_class")) for name, settings in of.items()}
+        return {name: tables.paper(self.dataset, self.known, *which).to_dict("index") for name, which in how.items()}
 
     def published(self, hold_out: str, method: str, score: str) -> tuple[float, float]:
         """The paper's mean and std in percent, NaN where it has none or scored otherwise."""
-        how, row = self.how(score), self.paper.get(hold_out, {})
+        how, row = self._scorings[score], self._papers[method].get(hold_out, {})
         if any(how[name] != Experiment.model_fields[name].default for name in how if name in Experiment.model_fields):
             return math.nan, math.nan
-        column = f"{self.base[method]}_{how['score']}"
+        column = f"{self._first[method].method}_{how['score']}"
         return row.get(column, math.nan), row.get(f"{column}_std", math.nan)
-
-    def average_precision(self, hold_out: str, method: str, score: str, trials: Sequence[int]) -> tuple[float, float]:
-        """Mean and sample std over trials of the recorded average precision, in percent."""
-        values = pd.Series([self._recorded(hold_out, method, score, trial) for trial in trials], dtype=float)
-        return values.mean(), values.std()
 
     def selection(self, choice: Choice, share: float) -> pd.DataFrame:
         """A row for each curve: its average precision (%) as recorded, and what the threshold of this share does."""
         rows = []
-        for hold_out, method, score, trial, curve in self._each(choice):
-            record = self.runs[hold_out, method, trial]
-            which = dict(zip((*WHICH, "trial"), (hold_out, method, score, trial), strict=True))
-            ap = {"average_precision": self._recorded(hold_out, method, score, trial), "skew": 100 * record.skew}
-            paper = dict(zip(("paper", "paper_std"), self.published(hold_out, method, score), strict=True))
-            point = curve.at(curve.threshold(share))._asdict() | {"anomalies": curve.found[-1]}
-            rows.append(which | {"statistics": self.statistics} | ap | paper | point)
+        for name, method, score in itertools.product(*choice[:3]):
+            paper = dict(zip(("paper", "paper_std"), self.published(name, method, score), strict=True))
+            for trial, curve in self.curves(name, method, score, choice.trials).items():
+                which = dict(zip((*WHICH, "trial"), (name, method, score, trial), strict=True))
+                numbers = {measure: self._number(measure, name, method, score, trial) for measure in MEASURES}
+                about = {"statistics": self.statistics, "skew": 100 * self.runs[name, method, trial].skew}
+                point = curve.at(curve.threshold(share))._asdict() | {"anomalies": curve.found[-1]}
+                rows.append(which | about | numbers | paper | point)
         return pd.DataFrame(rows)
 
-    def _each(self, choice: Choice) -> Iterable[tuple[str, str, str, int, Curve]]:
-        """Every chosen curve that there is."""
-        for hold_out in choice.classes:
-            for method in choice.methods:
-                for score in choice.scores:
-                    for trial, curve in self.curves(hold_out, method, score, choice.trials).items():
-                        yield hold_out, method, score, trial, curve
+    def _number(self, measure: str, *which: Any) -> float:
+        """In percent, as recorded or of the curve; NaN where it was not run."""
+        column, (hold_out, method, _, trial) = self._column(*which), which
+        if column is None:
+            return math.nan
+        recorded = self.runs[hold_out, method, trial].metrics[column]
+        return 100 * (recorded if measure == "average_precision" else getattr(self.curve(*which), measure))
 
     def average_precisions(self, choice: Choice) -> pd.DataFrame:
         """Percent by held-out class, then the average (within a trial first, over the trials that have all classes).
 
-        Columns (score, method, statistic): mean, std, paper, paper_std, and, where it is chosen too, difference: to
-        plain classification.
+        Columns (score, method, statistic): mean and std over trials; low and high, the 95 % interval of a class over other
+        test images, given the networks, and of the average over other classes (t); difference, to the first plain
+        classification; paper and paper std; AUROC and FPR95.
         """
-        columns, average = {}, average_row(choice.classes)
-        for score in choice.scores:
-            for method in choice.methods:
-                ap = pd.DataFrame(
-                    {t: [self._recorded(c, method, score, t) for c in choice.classes] for t in choice.trials}, choice.classes
-                )
-                ap.loc[average] = ap.mean(skipna=False)
-                columns[score, method, "mean"], columns[score, method, "std"] = ap.mean(axis=1), ap.std(axis=1, ddof=1)
-                plain = next((name for name in choice.methods if self.base[name] == "classification"), None)
-                if plain is not None and plain != method:
-                    columns[score, method, "difference"] = columns[score, method, "mean"] - columns[score, plain, "mean"]
-                whole = set(choice.classes) == set(self.known)
-                paper = [self.published(c, method, score) if whole or c != average else (math.nan,) * 2 for c in ap.index]
-                columns[score, method, "paper"], columns[score, method, "paper_std"] = zip(*paper, strict=True)
-        return pd.DataFrame(columns, [*choice.classes, average]).dropna(axis=1, how="all")
+        if choice in self._tables:
+            return self._tables[choice]
+        columns = {}
+        plain = next((name for name in choice.methods if self._first[name].method == "classification"), None)
+        whole, average = set(choice.classes) == set(self.known), average_row(choice.classes)
+        for score, method in itertools.product(choice.scores, choice.methods):
+            ap, auroc, fpr95 = (self._over_trials(measure, choice, method, score) for measure in MEASURES)
+            mean = ap.mean(axis=1)
+            paper = [self.published(c, method, score) if whole or c != average else (math.nan,) * 2 for c in ap.index]
+            kinds = {"mean": mean, "std": ap.std(axis=1, ddof=1)} | self._interval(mean)
+            if plain is not None and plain != method:
+                kinds["difference"] = mean - self._over_trials(MEASURES[0], choice, plain, score).mean(axis=1)
+            kinds |= dict(zip(("paper", "paper std"), zip(*paper, strict=True), strict=True))
+            kinds |= {"AUROC": auroc.mean(axis=1), "FPR95": fpr95.mean(axis=1)}
+            columns |= {(score, method, kind): values for kind, values in kinds.items()}
+        self._tables[choice] = pd.DataFrame(columns, [*choice.classes, average]).dropna(axis=1, how="all")
+        return self._tables[choice]
 
-    def _recorded(self, hold_out: str, method: str, score: str, trial: int) -> float:
-        record = self.runs.get((hold_out, method, trial))
-        key = record and record.key(self.how(score))
-        return 100 * record.metrics[key + self._end] if key else math.nan
+    def _over_trials(self, measure: str, choice: Choice, method: str, score: str) -> pd.DataFrame:
+        """A row a held-out class and then their average, a column a trial."""
+        by_trial = {t: [self._number(measure, c, method, score, t) for c in choice.classes] for t in choice.trials}
+        table = pd.DataFrame(by_trial, choice.classes, dtype=float)
+        table.loc[average_row(choice.classes)] = table.mean(skipna=False)
+        return table
 
-    def taken_for(self, hold_out: str, methods: Sequence[str], trials: Sequence[int]) -> pd.DataFrame:
-        """Which known classes the held-out class's images are predicted as: shares that add up to 1 for each method.
+    def _interval(self, mean: pd.Series) -> dict[str, list[float]]:
+        from scipy.stats import t  # slow to import
 
-        Rows: the known classes that any is taken for, the most frequent first; the mean over trials.
-        """
-        shares = {}
-        for method in methods:
-            there = [key for t in trials if (key := (hold_out, method, t)) in self.arrays]
-            if there:
-                predicted = np.concatenate([self.predicted(*key)[self.arrays[key]["is_anomaly"]] for key in there])
-                shares[method] = np.bincount(predicted, minlength=len(self.known)) / len(predicted)
-        table = pd.DataFrame(shares, self.known)
-        table = table[table.sum(axis=1) > 0]
-        return table.loc[table.mean(axis=1).sort_values(ascending=False, kind="stable").index]
+        classes = mean.iloc[:-1]
+        anomalies = {key[0]: int(arrays["is_anomaly"].sum()) for key, arrays in self.arrays.items()}
+        rows = [100 * np.array(logit_interval(ap / 100, anomalies[name])) for name, ap in classes.items()]
+        half = t.ppf(0.975, len(classes) - 1) * classes.std() / math.sqrt(len(classes))
+        return dict(zip(("low", "high"), np.transpose([*rows, mean.iloc[-1] + half * np.array([-1, 1])]).tolist(), strict=True))
+
+    def confusions(self, classes: Sequence[str], method: str, trials: Sequence[int]) -> pd.DataFrame:
+        """A row for each held-out class: the shares of its images that are predicted as each known class; NaN: not run."""
+        rows = {}
+        for name in classes:
+            there = [key for t in trials if (key := (name, method, t)) in self.arrays]
+            predicted = [self.predicted(*key)[self.is_anomaly(*key)] for key in there]
+            counts = np.bincount(np.concatenate([*predicted, np.empty(0, int)]), minlength=len(self.known))
+            rows[name] = counts / (counts.sum() or math.nan)
+        return pd.DataFrame(rows, self.known, dtype=float).T
 
     def ranked(self, hold_out: str, method: str, score: str, trial: int, share: float) -> dict[str, np.ndarray]:
         """Test images behind the threshold of this share: indices, those that say most first. The run has this score."""
         scores, curve = self.values(hold_out, method, score, trial), self.curve(hold_out, method, score, trial)
         assert scores is not None and curve is not None
-        is_anomaly = self.arrays[hold_out, method, trial]["is_anomaly"]
+        is_anomaly = self.is_anomaly(hold_out, method, trial)
         flagged = scores >= curve.threshold(share)
         rising = np.argsort(scores, kind="stable")
         return {

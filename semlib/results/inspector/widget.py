@@ -1,69 +1,74 @@
-"""The controls. A change redraws what it touches: the curves and the open tab; another tab is made when it is opened."""
+"""The controls. A change redraws the curves, in one message, and the view below them that is open."""
 
+import base64
+import io
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from html import escape
-from pathlib import Path
 from typing import Any, BinaryIO
 
+import anywidget
 import ipywidgets as widgets
+import numpy as np
+import plotly.graph_objects as go
 
 from semlib.config import Experiment
 from semlib.files import ROOT, file_name, save_atomically
-from semlib.results.inspector.page import STYLE, Page, block, shown_columns
-from semlib.results.inspector.results import Choice, Results, grouped, images_of
+from semlib.results.inspector.page import STYLE, Page, pairs
+from semlib.results.inspector.results import Choice, Results, grouped, images_of, overview
 from semlib.runs import plan, store
 
-TABS = ("Average precision", "At the threshold", "Images", "Taken for")
-NOTHING = (
-    "There are no finished runs in {}/ yet: run <code>make demo</code> (minutes) or a table's notebook, then this cell again."
-)
-UNSORTED = "class"
+NOTHING = "There are no finished runs in {}/ yet: run make demo (minutes) or a table's notebook, then this cell again."
+KINDS = ("mean", "std", "low", "high", "difference", "paper", "paper std", "AUROC", "FPR95")  # columns of the table
+ALONE, CLASS = "nothing", "class"
 
 
-class Ticks:
-    """A named group of check boxes; from five on with buttons for all and none."""
+class Frame(anywidget.AnyWidget):
+    """Gives each plot the width that there is, which plotly can't know before it is shown, and its `meta` to screen readers."""
 
-    def __init__(self, title: str, changed: Callable[[], None]):
-        self.title, self._changed, self._quiet = title, changed, False
-        self._boxes: dict[Any, widgets.Checkbox] = {}
-        self._all, self._none = (self._button(text, ticked) for text, ticked in (("all", True), ("none", False)))
-        self.box = _row()
+    _esm = """export default {render() {
+        const framed = ({detail: {element}}) => {
+            element.setAttribute("role", "figure");
+            element.setAttribute("aria-label", element.layout.meta);
+            new ResizeObserver(() => element.offsetParent && window.dispatchEvent(new Event("resize"))).observe(element);
+        };
+        document.addEventListener("plotlywidget-after-render", framed);
+        return () => document.removeEventListener("plotlywidget-after-render", framed);
+    }}"""
 
-    def _button(self, text: str, ticked: bool) -> widgets.Button:
-        button = widgets.Button(description=text, tooltip=f"{self.title}: {text}", layout={"width": "64px"})
-        button.on_click(lambda _: self.set(self._boxes if ticked else ()))
-        return button
 
-    def offer(self, names: Iterable[Any], ticked: Iterable[Any]) -> None:
-        """Show these names; says nothing to `changed`."""
-        how = {"indent": False, "description_allow_html": True, "layout": {"width": "auto", "margin": "0 14px 0 0"}}
-        spoken = f'<span class="semlib-hidden">{self.title}: </span>'  # a screen reader hears "Trials: 0", not "0"
-        told = {name: spoken + escape(str(name)) for name in names}
-        self._boxes = {name: widgets.Checkbox(name in ticked, description=text, **how) for name, text in told.items()}
-        for box in self._boxes.values():
-            box.observe(self._ticked, "value")
-        title = widgets.HTML(f'<span class="semlib-group">{self.title}</span>')
-        buttons = [self._all, self._none] if len(self._boxes) > 4 else []
-        self.box.children = [title, *self._boxes.values(), *buttons]
+class Plot:
+    """A FigureWidget, built from a whole figure, then redrawn in one message for as long as it is about the same things."""
 
-    @property
-    def chosen(self) -> tuple:
-        return tuple(name for name, box in self._boxes.items() if box.value)
+    def __init__(self, clicked: Callable[..., None] | None = None, dragged: Callable[..., None] | None = None):
+        self.box, self._about, self._clicked, self._dragged = widgets.VBox(), None, clicked, dragged
 
-    def set(self, names: Iterable[Any]) -> None:
-        """Tick exactly these, as one change."""
-        self._quiet = True
-        for name, box in self._boxes.items():
-            box.value = name in names
-        self._quiet = False
-        self._changed()
-
-    def _ticked(self, _) -> None:
-        if not self._quiet:
-            self._changed()
+    def draw(self, figure: dict[str, Any], *about: Any) -> None:
+        """about: the format that plotly's own button saves in, and what the figure is of: a zoom stays while that does."""
+        new = {trace.get("uid", str(k)): trace for k, trace in enumerate(figure["data"])}
+        if about != self._about:
+            self.widget, self._about, self._drawn, known = go.FigureWidget(figure), about, new, 0
+            button = {"format": about[0], "scale": 2}
+            edits = {"shapePosition": bool(self._dragged)}
+            self.widget._config = {"displaylogo": False, "responsive": True, "edits": edits, "toImageButtonOptions": button}
+            if self._dragged:
+                self.widget.layout.on_change(lambda _, shapes: self._dragged([shape.x0 for shape in shapes]), "shapes")
+            self.box.children = []  # or the old figure is compared with this one, number by number
+            self.box.children = [self.widget]
+        else:
+            known, unseen = len(self._drawn), {"visible": False, "showlegend": False}
+            kept = {uid: new.pop(uid, old | unseen) for uid, old in self._drawn.items()}
+            with self.widget.batch_update():
+                for trace, now, old in zip(self.widget.data, kept.values(), self._drawn.values(), strict=True):
+                    trace.update({key: value for key, value in now.items() if not _same(value, old.get(key))}, overwrite=True)
+                self.widget.add_traces(list(new.values()))
+                self.widget.update_layout({key: figure["layout"].get(key, ()) for key in ("annotations", "shapes")})
+            self._drawn = kept | new
+        for trace in self.widget.data[known:] if self._clicked else ():
+            trace.on_click(self._clicked)
 
 
 class Inspector:
@@ -74,42 +79,44 @@ class Inspector:
 
     def __init__(self, experiment: Experiment):
         self.experiment, self.outputs = experiment, experiment.folder.parent
-        self._quiet = True
-        self._pages: dict[tuple[str, str, str], Page] = {}  # what was looked at stays in memory
-        self._images: dict[tuple[str, str], Any] = {}
-        self.warning = widgets.HTML()
+        self._quiet, self._pages, self._images = False, {}, {}  # what was looked at stays in memory
+        self.warning, self.said, self.html, self.saved = (widgets.HTML() for _ in range(4))
+        self.box = widgets.VBox([Frame(), widgets.HTML(STYLE), self.warning]).add_class("semlib")
+        self.tables: dict[str, list[store.Record]] = {}
         with self._warned():
-            folders = [path for path in sorted(self.outputs.glob("*")) if path.is_dir()]
-            found = {path.name: grouped(store.collect(path), experiment) for path in folders}
-        self.profiles = {name: groups for name, groups in found.items() if groups}
-        if self.profiles:
+            for folder in (path for path in sorted(self.outputs.glob("*")) if path.is_dir()):
+                groups = grouped(store.collect(folder), experiment)
+                self.tables |= {f"{folder.name}: {title}": records for title, records in groups.items()}
+        if self.tables:
             self._build()
-            self._open_profile()
+            self._open()
         else:
-            self.static = [widgets.HTML(STYLE), widgets.HTML(block(f"<p>{NOTHING.format(_short(self.outputs))}</p>"))]
-            self.box = widgets.VBox([*self.static, self.warning])
+            self.said.value = f"<p>{escape(NOTHING.format(_short(self.outputs)))}</p>"
+            self.box.children += (self.said,)
 
     def _repr_mimebundle_(self, **how: Any) -> dict[str, Any]:
-        page = "".join(part.value for part in [*self.static, self.warning])
-        return self.box._repr_mimebundle_(**how) | {"text/html": page, "text/plain": "The precision-recall inspector"}
+        parts = [STYLE, self.said.value, self.warning.value]
+        if self.tables and all(self.choice):
+            self._write(file := io.BytesIO(), "png")
+            picture = base64.b64encode(file.getvalue()).decode()
+            parts += [f'<img alt="Precision-recall curves" src="data:image/png;base64,{picture}">', self._table()]
+        page = {"text/html": f"<div>{''.join(parts)}</div>", "text/plain": "The precision-recall inspector"}
+        return self.box._repr_mimebundle_(**how) | page
 
     # --- what is looked at
 
     @property
-    def which(self) -> tuple[str, str]:
-        return self.profile.value, self.table.value
-
-    @property
     def page(self) -> Page:
-        which = (*self.which, self.statistics.value)
+        which = (self.table.value, self.beside.value, self.statistics.value)
         if which not in self._pages:
             with self._warned():
-                self._pages[which] = Page(Results(self.profiles[self.profile.value][self.table.value], self.statistics.value))
+                beside = self.tables.get(self.beside.value, ())
+                self._pages[which] = Page(Results(self.tables[which[0]], self.statistics.value, beside, self.beside.value))
         return self._pages[which]
 
     @property
     def choice(self) -> Choice:
-        return Choice(*(ticks.chosen for ticks in self.ticks))
+        return Choice(*(control.value for control in self.lists))
 
     @property
     def share(self) -> float:
@@ -118,150 +125,179 @@ class Inspector:
     # --- building
 
     def _build(self) -> None:
-        start = self.experiment.profile if self.experiment.profile in self.profiles else next(iter(self.profiles))
-        self.profile = _dropdown("Profile", "The folder in outputs/", list(self.profiles), start)
-        self.table = _dropdown("Table", "Runs of one data set with the same settings")
+        mine = {title: (title.startswith(f"{self.experiment.profile}: "), records[0].dataset == self.experiment.dataset_name)
+                for title, records in self.tables.items()}  # fmt: skip
+        told = "Runs of one data set with the same settings, by the folder in outputs/"
+        self.table = _one("Table", told, list(self.tables), max(mine, key=mine.get))
+        self.beside = _one("Beside", "Another table of the same classes, to compare with", [ALONE], ALONE)
         told = "Batch norm's statistics when scoring: mixed, as trained, or over upright training images alone"
-        self.statistics = _dropdown("Statistics", told, list(plan.STATISTICS), self.experiment.statistics)
-        self.statistics.observe(self._loud(self._open_table), "value")
-        self.profile.observe(self._loud(self._open_profile), "value")
-        self.table.observe(self._loud(self._open_table), "value")
-        self.about, self.curves, self.said, self.saved = (widgets.HTML() for _ in range(4))
-        self.ticks = [Ticks(title, self._loud(self._chosen)) for title in ("Held-out classes", "Methods", "Scores", "Trials")]
-        chosen = _row(*(ticks.box for ticks in self.ticks[1:]))
-        self._build_tabs()
-        self.static = [widgets.HTML(STYLE), self.about, self.said, self.curves, self.tab.children[0].children[1]]
-        top = _row(self.profile, self.table, self.statistics, self.about)
-        head = [self.static[0], self.warning, top, self.ticks[0].box, chosen, self._threshold(), self.said]
-        self.box = widgets.VBox([*head, self.curves, self._saving(), self.tab], layout={"overflow": "hidden"})
-
-    def _threshold(self) -> widgets.Widget:
+        self.statistics = _one("Statistics", told, list(plan.STATISTICS), self.experiment.statistics)
+        self.lists = [_several(title) for title in ("Held-out classes", "Methods", "Scores", "Trials")]
         told = "Share of the test images that is flagged as anomalous: those with the highest scores"
-        limits = {"min": 0.1, "max": 100.0, "step": 0.1, "tooltip": told}
-        how = {"style": {"description_width": "auto"}, "layout": {"width": "170px"}}
-        self.threshold = widgets.BoundedFloatText(description="flag the top %", **how, **limits)
-        slider = widgets.FloatSlider(readout=False, layout={"width": "420px"}, **limits)
+        limits = {"min": 0.01, "max": 100.0, "step": 0.1, "tooltip": told}
+        self.threshold = widgets.BoundedFloatText(description="flag the top %", **_narrow("180px"), **limits)
+        slider = widgets.FloatSlider(description="Threshold", readout=False, **_narrow("480px"), **limits)
         widgets.jslink((slider, "value"), (self.threshold, "value"))  # in the browser: no echo overtakes a hand
-        self.threshold.observe(self._loud(self._redraw), "value")
-        return _row(widgets.HTML('<span class="semlib-group">Threshold</span>'), slider, self.threshold)
+        self.name = widgets.Text(description="Save as", tooltip="Name of the file, without its ending", **_narrow("300px"))
+        buttons = [self._button(*words) for words in (("figure (PDF)", "pdf"), ("selection (CSV)", "csv"))]
+        self.camera = _one("the figures' own button saves", "The format of pictures that it saves", ["png", "svg"], "png")
+        self.held_out = _one("Held out", "The held-out class of which there is more")
+        self.sides = [_one(text, f"{text}: a method, a score and a trial") for text in ("Left", "Right")]
+        self.kinds = _several("Columns", KINDS, ("mean", "std", "difference", "paper"))
+        self.sort = _one("Sort by", "The column that sorts the table", [CLASS], CLASS)
+        self.falling = widgets.Checkbox(True, description="highest first", indent=False)
+        views = {"Average precision": self._numbers, "At the threshold": self._at_threshold, "Histograms": self._scores}
+        views |= {"Images": self._pictures, "Confusions": self._confusions, "Runs": self._runs}
+        self.view = widgets.ToggleButtons(options=views, style={"button_width": "auto"}, tooltips=list(views))
+        self.panels, self.matrices, self.bars = Plot(self._clicked), Plot(), Plot()
+        self.histograms = Plot(lambda _, points, __: points.xs and self._dragged(points.xs * 2), self._dragged)
+        self.below = widgets.VBox()
+        drawn = [self.threshold, self.camera, self.held_out, *self.sides, self.kinds, self.sort, self.falling, self.view]
+        opened = [self.table, self.beside, self.statistics]
+        for react, controls in ((self._open, opened), (self._choose, self.lists), (self._redraw, drawn)):
+            for control in controls:
+                control.observe(self._loud(react), "value")
+        rows = [opened, self.lists, [slider, self.threshold], [self.said], [self.panels.box]]
+        rows += [[self.name, *buttons, self.saved, self.camera], [self.view], [self.below]]
+        self.box.children += tuple(row[0] if len(row) == 1 else _row(*row) for row in rows)
 
-    def _build_tabs(self) -> None:
-        self.sort = _dropdown("Sort by", "The column that sorts the table", [UNSORTED], UNSORTED)
-        self.falling = widgets.Checkbox(True, description="highest first", indent=False, tooltip="Sort the highest first")
-        told = ("Held out", "Method", "Score", "Trial")
-        self.focus = [_dropdown(text, f"{text} of the images that are shown") for text in told]
-        for control in (self.sort, self.falling, *self.focus):
-            control.observe(self._loud(self._fill), "value")
-        controls = ([self.sort, self.falling], [], self.focus, [])
-        rows = [_row(*c) for c in controls]
-        self.tab = widgets.Tab([widgets.VBox([row, widgets.HTML()]) for row in rows], titles=TABS, selected_index=0)
-        self.tab.observe(self._loud(self._fill), "selected_index")
-
-    def _saving(self) -> widgets.Widget:
-        self.name = widgets.Text(description="Save as", tooltip="Name of the file, without its ending")
-        row = [self.name]
-        for text, ending, what in (("figure", "png", "PNG"), ("figure", "pdf", "PDF"), ("selection", "csv", "CSV")):
-            told = f"Save the current {text} as {what} in the profile's folder"
-            button = widgets.Button(description=f"{text} ({what})", tooltip=told, icon="save")
-            button.on_click(lambda _, ending=ending: self.save(ending))
-            row.append(button)
-        return _row(*row, self.saved)
+    def _button(self, text: str, ending: str) -> widgets.Button:
+        button = widgets.Button(description=text, tooltip=f"Save the {text} in the profile's folder", icon="save")
+        button.on_click(lambda _: self.save(ending))
+        return button
 
     # --- reacting
 
     def _loud(self, react: Callable[[], None]) -> Callable[..., None]:
         """An observer that is deaf while controls are set by other controls."""
-
-        def observer(*_: Any) -> None:
-            if not self._quiet:
-                react()
-
-        return observer
+        return lambda *_: None if self._quiet else react()
 
     @contextmanager
     def _silence(self):
-        self._quiet = True
+        before, self._quiet = self._quiet, True
         try:
             yield
         finally:
-            self._quiet = False
+            self._quiet = before
 
-    def _open_profile(self) -> None:
-        groups = self.profiles[self.profile.value]
+    def _open(self) -> None:
+        own = self.tables[self.table.value]
+        others = [
+            title for title, records in self.tables.items() if records is not own and records[0].classes == own[0].classes
+        ]
         with self._silence():
-            self.table.options = list(groups)
-            wanted = [title for title, records in groups.items() if records[0].dataset == self.experiment.dataset_name]
-            self.table.value = next(iter([*wanted, *groups]))
-        self._open_table()
-
-    def _open_table(self) -> None:
-        results = self.page.results
-        offers = (results.classes, results.methods, results.scores, results.trials)
-        with self._silence():
-            for ticks, names in zip(self.ticks, offers, strict=True):
-                ticks.offer(names, names if ticks.title != "Scores" else names[:1])
-            for control, names in zip(self.focus, offers, strict=True):
-                control.options = names
-            if results.classes:
-                self.threshold.value = round(100 * results.skew(results.classes[0]), 1)
+            _offer(self.beside, [ALONE, *others])
+            results = self.page.results
+            for control, names in zip(
+                self.lists, (results.classes, results.methods, results.scores, results.trials), strict=True
+            ):
+                control.options, control.value = names, names if names is not results.scores else names[:1]
+            self.threshold.value = round(100 * results.skew(results.classes[0]), 1) if results.classes else 10
             self.name.value = file_name("pr_curves", results.dataset, results.statistics)
-        self.about.value = block(self.page.about())
-        self._chosen()
+        self._choose()
 
-    def _chosen(self) -> None:
+    def _choose(self) -> None:
+        if not all(self.choice):
+            self.said.value = "<p role='status'>Choose at least one class, one method, one score and one trial.</p>"
+            return
+        sides = [(f"{m}, {s}, trial {t}", (m, s, t)) for m, s in pairs(self.choice) for t in self.choice.trials]
+        other = next((side for _, side in sides if side[0] != self.choice.methods[0]), sides[-1][1])
         with self._silence():
-            for control, chosen in zip(self.focus, self.choice, strict=True):
-                if chosen and control.value not in chosen:
-                    control.value = chosen[0]
-            columns = [UNSORTED, *shown_columns(self.page.results.average_precisions(self.choice))]
-            kept = self.sort.value if self.sort.value in columns else UNSORTED
-            self.sort.options = columns
-            self.sort.value = kept
+            _offer(self.held_out, self.choice.classes)
+            _offer(self.sides[0], sides)
+            _offer(self.sides[1], sides, other)
+            _offer(self.sort, [CLASS, *(" ".join(column) for column in self.page.results.average_precisions(self.choice))])
         self._redraw()
 
     def _redraw(self) -> None:
-        self.curves.value = block(self.page.panels(self.choice, self.share))
-        self.said.value = block(self.page.summary(self.choice, self.share))
-        self._fill()
+        if all(self.choice):
+            opened = (self.table.value, self.beside.value, self.statistics.value, self.choice.classes)
+            self.panels.draw(self.page.panels(self.choice, self.share), self.camera.value, *opened)
+            said = self.page.at_threshold(self.choice, self.share, ("method", "score")).to_html()
+            self.said.value = f"<div role='status'>{said}</div>"
+            self.below.children = self.view.value()
 
-    def _fill(self) -> None:
-        """Make the open tab."""
-        makers = (self._table, self._numbers, self._pictures, self._predictions)
-        k = self.tab.selected_index or 0  # None only without tabs
-        made = makers[k]() if all(self.choice) else ""
-        self.tab.children[k].children[1].value = block(made)
+    def _clicked(self, trace: Any, points: Any, _: Any) -> None:
+        """Put the threshold to a point of a trial's curve, and show more of that run."""
+        if points.point_inds and trace.customdata is not None:
+            _, flagged, _, trial = trace.customdata[points.point_inds[0]]
+            with self._silence():
+                self.held_out.value, self.sides[0].value = trace.meta[0], (*trace.meta[1:], int(trial))
+            self._flag(flagged, self.sides[0].value)
+
+    def _dragged(self, places: list[float]) -> None:
+        """Put the threshold to where the line of a histogram was dragged."""
+        for side, place in zip((control.value for control in self.sides), places, strict=False):
+            curve = self.page.results.curve(self.held_out.value, *side)
+            if not self._quiet and curve and place != curve.threshold(self.share):
+                return self._flag(max(curve.at(place).flagged, 1), side)
+
+    def _flag(self, flagged: int, side: tuple) -> None:
+        share = flagged / self.page.results.curve(self.held_out.value, *side).flagged[-1]
+        with self._silence():
+            self.threshold.value = math.floor(1e6 * share) / 1e4  # a little less flags as many
+        self._redraw()
+
+    # --- the views below
 
     def _table(self) -> str:
-        return self.page.average_precisions(self.choice, self.sort.value, self.falling.value)
+        return self.page.average_precisions(self.choice, self.kinds.value, self.sort.value, self.falling.value).to_html()
 
-    def _numbers(self) -> str:
-        return self.page.at_threshold(self.choice, self.share)
+    def _numbers(self) -> list[widgets.Widget]:
+        self.html.value = self._table()
+        return [_row(self.kinds, self.sort, self.falling), self.html]
 
-    def _pictures(self) -> str:
-        if self.which not in self._images:
-            self.tab.children[2].children[1].value = block('<p class="note">Reading the images…</p>')
-            self._images[self.which] = images_of(self.profiles[self.which[0]][self.which[1]][0], self.experiment)
-        return self.page.images(tuple(control.value for control in self.focus), self.share, self._images[self.which])
+    def _at_threshold(self) -> list[widgets.Widget]:
+        self.html.value = self.page.at_threshold(self.choice, self.share).to_html()
+        return [self.html]
 
-    def _predictions(self) -> str:
-        return self.page.taken_for(self.choice)
+    def _looked_at(self) -> tuple[str, list[tuple[str, str, int]], widgets.Widget]:
+        return self.held_out.value, [control.value for control in self.sides], _row(self.held_out, *self.sides)
 
-    # --- keeping
+    def _scores(self) -> list[widgets.Widget]:
+        hold_out, sides, controls = self._looked_at()
+        with self._silence():
+            self.histograms.draw(
+                self.page.histograms(hold_out, sides, self.share), self.camera.value, self.page, hold_out, sides
+            )
+        return [controls, self.histograms.box]
+
+    def _pictures(self) -> list[widgets.Widget]:
+        (hold_out, sides, controls), parts = self._looked_at(), []
+        for side in sides:
+            record = self.page.results.runs.get((hold_out, side[0], side[2]))
+            if record and record.test_digest not in self._images:
+                self._images[record.test_digest] = images_of(record, self.experiment)
+            images = self._images[record.test_digest] if record else ""
+            parts.append(self.page.images(hold_out, side, self.share, images).to_html())
+        self.html.value = "".join(parts)
+        return [controls, self.html]
+
+    def _confusions(self) -> list[widgets.Widget]:
+        hold_out, sides, controls = self._looked_at()
+        self.matrices.draw(self.page.confusions(sides, self.choice), self.camera.value, self.page, self.choice, sides)
+        self.bars.draw(self.page.taken_for(hold_out, self.choice), self.camera.value, self.page, self.choice, hold_out)
+        return [controls, self.matrices.box, self.bars.box]
+
+    def _runs(self) -> list[widgets.Widget]:
+        caption = "What has run, and the settings in which the tables differ"
+        self.html.value = (
+            overview(self.tables).style.format(escape="html").format_index(escape="html").set_caption(caption).to_html()
+        )
+        return [self.html]
+
+    # --- saving
 
     def save(self, ending: str) -> None:
         """Write the current figure (png, pdf) or selection (csv) into the profile's folder, and say where."""
         name = re.sub(r"[^\w.-]+", "_", self.name.value) or "pr_curves"
-        path = self.outputs / self.profile.value / f"{name}.{ending}"
-        if not all(self.choice):
-            self.saved.value = block('<p class="note">Nothing is chosen: nothing to save.</p>')
-            return
-        self.saved.value = block('<p class="note">Saving…</p>')
+        path = self.outputs / self.table.value.partition(":")[0] / f"{name}.{ending}"
         try:
             save_atomically(path, lambda file: self._write(file, ending))
-            said = f"Saved {escape(_short(path))}"
+            said = f"Saved {_short(path)}"
         except OSError as error:
-            said = f"{escape(_short(path))} could not be saved: {escape(str(error.strerror))}"
-        self.saved.value = block(f'<p role="status">{said}</p>')
+            said = f"{_short(path)} could not be saved: {error.strerror}"
+        self.saved.value = f"<p role='status'>{escape(said)}</p>"
 
     def _write(self, file: BinaryIO, ending: str) -> None:
         if ending == "csv":
@@ -275,8 +311,12 @@ class Inspector:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             yield
-        lines = "".join(f"<li>{escape(_relative(str(warning.message)))}</li>" for warning in caught)
-        self.warning.value += block(f'<ul class="warning" role="alert">{lines}</ul>') if lines else ""
+        lines = "<br>".join(escape(_short(warning.message)) for warning in caught)
+        self.warning.value += f"<p role='alert'>{lines}</p>" if lines else ""
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other or (type(one) is type(other) and bool(np.array_equal(one, other)))
 
 
 def _row(*parts: widgets.Widget) -> widgets.HBox:
@@ -284,14 +324,25 @@ def _row(*parts: widgets.Widget) -> widgets.HBox:
     return widgets.HBox(parts, layout={"flex_flow": "row wrap", "align_items": "center"})
 
 
-def _dropdown(text: str, told: str, options: Iterable[Any] = (), value: Any = None) -> widgets.Dropdown:
-    how = {"style": {"description_width": "auto"}, "layout": {"width": "auto", "margin": "2px 14px 2px 0"}}
-    return widgets.Dropdown(options=list(options), value=value, description=text, tooltip=told, **how)
+def _narrow(width: str) -> dict[str, Any]:
+    return {"style": {"description_width": "auto"}, "layout": {"width": width, "margin": "2px 14px 2px 0"}}
 
 
-def _short(path: Path) -> str:
-    return _relative(str(path))
+def _one(text: str, told: str, options: Iterable[Any] = (), value: Any = None) -> widgets.Dropdown:
+    return widgets.Dropdown(options=list(options), value=value, description=text, tooltip=told, **_narrow("auto"))
 
 
-def _relative(text: str) -> str:
-    return text.replace(f"{ROOT}/", "")
+def _several(text: str, options: Iterable[Any] = (), value: Iterable[Any] = ()) -> widgets.SelectMultiple:
+    told = f"{text}: several with Ctrl or Shift"
+    return widgets.SelectMultiple(description=text, tooltip=told, options=options, value=value, rows=5, **_narrow("auto"))
+
+
+def _offer(control: widgets.Dropdown, options: Iterable[Any], start: Any = None) -> None:
+    """Other options; the value stays if it is one of them."""
+    values = [option[1] if isinstance(option, tuple) else option for option in options]
+    value = control.value if control.value in values else start or values[0]
+    control.options, control.value = options, value
+
+
+def _short(text: object) -> str:
+    return str(text).replace(f"{ROOT}/", "")
