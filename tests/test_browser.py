@@ -131,11 +131,11 @@ def test_a_point_says_what_its_threshold_does_and_a_click_puts_the_threshold_the
     page.mouse.up()
     assert changed(page, before) == pytest.approx(100 * flagged / 600, abs=1e-3)
     page.get_by_role("button", name="Histograms").click()
-    until(page, 2, ".semlib .shapelayer path")
+    until(page, 2, ".semlib .shape-group path")
     lines = page.evaluate("() => document.querySelectorAll('.semlib .js-plotly-plot')[1].layout.shapes.map(shape => shape.x0)")
     assert lines[0] == threshold and page.get_by_label("Held out", exact=True).input_value() == "3"
     page.keep("histograms")
-    before, place = share(page), page.locator(".semlib .shapelayer path").first.bounding_box()
+    before, place = share(page), page.locator(".semlib .shape-group path").first.bounding_box()
     page.mouse.move(place["x"] + place["width"] / 2, place["y"] + 50)
     page.mouse.down()
     page.mouse.move(place["x"] - 60, place["y"] + 50, steps=5)  # to lower scores: more is flagged

@@ -56,7 +56,9 @@ class Plot:
             self.widget._config = {"displaylogo": False, "responsive": True, "edits": edits, "toImageButtonOptions": button}
             if self._dragged:
                 self.widget.layout.on_change(lambda _, shapes: self._dragged([shape.x0 for shape in shapes]), "shapes")
-            self.box.children = []  # or the old figure is compared with this one, number by number
+            for old in self.box.children:
+                old.close()
+            self.box.children = []  # else the old figure is compared with this one, number by number
             self.box.children = [self.widget]
         else:
             known, unseen = len(self._drawn), {"visible": False, "showlegend": False}
