@@ -56,6 +56,7 @@ def page(request, address, tmp_path):
         until(page, 10, TITLES)
         page.keep = lambda name: keep(page, f"{request.param}-{name}", tmp_path)
         yield page
+        page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")  # the next test has a kernel of its own
     assert errors == [] and [url for url in elsewhere if not url.startswith(("data:", "blob:"))] == []
 
 
@@ -135,6 +136,8 @@ def test_a_point_says_what_its_threshold_does_and_a_click_puts_the_threshold_the
     lines = page.evaluate("() => document.querySelectorAll('.semlib .js-plotly-plot')[1].layout.shapes.map(shape => shape.x0)")
     assert lines[0] == threshold and page.get_by_label("Held out", exact=True).input_value() == "3"
     page.keep("histograms")
+    page.get_by_role("figure").nth(1).scroll_into_view_if_needed()
+    page.wait_for_timeout(500)
     before, place = share(page), page.locator(".semlib .shape-group path").first.bounding_box()
     page.mouse.move(place["x"] + place["width"] / 2, place["y"] + 50)
     page.mouse.down()

@@ -43,7 +43,7 @@ Side = tuple[str, str, int]  # a method, a score and a trial, to set beside anot
 
 STYLE = """<style>
 .semlib, .semlib .widget-html-content {color: var(--jp-ui-font-color1, #222)}
-.semlib :is(.xtick, .ytick, .infolayer, .heatmap-label) text {fill: var(--jp-ui-font-color1, #222) !important}
+.semlib :is([class$=tick], .infolayer, .heatmap-label) text {fill: var(--jp-ui-font-color1, #222) !important}
 .semlib .widget-html-content {overflow-x: auto}
 .semlib table {border-collapse: collapse; font-variant-numeric: tabular-nums; line-height: 1.5}
 .semlib caption {width: 760px; text-align: left; padding: 4px 0; color: var(--jp-ui-font-color2, #555)}
@@ -205,7 +205,10 @@ class Page:
         """The panels as matplotlib draws them, to be saved."""
         shown, across = self.panels(choice, share), min(COLUMNS, len(choice.classes))
         rows = -(-len(choice.classes) // across)
-        figure = Figure(figsize=(max(3.1 * across, 6), 3.1 * rows + 0.8), layout="constrained")
+        width, height = max(3.1 * across, 6), 3.1 * rows + 0.9
+        figure = Figure(figsize=(width, height))  # without a layout engine, which would double the time
+        edges = {"left": 0.6 / width, "right": 1 - 0.1 / width, "bottom": 1 / height, "top": 1 - 0.8 / height}
+        figure.subplots_adjust(**edges, wspace=0.25, hspace=0.45)
         axes = list(figure.subplots(rows, across, squeeze=False).flat)
         for trace in shown["data"]:
             axis, line = axes[int(trace["xaxis"][1:] or 1) - 1], trace["line"]
@@ -224,7 +227,7 @@ class Page:
             axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
             axis.set_title(unescape(re.sub("<.*?>", "", note["text"].replace("<br>", "\n"))), parse_math=False, fontsize=9)
         figure.suptitle(f"{self.results.dataset}, {self.results.statistics} statistics; average precision in %", **plots.NAME)
-        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+        figure.legend(loc="lower center", ncols=3, frameon=False, fontsize=8)
         return figure
 
     # --- tables

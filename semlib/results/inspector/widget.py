@@ -44,7 +44,7 @@ class Plot:
     """A FigureWidget, built from a whole figure, then redrawn in one message for as long as it is about the same things."""
 
     def __init__(self, clicked: Callable[..., None] | None = None, dragged: Callable[..., None] | None = None):
-        self.box, self._about, self._clicked, self._dragged = widgets.VBox(), None, clicked, dragged
+        self.box, self._about, self._clicked, self._dragged, self._replaced = widgets.VBox(), None, clicked, dragged, ()
 
     def draw(self, figure: dict[str, Any], *about: Any) -> None:
         """about: the format that plotly's own button saves in, and what the figure is of: a zoom stays while that does."""
@@ -56,8 +56,9 @@ class Plot:
             self.widget._config = {"displaylogo": False, "responsive": True, "edits": edits, "toImageButtonOptions": button}
             if self._dragged:
                 self.widget.layout.on_change(lambda _, shapes: self._dragged([shape.x0 for shape in shapes]), "shapes")
-            for old in self.box.children:
+            for old in self._replaced:  # not the last one, which the browser may still be drawing
                 old.close()
+            self._replaced = self.box.children
             self.box.children = []  # else the old figure is compared with this one, number by number
             self.box.children = [self.widget]
         else:
