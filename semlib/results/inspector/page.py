@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.express as px
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
@@ -25,19 +26,15 @@ ACROSS, COLUMNS, FEW = 16, 5, 3  # images a row, panels a row, methods and score
 NUMBERS = {"precision": "{:.2%}", "recall": "{:.2%}", "flagged": "{:.6g}", "missed": "{:.4g}", "anomalies": "{:.0f}"}
 POINT = "recall %{x:.3f}, precision %{y:.3f}<br>threshold %{customdata[0]:.6g}<br>"
 POINT += "flagged %{customdata[1]}, missed %{customdata[2]}<extra></extra>"
-# what a trace may have, so that one drawn in another's place keeps nothing of it
-TRACE = {"type": "scatter", "mode": "lines", "x": [], "y": [], "fill": "none", "fillcolor": None, "opacity": 1, "meta": None}
-TRACE |= {"customdata": None, "hovertemplate": None, "hoverinfo": "skip", "showlegend": False, "visible": True}
-TRACE |= {"legendgroup": "skew"}
+TRACE = {"type": "scatter", "mode": "lines", "fill": "none", "opacity": 1, "customdata": None, "hoverinfo": "skip"}
+TRACE |= {"showlegend": False, "visible": True, "legendgroup": "skew"}
 CLEAR = {"paper_bgcolor": "#0000", "plot_bgcolor": "#0000", "hovermode": "closest", "uirevision": True}  # on light and dark
 LEGEND = {"orientation": "h", "yref": "container", "y": 1, "yanchor": "top", "title": None}
 SEEN = "whose numbers are in the tables"  # to a screen reader
 AXIS = {"gridcolor": "#80808040", "zeroline": False, "ticklabelstandoff": 3}
-ABOUT = "Average precision in %: mean and standard deviation over trials (the average over classes within a trial first), 95 % "
-ABOUT += (
-    "interval from low to high (a class: other test images, given the networks; the average: other classes), difference to "
-)
-ABOUT += "the first plain classification in points. FPR95: of normal images at 95 % recall."
+ABOUT = """Average precision in %: mean and standard deviation over trials (the average over classes within a trial first),
+95 % interval from low to high (a class: other test images, given the networks; the average: other classes), difference to the
+first plain classification in points. FPR95: of normal images at 95 % recall."""
 UNSEEN = "#aa3377"  # the colour of the held-out class where it is not a method's
 Side = tuple[str, str, int]  # a method, a score and a trial, to set beside another
 
@@ -157,8 +154,6 @@ class Page:
             line = {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "name": str(k)}
             on = {"xref": f"x{k + 1}".replace("x1", "x"), "yref": "paper", "line": {"color": "#e03030", "width": 3}}
             thresholds.append(line | on)
-        import plotly.express as px  # slow to import
-
         how = {
             "x": "score",
             "y": "share",
@@ -176,8 +171,6 @@ class Page:
 
     def confusions(self, sides: Sequence[Side], choice: Choice) -> dict[str, Any]:
         """What each held-out class is taken for (%), a matrix for each side's method."""
-        import plotly.express as px  # slow to import
-
         shares = np.stack([100 * self.results.confusions(choice.classes, side[0], choice.trials) for side in sides])
         known, classes = ([escape(name) for name in names] for names in (self.results.known, choice.classes))
         labels = {"x": "taken for", "y": "held out", "color": "% of its images", "facet_col": "method"}
@@ -193,8 +186,6 @@ class Page:
 
     def taken_for(self, hold_out: str, choice: Choice) -> dict[str, Any]:
         """Which known classes one held-out class's images are predicted as (%), by all chosen methods."""
-        import plotly.express as px  # slow to import
-
         shares = {m: 100 * self.results.confusions([hold_out], m, choice.trials).loc[hold_out] for m in choice.methods}
         table = pd.DataFrame(shares).rename_axis(index="taken for", columns="method")
         labels = {"value": f"share of the images of {hold_out} (%)"}
