@@ -253,6 +253,9 @@ def prevalence(table: pd.DataFrame, board: pd.DataFrame, curves: int = CURVES) -
         axis.minorticks_off()
         axis.legend(fontsize=8, frameon=False, handlelength=4)
     axes[0, 0].set_ylabel("average precision / share of anomalies (chance: 1)")
+    if axes[0, 0].get_ylim()[1] > 10:  # nearly all are found: the curves fall from hundreds to 2
+        axes[0, 0].set_yscale("log")
+        axes[0, 0].yaxis.set_major_formatter("{x:g}")
     figure.suptitle(f"Average precision by prevalence, {len(scores)} of {len(ranked)} scores, mean over held-out classes")
     return figure
 
