@@ -102,11 +102,13 @@ def execute(page, address: str, notebook: str, dark: bool = False) -> None:
 
 
 def picture(path: str) -> None:
-    """Save the inspector over this checkout's outputs/, as it opens."""
-    with tempfile.TemporaryDirectory() as folder, server(Path(folder)) as address, browser(height=1500) as page:
+    """Save the inspector over this checkout's outputs/, with its histograms."""
+    with tempfile.TemporaryDirectory() as folder, server(Path(folder)) as address, browser(height=1600) as page:
         copy("inspect_pr_curves.ipynb", Path(folder) / "inspect_pr_curves.ipynb")
         execute(page, address, "inspect_pr_curves.ipynb")
         page.locator(".semlib .scatterlayer .point").first.wait_for(timeout=120_000)
+        page.get_by_role("button", name="Histograms").click()
+        page.locator(".semlib .shape-group path").first.wait_for(timeout=60_000, state="attached")
         page.wait_for_timeout(2000)  # it is fitted to the page
         page.locator(".jp-OutputArea-output:has(.semlib)").first.screenshot(path=path)
 

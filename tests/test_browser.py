@@ -199,6 +199,8 @@ def test_pictures_and_selections_are_saved(page, folder, tmp_path):
             page.locator(".semlib .modebar-btn[data-title^=Download]").first.click()
         saved.value.save_as(tmp_path / "picture")
         assert (tmp_path / "picture").read_bytes().startswith(head)
+    buttons = page.locator(".semlib .modebar-btn").evaluate_all("all => all.map(button => button.dataset.title)")
+    assert buttons and not [text for text in buttons if "hare" in text or "loud" in text]  # sends nothing away
     choose(page, "Table", "other: cifar10")
     until(page, 2, TITLES)
     page.keep("other profile")

@@ -23,6 +23,13 @@ from semlib.runs import plan, store
 
 NOTHING = "There are no finished runs in {}/ yet: run make demo (minutes) or a table's notebook, then this cell again."
 KINDS = ("mean", "std", "low", "high", "difference", "paper", "paper std", "AUROC", "FPR95")  # columns of the table
+CONFIG = {
+    "displaylogo": False,
+    "responsive": True,
+    "showSendToCloud": False,
+    "plotlyServerURL": "",
+}  # nothing is sent to plotly's cloud
+CONFIG |= {"modeBarButtonsToRemove": ["select2d", "lasso2d"]}
 ALONE, CLASS = "nothing", "class"
 
 
@@ -51,9 +58,8 @@ class Plot:
         new = {trace.get("uid", str(k)): trace for k, trace in enumerate(figure["data"])}
         if about != self._about:
             self.widget, self._about, self._drawn, known = go.FigureWidget(figure), about, new, 0
-            button = {"format": about[0], "scale": 2}
-            edits = {"shapePosition": bool(self._dragged)}
-            self.widget._config = {"displaylogo": False, "responsive": True, "edits": edits, "toImageButtonOptions": button}
+            self.widget._config = CONFIG | {"edits": {"shapePosition": bool(self._dragged)}}
+            self.widget._config |= {"toImageButtonOptions": {"format": about[0], "scale": 2}}
             if self._dragged:
                 self.widget.layout.on_change(lambda _, shapes: self._dragged([shape.x0 for shape in shapes]), "shapes")
             for old in self._replaced:  # not the last one, which the browser may still be drawing
