@@ -192,8 +192,10 @@ def test_every_view_is_shown_and_fits(page):
 
 def test_pictures_and_selections_are_saved(page, folder, tmp_path):
     for ending, head in (("png", b"\x89PNG"), ("svg", b"<svg")):
-        choose(page, "the figures' own button saves", ending)
-        page.wait_for_timeout(1500)
+        page.evaluate("() => document.querySelector('.semlib .js-plotly-plot').dataset.old = '1'")
+        if ending == "svg":
+            choose(page, "the figures' own button saves", ending)
+            page.locator(".semlib .js-plotly-plot:not([data-old]) .scatterlayer .point").first.wait_for(timeout=60_000)
         with page.expect_download() as saved:
             page.get_by_role("figure").first.hover()
             page.locator(".semlib .modebar-btn[data-title^=Download]").first.click()

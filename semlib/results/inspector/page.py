@@ -68,7 +68,11 @@ class Page:
         rows, small = -(-len(choice.classes) // across), max(len(choice.methods), len(choice.scores)) <= FEW
         plot, gap = 180 if across > 3 else 330, 52 + 12 * len(choice.scores) * small  # pixels
         grid = {"rows": rows, "columns": across, "pattern": "independent", "xgap": 0.18, "ygap": gap / (gap + plot)}
-        layout = CLEAR | {"grid": grid, "height": (plot + gap) * rows + 60, "meta": f"Precision-recall curves, {SEEN}"}
+        layout: dict[str, Any] = CLEAR | {
+            "grid": grid,
+            "height": (plot + gap) * rows + 60,
+            "meta": f"Precision-recall curves, {SEEN}",
+        }
         layout |= {"legend": LEGEND, "margin": {"l": 45, "r": 10, "t": gap + 20, "b": 40}, "annotations": []}
         for k, name in enumerate(choice.classes):
             n, first = str(k + 1) if k else "", k == 0
@@ -82,7 +86,13 @@ class Page:
                     data.append(trace | on | {"showlegend": first and trace["uid"] == "mean"})
                     data[-1]["uid"] = "/".join((name, method, score, trace["uid"]))
             skew, line = self.results.skew(name), {"color": "#888888", "dash": "dot", "width": 1}
-            guess = {"x": [0, 1], "y": [skew] * 2, "line": line, "name": "guessing (the skew)", "uid": f"{name}/skew"}
+            guess: dict[str, Any] = {
+                "x": [0, 1],
+                "y": [skew] * 2,
+                "line": line,
+                "name": "guessing (the skew)",
+                "uid": f"{name}/skew",
+            }
             guess |= {"hovertemplate": f"guessing: {100 * skew:.2f} %<extra></extra>", "hoverinfo": "all", "showlegend": first}
             data.append(TRACE | guess | on)
         return {"data": data, "layout": layout}
@@ -141,7 +151,8 @@ class Page:
         frames, thresholds, unseen = [], [], f"{hold_out}, unseen"
         for k, (side, scores) in enumerate((side, self.results.values(hold_out, *side)) for side in sides):
             where = {"side": f"{', '.join(side[:2])}, trial {side[2]}" + " " * k}  # two panels, though they be alike
-            if scores is None:
+            curve = self.results.curve(hold_out, *side)
+            if scores is None or curve is None:
                 frames.append(pd.DataFrame([where | {"group": "normal"}]))
                 continue
             edges = np.histogram_bin_edges(scores[np.isfinite(scores)], 60)
@@ -150,7 +161,7 @@ class Page:
                 count = np.histogram(scores[chosen], edges)[0]
                 numbers = {"score": (edges[1:] + edges[:-1]) / 2, "count": count, "share": 100 * count / chosen.sum()}
                 frames.append(pd.DataFrame(numbers | {"width": np.diff(edges), "group": group} | where))
-            at = self.results.curve(hold_out, *side).threshold(share)
+            at = curve.threshold(share)
             line = {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "name": str(k)}
             on = {"xref": f"x{k + 1}".replace("x1", "x"), "yref": "paper", "line": {"color": "#e03030", "width": 3}}
             thresholds.append(line | on)
@@ -234,13 +245,14 @@ class Page:
         for score in choice.scores if len(choice.methods) > 1 else ():
             means = [column for column in columns.values() if column[0] == score and column[-1] == "mean"]
             style = style.highlight_max(means, axis=1, props="font-weight: bold") if means else style
-        return style.format({c: "{:+.2f}" if c[-1] == "difference" else "{:.2f}" for c in columns.values()}, na_rep="")
+        style.format({c: "{:+.2f}" if c[-1] == "difference" else "{:.2f}" for c in columns.values()}, na_rep="")
+        return style
 
     def at_threshold(self, choice: Choice, share: float, by: Sequence[str] = WHICH) -> Styler:
         """Precision, recall, flagged and missed, means over what `by` does not name."""
         rows = self.results.selection(choice, share).groupby(list(by), sort=False)[list(NUMBERS)].mean()
         over = f" (means over {len(choice.trials)} trials and {len(choice.classes)} classes)" if by != WHICH else ""
-        return _styled(rows, f"Flagging the most anomalous {100 * share:.3g} % of the test images{over}").format(NUMBERS)
+        return _styled(rows, f"Flagging the most anomalous {100 * share:.3g} % of the test images{over}", NUMBERS)
 
     def images(self, hold_out: str, side: Side, share: float, test: ImageSet | str) -> Styler:
         """Rows of images behind the threshold, each with its class, the predicted class and its score."""
@@ -256,7 +268,7 @@ class Page:
                 told = f'"test image {k}: {is_}, predicted {taken_for}, score {scores[k]:.4g}"'
                 cells.append(f"<img alt={told} title={told} {_source(test.images[k])}>{is_} → {taken_for}<br>{scores[k]:.4g}")
             rows[f"{said} ({len(indices)})"] = pd.Series(cells, dtype=object)
-        return _styled(pd.DataFrame(rows).T, f"{title}: class → predicted class, score").format(na_rep="").hide(axis=1)
+        return _styled(pd.DataFrame(rows).T, f"{title}: class → predicted class, score").hide(axis=1)
 
 
 def pairs(choice: Choice) -> list[tuple[str, str]]:
@@ -277,8 +289,11 @@ def _plain(figure: Any, layout: dict[str, Any], **axis: Any) -> dict[str, Any]:
     return {"data": [trace.to_plotly_json() for trace in figure.data], "layout": figure.layout.to_plotly_json()}
 
 
-def _styled(table: pd.DataFrame, caption: str) -> Styler:
-    return table.style.format_index(escape="html").format_index(escape="html", axis=1).set_caption(escape(caption))
+def _styled(table: pd.DataFrame, caption: str, how: Any = None) -> Styler:
+    """how: format strings by column."""
+    style = table.style.set_caption(escape(caption))
+    style.format(how, na_rep="").format_index(escape="html").format_index(escape="html", axis=1)
+    return style
 
 
 def _source(image: np.ndarray) -> str:

@@ -160,7 +160,8 @@ class Inspector:
         self.view = widgets.ToggleButtons(options=views, style={"button_width": "auto"}, tooltips=list(views))
         self.panels, self.matrices, self.bars = Plot(self._clicked), Plot(), Plot()
         self.histograms = Plot(lambda _, points, __: points.xs and self._dragged(points.xs * 2), self._dragged)
-        self.below = widgets.VBox()
+        self.below, self._chooser = widgets.VBox(), _row(self.held_out, *self.sides)
+        self._sorter = _row(self.kinds, self.sort, self.falling)  # built once: a control that is made anew loses the keyboard
         drawn = [self.threshold, self.camera, self.held_out, *self.sides, self.kinds, self.sort, self.falling, self.view]
         opened = [self.table, self.beside, self.statistics]
         for react, controls in ((self._open, opened), (self._choose, self.lists), (self._redraw, drawn)):
@@ -254,14 +255,14 @@ class Inspector:
 
     def _numbers(self) -> list[widgets.Widget]:
         self.html.value = self._table()
-        return [_row(self.kinds, self.sort, self.falling), self.html]
+        return [self._sorter, self.html]
 
     def _at_threshold(self) -> list[widgets.Widget]:
         self.html.value = self.page.at_threshold(self.choice, self.share).to_html()
         return [self.html]
 
     def _looked_at(self) -> tuple[str, list[tuple[str, str, int]], widgets.Widget]:
-        return self.held_out.value, [control.value for control in self.sides], _row(self.held_out, *self.sides)
+        return self.held_out.value, [control.value for control in self.sides], self._chooser
 
     def _scores(self) -> list[widgets.Widget]:
         hold_out, sides, controls = self._looked_at()
