@@ -241,7 +241,7 @@ class Page:
         if by in columns:
             order = table.iloc[:-1].sort_values(columns[by], ascending=not falling, kind="stable").index
             table = table.loc[[*order, table.index[-1]]]
-        style = _styled(table[list(columns.values())].head(None if len(choice.classes) > 1 else 1), ABOUT)
+        style = styled(table[list(columns.values())].head(None if len(choice.classes) > 1 else 1), ABOUT)
         for score in choice.scores if len(choice.methods) > 1 else ():
             means = [column for column in columns.values() if column[0] == score and column[-1] == "mean"]
             style = style.highlight_max(means, axis=1, props="font-weight: bold") if means else style
@@ -252,14 +252,14 @@ class Page:
         """Precision, recall, flagged and missed, means over what `by` does not name."""
         rows = self.results.selection(choice, share).groupby(list(by), sort=False)[list(NUMBERS)].mean()
         over = f" (means over {len(choice.trials)} trials and {len(choice.classes)} classes)" if by != WHICH else ""
-        return _styled(rows, f"Flagging the most anomalous {100 * share:.3g} % of the test images{over}", NUMBERS)
+        return styled(rows, f"Flagging the most anomalous {100 * share:.3g} % of the test images{over}", NUMBERS)
 
     def images(self, hold_out: str, side: Side, share: float, test: ImageSet | str) -> Styler:
         """Rows of images behind the threshold, each with its class, the predicted class and its score."""
         scores, (method, _, trial), rows = self.results.values(hold_out, *side), side, {}
         title = f"{', '.join(side[:2])}, trial {trial}, {hold_out} held out"
         if scores is None or isinstance(test, str):
-            return _styled(pd.DataFrame(), f"{title}: {'this was not run.' if scores is None else test}")
+            return styled(pd.DataFrame(), f"{title}: {'this was not run.' if scores is None else test}")
         numbers = (self.results.arrays[hold_out, method, trial]["label"], self.results.predicted(hold_out, method, trial))
         for said, indices in self.results.ranked(hold_out, *side, share).items():
             cells = []
@@ -268,7 +268,7 @@ class Page:
                 told = f'"test image {k}: {is_}, predicted {taken_for}, score {scores[k]:.4g}"'
                 cells.append(f"<img alt={told} title={told} {_source(test.images[k])}>{is_} → {taken_for}<br>{scores[k]:.4g}")
             rows[f"{said} ({len(indices)})"] = pd.Series(cells, dtype=object)
-        return _styled(pd.DataFrame(rows).T, f"{title}: class → predicted class, score").hide(axis=1)
+        return styled(pd.DataFrame(rows).T, f"{title}: class → predicted class, score").hide(axis=1)
 
 
 def pairs(choice: Choice) -> list[tuple[str, str]]:
@@ -289,7 +289,7 @@ def _plain(figure: Any, layout: dict[str, Any], **axis: Any) -> dict[str, Any]:
     return {"data": [trace.to_plotly_json() for trace in figure.data], "layout": figure.layout.to_plotly_json()}
 
 
-def _styled(table: pd.DataFrame, caption: str, how: Any = None) -> Styler:
+def styled(table: pd.DataFrame, caption: str, how: Any = None) -> Styler:
     """how: format strings by column."""
     style = table.style.set_caption(escape(caption))
     style.format(how, na_rep="").format_index(escape="html").format_index(escape="html", axis=1)

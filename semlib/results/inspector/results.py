@@ -244,7 +244,7 @@ class Results:
             ap, auroc, fpr95 = (self._over_trials(measure, choice, method, score) for measure in MEASURES)
             mean = ap.mean(axis=1)
             paper = [self.published(c, method, score) if whole or c != average else (math.nan,) * 2 for c in ap.index]
-            kinds = {"mean": mean, "std": ap.std(axis=1, ddof=1)} | self._interval(mean)
+            kinds: dict[str, Any] = {"mean": mean, "std": ap.std(axis=1, ddof=1)} | self._interval(mean)
             if plain is not None and plain != method:
                 kinds["difference"] = mean - self._over_trials(MEASURES[0], choice, plain, score).mean(axis=1)
             kinds |= dict(zip(("paper", "paper std"), zip(*paper, strict=True), strict=True))

@@ -5,7 +5,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from html import escape
 from typing import Any, BinaryIO
@@ -17,13 +17,13 @@ import plotly.graph_objects as go
 
 from semlib.config import Experiment
 from semlib.files import ROOT, file_name, save_atomically
-from semlib.results.inspector.page import STYLE, Page, pairs
+from semlib.results.inspector.page import STYLE, Page, pairs, styled
 from semlib.results.inspector.results import Choice, Results, grouped, images_of, overview
 from semlib.runs import plan, store
 
 NOTHING = "There are no finished runs in {}/ yet: run make demo (minutes) or a table's notebook, then this cell again."
 KINDS = ("mean", "std", "low", "high", "difference", "paper", "paper std", "AUROC", "FPR95")  # columns of the table
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "displaylogo": False,
     "responsive": True,
     "showSendToCloud": False,
@@ -60,8 +60,8 @@ class Plot:
             self.widget, self._about, self._drawn, known = go.FigureWidget(figure), about, new, 0
             self.widget._config = CONFIG | {"edits": {"shapePosition": bool(self._dragged)}}
             self.widget._config |= {"toImageButtonOptions": {"format": about[0], "scale": 2}}
-            if self._dragged:
-                self.widget.layout.on_change(lambda _, shapes: self._dragged([shape.x0 for shape in shapes]), "shapes")
+            if dragged := self._dragged:
+                self.widget.layout.on_change(lambda _, shapes: dragged([shape.x0 for shape in shapes]), "shapes")
             for old in self._replaced:  # not the last one, which the browser may still be drawing
                 old.close()
             self._replaced = self.box.children
@@ -137,7 +137,7 @@ class Inspector:
         mine = {title: (title.startswith(f"{self.experiment.profile}: "), records[0].dataset == self.experiment.dataset_name)
                 for title, records in self.tables.items()}  # fmt: skip
         told = "Runs of one data set with the same settings, by the folder in outputs/"
-        self.table = _one("Table", told, list(self.tables), max(mine, key=mine.get))
+        self.table = _one("Table", told, list(self.tables), max(mine, key=lambda title: mine[title]))
         self.beside = _one("Beside", "Another table of the same classes, to compare with", [ALONE], ALONE)
         told = "Batch norm's statistics when scoring: mixed, as trained, or over upright training images alone"
         self.statistics = _one("Statistics", told, list(plan.STATISTICS), self.experiment.statistics)
@@ -167,7 +167,7 @@ class Inspector:
         for react, controls in ((self._open, opened), (self._choose, self.lists), (self._redraw, drawn)):
             for control in controls:
                 control.observe(self._loud(react), "value")
-        rows = [opened, self.lists, [slider, self.threshold], [self.said], [self.panels.box]]
+        rows: list[Sequence[widgets.Widget]] = [opened, self.lists, [slider, self.threshold], [self.said], [self.panels.box]]
         rows += [[self.name, *buttons, self.saved, self.camera], [self.view], [self.below]]
         self.box.children += tuple(row[0] if len(row) == 1 else _row(*row) for row in rows)
 
@@ -243,7 +243,7 @@ class Inspector:
                 return self._flag(max(curve.at(place).flagged, 1), side)
 
     def _flag(self, flagged: int, side: tuple) -> None:
-        share = flagged / self.page.results.curve(self.held_out.value, *side).flagged[-1]
+        share = flagged / len(self.page.results.is_anomaly(self.held_out.value, side[0], side[2]))
         with self._silence():
             self.threshold.value = math.floor(1e6 * share) / 1e4  # a little less flags as many
         self._redraw()
@@ -290,10 +290,7 @@ class Inspector:
         return [controls, self.matrices.box, self.bars.box]
 
     def _runs(self) -> list[widgets.Widget]:
-        caption = "What has run, and the settings in which the tables differ"
-        self.html.value = (
-            overview(self.tables).style.format(escape="html").format_index(escape="html").set_caption(caption).to_html()
-        )
+        self.html.value = styled(overview(self.tables), "What has run, and the settings in which the tables differ").to_html()
         return [self.html]
 
     # --- saving
