@@ -58,8 +58,8 @@ class Plot:
         new = {trace.get("uid", str(k)): trace for k, trace in enumerate(figure["data"])}
         if about != self._about:
             self.widget, self._about, self._drawn, known = go.FigureWidget(figure), about, new, 0
-            self.widget._config = CONFIG | {"edits": {"shapePosition": bool(self._dragged)}}
-            self.widget._config |= {"toImageButtonOptions": {"format": about[0], "scale": 2}}
+            own = {"edits": {"shapePosition": bool(self._dragged)}, "toImageButtonOptions": {"format": about[0], "scale": 2}}
+            self.widget._config = CONFIG | own
             if dragged := self._dragged:
                 self.widget.layout.on_change(lambda _, shapes: dragged([shape.x0 for shape in shapes]), "shapes")
             for old in self._replaced:  # not the last one, which the browser may still be drawing
