@@ -16,7 +16,7 @@ from semlib.__main__ import main
 from semlib.config import ConfigError
 from semlib.results import plots, show, stats, tables
 from semlib.results.inspector.page import Page
-from semlib.results.inspector.results import Choice, Results, grouped
+from semlib.results.inspector.results import Choice, Results, grouped, overview
 from semlib.runs import plan, store
 
 METHOD = "external:vit-b16"
@@ -81,8 +81,8 @@ def test_the_documents_loop_is_imported_and_stands_beside_semlibs_own(tmp_path):
         assert results.methods == ("Classification-only", "perceptron")
         rows = results.selection(choice, 0.1).query("method == 'perceptron' and score == 'margin'")
         assert rows.average_precision.tolist() == [100 * record.metrics["external:margin"]]
-        page = Page(results)
-        assert "1 trained elsewhere" in page.about() and "perceptron" in page.panels(choice, 0.1)
+        assert "perceptron" in str(Page(results).panels(choice, 0.1))
+    assert overview({"a": members, "b": [own]})["trained elsewhere"].tolist() == [1, 0]
     assert plots.precision_recall(both, [own, record]) and plots.learning_curves(both, [record])
 
 
@@ -278,8 +278,8 @@ def test_nothing_held_out_and_the_scores_of_a_data_set_that_is_not_here(folder):
     assert [str(record.data) for record in found] == ["11111111-22222222"] * 2
     assert tables.by_class(experiment, found).loc["owl"].notna().sum() == 4  # MSP and accuracy, of one trial
     (members,) = grouped(store.collect(experiment.folder), experiment).values()
-    results = Results(members)
-    assert results.paper == {} and "2 runs on cub: 2 trained elsewhere." in Page(results).about()
+    assert Results(members).published("owl", "plain", "MSP") == pytest.approx((np.nan, np.nan), nan_ok=True)
+    assert overview({"cub": members})["trained elsewhere"].tolist() == [2]
 
 
 def test_a_dry_grid_counts_what_is_trained(folder, capsys):

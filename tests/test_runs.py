@@ -1025,8 +1025,8 @@ def test_a_kill_between_any_two_files_changes_nothing(untrained):
     done = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     moments = int(done.stdout.split()[-1])
-    # before and after; two checkpoints, of which one is moved; four files; and before moving one that isn't there yet
-    assert moments == 2 * (3 + 4) + 1
+    # before and after; who is at it; two checkpoints, of which one is moved; four files; and before moving one that isn't there
+    assert moments == 2 * (1 + 3 + 4) + 1
     whole = scores(tiny(untrained, **how, outputs=str(untrained / f"outputs-{moments}")))
     for moment in range(moments):
         experiment = tiny(untrained, **how, outputs=str(untrained / f"outputs-{moment}"))
@@ -1127,7 +1127,7 @@ def test_the_record_is_written_last(untrained, monkeypatch):
     for place in (store, execute, checkpoint):
         monkeypatch.setattr(place, "save_atomically", lambda path, write: order.append(path.name) or save(path, write))
     runs.complete(tiny(untrained, methods="classification"))
-    assert order[-1] == "record.json" and set(order) == FILES | {"checkpoint.pt"}
+    assert order[-1] == "record.json" and set(order) == FILES | {"checkpoint.pt", "run.owner"}
     assert json.loads((next((untrained / "outputs").rglob("record.json"))).read_text())["method"] == "classification"
 
 

@@ -34,7 +34,7 @@ from semlib.runs.plan import Run
 from semlib.runs.scoring import MSP
 from semlib.runs.store import Record
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, OWNER = "checkpoint.pt", "run.owner"
 EMULATED = "precision: bfloat16 is emulated on this processor or GPU, and slower than float32"
 PATIENCE = 5.0  # seconds until it is said who holds a run
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what some network file systems answer
@@ -60,6 +60,7 @@ def complete(experiment: Experiment) -> list[Record]:
     for run in plan.planned(experiment):
         if run not in missing:  # killed after its record, before this
             Checkpoint(run.home / CHECKPOINT).remove()
+            (run.home / OWNER).unlink(missing_ok=True)
     queue = deque((run, False) for run in missing)
     while queue:
         run, wait = queue.popleft()
@@ -204,7 +205,7 @@ def _alone(run: Run, wait: bool) -> Generator[None, None, None]:
 
     After a few seconds of waiting it says for whom. filelock.Timeout.
     """
-    lock, owner = FileLock(run.home / "run.lock"), run.home / "run.owner"
+    lock, owner = FileLock(run.home / "run.lock"), run.home / OWNER
     try:
         try:
             lock.acquire(timeout=PATIENCE if wait else 0)

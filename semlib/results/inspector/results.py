@@ -109,7 +109,10 @@ def overview(tables: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
         has = {f"{of}s": len({getattr(record, of) for record in records}) for of in counted}
         rows[title] = {"runs": len(records)} | has | settings
     table = pd.DataFrame.from_dict(rows, "index")
-    return table[[name for k, name in enumerate(table) if k < 4 or table[name].nunique(dropna=False) > 1]]
+    table = table[[name for k, name in enumerate(table) if k < 4 or table[name].nunique(dropna=False) > 1]]
+    if any(imported := [sum(record.external is not None for record in records) for records in tables.values()]):
+        table.insert(1, "trained elsewhere", imported)
+    return table
 
 
 class Results:
