@@ -1,6 +1,5 @@
 """Scores of a network trained elsewhere: imported, checked, and shown beside semlib's own."""
 
-import json
 import re
 import subprocess
 import sys
@@ -299,4 +298,3 @@ def test_the_records_that_are_committed_lie_where_they_did():
     for path in paths:
         record = store.read_record(path.parent)
         assert record.trained.match(f"runs/{record.place}") and record.external is None
-        assert "external" not in json.loads(path.read_text())

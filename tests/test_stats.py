@@ -4,6 +4,7 @@ import itertools
 import time
 from functools import cache
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,6 +19,14 @@ from semlib.results import plots, show, stats
 from semlib.runs import plan, store
 
 Z = 1.959964
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
 SCORES = ["msp", "odin", "energy", "knn"]
 
 
