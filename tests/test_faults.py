@@ -216,6 +216,7 @@ def both(experiment, place, without_locks=""):
             process.kill()  # one waits for the other
     assert [process.returncode for process in pair] == [0, 0]
     return [text.count("trained") for text in said]
+@pytest.mark.slow
 
 
 def test_two_processes_share_the_runs_of_a_table(folder):
@@ -223,6 +224,7 @@ def test_two_processes_share_the_runs_of_a_table(folder):
     experiment = tiny(folder, trials=3, epochs=12)
     counts = both(experiment, folder / "both")
     assert sum(counts) == 6 == len(store.finished(experiment)) and min(counts) >= 1
+@pytest.mark.slow
 
 
 def test_where_locks_do_nothing_the_first_record_stands(folder):
@@ -254,6 +256,7 @@ def test_a_grid_and_a_tables_notebook_at_once_train_each_run_once(folder):
 
 
 # --- a download
+@pytest.mark.slow
 
 
 def test_an_interrupted_download_is_done_again(tmp_path):

@@ -105,6 +105,7 @@ def test_its_results_are_those_of_the_committed_records():
     shown = [f"| {' | '.join([*index, *row])} |" for index, row in zip(rows.index, rows.to_numpy(), strict=True)]
     section = PAGES["results"].partition("## Pixel statistics")[0]
     assert [line for line in section.splitlines() if line.startswith("|")][2:] == shown
+@pytest.mark.slow
 
 
 def test_its_answer_about_detectors_is_that_of_the_committed_records():

@@ -1015,6 +1015,7 @@ for moment in itertools.count():  # the file that is about to be put in its plac
         print(moment)
         break
 """
+@pytest.mark.slow
 
 
 def test_a_kill_between_any_two_files_changes_nothing(untrained):
