@@ -216,17 +216,17 @@ def both(experiment, place, without_locks=""):
             process.kill()  # one waits for the other
     assert [process.returncode for process in pair] == [0, 0]
     return [text.count("trained") for text in said]
+
+
 @pytest.mark.slow
-
-
 def test_two_processes_share_the_runs_of_a_table(folder):
     """What the other one trains is left for last: with several runs neither waits while there is something to do."""
     experiment = tiny(folder, trials=3, epochs=12)
     counts = both(experiment, folder / "both")
     assert sum(counts) == 6 == len(store.finished(experiment)) and min(counts) >= 1
+
+
 @pytest.mark.slow
-
-
 def test_where_locks_do_nothing_the_first_record_stands(folder):
     experiment = tiny(folder, methods="classification")
     assert both(experiment, folder / "both", WITHOUT_LOCKS) == [1, 1]  # trained twice at worst
@@ -257,8 +257,6 @@ def test_a_grid_and_a_tables_notebook_at_once_train_each_run_once(folder):
 
 # --- a download
 @pytest.mark.slow
-
-
 def test_an_interrupted_download_is_done_again(tmp_path):
     """torchvision's real download of a small CIFAR-10; the process is killed when half of the archive is there."""
     batch = {"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1]}

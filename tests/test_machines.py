@@ -133,9 +133,9 @@ def test_a_benchmarks_peak_is_of_what_the_processor_computes_in(monkeypatch, no_
     assert list(throughput.peak("cpu", side=8)) == ["float32"]
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     assert list(throughput.peak("cpu", side=8)) == ["float32", "bfloat16"]
+
+
 @pytest.mark.slow
-
-
 def test_an_installed_package_says_what_needs_the_checkout_and_does_the_rest(tmp_path):
     shutil.copytree(ROOT / "semlib", tmp_path / "site" / "semlib", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "mine.yaml").write_text("dataset: digits\n")

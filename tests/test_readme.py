@@ -105,9 +105,9 @@ def test_its_results_are_those_of_the_committed_records():
     shown = [f"| {' | '.join([*index, *row])} |" for index, row in zip(rows.index, rows.to_numpy(), strict=True)]
     section = PAGES["results"].partition("## Pixel statistics")[0]
     assert [line for line in section.splitlines() if line.startswith("|")][2:] == shown
+
+
 @pytest.mark.slow
-
-
 def test_its_answer_about_detectors_is_that_of_the_committed_records():
     """Three sentences and no more, made of the committed runs by what the notebook calls."""
     (experiment,) = config.several(config.read_parameters("params/cpu/detectors.yaml"))

@@ -1015,9 +1015,9 @@ for moment in itertools.count():  # the file that is about to be put in its plac
         print(moment)
         break
 """
+
+
 @pytest.mark.slow
-
-
 def test_a_kill_between_any_two_files_changes_nothing(untrained):
     """SIGKILL just before and just after each atomic rename of a run, then the same again."""
     how = {"epochs": 2, "methods": "rotation"}
