@@ -582,6 +582,7 @@ def test_with_nothing_in_outputs_it_says_what_to_run(tmp_path):
     assert "make demo" in Inspector(config.create({"outputs": str(tmp_path / "absent")})).said.value
 
 
+@pytest.mark.slow
 def test_every_interaction_is_redrawn_in_half_a_second(tmp_path):
     """10 classes x 2 methods x 3 trials of 10,000 scores, both scores shown; in processor time, as others use it too."""
     inspector = Inspector(made_up(tmp_path, images=10_000, dataset="cifar10"))

@@ -1083,6 +1083,7 @@ def test_a_process_killed_at_random_moments_ends_as_an_undisturbed_one(untrained
     assert scores(disturbed) == whole
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_train_a_run_once(untrained):
     experiment = tiny(untrained, methods="classification")
     settings = experiment.model_dump(mode="json")
@@ -1135,6 +1136,7 @@ def test_the_record_is_written_last(untrained, monkeypatch):
 # --- compilation
 
 
+@pytest.mark.slow
 def test_all_runs_of_a_process_share_what_is_compiled(folder, monkeypatch):
     """A minute for each method on a GPU, not for each run. The compiler's last stage is left out: it needs C++."""
     graphs = []

@@ -306,6 +306,7 @@ def test_the_leaderboard_is_of_means_with_three_sources_of_uncertainty_apart(run
     assert "The paper" not in text
 
 
+@pytest.mark.slow
 def test_test_images_are_drawn_once_for_all_runs_and_each_class_apart(runs, found):
     label = runs[0][1][0].scores()["label"]
     counts = stats.draws(label, 40, seed=0)
