@@ -214,10 +214,13 @@ def _score(args: argparse.Namespace) -> int:
         raise ConfigError(f"--out: {args.out} isn't a table's name (.csv)")
     record, table, images = new_images.score(args.run, args.folder, notebooks.merged([], args.parameter))
     out = args.out or new_images.usual_place(record, args.folder)
-    sheet, text = plots.most_anomalous(table, images), table.to_csv(index=False)
-    save_atomically(out.with_suffix(".png"), lambda file: sheet.savefig(file, format="png"))
+    figure, text = plots.most_anomalous(table, images), table.to_csv(index=False)
+    save_atomically(out.with_suffix(".png"), lambda file: figure.savefig(file, format="png"))
     save_atomically(out, lambda file: file.write(text.encode(errors="surrogateescape")))  # a file's name can be any bytes
-    print(f"{len(table)} images: {short(out)}, and the most anomalous by {table.columns[2]}: {short(out.with_suffix('.png'))}")
+    how, sheet = f"{dict(args.parameter).get('statistics', 'mixed')} statistics", short(out.with_suffix(".png"))
+    print(
+        f"{len(table)} images, {how}: {short(out)}, by {table.columns[2]} the most anomalous: {short(out.with_suffix('.png'))}"
+    )
     return 0
 
 

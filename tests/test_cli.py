@@ -205,7 +205,7 @@ def test_a_notebook_of_other_parameters_is_replaced_with_a_word(tmp_path, monkey
     nbformat.write(nbformat.v4.new_notebook(metadata=metadata), out)
     assert main(["run", NOTEBOOK, *parameters(**always | {"epochs": 7, "methods": "rotation"})]) == 1
     lines = capsys.readouterr().out.splitlines()
-    expected = [f"replacing {out} and its tables, made with other parameters (its runs stay): {said}"] if said else []
+    expected = [f"this replaces {out} and its tables, made with other parameters (its runs stay): {said}"] if said else []
     assert lines == [*expected, f"executing {NOTEBOOK} -> {out}"]
 
 

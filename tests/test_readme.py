@@ -122,6 +122,7 @@ def test_its_answer_about_detectors_is_that_of_the_committed_records():
     assert answer in " ".join(README.split())
     notebook = (ROOT / "outputs" / "cpu" / "detectors.ipynb").read_text()
     assert json.dumps(answer)[1:-1] in notebook
+    assert re.search(r"rank correlation ([^)]*\))", " ".join(README.split()))[1] in notebook
 
 
 def test_its_benchmarks_are_those_of_the_committed_files():

@@ -101,7 +101,7 @@ def replaces(out: Path, parameters: dict[str, Any]) -> str | None:
         return None
     names = [name for name in {**before, **now} if before.get(name) != now.get(name) and name not in Machine.model_fields]
     changes = (f"{name} {before.get(name, 'as by default')}, now {now.get(name, 'as by default')}" for name in names)
-    said = f"replacing {short(out)} and its tables, made with other parameters (its runs stay): {'; '.join(changes)}"
+    said = f"this replaces {short(out)} and its tables, made with other parameters (its runs stay): {'; '.join(changes)}"
     return said if names else None
 
 
