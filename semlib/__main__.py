@@ -217,10 +217,8 @@ def _score(args: argparse.Namespace) -> int:
     figure, text = plots.most_anomalous(table, images), table.to_csv(index=False)
     save_atomically(out.with_suffix(".png"), lambda file: figure.savefig(file, format="png"))
     save_atomically(out, lambda file: file.write(text.encode(errors="surrogateescape")))  # a file's name can be any bytes
-    how, sheet = f"{dict(args.parameter).get('statistics', 'mixed')} statistics", short(out.with_suffix(".png"))
-    print(
-        f"{len(table)} images, {how}: {short(out)}, by {table.columns[2]} the most anomalous: {short(out.with_suffix('.png'))}"
-    )
+    how, shown = f"{dict(args.parameter).get('statistics', 'mixed')} statistics", short(out.with_suffix(".png"))
+    print(f"{len(table)} images, {how}: {short(out)}, and the most anomalous by {table.columns[2]}: {shown}")
     return 0
 
 

@@ -144,7 +144,7 @@ def _refuse(folder: Path, strange: list[Path], wanted: str) -> None:
 
 
 def unlabelled(root: Path, shape: tuple[int, ...]) -> tuple[list[str], np.ndarray]:
-    """Every image in a folder and those below it, in order: names as seen from it, and uint8 (N, *shape), as `read` makes them.
+    """Every image in a folder and those below it, in order: names seen from it, and uint8 (N, C, H, W), as `read` makes them.
 
     shape: (C, H, W) of the data set that they are to be like. DataError if it can't be made, or the folder holds no image.
     """
