@@ -25,7 +25,8 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from semlib import config, datasets
 from semlib.datasets import Digests
-from semlib.results.curves import Curve, logit_interval
+from semlib.results import stats
+from semlib.results.curves import Curve
 from semlib.results.inspector import Inspector
 from semlib.results.inspector.page import Page
 from semlib.results.inspector.results import POINTS, Choice, Results, grouped, images_of
@@ -88,15 +89,18 @@ def test_the_steps_of_a_curve_have_scikit_learns_average_precision_as_their_area
 def test_auroc_and_fpr95_are_scikit_learns(case):
     is_anomaly, scores = np.array([a for a, _ in case]), np.array([s for _, s in case], float)
     false, true, _ = roc_curve(is_anomaly, scores, drop_intermediate=False)
-    curve = Curve.of(is_anomaly, scores)
-    assert curve.auroc == pytest.approx(roc_auc_score(is_anomaly, scores))
-    assert curve.fpr95 == pytest.approx(false[true >= 0.95 - 1e-12].min())
+    ranking = stats.Ranking(is_anomaly, scores)
+    assert ranking.auroc() == pytest.approx(roc_auc_score(is_anomaly, scores))
+    assert ranking.fpr95() == pytest.approx(false[true >= 0.95 - 1e-12].min())
 
 
 def test_the_interval_of_an_average_precision_is_symmetric_in_log_odds_and_in_0_to_1():
     """logit 0.8 = 1.386; 1.96 / sqrt(100 * 0.16) = 0.49."""
-    assert logit_interval(0.8, 100) == pytest.approx((0.7102, 0.8672), abs=1e-4)
-    assert all(0 <= end <= 1 for ap in (0, 1) for end in logit_interval(ap, 5)) and np.isnan(logit_interval(np.nan, 5)).all()
+    assert stats.logit_interval(0.8, 100) == pytest.approx((0.7102, 0.8672), abs=1e-4)
+    assert (
+        all(0 <= end <= 1 for ap in (0, 1) for end in stats.logit_interval(ap, 5))
+        and np.isnan(stats.logit_interval(np.nan, 5)).all()
+    )
 
 
 def test_a_mean_curve_is_the_mean_over_trials_at_each_recall_and_is_thinned(tmp_path):
@@ -150,9 +154,10 @@ def test_the_table_is_the_mean_within_a_trial_first_with_the_difference_and_the_
     low, high = (table["MSP", PLAIN, end]["average"] for end in ("low", "high"))
     assert (low, high) == pytest.approx(student.interval(0.95, 9, gained.mean(), gained.sem()))
     low, high = (table["MSP", PLAIN, end]["cat"] / 100 for end in ("low", "high"))
-    assert (low, high) == pytest.approx(logit_interval(gained["cat"] / 100, 20))
-    curves = [results.curve("cat", PLAIN, "MSP", t) for t in (0, 2)]
-    assert table["MSP", PLAIN, "FPR95"]["cat"] == pytest.approx(100 * np.mean([curve.fpr95 for curve in curves]))
+    assert (low, high) == pytest.approx(stats.logit_interval(gained["cat"] / 100, 20))
+    rates = [stats.Ranking(results.is_anomaly(*which), results.values(*which[:2], "MSP", which[2])).fpr95()
+             for which in (("cat", PLAIN, 0), ("cat", PLAIN, 2))]  # fmt: skip
+    assert table["MSP", PLAIN, "FPR95"]["cat"] == pytest.approx(100 * np.mean(rates))
     part = results.average_precisions(choice._replace(classes=("cat", "dog")))
     assert np.isnan(part["MSP", PLAIN, "paper"]["average"])  # the paper's is over ten classes
 

@@ -27,7 +27,7 @@ FLOORS = (  # each may import of those before it
 WINGS = {  # likewise the files of a wing, by their names in it
     "": ("files", "randomness", "config", "user_code", "auxiliary", "checkpoint", "training"),
     "runs": ("machine", "plan", "store", "scoring", "external", "execute", "new_images", "__init__"),
-    "results": ("names", "tables", "stats", "show", "plots", "curves", "inspector", "report", "appendix_d", "imagenet_subsets"),
+    "results": ("names", "curves", "tables", "stats", "show", "plots", "inspector", "report", "appendix_d", "imagenet_subsets"),
     "batch": ("gpus", "notebooks", "progress", "grid"),
 }
 NO_TORCH = {"runs", "runs.machine", "runs.plan", "runs.store", "metrics.detection"}  # what results may take of these wings

@@ -5,7 +5,6 @@ Every score: higher = more anomalous. A threshold flags the images whose score i
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -36,7 +35,7 @@ class Curve:
     @classmethod
     def of(cls, is_anomaly: np.ndarray, scores: np.ndarray) -> Self:
         """The curve of scores (N,) and is_anomaly, bool (N,). Equal scores are one threshold."""
-        order = np.argsort(-scores)
+        order = np.argsort(-np.asarray(scores, float))  # kept ranks are unsigned
         ranked = scores[order]
         last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
         return cls(ranked[last], last + 1, is_anomaly[order].cumsum()[last])
@@ -58,24 +57,3 @@ class Curve:
         precision, recall = self.found[k] / self.flagged[k], self.found[k] / anomalies
         rows = (self.thresholds[k], precision, recall, self.flagged[k], anomalies - self.found[k])
         return pd.DataFrame(dict(zip(Point._fields, rows, strict=True)))
-
-    @cached_property
-    def auroc(self) -> float:
-        """The area under the curve of recall over the share of normal images that are flagged."""
-        recall, false = (np.append(0, counts) / counts[-1] for counts in (self.found, self.flagged - self.found))
-        return float(np.trapezoid(recall, false))
-
-    @cached_property
-    def fpr95(self) -> float:
-        """The share of normal images flagged at the highest threshold that finds at least 95 % of the anomalies."""
-        k, normal = np.searchsorted(self.found, 0.95 * self.found[-1] - 1e-9), self.flagged - self.found
-        return float(normal[k] / normal[-1])
-
-
-def logit_interval(average_precision: float, anomalies: int) -> tuple[float, float]:
-    """A 95 % interval over other test images, given the network (Boyd et al. 2013): wide where there are few anomalies."""
-    from scipy.special import expit, logit  # slow to import
-
-    p = min(max(average_precision, 1e-6), 1 - 1e-6)
-    half = 1.96 / math.sqrt(anomalies * p * (1 - p))
-    return float(expit(logit(p) - half)), float(expit(logit(p) + half))

@@ -20,6 +20,7 @@ from semlib.config import PAPERS_SCORES, Experiment
 from semlib.datasets import Dataset
 from semlib.files import ROOT
 from semlib.results import show, stats, tables
+from semlib.results.curves import Curve
 from semlib.results.names import label, without_average
 from semlib.runs import plan
 from semlib.runs.store import Record
@@ -46,17 +47,6 @@ def colours(methods: Sequence[str]) -> dict[str, tuple]:
     count = len(KNOWN) + len(others)
     palette = sns.color_palette("colorblind" if count <= 10 else "husl", count)
     return dict(zip((*KNOWN, *others), palette, strict=True))
-
-
-def steps(is_anomaly: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each recall 1/P to 1, and the precision (P,) of the first threshold that reaches it: their mean is Eq. 4's AP."""
-    from sklearn.metrics import precision_recall_curve
-
-    ranks = np.unique(scores, return_inverse=True)[1]  # scores can be infinite
-    precision, recall, _ = precision_recall_curve(is_anomaly, ranks)
-    levels = np.arange(1, is_anomaly.sum() + 1) / is_anomaly.sum()
-    first = np.searchsorted(recall[::-1], levels - 1e-9)
-    return levels, precision[::-1][first]
 
 
 def precision_recall(experiment: Experiment, records: Sequence[Record], columns: int = 5, curves: int = CURVES) -> Figure:
@@ -134,9 +124,10 @@ def _curve(axis: Axes, records: Sequence[Record], how: dict, statistics: str, lo
     found = [(record, record.scores(), key) for record in records if (key := record.key(how))]
     if not found:
         return None, ""
-    curves = [steps(arrays["is_anomaly"], arrays[key + end]) for _, arrays, key in found]
-    (levels, _), every = curves[0], np.stack([precision for _, precision in curves])  # (trials, P)
-    mean, x = every.mean(0), np.r_[0, levels]
+    curves = [Curve.of(arrays["is_anomaly"], arrays[key + end]) for _, arrays, key in found]
+    anomalies = np.arange(1, curves[0].found[-1] + 1)
+    every = np.stack([curve.steps(anomalies).precision for curve in curves])  # (trials, P), at each recall 1/P to 1
+    mean, x = every.mean(0), np.r_[0, anomalies / len(anomalies)]
     (line,) = axis.plot(x, np.r_[mean[:1], mean], drawstyle="steps-pre", linewidth=1.1, **look)
     if len(found) > 1:
         half = every.std(0, ddof=1)

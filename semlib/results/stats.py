@@ -127,14 +127,22 @@ def interval(is_anomaly: ArrayLike, scores: ArrayLike, resamples: int = 1000, se
     1 / sqrt(n AP (1 - AP)), n anomalies, which covers at least 94 %, and is wide where AP is near the share of anomalies.
     """
     ranking = Ranking(is_anomaly, scores)
-    value, n = ranking.average_precision(), ranking.anomalies
-    centre = min(value, 1 - 0.5 / (n + 1))  # of 1 the logit is infinite
-    deviation = 1 / math.sqrt(n * centre * (1 - centre))
+    value, n, deviation = ranking.average_precision(), ranking.anomalies, None
     if n >= MANY and value < 1:
         drawn = ranking.resampled(draws(ranking.strata, resamples, seed))
         deviation = _logit(np.minimum(drawn, 1 - 0.5 / (n + 1))).std(ddof=1)
+    return value, *logit_interval(value, n, deviation)
+
+
+def logit_interval(value: float, anomalies: int, deviation: float | None = None) -> tuple[float, float]:
+    """The 95 % interval of an average precision, symmetric on the logit scale (Boyd et al. 2013).
+
+    deviation: on that scale; None: 1 / sqrt(n AP (1 - AP)) of n anomalies.
+    """
+    centre = min(max(value, 1e-6), 1 - 0.5 / (anomalies + 1))  # of 0 and 1 the logit is infinite
+    deviation = 1 / math.sqrt(anomalies * centre * (1 - centre)) if deviation is None else deviation
     low, high = _expit(_logit(centre) + Z * deviation * np.array([-1, 1]))
-    return value, float(low), 1.0 if value == 1 else float(high)
+    return float(low), 1.0 if value == 1 else float(high)
 
 
 def difference_interval(

@@ -72,7 +72,7 @@ def complete(experiment: Experiment) -> list[Record]:
             failed.append(f"{run.title}: {error}")
         except ConfigError as error:
             unusable.append(str(error))
-        except Exception as error:
+        except Exception as error:  # a user's task can raise any
             if ":" not in run.method:
                 raise
             raised = raised or error

@@ -226,7 +226,7 @@ def _kept(
         if values.dtype.kind not in "fiu" or np.isnan(values).any():
             found = f"{np.isnan(values).sum()} NaN" if values.dtype.kind == "f" else str(values.dtype)
             raise ConfigError(f"{scores[name]}: should be {length} numbers, higher = more anomalous, not {found}")
-        kept[name] = scoring._ranks(values) if how.get("stored") == "ranks" else values.astype(np.float64)
+        kept[name] = scoring.ranks(values) if how.get("stored") == "ranks" else values.astype(np.float64)
     return kept | {name + plan.STATISTICS["upright"]: kept[name] for name in ("predicted", *scores)}
 
 

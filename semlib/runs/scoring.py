@@ -65,7 +65,7 @@ def _arrays(
         arrays[f"predicted{end}"] = split.kept[predicted].astype(np.int16)
         for score, values in scores.items():
             _check_numbers(score, values)
-            arrays[f"{score}{end}"] = _ranks(values) if wanted[score].get("stored") == "ranks" else values
+            arrays[f"{score}{end}"] = ranks(values) if wanted[score].get("stored") == "ranks" else values
     return arrays
 
 
@@ -131,7 +131,7 @@ def _fit(name: str, fit: Callable, train: Features, labels: np.ndarray, net: tor
     return values
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
+def ranks(values: np.ndarray) -> np.ndarray:
     """Dense ranks from 0, equal ones for equal values."""
     ranks = np.unique(values, return_inverse=True)[1]
     return ranks.astype(np.uint16 if ranks.max(initial=0) < 2**16 else np.uint32)

@@ -15,8 +15,8 @@ import pandas as pd
 from semlib import config, datasets
 from semlib.config import Data, Experiment
 from semlib.datasets import DataError, ImageSet
-from semlib.results import tables
-from semlib.results.curves import Curve, logit_interval
+from semlib.results import stats, tables
+from semlib.results.curves import Curve
 from semlib.results.names import average_row, label
 from semlib.runs import plan
 from semlib.runs.store import Record
@@ -124,7 +124,7 @@ class Results:
 
     def __init__(self, records: Sequence[Record], statistics: str = "mixed", beside: Sequence[Record] = (), title: str = ""):
         self.statistics, self._end = statistics, plan.STATISTICS[statistics]
-        self.runs, self.arrays, self._curves, self._tables = {}, {}, {}, {}
+        self.runs, self.arrays, self._curves, self._rankings, self._tables = {}, {}, {}, {}, {}
         every, others = [*records, *beside], {record.home for record in beside}
         named = _names(every, lambda record: record.method, _own)
         names = {record.home: named(record) + (f" [{title}]" if record.home in others else "") for record in every}
@@ -224,12 +224,17 @@ class Results:
         return pd.DataFrame(rows)
 
     def _number(self, measure: str, *which: Any) -> float:
-        """In percent, as recorded or of the curve; NaN where it was not run."""
+        """In percent, as recorded or of the ranking; NaN where it was not run."""
         column, (hold_out, method, _, trial) = self._column(*which), which
         if column is None:
             return math.nan
-        recorded = self.runs[hold_out, method, trial].metrics[column]
-        return 100 * (recorded if measure == "average_precision" else getattr(self.curve(*which), measure))
+        if measure == "average_precision":
+            return 100 * self.runs[hold_out, method, trial].metrics[column]
+        if which not in self._rankings:
+            scores = self.values(*which)
+            assert scores is not None  # it has the column
+            self._rankings[which] = stats.Ranking(self.is_anomaly(hold_out, method, trial), scores)
+        return 100 * getattr(self._rankings[which], measure)()
 
     def average_precisions(self, choice: Choice) -> pd.DataFrame:
         """Percent by held-out class, then the average (within a trial first, over the trials that have all classes).
@@ -268,7 +273,7 @@ class Results:
 
         classes = mean.iloc[:-1]
         anomalies = {key[0]: int(arrays["is_anomaly"].sum()) for key, arrays in self.arrays.items()}
-        rows = [100 * np.array(logit_interval(ap / 100, anomalies[name])) for name, ap in classes.items()]
+        rows = [100 * np.array(stats.logit_interval(ap / 100, anomalies[name])) for name, ap in classes.items()]
         half = t.ppf(0.975, len(classes) - 1) * classes.std() / math.sqrt(len(classes))
         return dict(zip(("low", "high"), np.transpose([*rows, mean.iloc[-1] + half * np.array([-1, 1])]).tolist(), strict=True))
 
