@@ -11,7 +11,6 @@ import re
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -141,20 +140,16 @@ def _load(
     if fold is not None and name != "stl10":
         raise DataError(f"{name} has no folds; only stl10 has predefined ones, 0 to 9")
     path = _prepare(name, root, side, ilsvrc)
-    if path is None:
-        return _with_validation(digits()) if validation else digits()
     data = read(path, name if path == prepared_path(name, root, side) else folder_name(name), tests=not validation)
     if fold is not None:
         data = Dataset(data.name, data.train[_fold(path, fold, len(data.train))], data.test, data.classes)
     return _with_validation(data) if validation else data
 
 
-def _prepare(name: str, root: str | Path | None, side: int | None, ilsvrc: str | None = None) -> Path | None:
-    """The prepared file, written if it isn't there; None for the digits of scikit-learn, with nothing to prepare."""
+def _prepare(name: str, root: str | Path | None, side: int | None, ilsvrc: str | None = None) -> Path:
+    """The prepared file, written if it isn't there."""
     path, source = prepared_path(name, root, side), resolve(name)
     if is_name(name, root, side):
-        if name == "digits" and not path.exists():
-            return None
         if not path.exists():
             check_writable(path.parent)
             data = BUILT_IN[name](path.parent, side, ilsvrc)
@@ -185,17 +180,13 @@ def digests(
 ) -> Digests | None:
     """The digests of what `load` gives now; None if that needs a download or ImageNet's files.
 
-    They are remembered beside the prepared file, and computed anew when its size or time differs from what they are of; the
-    digits' when scikit-learn's version does.
+    They are remembered beside the prepared file, and computed anew when its size or time differs from what they are of.
     """
     if not prepared(name, root, side):
         return None
     path, part = _prepare(name, root, side), f"fold {fold}, validation {validation}"
-    if path is None:  # remembered too: scikit-learn takes a second to import
-        beside, now = data_root(root) / "digits.digests.json", {"scikit-learn": version("scikit-learn")}
-    else:
-        status, beside = path.stat(), path.with_suffix(".digests.json")
-        now = {"size": status.st_size, "modified": status.st_mtime_ns, "changed": status.st_ctime_ns}
+    status, beside = path.stat(), path.with_suffix(".digests.json")
+    now = {"size": status.st_size, "modified": status.st_mtime_ns, "changed": status.st_ctime_ns}
     which = (beside, part, *now.values())
     if which not in _digests:
         known: dict[str, Any] = {}
@@ -281,7 +272,7 @@ def _listed(path: Path) -> str | None:
 def unprepared(name: str, root: str | Path | None = None, side: int | None = None) -> str:
     """Why `load` would have to prepare the data set first, as the end of a sentence; "" if it only reads."""
     source = resolve(name)
-    if is_name(name, root, side) and (name == "digits" or prepared_path(name, root, side).exists()):
+    if is_name(name, root, side) and prepared(name, root, side):
         return ""
     if is_name(name, root, side) or not source.is_dir():
         return f"isn't prepared in {data_root(root)}"
