@@ -269,8 +269,23 @@ def _prepare_folder(source: Path, path: Path, side: int) -> Path:
     if _listed(path) != listing:
         count = sum(len(folder.files(source, part)) for part in ("train", "test"))
         check_writable(path.parent, count * 3 * side**2)
-        write(path, folder.read(source, side), source=np.array(listing))
+        data, bits = folder.read(source, side)
+        write(path, data, source=np.array(listing), bits=np.array(bits))
     return path
+
+
+def unlabelled(
+    where: Path, data: Dataset, name: str, root: str | Path | None, side: int | None
+) -> tuple[list[str], np.ndarray]:
+    """The names and images of a folder without labels, prepared as those of `data`, which was loaded by that name."""
+    path, bits = folder_path(resolve(name), root, side), np.array(16)
+    if not is_name(name, root, side):  # greys of 16 bits are scaled as the folder's were; older files don't say how
+        bits = read_arrays(path, ("bits",), optional=True).get("bits")
+    seen = folder.Seen(16 if bits is None else int(bits))
+    names, images = folder.unlabelled(where, data.test.images.shape[1:], seen)
+    if bits is None and seen.greys:
+        raise DataError(f"{where} has greys of 16 bits, but {path} not how to scale them; delete it to prepare it again")
+    return names, images
 
 
 def _listed(path: Path) -> str | None:

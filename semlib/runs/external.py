@@ -8,7 +8,6 @@ import hashlib
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -48,42 +47,33 @@ def _add(file: Path, parameters: Mapping[str, Any]) -> Record:
     classes, digests, data = _images(arrays, run.experiment)
     run = Run(run.experiment, run.hold_out, run.method, run.trial, digests)
     kept = _kept(run, arrays, scores, classes, data.test.labels if data else None)
-    if found := store.find(run):
-        if found.external == sha256:
-            return found
-        raise ConfigError(
-            f"{short(found.home)} has other scores of {run.title}, and none is overwritten; choose another method or trial, "
-            "or delete this folder"
+    with store.alone(run):
+        if found := store.find(run):
+            if found.external == sha256:
+                return found
+            raise ConfigError(
+                f"{short(found.home)} has other scores of {run.title}, and none is overwritten; choose another method or "
+                "trial, or delete this folder"
+            )
+        home = run.homes[store.trained(run) is not None]  # scores of the same trained network on other test images stay
+        remove_leftovers(home)
+        return store.new_record(
+            home,
+            run,
+            classes=classes,
+            metrics=scoring.measures(kept),
+            scoring=plan.scoring(run.experiment),
+            scores_sha256=store.write_scores(home / "scores.npz", kept),
+            skew=float(kept["is_anomaly"].mean()),
+            train_images=len(data.train) if data else None,
+            seconds=0.0,
+            device="unknown",
+            precision="unknown",
+            threads=0,
+            versions={name: version(name) for name in ("semlib", "numpy")},
+            commit=None,
+            external=sha256,
         )
-    home = run.homes[store.trained(run) is not None]  # scores of the same trained network on other test images stay
-    remove_leftovers(home)
-    return store.write_record(
-        home,
-        recipe=plan.recipe_of(run.method),
-        dataset=run.dataset,
-        hold_out=run.hold_out,
-        method=run.method,
-        trial=run.trial,
-        address=run.address,
-        settings=run.settings,
-        sources=run.sources,
-        train_digest=digests.train,
-        test_digest=digests.test,
-        classes=classes,
-        metrics=scoring.measures(kept),
-        scoring=plan.scoring(run.experiment),
-        scores_sha256=store.write_scores(home / "scores.npz", kept),
-        skew=float(kept["is_anomaly"].mean()),
-        train_images=len(data.train) if data else None,
-        seconds=0.0,
-        device="unknown",
-        precision="unknown",
-        threads=0,
-        versions={name: version(name) for name in ("semlib", "numpy")},
-        commit=None,
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        external=sha256,
-    )
 
 
 def check(experiment: Experiment) -> None:

@@ -5,19 +5,25 @@ those that the record was written for: `find` says so, and everything asks it. S
 below in test_<digest8>/, with a record of their own.
 """
 
+import errno
 import hashlib
 import io
 import json
+import os
+import platform
+import sys
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from semlib.config import EXTERNAL, ConfigError, Experiment
@@ -27,6 +33,9 @@ from semlib.runs import plan
 from semlib.runs.plan import Run
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+OWNER = "run.owner"
+PATIENCE = 5.0  # seconds until it is said who holds a run
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what some network file systems answer
 _checked: set[Any] = set()  # files of scores that were whole, by path, size, times and what they should hold
 
 
@@ -144,6 +153,35 @@ def progress(experiment: Experiment, data: Digests | None = None) -> list[tuple[
             f"which is meant: choose data_digest from {versions}"
         )
     return [(run, next(iter(records.values()), None)) for run, records in zip(runs, found, strict=True)]
+
+
+@contextmanager
+def alone(run: Run, wait: bool = True) -> Generator[None, None, None]:
+    """Holds the run's file lock, which is freed when its owner dies; nothing on a file system without locks.
+
+    After a few seconds of waiting it says for whom. filelock.Timeout.
+    """
+    run.home.mkdir(parents=True, exist_ok=True)
+    lock, owner = FileLock(run.home / "run.lock"), run.home / OWNER
+    try:
+        try:
+            lock.acquire(timeout=PATIENCE if wait else 0)
+        except Timeout:
+            if not wait:
+                raise
+            who = owner.read_text() if owner.exists() else "another process"
+            print(f"waiting for {run.title}: {who} is at it", file=sys.stderr, flush=True)
+            lock.acquire(timeout=-1)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    try:
+        who = f"process {os.getpid()} on {platform.node()}, since {datetime.now().astimezone():%Y-%m-%d %H:%M},"
+        save_atomically(owner, lambda file: file.write(who.encode()))
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
 
 
 def find(run: Run) -> Record | None:
@@ -279,6 +317,19 @@ def _is_first_format(text: bytes) -> bool:
         fields = json.loads(text)
         return isinstance(fields, dict) and "fingerprint" in fields and "recipe" not in fields
     return False
+
+
+def new_record(home: Path, run: Run, **fields: Any) -> Record:
+    """Write the record of a run that was just made: what it was, and the fields that say how it was made and what it gave."""
+    assert run.data is not None
+    what = {name: getattr(run, name) for name in ("dataset", "hold_out", "method", "trial", "address", "settings", "sources")}
+    what |= {"recipe": plan.recipe_of(run.method), "train_digest": run.data.train, "test_digest": run.data.test}
+    return write_record(home, finished=now(), **what, **fields)
+
+
+def now() -> str:
+    """The time, as records keep it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def write_record(home: Path, **fields: Any) -> Record:
