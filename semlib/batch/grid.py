@@ -48,10 +48,6 @@ class Table:
     def searches(self) -> bool:
         return bool(self.given.get("auxiliary_weights"))
 
-    @property
-    def awaits_search(self) -> bool:
-        return self.given.get("auxiliary_weight", 0) is None
-
 
 def table(file: Path, notebook: str | None, pairs: Sequence[Sequence[str]]) -> Table:
     """The table of a file params/<profile>/<notebook>.yaml; ConfigError names the choices."""
@@ -115,7 +111,8 @@ def main(args: argparse.Namespace) -> int:
     status, searches = 0, [t for t in found if t.searches]
     if searches and len(searches) < len(found):
         status = _run(searches, args)
-        ready = [t for t in found if not t.searches and not (status and t.awaits_search)]
+        awaits = [t for t in found if t.given.get("auxiliary_weight", 0) is None]
+        ready = [t for t in found if not t.searches and not (status and t in awaits)]
         if left := [t.file.stem for t in found if not t.searches and t not in ready]:
             print(f"not begun, for lack of a chosen auxiliary weight: {', '.join(left)}")
         found = [table(t.file, args.notebook, args.parameter) for t in ready]  # with what was chosen

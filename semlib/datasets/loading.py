@@ -85,15 +85,11 @@ def _not_here(name: str, root: Path, error: Exception) -> DataError:
     )
 
 
-def _subset(name: str) -> Callable[..., Dataset]:
-    return lambda root, side, ilsvrc: imagenet.prepare(name, side or imagenet.SIDE, ilsvrc)
-
-
 BUILT_IN: dict[str, Callable[[Path, int | None, str | None], Dataset]] = {
     "digits": lambda root, side, ilsvrc: digits(),
     "cifar10": lambda root, side, ilsvrc: cifar10(root),
     "stl10": lambda root, side, ilsvrc: stl10(root),
-    **{name: _subset(name) for name in imagenet.SUBSETS},
+    **{n: lambda root, side, ilsvrc, name=n: imagenet.prepare(name, side or imagenet.SIDE, ilsvrc) for n in imagenet.SUBSETS},
 }
 CLASSES = {
     "digits": tuple("0123456789"),
@@ -143,7 +139,7 @@ def _load(
     path = _prepare(name, root, side, ilsvrc)
     if path is None:
         return _with_validation(digits()) if validation else digits()
-    data = read(path, name if path == prepared_path(name, root, side) else folder_name(name), tests=not validation)
+    data = read(path, folder_name(name), tests=not validation)
     if fold is not None:
         data = Dataset(data.name, data.train[_fold(path, fold, len(data.train))], data.test, data.classes)
     return _with_validation(data) if validation else data
@@ -296,10 +292,8 @@ def _listed(path: Path) -> str | None:
 def unprepared(name: str, root: str | Path | None = None, side: int | None = None) -> str:
     """Why `load` would have to prepare the data set first, as the end of a sentence; "" if it only reads."""
     source = resolve(name)
-    if is_name(name, root, side) and (name == "digits" or prepared_path(name, root, side).exists()):
-        return ""
     if is_name(name, root, side) or not source.is_dir():
-        return f"isn't prepared in {data_root(root)}"
+        return "" if prepared(name, root, side) else f"isn't prepared in {data_root(root)}"
     listed = _listed(folder_path(source, root, side))
     if listed == folder.listing(source):
         return ""

@@ -26,7 +26,7 @@ from semlib.files import ROOT, remove_leftovers, save_atomically
 from semlib.models.cpc import patches
 from semlib.randomness import seeded
 from semlib.runs import external, machine, plan, scoring, store
-from semlib.runs.plan import Run
+from semlib.runs.plan import Run, load
 from semlib.runs.scoring import MSP
 from semlib.runs.store import Record
 
@@ -75,17 +75,9 @@ def complete(experiment: Experiment) -> list[Record]:
     if raised:
         raised.add_note(f"not finished: {'; '.join(run.title for run in store.missing(experiment))}")
         raise raised
-    if failed:
-        raise FloatingPointError("; ".join([*failed, *unusable]))
-    if unusable:
-        raise ConfigError("; ".join(unusable))
+    if failed or unusable:
+        raise (FloatingPointError if failed else ConfigError)("; ".join([*failed, *unusable]))
     return store.finished(experiment)
-
-
-def load(experiment: Experiment) -> datasets.Dataset:
-    """The experiment's data; with evaluate_on: validation, `test` is made of training images and no test image is read."""
-    e, validation = experiment, experiment.evaluate_on == "validation"
-    return datasets.load(e.dataset, e.data_root, e.image_side, e.fold, validation, e.ilsvrc)
 
 
 def check(experiment: Experiment) -> None:
@@ -136,19 +128,18 @@ def check_data(experiment: Experiment, data: datasets.Dataset) -> None:
             patches(torch.zeros(1, 1, experiment.crop_side or height, experiment.crop_side or width))
         except ValueError as error:
             raise ConfigError(f"methods: {error}; choose a larger crop_side or image_side") from None
+    own = [name for name in experiment.scores if ":" in name and not name.startswith(config.EXTERNAL)]
     for method in experiment.trained:
-        own = [name for name in experiment.scores if ":" in name and not name.startswith(config.EXTERNAL)]
-        own = own if method == experiment.trained[0] else []
         if own or ":" in method + experiment.architecture:
             _try(Run(experiment, where[0], method, experiment.first_trial), data, own)
+        own = []  # tried once
 
 
 def _check_steps(experiment: Experiment, images: int) -> None:
     """ConfigError if one_cycle's only step has its first learning rate, 0; a warning if the steps are too few to learn much."""
     e, steps = experiment, experiment.epochs * (images // experiment.batch_size)
-    said = (
-        f"epochs: {e.epochs} with batch_size {e.batch_size} and {images} images makes {steps} training step{'s' * (steps > 1)}"
-    )
+    count = f"{steps} training step{'s' * (steps > 1)}"
+    said = f"epochs: {e.epochs} with batch_size {e.batch_size} and {images} images makes {count}"
     do = "choose more epochs or a smaller batch_size"
     if steps == 1 and e.schedule == "one_cycle":
         raise ConfigError(f"{said}, and the learning rate of one_cycle's first step is 0; {do}")
@@ -323,14 +314,11 @@ def _add_scores(run: Run, record: Record, data: datasets.Dataset) -> Record:
     names = {name: name if name not in record.scoring else _own_name(how) for name, how in wanted.items()}
     added = {names[name] + end: arrays[name + end] for name in names for end in plan.STATISTICS.values()}
     measured = scoring.measures({"label": arrays["label"], "is_anomaly": arrays["is_anomaly"]} | added)
-    record = store.write_record(
-        record.home,
-        **record.model_dump()
-        | {
-            "scores_sha256": store.write_scores(record.home / "scores.npz", record.scores() | added),
-            "metrics": record.metrics | measured,
-            "scoring": record.scoring | {names[name]: how for name, how in wanted.items()},
-        },
+    record = store.rewrite(
+        record,
+        scores_sha256=store.write_scores(record.home / "scores.npz", record.scores() | added),
+        metrics=record.metrics | measured,
+        scoring=record.scoring | {names[name]: how for name, how in wanted.items()},
     )
     _raise(broken)
     return record
@@ -340,14 +328,11 @@ def _rename(record: Record, name: str, own: str) -> Record:
     """The record with a score renamed. A kill in between leaves an array that is passed over."""
     arrays, names = record.scores(), {name + end: own + end for end in plan.STATISTICS.values()}
     sha256 = store.write_scores(record.home / "scores.npz", arrays | {new: arrays[old] for old, new in names.items()})
-    return store.write_record(
-        record.home,
-        **record.model_dump()
-        | {
-            "scores_sha256": {key: value for key, value in sha256.items() if key not in names},
-            "metrics": {names.get(key, key): value for key, value in record.metrics.items()},
-            "scoring": {own if key == name else key: how for key, how in record.scoring.items()},
-        },
+    return store.rewrite(
+        record,
+        scores_sha256={key: value for key, value in sha256.items() if key not in names},
+        metrics={names.get(key, key): value for key, value in record.metrics.items()},
+        scoring={own if key == name else key: how for key, how in record.scoring.items()},
     )
 
 
@@ -356,18 +341,16 @@ def _score_other_images(run: Run, first: Record, data: datasets.Dataset) -> Reco
     wanted = MSP | plan.scoring(run.experiment)
     arrays, broken = _from_weights(run, first, data, wanted)
     home = run.homes[1]
-    record = store.write_record(
+    record = store.rewrite(
+        first,
         home,
-        **first.model_dump()
-        | {
-            "test_digest": data.digests.test,
-            "metrics": scoring.measures(arrays),
-            "scoring": {name: how for name, how in wanted.items() if name not in broken},
-            "scores_sha256": store.write_scores(home / "scores.npz", arrays),
-            "skew": float(arrays["is_anomaly"].mean()),
-            "commit": _commit(),
-            "finished": store.now(),
-        },
+        test_digest=data.digests.test,
+        metrics=scoring.measures(arrays),
+        scoring={name: how for name, how in wanted.items() if name not in broken},
+        scores_sha256=store.write_scores(home / "scores.npz", arrays),
+        skew=float(arrays["is_anomaly"].mean()),
+        commit=_commit(),
+        finished=store.now(),
     )
     _raise(broken)
     return record

@@ -83,7 +83,7 @@ def _data(run: Run, record: Record) -> datasets.Dataset:
             f"dataset: {name} isn't prepared in {datasets.data_root(e.data_root)}, and a record keeps no path; add -p dataset "
             f"/path/to/{name} if it is a folder of images, else -p data_root with the folder of {name}.npz"
         )
-    return execute.load(e)
+    return plan.load(e)
 
 
 def _scores(

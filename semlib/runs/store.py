@@ -144,7 +144,8 @@ def progress(experiment: Experiment, data: Digests | None = None) -> list[tuple[
         return [(run, find(run)) for run in runs]
     if runs[0].data and experiment.missing == "train":
         raise ConfigError(f"data_digest: {wanted} is not what is here, {runs[0].data}; nothing can be trained on it")
-    found = [{str(record.data): record for record in _matching(run) if wanted in (None, str(record.data))} for run in runs]
+    found = [{str(r.data): r for path in paths(run) for r in _usable(path.parent, run)} for run in runs]
+    found = [{digest: r for digest, r in records.items() if wanted in (None, digest)} for records in found]
     counts = Counter(digest for records in found for digest in records)
     if len(counts) > 1:
         versions = ", ".join(f"{digest} ({count} runs)" for digest, count in counts.most_common())
@@ -194,10 +195,9 @@ def trained(run: Run) -> Record | None:
     return next(_usable(run.home, run), None)
 
 
-def _matching(run: Run) -> Iterator[Record]:
-    """Finished records of the run, on any data."""
-    for path in sorted(run.home.parent.glob(f"trial_{run.trial}-*/**/record.json")):
-        yield from _usable(path.parent, run)
+def paths(run: Run) -> list[Path]:
+    """Where records of runs lie that differ from this in their settings, source or data at most."""
+    return sorted(run.home.parent.glob(f"trial_{run.trial}-*/**/record.json"))
 
 
 def _usable(home: Path, run: Run) -> Iterator[Record]:
@@ -245,7 +245,7 @@ def unmatched(experiments: Iterable[Experiment]) -> list[str]:
     """Why finished records of the experiments' runs are not used, a sentence a reason: settings are equal, but not all else."""
     reasons, folders = {}, set()
     for run in (run for e in experiments for run in plan.planned(e)):
-        for path in run.home.parent.glob(f"trial_{run.trial}-*/**/record.json"):
+        for path in paths(run):
             if (run.external or path.parent not in run.homes) and (reason := _unlike(run, path.parent)):
                 reasons[path] = reason
                 folders.add(short(run.experiment.folder))
@@ -325,6 +325,11 @@ def new_record(home: Path, run: Run, **fields: Any) -> Record:
     what = {name: getattr(run, name) for name in ("dataset", "hold_out", "method", "trial", "address", "settings", "sources")}
     what |= {"recipe": plan.recipe_of(run.method), "train_digest": run.data.train, "test_digest": run.data.test}
     return write_record(home, finished=now(), **what, **fields)
+
+
+def rewrite(record: Record, home: Path | None = None, /, **changes: Any) -> Record:
+    """Write the record with these fields changed, in its place or into another folder."""
+    return write_record(home or record.home, **record.model_dump() | changes)
 
 
 def now() -> str:
