@@ -53,9 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     grid.add_argument("--notebook", help="the table's notebook (default: the one that the file is named after)")
     grid.add_argument("--jobs", type=_number, help="jobs side by side (default: one each GPU, else one each CPU core)")
     grid.add_argument("--split", choices=("class", "method", "trial"), default="class", help="what a job is (default: class)")
-    grid.add_argument(
-        "--classes", type=_number, default=1, help="held-out classes a job: few processes for small runs (default: 1)"
-    )
+    grid.add_argument("--classes", type=_number, default=1, help="held-out classes a job: few processes (default: 1)")
     grid.add_argument("--gpus", type=_devices, help="GPUs to share out, as in CUDA_VISIBLE_DEVICES, or none (default: all)")
     grid.add_argument("--on", default="local", help="local, slurm, or a folder with a profile of Snakemake's (default: local)")
     pair: dict[str, Any] = {"nargs": 2, "metavar": ("NAME", "VALUE"), "action": "append", "default": []}

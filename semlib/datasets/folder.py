@@ -92,12 +92,12 @@ def _class_folders(root: Path, part: str) -> dict[str, Path]:
 
 def files(root: Path, part: str) -> list[tuple[Path, int]]:
     """Every (file, label) of a part, in order; subfolders of a class are its images too."""
-    names, folders = classes(root), _class_folders(root, part)
-    members = [images(folders[name]) for name in names]
-    for name, found in zip(names, members, strict=True):
-        if not found:
+    folders, members = _class_folders(root, part), []
+    for label, name in enumerate(classes(root)):
+        if not (found := images(folders[name])):
             raise DataError(f"{folders[name]} holds no image")
-    return [(path, label) for label, found in enumerate(members) for path in found]
+        members += [(path, label) for path in found]
+    return members
 
 
 def images(folder: Path) -> list[Path]:

@@ -47,14 +47,12 @@ def cifar10(root: Path) -> Dataset:
     """CIFAR-10 from its publisher, downloaded and checked by torchvision."""
     from torchvision.datasets import CIFAR10
 
-    parts = []
-    for train in (True, False):
-        try:
-            part = CIFAR10(root, train=train, download=True)
-        except Exception as error:
-            raise _not_here("cifar10", root, error) from error
-        parts.append(ImageSet(part.data.transpose(0, 3, 1, 2), np.asarray(part.targets, np.int64)))
-    return Dataset("cifar10", parts[0], parts[1], tuple(part.classes))
+    try:
+        parts = [CIFAR10(root, train=train, download=True) for train in (True, False)]
+    except Exception as error:
+        raise _not_here("cifar10", root, error) from error
+    train, test = (ImageSet(part.data.transpose(0, 3, 1, 2), np.asarray(part.targets, np.int64)) for part in parts)
+    return Dataset("cifar10", train, test, tuple(parts[0].classes))
 
 
 def stl10(root: Path) -> Dataset:
