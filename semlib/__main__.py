@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("-f", "--file", action="append", default=[], help="a YAML file of parameters")
     run.add_argument("-o", "--out", type=Path, help="the executed notebook (default: in outputs/<profile>/)")
     run.add_argument("--done", type=Path, help="a file to write last, when every run's record is there")
-    run.add_argument("--timeout", type=_count, help="seconds that one cell may take")
+    run.add_argument("--timeout", type=_number, help="seconds that one cell may take")
     run.add_argument("--gpus", type=_devices, help="GPUs to take a free one of, named as in CUDA_VISIBLE_DEVICES")
     run.add_argument("--checked", action="store_true", help=argparse.SUPPRESS)  # the grid did, and prepared the data
     run.set_defaults(command=_run)
@@ -50,11 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     grid = commands.add_parser("grid", help="all runs of tables, a job each held-out class side by side, then the tables")
     grid.add_argument("files", nargs="+", metavar="file", help="params/<profile>/<notebook>.yaml")
     grid.add_argument("--notebook", help="the table's notebook (default: the one that the file is named after)")
-    grid.add_argument("--jobs", type=_count, help="jobs side by side (default: one each GPU, else one each CPU core)")
+    grid.add_argument("--jobs", type=_number, help="jobs side by side (default: one each GPU, else one each CPU core)")
     grid.add_argument("--split", choices=("class", "method", "trial"), default="class", help="what a job is (default: class)")
-    grid.add_argument(
-        "--classes", type=_count, default=1, help="held-out classes a job: few processes for small runs (default: 1)"
-    )
+    grid.add_argument("--classes", type=_number, default=1, help="held-out classes a job: few processes (default: 1)")
     grid.add_argument("--gpus", type=_devices, help="GPUs to share out, as in CUDA_VISIBLE_DEVICES, or none (default: all)")
     grid.add_argument("--on", default="local", help="local, slurm, or a folder with a profile of Snakemake's (default: local)")
     pair: dict[str, Any] = {"nargs": 2, "metavar": ("NAME", "VALUE"), "action": "append", "default": []}
@@ -82,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("what", choices=("prepare", "check"))
     data.add_argument("dataset", help="a name, or a folder with train/<class>/* and test/<class>/*")
     data.add_argument("--root", help="the folder of prepared data sets (default: $SEMLIB_DATA, else data/)")
-    data.add_argument("--side", type=_side, help="own images and ImageNet: pixels a side")
+    data.add_argument("--side", type=partial(_number, least=8, most=10**4), help="own images and ImageNet: pixels a side")
     data.add_argument("--ilsvrc", help="ImageNet: the ILSVRC2012 folder (default: $SEMLIB_ILSVRC)")
     data.set_defaults(command=_data)
 
@@ -96,15 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _count(text: str) -> int:
-    if not (text.isdecimal() and 1 <= int(text[:10]) <= config.MOST):
-        raise argparse.ArgumentTypeError(f"should be a whole number from 1 to {config.MOST}, not {text[:100]!r}")
-    return int(text)
-
-
-def _side(text: str) -> int:
-    if not (text.isdecimal() and 8 <= int(text[:10]) <= 10**4):
-        raise argparse.ArgumentTypeError(f"should be a whole number of pixels from 8 to 10000, not {text[:100]!r}")
+def _number(text: str, least: int = 1, most: int = config.MOST) -> int:
+    if not (text.isdecimal() and least <= int(text[:10]) <= most):
+        raise argparse.ArgumentTypeError(f"should be a whole number from {least} to {most}, not {text[:100]!r}")
     return int(text)
 
 
@@ -163,8 +156,7 @@ def _run(args: argparse.Namespace) -> int:
     if said := notebooks.replaces(out, parameters):
         print(said)
     print(f"executing {short(notebook)} -> {short(out)}", flush=True)
-    gpu = gpus.claim(args.gpus) if args.gpus else nullcontext()
-    with gpu:
+    with gpus.claim(args.gpus) if args.gpus else nullcontext():
         try:
             executed = notebooks.execute(notebook, unfinished, parameters, args.timeout, experiment.threads)
         except PapermillExecutionError as error:

@@ -13,6 +13,8 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import date
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -65,10 +67,6 @@ def _tuple(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)  # as the names of classes are
-
-
 def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(values) != len(set(values)):
         raise ValueError("should name each only once")
@@ -92,7 +90,7 @@ def _labels(value: Any) -> Any:
 Number = Annotated[float, BeforeValidator(_number)]
 Text = Annotated[str, BeforeValidator(_text), Field(min_length=1)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(_tuple), Field(min_length=1), AfterValidator(_once)]
-ClassName = Annotated[Text, AfterValidator(_composed)]
+ClassName = Annotated[Text, AfterValidator(partial(unicodedata.normalize, "NFC"))]  # as the names of classes are
 ClassNames = Annotated[tuple[ClassName, ...], BeforeValidator(_tuple), Field(min_length=1), AfterValidator(_once)]
 MOST = 10**6  # of anything that is counted: more is a slip, and could fill the memory before it is noticed
 Count = Annotated[int, Field(ge=1, le=MOST)]
@@ -384,11 +382,8 @@ def chosen_weight(experiment: Experiment) -> float:
     wanted = (experiment.dataset_name, method, str(experiment.train_per_class or ""))
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = [
-                row
-                for row in csv.DictReader(file)
-                if (row["dataset"], row["method"], row.get("train_per_class") or "") == wanted
-            ]
+            key = itemgetter("dataset", "method")
+            rows = [row for row in csv.DictReader(file) if (*key(row), row.get("train_per_class") or "") == wanted]
         weight = _number(rows[0]["auxiliary_weight"]) if rows else UNCHOSEN.get(method, 1.0)
         if weight < 0:
             raise ValueError(f"auxiliary_weight is {weight}")

@@ -25,7 +25,7 @@ from semlib.config import Experiment
 from semlib.runs import store
 
 PARAMS = ROOT / "params" / "demo" / "benchmark.yaml"
-VICTIMS = {"kernel": "ipykernel_launcher", "papermill": "semlib run", "snakemake": "snakemake --snakefile", "everything": ""}
+VICTIMS = {"kernel": "from ipykernel import", "papermill": "semlib run", "snakemake": "snakemake --snakefile", "everything": ""}
 
 
 def main() -> None:

@@ -163,7 +163,7 @@ def test_a_killed_kernel_is_a_failure(tmp_path):
     while not list(tmp_path.rglob("checkpoint.pt")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
-    (kernel,) = [p for p in psutil.Process(process.pid).children(recursive=True) if "ipykernel_launcher" in p.cmdline()]
+    (kernel,) = [p for p in psutil.Process(process.pid).children(recursive=True) if notebooks.KERNEL in p.cmdline()]
     kernel.kill()
     _, said = process.communicate(timeout=100)
     assert process.returncode == 1 and "error: " in said and "Traceback" not in said

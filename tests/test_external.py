@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -192,6 +193,21 @@ def test_what_was_imported_stays(folder, capsys):
     found = store.finished(tiny(folder, methods=METHOD, trials=2))
     assert [(record.trial, record.method) for record in found] == [(0, METHOD), (1, METHOD)]
     assert {path.parent.parent.name for path in folder.rglob("record.json")} == {"external.vit-b16"}
+
+
+def test_an_import_waits_for_another_of_the_same_name(folder, capsys, monkeypatch):
+    """Otherwise both find nothing there and the record of one could stand beside the scores of the other."""
+    monkeypatch.setattr(store, "PATIENCE", 0.1)
+    add(folder, file := scores(folder))
+    (run,) = plan.planned(tiny(folder, methods=METHOD))
+    (run.home / "record.json").unlink()
+    with ThreadPoolExecutor(1) as other, store.alone(run):
+        imported = other.submit(add, folder, file)
+        with pytest.raises(TimeoutError):
+            imported.result(timeout=2)
+        assert "waiting for tiny, one held out, external:vit-b16, trial 0" in capsys.readouterr().err
+        assert not (run.home / "record.json").exists()
+    assert store.find(run)
 
 
 def test_scores_that_were_damaged_are_imported_again(folder):

@@ -20,6 +20,7 @@ import pytest
 from helpers import ROOT, TINY, contents, environment, parameters, scores, semlib, semlib_path, tiny, tiny_benchmark, tiny_data
 
 from semlib import runs
+from semlib.batch import notebooks
 from semlib.runs import plan, store
 
 ROOT_USER = pytest.mark.skipif(os.getuid() != 0, reason="mounting a small disk needs root")
@@ -69,7 +70,7 @@ def until(condition, process, seconds=200):
 def kernels(process):
     """Its own kernels: tests beside this one have others."""
     below = psutil.Process(process.pid).children(recursive=True)
-    return {p.pid for p in below if p.is_running() and "ipykernel_launcher" in p.cmdline()}
+    return {p.pid for p in below if p.is_running() and notebooks.KERNEL in p.cmdline()}
 
 
 # --- signals

@@ -1,5 +1,7 @@
 """Few labels: which training images are drawn, what is computed of them, and the gain by their number."""
 
+import warnings
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -103,6 +105,20 @@ def test_before_a_run_begins_too_much_is_refused_and_a_batch_must_fit(folder):
         ConfigError, match="batch_size: 64 is more than 60; tiny has 60 images to train on with train_per_class 20"
     ):
         runs.check_data(tiny(folder, train_per_class=20), data)
+
+
+def test_a_training_of_one_step_on_one_cycle_is_refused_and_of_few_warned_of(folder):
+    """The learning rate of one_cycle's first step is 0."""
+    data, few = datasets.load("tiny", folder / "data"), {"epochs": 1, "batch_size": 192}
+    said, do = "with batch_size 192 and 192 images makes", "choose more epochs or a smaller batch_size"
+    with pytest.raises(ConfigError, match=f"epochs: 1 {said} 1 training step, and the learning rate of .* is 0; {do}"):
+        runs.check_data(tiny(folder, schedule="one_cycle", **few), data)
+    for schedule, epochs, steps in (("step", 1, "1 training step"), ("one_cycle", 2, "2 training steps")):
+        with pytest.warns(UserWarning, match=f"epochs: {epochs} {said} {steps}, too few to learn much; {do}"):
+            runs.check_data(tiny(folder, schedule=schedule, **few | {"epochs": epochs}), data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        runs.check_data(tiny(folder, schedule="one_cycle"), data)
 
 
 def test_validation_images_are_never_among_them():

@@ -252,6 +252,25 @@ def test_a_dry_run_counts_the_runs_and_their_time_and_writes_nothing(tmp_path, c
     assert len(store.finished(experiment)) == 10
 
 
+def test_a_dry_run_says_which_scores_finished_runs_lack(tmp_path, capsys):
+    """On a machine without the data too, and beside runs that another device has made."""
+    helpers.made_up(tmp_path, dataset="cifar10", methods="classification", trials=1, hold_out=["cat", "dog"])
+    settings = {"dataset": "cifar10", "outputs": str(tmp_path), "profile": "made_up", "trials": 2, "missing": "train"}
+    settings |= {"data_root": str(tmp_path / "no data"), "methods": "classification", "hold_out": ["cat", "dog"]}
+    file = tmp_path / "table3_cifar10.yaml"
+    for scores, lacks in ((["msp", "knn", "odin", "vim"], "knn, vim"), (["odin"], None)):
+        file.write_text(yaml.safe_dump(settings | {"scores": scores}))
+        assert main(["grid", str(file), "--dry-run"]) == 0
+        said = capsys.readouterr().out
+        counts = "0 of 4 runs are finished, 4 are missing" if lacks else "2 of 4 runs are finished, 2 are missing"
+        assert f"{counts}: 2 s of training" in said and "unknown" not in said
+        assert ("only to be scored" in said) == bool(lacks)
+        assert (
+            not lacks
+            or f", 2 of them only to be scored: they lack {lacks} (2 can't be, for their weights are not here)\n" in said
+        )
+
+
 @pytest.fixture
 def failing(tmp_path, monkeypatch):
     """A grid of two finished runs, (arguments, experiment). Snakemake's place: each start a line in `starts`, then status 3.

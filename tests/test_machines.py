@@ -11,11 +11,12 @@ import nbformat
 import pytest
 import throughput
 import torch
-from helpers import ROOT, environment, parameters, semlib, tiny, tiny_benchmark, tiny_data
+from helpers import ROOT, environment, parameters, semlib, semlib_path, tiny, tiny_benchmark, tiny_data
 from nbclient import NotebookClient
 
 from semlib.__main__ import main
 from semlib.batch import notebooks
+from semlib.datasets import DataError, arrays
 from semlib.runs import machine, store
 
 HOLDOUT = "notebooks/holdout.ipynb"
@@ -95,6 +96,40 @@ def test_a_containers_quota_is_what_counts_as_cores(tmp_path, monkeypatch, case)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64), raising=False)
     monkeypatch.setattr(machine, "quota", lambda: cores)
     assert machine.cores() == (cores or 64)
+
+
+def test_a_containers_memory_is_what_counts_as_free(tmp_path, monkeypatch):
+    """Of its group and those above; files that are kept in memory only while nothing else needs it are free."""
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 10**9}))
+    (tmp_path / "cgroup").write_text("4:memory:/\n0::/a/b\n")
+    assert arrays.free_memory(tmp_path / "fs", tmp_path / "cgroup") == 10**9
+    for group, limit in (("a", "max"), ("a/b", "5000")):
+        (tmp_path / "fs" / group).mkdir(parents=True)
+        (tmp_path / "fs" / group / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / "fs" / group / "memory.current").write_text("3000\n")
+        (tmp_path / "fs" / group / "memory.stat").write_text("anon 1000\nactive_file 700\ninactive_file 40\nshmem 9\n")
+    assert arrays.free_memory(tmp_path / "fs", tmp_path / "cgroup") == 2740
+    (tmp_path / "fs" / "a" / "memory.max").write_text("4000\n")
+    assert arrays.free_memory(tmp_path / "fs", tmp_path / "cgroup") == 1740
+    with pytest.raises(DataError, match=r"take 10.0 GB of memory"):
+        arrays.check_memory(10**10, "images")
+
+
+def test_system_wide_start_up_files_stay_out_of_a_kernel(tmp_path, monkeypatch):
+    for kind in ("system", "environment"):
+        (tmp_path / kind / "startup").mkdir(parents=True)
+        (tmp_path / kind / "startup" / "mine.py").write_text(f"{kind} = 3\n")
+    (tmp_path / "sitecustomize.py").write_text(
+        "from IPython.core import application\n"
+        f"application.SYSTEM_CONFIG_DIRS.append({str(tmp_path / 'system')!r})\n"
+        f"application.ENV_CONFIG_DIRS.append({str(tmp_path / 'environment')!r})\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", semlib_path(tmp_path))
+    cell = nbformat.v4.new_code_cell("import sys; print({'system', 'environment'} & {*globals()}, sys.path[0] == '')")
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    with notebooks._kernels(1):
+        NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    assert cell.outputs[0].text == "set() False\n"
 
 
 def test_a_grid_has_as_many_jobs_as_the_quota_allows_and_a_kernel_as_many_threads(tmp_path, monkeypatch, capsys):

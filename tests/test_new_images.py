@@ -201,6 +201,44 @@ def test_a_run_without_its_weights_or_its_images_is_refused(on_tiny, capsys):
     refused(folder, capsys, [str(other.home), words[1]], ("digits", "its weights were not kept"))
 
 
+def test_a_run_on_a_folder_asks_for_the_folder(trained, capsys):
+    """A record keeps no path."""
+    folder, record = trained
+    words = [str(record.home), str(folder / "pets" / "test")]
+    refused(folder, capsys, words, ("dataset: pets isn't prepared in", "add -p dataset /path/to/pets", "-p data_root"))
+
+
+def test_greys_of_16_bits_are_scaled_as_the_data_sets_were(tmp_path, capsys):
+    """Twelve bits in sixteen. A brighter pixel than the data set can have is white; an old prepared file says no scale."""
+    for part, count in (("train", 8), ("test", 4)):
+        for k, name in enumerate(("ant", "bee", "cow")):
+            (tmp_path / "xray" / part / name).mkdir(parents=True)
+            for n in range(count):
+                pixels = np.random.default_rng([k, n]).integers(0, 4096, (8, 8)).astype(np.uint16)
+                Image.fromarray(pixels).save(tmp_path / "xray" / part / name / f"{n}.png")
+    settings = {"dataset": str(tmp_path / "xray"), "hold_out": "bee", "methods": "classification", "image_side": 8}
+    with pytest.warns(UserWarning, match="no 16-bit image has a value above 4095"):
+        (record,) = runs.complete(tiny(tmp_path, **settings, batch_size=8, epochs=1, scores="msp"))
+    words = parameters(dataset=tmp_path / "xray")
+    table = score(tmp_path, record, tmp_path / "xray" / "test", *words)
+    np.testing.assert_allclose(table.msp, record.scores()["msp"], rtol=1e-6)
+    data = datasets.load(str(tmp_path / "xray"), tmp_path / "data", 8)
+    (tmp_path / "new").mkdir()
+    Image.fromarray(np.full((8, 8), 4096, np.uint16)).save(tmp_path / "new" / "bright.png")
+    names, images = datasets.unlabelled(tmp_path / "new", data, str(tmp_path / "xray"), tmp_path / "data", 8)
+    assert names == ["bright.png"] and (images == 255).all()
+    (prepared,) = (tmp_path / "data").glob("folder-xray-*.npz")
+    with np.load(prepared) as file:
+        arrays = {name: file[name] for name in file.files if name != "bits"}
+    np.savez(prepared, **arrays)
+    words = [str(record.home), str(tmp_path / "new"), *words, *parameters(data_root=tmp_path / "data")]
+    before = contents(tmp_path)
+    assert main(["score", *words]) == 2 and contents(tmp_path) == before
+    assert f"{prepared} not how to scale them; delete it to prepare it again" in capsys.readouterr().err
+    prepared.unlink()
+    assert datasets.load(str(tmp_path / "xray"), tmp_path / "data", 8).digests == data.digests
+
+
 def test_ranks_need_the_test_images_that_they_are_of(on_tiny, capsys):
     folder, _ = on_tiny
     (record,) = runs.complete(tiny(folder, methods="classification", epochs=1, scores=("msp", "energy")))

@@ -1100,14 +1100,14 @@ runs.complete(config.create({settings!r}))
 
 
 def test_a_run_that_another_process_holds_is_waited_for_with_its_name(untrained, monkeypatch, capsys):
-    monkeypatch.setattr(execute, "PATIENCE", 0.1)
+    monkeypatch.setattr(store, "PATIENCE", 0.1)
     experiment = tiny(untrained, methods="classification")
     (run,) = plan.planned(experiment, runs.load(experiment).digests)
     run.home.mkdir(parents=True)
     held, go_on = threading.Event(), threading.Event()
 
     def hold():
-        with execute._alone(run, wait=False):
+        with store.alone(run, wait=False):
             held.set()
             go_on.wait(60)
 

@@ -79,7 +79,7 @@ def test_a_folder_that_grows_is_trained_or_only_scored_anew(tmp_path, command):
     (first,) = records(tmp_path).values()
     (folder / "test" / "cow" / "new.png").write_bytes((folder / "test" / "cow" / "0.png").read_bytes())
     said = command(dry=True, dataset=folder)
-    assert finished(said) == (0, 1) and "1 are missing, 1 of them only to be scored\n" in said
+    assert finished(said) == (0, 1) and "1 are missing, 1 of them only to be scored: they lack msp, odin\n" in said
     assert finished(command(dataset=folder)) == (1, 1)
     old, new = sorted(records(tmp_path).values(), key=lambda r: r["finished"])
     assert old == first and new["trained at"] == first["trained at"] and new["test_digest"] != first["test_digest"]

@@ -24,7 +24,7 @@ from semlib.batch.notebooks import NO_CHECKOUT
 from semlib.config import ConfigError, Experiment
 from semlib.files import CHECKOUT, ROOT, file_name, one_line, save_atomically, short
 from semlib.results import show
-from semlib.runs import execute, machine, plan, store
+from semlib.runs import machine, plan, store
 
 SNAKEFILE, PROFILES = ROOT / "workflow" / "Snakefile", ROOT / "workflow" / "profiles"
 MOST_SHOWN = 10  # failed jobs
@@ -47,10 +47,6 @@ class Table:
     @property
     def searches(self) -> bool:
         return bool(self.given.get("auxiliary_weights"))
-
-    @property
-    def awaits_search(self) -> bool:
-        return self.given.get("auxiliary_weight", 0) is None
 
 
 def table(file: Path, notebook: str | None, pairs: Sequence[Sequence[str]]) -> Table:
@@ -115,7 +111,8 @@ def main(args: argparse.Namespace) -> int:
     status, searches = 0, [t for t in found if t.searches]
     if searches and len(searches) < len(found):
         status = _run(searches, args)
-        ready = [t for t in found if not t.searches and not (status and t.awaits_search)]
+        awaits = [t for t in found if t.given.get("auxiliary_weight", 0) is None]
+        ready = [t for t in found if not t.searches and not (status and t in awaits)]
         if left := [t.file.stem for t in found if not t.searches and t not in ready]:
             print(f"not begun, for lack of a chosen auxiliary weight: {', '.join(left)}")
         found = [table(t.file, args.notebook, args.parameter) for t in ready]  # with what was chosen
@@ -299,18 +296,30 @@ def _say(found: Sequence[Table], args: argparse.Namespace) -> int:
         measured.setdefault(_kind(record.dataset, record.method, record.settings), []).append(record.seconds)
 
     def line(title: str, experiments: Sequence[Experiment]) -> str:
-        planned = {run.home: run for e in experiments if e.missing == "train" for run in plan.planned(e) if not run.external}
-        left = {run.home: run for e in experiments if e.missing == "train" for run in store.missing(e)}
+        planned, to_train, to_score, lacking = set(), {}, {}, {}
+        for e in (e for e in experiments if e.missing == "train"):
+            for run, record in ((run, record) for run, record in store.progress(e) if not run.external):
+                planned.add(run.home)
+                scores = store.lacking(record, plan.scoring(e)) if record else plan.scoring(run.experiment)
+                first = record or (store.trained(run) if run.data else None)
+                if first is None:
+                    to_train[run.home] = run
+                elif record is None or scores:
+                    to_score[run.home] = first.trained / "weights.pt"
+                    lacking |= scores
         if not planned:
             return f"{title}: trains nothing"
-        to_score = [run for run in left.values() if run.data and store.trained(run)]
-        kinds = [_kind(run.dataset, run.method, run.settings) for run in left.values() if run not in to_score]
+        kinds = [_kind(run.dataset, run.method, run.settings) for run in to_train.values()]
         seconds = [statistics.median(measured[kind]) for kind in kinds if kind in measured]
-        text = f"{title}: {len(planned) - len(left)} of {len(planned)} runs are finished, {len(left)} are missing"
+        left = len(to_train) + len(to_score)
+        text = f"{title}: {len(planned) - left} of {len(planned)} runs are finished, {left} are missing"
         if seconds:
             total = sum(seconds)
             text += f": {show.duration(total)} of training, {show.duration(total / count)} side by side"
-        text += f", {len(to_score)} of them only to be scored" if to_score else ""
+        if to_score:
+            text += f", {len(to_score)} of them only to be scored: they lack {', '.join(lacking)}"
+            without = sum(not weights.exists() for weights in to_score.values())
+            text += f" ({without} can't be, for their weights are not here)" if without else ""
         unknown = len(kinds) - len(seconds)
         return text + (f"; the time of {unknown} is unknown, for no run like them is finished" if unknown else "")
 
@@ -340,7 +349,7 @@ def _lock(file: IO) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno not in execute.NO_LOCKS:
+        if error.errno not in store.NO_LOCKS:
             raise
 
 

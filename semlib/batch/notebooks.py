@@ -20,6 +20,11 @@ from semlib.runs import machine, plan
 NO_CHECKOUT = "semlib is installed as a package: clone its repository and install that with pip install -e"
 SLOW_START = 600  # seconds that a kernel may take to start: imports over a network file system, a busy machine
 LONGEST_FOLDER = 75  # characters, of sockets: the name of one is at most 107 long, on macOS 103
+# ipykernel_launcher without the settings and start-up files of /etc/ipython, /usr/local/etc/ipython and this environment's
+KERNEL = (
+    "import sys; sys.path[:] = filter(None, sys.path); from IPython.core import application as a; "
+    "a.SYSTEM_CONFIG_DIRS.clear(); a.ENV_CONFIG_DIRS.clear(); from ipykernel import kernelapp; kernelapp.launch_new_instance()"
+)
 
 # Papermill checks notebooks by jsonschema, which would take a second to import its grammar of IRIs; notebooks have none.
 sys.modules.setdefault("rfc3987_syntax", None)  # ty: ignore[no-matching-overload]  # an ImportError, which it expects
@@ -129,14 +134,15 @@ def execute(notebook: Path, out: Path, parameters: dict[str, Any], timeout: int 
 def _kernels(threads: int | None) -> Generator[str, None, None]:
     """A folder for kernels' sockets, and the environment in which kernels are alike on every machine, at the root.
 
-    This interpreter, whatever kernelspecs there are; an empty IPython profile; figures in the notebook.
+    This interpreter, whatever kernelspecs there are; an empty IPython profile, and no start-up files of the machine's; figures
+    in the notebook.
     """
     base = tempfile.gettempdir()
     with tempfile.TemporaryDirectory(prefix="semlib-", dir=base if len(base) <= LONGEST_FOLDER else "/tmp") as folder:
         spec = Path(folder, "kernels", "python3", "kernel.json")
         spec.parent.mkdir(parents=True)
         # log level CRITICAL: a kernel that is stopped in a cell logs that its sockets are closed, with a traceback
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--log-level=50"]
+        argv = [sys.executable, "-c", KERNEL, "-f", "{connection_file}", "--log-level=50"]
         spec.write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
         changes = {"JUPYTER_PATH": os.pathsep.join(filter(None, (folder, os.environ.get("JUPYTER_PATH"))))}
         changes |= {"IPYTHONDIR": f"{folder}/ipython", "JUPYTER_RUNTIME_DIR": f"{folder}/runtime"}

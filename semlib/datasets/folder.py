@@ -92,12 +92,12 @@ def _class_folders(root: Path, part: str) -> dict[str, Path]:
 
 def files(root: Path, part: str) -> list[tuple[Path, int]]:
     """Every (file, label) of a part, in order; subfolders of a class are its images too."""
-    names, folders = classes(root), _class_folders(root, part)
-    members = [images(folders[name]) for name in names]
-    for name, found in zip(names, members, strict=True):
-        if not found:
+    folders, members = _class_folders(root, part), []
+    for label, name in enumerate(classes(root)):
+        if not (found := images(folders[name])):
             raise DataError(f"{folders[name]} holds no image")
-    return [(path, label) for label, found in enumerate(members) for path in found]
+        members += [(path, label) for path in found]
+    return members
 
 
 def images(folder: Path) -> list[Path]:
@@ -143,7 +143,7 @@ def _refuse(folder: Path, strange: list[Path], wanted: str) -> None:
         raise DataError(f"{folder} holds {len(strange)} {entries} besides {wanted}, the first is {first}; take {them} out")
 
 
-def unlabelled(root: Path, shape: tuple[int, ...]) -> tuple[list[str], np.ndarray]:
+def unlabelled(root: Path, shape: tuple[int, ...], seen: Seen) -> tuple[list[str], np.ndarray]:
     """Every image in a folder and those below it, in order: names seen from it, and uint8 (N, C, H, W), as `read` makes them.
 
     shape: (C, H, W) of the data set that they are to be like. DataError if it can't be made, or the folder holds no image.
@@ -153,7 +153,7 @@ def unlabelled(root: Path, shape: tuple[int, ...]) -> tuple[list[str], np.ndarra
         raise DataError(f"{root}: images can be made squares of 1 or 3 channels, not {channels} of {width}x{height} pixels")
     if not (found := images(root) if root.is_dir() else []):
         raise DataError(f"{root} holds no image; name a folder of images in any format that Pillow reads")
-    pixels = decode_all(((str(path), path) for path in found), len(found), height, root.name)
+    pixels = decode_all(((str(path), path) for path in found), len(found), height, root.name, seen)
     if channels == 1:
         pixels = np.stack([np.asarray(Image.fromarray(image.transpose(1, 2, 0)).convert("L"))[None] for image in pixels])
     return [path.relative_to(root).as_posix() for path in found], pixels
@@ -170,10 +170,10 @@ def listing(root: Path) -> str:
     return sha.hexdigest()
 
 
-def read(root: Path, side: int) -> Dataset:
+def read(root: Path, side: int) -> tuple[Dataset, int]:
     """Decode all images to uint8 (N, 3, side, side): the shorter side resized to `side`, then the centre cropped.
 
-    Greys of 16 bits are scaled alike, by the bits that the largest value among them needs.
+    Greys of 16 bits are scaled alike, by the bits that the largest value among them needs, which are returned too.
     """
     parts = [files(root, part) for part in ("train", "test")]
     labels = [np.array([label for _, label in part], np.int64) for part in parts]
@@ -185,7 +185,7 @@ def read(root: Path, side: int) -> Dataset:
         pixels = decode_all(named, len(named), side, root.name, seen)
     seen.warn(root.name)
     train, test = np.split(pixels, [len(parts[0])])
-    return Dataset(root.name, ImageSet(train, labels[0]), ImageSet(test, labels[1]), classes(root))
+    return Dataset(root.name, ImageSet(train, labels[0]), ImageSet(test, labels[1]), classes(root)), bits
 
 
 def decode_all(files: Iterable[Named], count: int, side: int, what: str, seen: Seen | None = None) -> np.ndarray:
@@ -295,7 +295,7 @@ def _eight_bits(image: Image.Image, deep: bool, seen: Seen) -> Image.Image:
     if image.mode.startswith("I;16"):  # convert() would clip them at 255
         values = np.asarray(image)
         seen.greys.append(int(values.max()))
-        grey = (values >> seen.bits - 8).astype(np.uint8)
+        grey = (values >> seen.bits - 8).clip(max=255).astype(np.uint8)
         if (transparent := image.info.get("transparency")) is not None:
             grey[values == transparent] = 255
         return Image.fromarray(grey)

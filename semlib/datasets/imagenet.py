@@ -144,7 +144,8 @@ def _files(where: Path, part: str, wnid: str) -> tuple[int, Iterator[Named] | li
         paths = images(folder)
         return len(paths), [(str(path), path) for path in paths]
     if part == "train" and (where / TRAIN_TAR).exists():
-        return _train_tar(where / TRAIN_TAR, wnid)
+        path = where / TRAIN_TAR
+        return sum(1 for _ in _inner(path, wnid, read=False)), _inner(path, wnid)
     if part == "val" and (where / VAL_TAR).exists():
         devkit = where / DEVKIT
         if not devkit.exists():
@@ -154,13 +155,8 @@ def _files(where: Path, part: str, wnid: str) -> tuple[int, Iterator[Named] | li
     return 0, []
 
 
-def _train_tar(path: Path, wnid: str) -> tuple[int, Iterator[Named]]:
-    """A class's images from the tar of tars, read in place: nothing is unpacked, so nothing can land elsewhere."""
-    return sum(1 for _ in _inner(path, wnid, read=False)), _inner(path, wnid)
-
-
 def _inner(path: Path, wnid: str, read: bool = True) -> Iterator[Named]:
-    """The images in the order of their names, as those of a folder are."""
+    """A class's images in the order of their names, from the tar of tars, of which nothing is unpacked."""
     try:
         with tarfile.open(path, "r:") as outer:
             for member in outer:

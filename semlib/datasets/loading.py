@@ -46,14 +46,12 @@ def cifar10(root: Path) -> Dataset:
     """CIFAR-10 from its publisher, downloaded and checked by torchvision."""
     from torchvision.datasets import CIFAR10
 
-    parts = []
-    for train in (True, False):
-        try:
-            part = CIFAR10(root, train=train, download=True)
-        except Exception as error:
-            raise _not_here("cifar10", root, error) from error
-        parts.append(ImageSet(part.data.transpose(0, 3, 1, 2), np.asarray(part.targets, np.int64)))
-    return Dataset("cifar10", parts[0], parts[1], tuple(part.classes))
+    try:
+        parts = [CIFAR10(root, train=train, download=True) for train in (True, False)]
+    except Exception as error:
+        raise _not_here("cifar10", root, error) from error
+    train, test = (ImageSet(part.data.transpose(0, 3, 1, 2), np.asarray(part.targets, np.int64)) for part in parts)
+    return Dataset("cifar10", train, test, tuple(parts[0].classes))
 
 
 def stl10(root: Path) -> Dataset:
@@ -84,15 +82,11 @@ def _not_here(name: str, root: Path, error: Exception) -> DataError:
     )
 
 
-def _subset(name: str) -> Callable[..., Dataset]:
-    return lambda root, side, ilsvrc: imagenet.prepare(name, side or imagenet.SIDE, ilsvrc)
-
-
 BUILT_IN: dict[str, Callable[[Path, int | None, str | None], Dataset]] = {
     "digits": lambda root, side, ilsvrc: digits(),
     "cifar10": lambda root, side, ilsvrc: cifar10(root),
     "stl10": lambda root, side, ilsvrc: stl10(root),
-    **{name: _subset(name) for name in imagenet.SUBSETS},
+    **{n: lambda root, side, ilsvrc, name=n: imagenet.prepare(name, side or imagenet.SIDE, ilsvrc) for n in imagenet.SUBSETS},
 }
 CLASSES = {
     "digits": tuple("0123456789"),
@@ -140,7 +134,7 @@ def _load(
     if fold is not None and name != "stl10":
         raise DataError(f"{name} has no folds; only stl10 has predefined ones, 0 to 9")
     path = _prepare(name, root, side, ilsvrc)
-    data = read(path, name if path == prepared_path(name, root, side) else folder_name(name), tests=not validation)
+    data = read(path, folder_name(name), tests=not validation)
     if fold is not None:
         data = Dataset(data.name, data.train[_fold(path, fold, len(data.train))], data.test, data.classes)
     return _with_validation(data) if validation else data
@@ -260,8 +254,23 @@ def _prepare_folder(source: Path, path: Path, side: int) -> Path:
     if _listed(path) != listing:
         count = sum(len(folder.files(source, part)) for part in ("train", "test"))
         check_writable(path.parent, count * 3 * side**2)
-        write(path, folder.read(source, side), source=np.array(listing))
+        data, bits = folder.read(source, side)
+        write(path, data, source=np.array(listing), bits=np.array(bits))
     return path
+
+
+def unlabelled(
+    where: Path, data: Dataset, name: str, root: str | Path | None, side: int | None
+) -> tuple[list[str], np.ndarray]:
+    """The names and images of a folder without labels, prepared as those of `data`, which was loaded by that name."""
+    path, bits = folder_path(resolve(name), root, side), np.array(16)
+    if not is_name(name, root, side):  # greys of 16 bits are scaled as the folder's were; older files don't say how
+        bits = read_arrays(path, ("bits",), optional=True).get("bits")
+    seen = folder.Seen(16 if bits is None else int(bits))
+    names, images = folder.unlabelled(where, data.test.images.shape[1:], seen)
+    if bits is None and seen.greys:
+        raise DataError(f"{where} has greys of 16 bits, but {path} not how to scale them; delete it to prepare it again")
+    return names, images
 
 
 def _listed(path: Path) -> str | None:
@@ -272,10 +281,8 @@ def _listed(path: Path) -> str | None:
 def unprepared(name: str, root: str | Path | None = None, side: int | None = None) -> str:
     """Why `load` would have to prepare the data set first, as the end of a sentence; "" if it only reads."""
     source = resolve(name)
-    if is_name(name, root, side) and prepared(name, root, side):
-        return ""
     if is_name(name, root, side) or not source.is_dir():
-        return f"isn't prepared in {data_root(root)}"
+        return "" if prepared(name, root, side) else f"isn't prepared in {data_root(root)}"
     listed = _listed(folder_path(source, root, side))
     if listed == folder.listing(source):
         return ""

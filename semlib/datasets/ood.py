@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from semlib.datasets.arrays import DataError
-from semlib.datasets.folder import read_member, rgb
+from semlib.datasets.folder import images, read_member, rgb
 from semlib.datasets.loading import data_root, read_arrays
 from semlib.files import check_writable, save_atomically
 
@@ -65,19 +65,18 @@ def load_ood(name: str, root: str | Path | None = None) -> np.ndarray:
         found = list(_images(name, where, source))
         if len(found) != source.count:
             raise DataError(f"{name} should have {source.count} images; {len(found)} were found in {where}")
-        images = np.stack(found)
-        save_atomically(prepared, lambda file: np.savez(file, images=images))
-    images = read_arrays(prepared, ("images",))["images"]
-    if images.dtype != np.uint8 or images.shape[1:] != (3, SIDE, SIDE):
+        save_atomically(prepared, lambda file: np.savez(file, images=np.stack(found)))
+    pixels = read_arrays(prepared, ("images",))["images"]
+    if pixels.dtype != np.uint8 or pixels.shape[1:] != (3, SIDE, SIDE):
         raise DataError(f"{prepared} should hold images, uint8 (N, 3, {SIDE}, {SIDE}); delete it to prepare it again")
-    return images
+    return pixels
 
 
 def _images(name: str, where: Path, source: Source) -> Iterator[np.ndarray]:
     folder, archive = where / source.folder, where / source.archive
     tiny = where / "tiny-imagenet-200" / "test" / "images"
     if folder.is_dir():
-        return _decoded((str(path), path) for path in _visible(folder))
+        return _decoded((str(path), path) for path in images(folder))
     if not archive.exists() and name.startswith("tiny_imagenet") and tiny.is_dir():
         return _from_tiny_imagenet(tiny, name)
     if not archive.exists():
@@ -85,13 +84,9 @@ def _images(name: str, where: Path, source: Source) -> Iterator[np.ndarray]:
     return _decoded(_members(archive, source))
 
 
-def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name[0] != ".")
-
-
 def _from_tiny_imagenet(folder: Path, name: str) -> Iterator[np.ndarray]:
     generator = np.random.default_rng(0)
-    for image in _decoded(((str(path), path) for path in _visible(folder)), side=2 * SIDE):
+    for image in _decoded(((str(path), path) for path in images(folder)), side=2 * SIDE):
         if name.endswith("resize"):
             yield image[:, ::2, ::2]  # nearest neighbours: bilinear resizing would blur away what the paper's sets have
         else:
@@ -108,9 +103,7 @@ def _members(archive: Path, source: Source) -> Iterator[tuple[str, io.BytesIO]]:
             f"{archive} has md5 {md5}, not {source.md5}: it is damaged or another file; delete it to fetch it again"
         )
     with tarfile.open(archive) as tar:
-        members = (
-            m for m in tar if m.isfile() and Path(m.name).parts[: len(Path(source.folder).parts)] == Path(source.folder).parts
-        )
+        members = (m for m in tar if m.isfile() and Path(m.name).is_relative_to(source.folder))
         for member in sorted(members, key=lambda m: m.name):
             if Path(member.name).name[0] != ".":
                 yield f"{archive}: {member.name}", io.BytesIO(read_member(tar, member))

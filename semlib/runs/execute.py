@@ -1,18 +1,14 @@
 """One run: load -> hold out -> train -> score -> record. And all runs of an experiment that aren't finished yet."""
 
-import errno
 import hashlib
 import io
-import os
 import platform
 import subprocess
 import sys
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from semlib import auxiliary, checkpoint, config, datasets, metrics, models, training, user_code
 from semlib.checkpoint import Checkpoint
@@ -30,14 +26,13 @@ from semlib.files import ROOT, remove_leftovers, save_atomically
 from semlib.models.cpc import patches
 from semlib.randomness import seeded
 from semlib.runs import external, machine, plan, scoring, store
-from semlib.runs.plan import Run
+from semlib.runs.plan import Run, load
 from semlib.runs.scoring import MSP
 from semlib.runs.store import Record
 
-CHECKPOINT, OWNER = "checkpoint.pt", "run.owner"
+CHECKPOINT = "checkpoint.pt"
 EMULATED = "precision: bfloat16 is emulated on this processor or GPU, and slower than float32"
-PATIENCE = 5.0  # seconds until it is said who holds a run
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what some network file systems answer
+FEW_STEPS = 5  # of a training: fewer are warned of
 
 
 def complete(experiment: Experiment) -> list[Record]:
@@ -60,7 +55,7 @@ def complete(experiment: Experiment) -> list[Record]:
     for run in plan.planned(experiment):
         if run not in missing:  # killed after its record, before this
             Checkpoint(run.home / CHECKPOINT).remove()
-            (run.home / OWNER).unlink(missing_ok=True)
+            (run.home / store.OWNER).unlink(missing_ok=True)
     queue = deque((run, False) for run in missing)
     while queue:
         run, wait = queue.popleft()
@@ -80,17 +75,9 @@ def complete(experiment: Experiment) -> list[Record]:
     if raised:
         raised.add_note(f"not finished: {'; '.join(run.title for run in store.missing(experiment))}")
         raise raised
-    if failed:
-        raise FloatingPointError("; ".join([*failed, *unusable]))
-    if unusable:
-        raise ConfigError("; ".join(unusable))
+    if failed or unusable:
+        raise (FloatingPointError if failed else ConfigError)("; ".join([*failed, *unusable]))
     return store.finished(experiment)
-
-
-def load(experiment: Experiment) -> datasets.Dataset:
-    """The experiment's data; with evaluate_on: validation, `test` is made of training images and no test image is read."""
-    e, validation = experiment, experiment.evaluate_on == "validation"
-    return datasets.load(e.dataset, e.data_root, e.image_side, e.fold, validation, e.ilsvrc)
 
 
 def check(experiment: Experiment) -> None:
@@ -129,6 +116,8 @@ def check_data(experiment: Experiment, data: datasets.Dataset) -> None:
             of = f" with train_per_class {per_class}" * (per_class is not None)
             has = f"{data.name} has {most} images to train on{of}, of {width}x{height} pixels"
             raise ConfigError(f"{name}: {getattr(experiment, name)} is more than {limit}; {has}")
+    if experiment.trained:
+        _check_steps(experiment, most)
     if "rotation" in experiment.methods and height != width and not experiment.crop_side:
         raise ConfigError(
             f"methods: rotation needs square images, and {data.name} has {width}x{height} pixels; choose crop_side "
@@ -139,11 +128,23 @@ def check_data(experiment: Experiment, data: datasets.Dataset) -> None:
             patches(torch.zeros(1, 1, experiment.crop_side or height, experiment.crop_side or width))
         except ValueError as error:
             raise ConfigError(f"methods: {error}; choose a larger crop_side or image_side") from None
+    own = [name for name in experiment.scores if ":" in name and not name.startswith(config.EXTERNAL)]
     for method in experiment.trained:
-        own = [name for name in experiment.scores if ":" in name and not name.startswith(config.EXTERNAL)]
-        own = own if method == experiment.trained[0] else []
         if own or ":" in method + experiment.architecture:
             _try(Run(experiment, where[0], method, experiment.first_trial), data, own)
+        own = []  # tried once
+
+
+def _check_steps(experiment: Experiment, images: int) -> None:
+    """ConfigError if one_cycle's only step has its first learning rate, 0; a warning if the steps are too few to learn much."""
+    e, steps = experiment, experiment.epochs * (images // experiment.batch_size)
+    count = f"{steps} training step{'s' * (steps > 1)}"
+    said = f"epochs: {e.epochs} with batch_size {e.batch_size} and {images} images makes {count}"
+    do = "choose more epochs or a smaller batch_size"
+    if steps == 1 and e.schedule == "one_cycle":
+        raise ConfigError(f"{said}, and the learning rate of one_cycle's first step is 0; {do}")
+    if steps < FEW_STEPS:
+        warnings.warn(f"{said}, too few to learn much; {do}", stacklevel=3)
 
 
 def _try(run: Run, data: datasets.Dataset, scores: list[str]) -> None:
@@ -190,41 +191,12 @@ def finish(run: Run, data: datasets.Dataset, wait: bool = True) -> Record:
     While another process is at it: wait for that, or without `wait` raise filelock.Timeout.
     """
     run = replace(run, data=data.digests)
-    run.home.mkdir(parents=True, exist_ok=True)
-    with _alone(run, wait):
+    with store.alone(run, wait):
         remove_leftovers(run.home)
         if record := store.find(run):
             return _add_scores(run, record, data)
         first = store.trained(run)
         return _score_other_images(run, first, data) if first else _train(run, data)
-
-
-@contextmanager
-def _alone(run: Run, wait: bool) -> Generator[None, None, None]:
-    """Holds the run's file lock, which is freed when its owner dies; nothing on a file system without locks.
-
-    After a few seconds of waiting it says for whom. filelock.Timeout.
-    """
-    lock, owner = FileLock(run.home / "run.lock"), run.home / OWNER
-    try:
-        try:
-            lock.acquire(timeout=PATIENCE if wait else 0)
-        except Timeout:
-            if not wait:
-                raise
-            who = owner.read_text() if owner.exists() else "another process"
-            print(f"waiting for {run.title}: {who} is at it", file=sys.stderr, flush=True)
-            lock.acquire(timeout=-1)
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-    try:
-        who = f"process {os.getpid()} on {platform.node()}, since {datetime.now().astimezone():%Y-%m-%d %H:%M},"
-        save_atomically(owner, lambda file: file.write(who.encode()))
-        yield
-    finally:
-        owner.unlink(missing_ok=True)
-        lock.release()
 
 
 def _train(run: Run, data: datasets.Dataset) -> Record:
@@ -302,18 +274,9 @@ def _keep(
     torch.save(net.state_dict(), weights)
     if experiment.keep_weights:
         save_atomically(run.home / "weights.pt", lambda file: file.write(weights.getbuffer()))
-    return store.write_record(
+    return store.new_record(
         run.home,
-        recipe=plan.RECIPE,
-        dataset=run.dataset,
-        hold_out=run.hold_out,
-        method=run.method,
-        trial=run.trial,
-        address=run.address,
-        settings=run.settings,
-        sources=run.sources,
-        train_digest=data.digests.train,
-        test_digest=data.digests.test,
+        run,
         classes=data.classes,
         metrics={
             name: value if experiment.average_last_epochs == 1 else float(np.mean([row[name] for row in last]))
@@ -329,7 +292,6 @@ def _keep(
         **hardware,
         versions={"python": platform.python_version()} | {name: version(name) for name in ("semlib", "torch", "numpy")},
         commit=_commit(),
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
@@ -352,14 +314,11 @@ def _add_scores(run: Run, record: Record, data: datasets.Dataset) -> Record:
     names = {name: name if name not in record.scoring else _own_name(how) for name, how in wanted.items()}
     added = {names[name] + end: arrays[name + end] for name in names for end in plan.STATISTICS.values()}
     measured = scoring.measures({"label": arrays["label"], "is_anomaly": arrays["is_anomaly"]} | added)
-    record = store.write_record(
-        record.home,
-        **record.model_dump()
-        | {
-            "scores_sha256": store.write_scores(record.home / "scores.npz", record.scores() | added),
-            "metrics": record.metrics | measured,
-            "scoring": record.scoring | {names[name]: how for name, how in wanted.items()},
-        },
+    record = store.rewrite(
+        record,
+        scores_sha256=store.write_scores(record.home / "scores.npz", record.scores() | added),
+        metrics=record.metrics | measured,
+        scoring=record.scoring | {names[name]: how for name, how in wanted.items()},
     )
     _raise(broken)
     return record
@@ -369,14 +328,11 @@ def _rename(record: Record, name: str, own: str) -> Record:
     """The record with a score renamed. A kill in between leaves an array that is passed over."""
     arrays, names = record.scores(), {name + end: own + end for end in plan.STATISTICS.values()}
     sha256 = store.write_scores(record.home / "scores.npz", arrays | {new: arrays[old] for old, new in names.items()})
-    return store.write_record(
-        record.home,
-        **record.model_dump()
-        | {
-            "scores_sha256": {key: value for key, value in sha256.items() if key not in names},
-            "metrics": {names.get(key, key): value for key, value in record.metrics.items()},
-            "scoring": {own if key == name else key: how for key, how in record.scoring.items()},
-        },
+    return store.rewrite(
+        record,
+        scores_sha256={key: value for key, value in sha256.items() if key not in names},
+        metrics={names.get(key, key): value for key, value in record.metrics.items()},
+        scoring={own if key == name else key: how for key, how in record.scoring.items()},
     )
 
 
@@ -385,18 +341,16 @@ def _score_other_images(run: Run, first: Record, data: datasets.Dataset) -> Reco
     wanted = MSP | plan.scoring(run.experiment)
     arrays, broken = _from_weights(run, first, data, wanted)
     home = run.homes[1]
-    record = store.write_record(
+    record = store.rewrite(
+        first,
         home,
-        **first.model_dump()
-        | {
-            "test_digest": data.digests.test,
-            "metrics": scoring.measures(arrays),
-            "scoring": {name: how for name, how in wanted.items() if name not in broken},
-            "scores_sha256": store.write_scores(home / "scores.npz", arrays),
-            "skew": float(arrays["is_anomaly"].mean()),
-            "commit": _commit(),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        },
+        test_digest=data.digests.test,
+        metrics=scoring.measures(arrays),
+        scoring={name: how for name, how in wanted.items() if name not in broken},
+        scores_sha256=store.write_scores(home / "scores.npz", arrays),
+        skew=float(arrays["is_anomaly"].mean()),
+        commit=_commit(),
+        finished=store.now(),
     )
     _raise(broken)
     return record

@@ -8,7 +8,6 @@ import hashlib
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -48,42 +47,33 @@ def _add(file: Path, parameters: Mapping[str, Any]) -> Record:
     classes, digests, data = _images(arrays, run.experiment)
     run = Run(run.experiment, run.hold_out, run.method, run.trial, digests)
     kept = _kept(run, arrays, scores, classes, data.test.labels if data else None)
-    if found := store.find(run):
-        if found.external == sha256:
-            return found
-        raise ConfigError(
-            f"{short(found.home)} has other scores of {run.title}, and none is overwritten; choose another method or trial, "
-            "or delete this folder"
+    with store.alone(run):
+        if found := store.find(run):
+            if found.external == sha256:
+                return found
+            raise ConfigError(
+                f"{short(found.home)} has other scores of {run.title}, and none is overwritten; choose another method or "
+                "trial, or delete this folder"
+            )
+        home = run.homes[store.trained(run) is not None]  # scores of the same trained network on other test images stay
+        remove_leftovers(home)
+        return store.new_record(
+            home,
+            run,
+            classes=classes,
+            metrics=scoring.measures(kept),
+            scoring=plan.scoring(run.experiment),
+            scores_sha256=store.write_scores(home / "scores.npz", kept),
+            skew=float(kept["is_anomaly"].mean()),
+            train_images=len(data.train) if data else None,
+            seconds=0.0,
+            device="unknown",
+            precision="unknown",
+            threads=0,
+            versions={name: version(name) for name in ("semlib", "numpy")},
+            commit=None,
+            external=sha256,
         )
-    home = run.homes[store.trained(run) is not None]  # scores of the same trained network on other test images stay
-    remove_leftovers(home)
-    return store.write_record(
-        home,
-        recipe=plan.recipe_of(run.method),
-        dataset=run.dataset,
-        hold_out=run.hold_out,
-        method=run.method,
-        trial=run.trial,
-        address=run.address,
-        settings=run.settings,
-        sources=run.sources,
-        train_digest=digests.train,
-        test_digest=digests.test,
-        classes=classes,
-        metrics=scoring.measures(kept),
-        scoring=plan.scoring(run.experiment),
-        scores_sha256=store.write_scores(home / "scores.npz", kept),
-        skew=float(kept["is_anomaly"].mean()),
-        train_images=len(data.train) if data else None,
-        seconds=0.0,
-        device="unknown",
-        precision="unknown",
-        threads=0,
-        versions={name: version(name) for name in ("semlib", "numpy")},
-        commit=None,
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        external=sha256,
-    )
 
 
 def check(experiment: Experiment) -> None:
@@ -164,7 +154,7 @@ def _images(
     said = {name: _digest(name, given[name]) for name in IF_NOT_HERE[1:] if name in given}
     names = tuple(map(str, given["classes"].ravel())) if "classes" in given else None
     if datasets.prepared(e.dataset, e.data_root, e.image_side):
-        data = datasets.load(e.dataset, e.data_root, e.image_side, e.fold, e.evaluate_on == "validation")
+        data = plan.load(e)
         here = {"train_digest": data.digests.train, "test_digest": data.digests.test}
         if names not in (None, data.classes):
             raise ConfigError(f"classes: should be those of {data.name} in its order: {', '.join(data.classes)}")
@@ -198,7 +188,13 @@ def _kept(
         choices = ", ".join([*classes, "none"])
         raise ConfigError(f"hold-out {run.hold_out!r} is not a class of {run.dataset}; choose from {choices}")
     for name in NUMBERED:
-        _check_numbers(name, arrays[name], classes)
+        values = arrays[name]
+        if values.ndim != 1 or not values.size or values.dtype.kind not in "iu":
+            raise ConfigError(f"{name}: should be whole numbers (N,), not {values.dtype} {values.shape}")
+        if (wrong := np.setdiff1d(values, np.arange(len(classes)))).size:
+            more = f" and {wrong.size - 1} more" * (wrong.size > 1)
+            choices = _numbered(classes)
+            raise ConfigError(f"{name}: {wrong[0]}{more} is no class, the held-out one included; choose from {choices}")
     label, predicted = (arrays[name] for name in NUMBERED)
     length = len(label if labels is None else labels)
     for name in (*NUMBERED, *scores.values()):
@@ -228,14 +224,6 @@ def _kept(
             raise ConfigError(f"{scores[name]}: should be {length} numbers, higher = more anomalous, not {found}")
         kept[name] = scoring.ranks(values) if how.get("stored") == "ranks" else values.astype(np.float64)
     return kept | {name + plan.STATISTICS["upright"]: kept[name] for name in ("predicted", *scores)}
-
-
-def _check_numbers(name: str, values: np.ndarray, classes: tuple[str, ...]) -> None:
-    if values.ndim != 1 or not values.size or values.dtype.kind not in "iu":
-        raise ConfigError(f"{name}: should be whole numbers (N,), not {values.dtype} {values.shape}")
-    if (wrong := np.setdiff1d(values, np.arange(len(classes)))).size:
-        more = f" and {wrong.size - 1} more" * (wrong.size > 1)
-        raise ConfigError(f"{name}: {wrong[0]}{more} is no class, the held-out one included; choose from {_numbered(classes)}")
 
 
 def _numbered(classes: tuple[str, ...]) -> str:

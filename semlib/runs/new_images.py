@@ -13,6 +13,7 @@ import torch
 from semlib import config, datasets
 from semlib.config import ConfigError, Machine, Scoring
 from semlib.datasets import ImageSet
+from semlib.files import resolve
 from semlib.runs import execute, machine, plan, scoring, store
 from semlib.runs.plan import Run
 from semlib.runs.store import Record
@@ -40,11 +41,11 @@ def score(home: Path, folder: Path, parameters: Mapping[str, Any]) -> tuple[Reco
     if absent := [name for name, how in wanted.items() if record.key(how) is None]:
         choices = ", ".join(record.scoring)
         raise ConfigError(f"scores: {run.title} was not scored by {absent[0]} with these settings; choose from {choices}")
-    data = execute.load(run.experiment)
-    net = execute.network(record, data).to(machine.device(run.experiment)).to(memory_format=torch.channels_last)
-    files, images = datasets.unlabelled(folder, data.test.images.shape[1:])
-    if run.experiment.threads:
-        torch.set_num_threads(run.experiment.threads)
+    data, e = _data(run, record), run.experiment
+    net = execute.network(record, data).to(machine.device(e)).to(memory_format=torch.channels_last)
+    files, images = datasets.unlabelled(folder, data, e.dataset, e.data_root, e.image_side)
+    if e.threads:
+        torch.set_num_threads(e.threads)
     predicted, found, normal = _scores(run, record, net, data, images, wanted)
     columns: dict[str, Any] = {"file": files, "predicted": [data.classes[k] for k in predicted]}
     for name, values in found.items():
@@ -72,6 +73,17 @@ def _run(record: Record, parameters: Mapping[str, Any]) -> Run:
     if experiment.dataset_name != record.dataset:
         raise ConfigError(f"dataset: the run is of {record.dataset}, not of {experiment.dataset_name}")
     return Run(experiment, record.hold_out, record.method, record.trial)
+
+
+def _data(run: Run, record: Record) -> datasets.Dataset:
+    """The run's data set. ConfigError names the option to add: a record keeps no path of a folder of images."""
+    e, name = run.experiment, record.dataset
+    if e.dataset == name and not (datasets.is_name(name, e.data_root, e.image_side) or resolve(name).is_dir()):
+        raise ConfigError(
+            f"dataset: {name} isn't prepared in {datasets.data_root(e.data_root)}, and a record keeps no path; add -p dataset "
+            f"/path/to/{name} if it is a folder of images, else -p data_root with the folder of {name}.npz"
+        )
+    return plan.load(e)
 
 
 def _scores(

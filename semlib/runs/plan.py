@@ -11,11 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from semlib import datasets, user_code
 from semlib.config import EXTERNAL, RANKED, SCORES, ConfigError, Data, Experiment, Network, Training
-from semlib.datasets import Digests
+from semlib.datasets import Dataset, Digests
 from semlib.runs import machine
 
 # Raised when the meaning of training changes, so that older runs aren't taken for new ones (tests/test_recipe.py).
@@ -28,19 +28,6 @@ STATISTICS = {"mixed": "", "upright": "@upright"}  # of batch norm, and how arra
 _WEIGHTS_DEPEND_ON = {*Data.model_fields, *Network.model_fields, *Training.model_fields}
 _AUXILIARY = {"auxiliary_weight", "auxiliary_augment"}  # nothing to methods without an auxiliary task
 _NETWORK = {"stem_stride", "widen_factor", "dropout", "norm_batch"}  # nothing to a user's own network
-
-
-class RunOrRecord(Protocol):
-    """What a run and its record both say of themselves."""
-
-    @property
-    def dataset(self) -> str: ...
-    @property
-    def hold_out(self) -> str | None: ...
-    @property
-    def method(self) -> str: ...
-    @property
-    def trial(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -107,8 +94,8 @@ class Run:
         return home, home / f"test_{self.data.test[:8] if self.data else ''}"
 
 
-def address(run: RunOrRecord, settings: Mapping, sources: Mapping, train_digest: str, recipe: int | None = None) -> str:
-    """SHA-256 over everything that a run's weights depend on."""
+def address(run: Any, settings: Mapping, sources: Mapping, train_digest: str, recipe: int | None = None) -> str:
+    """SHA-256 over everything that a run's weights depend on; of a Run or its Record."""
     recipe = recipe or recipe_of(run.method)
     what = [recipe, run.dataset, run.hold_out, run.method, run.trial, chosen(settings), sources, train_digest]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
@@ -119,8 +106,8 @@ def recipe_of(method: str) -> int:
     return 0 if method.startswith(EXTERNAL) else RECIPE
 
 
-def place(run: RunOrRecord, address: str) -> Path:
-    """A run's folder, as seen from its profile's runs/."""
+def place(run: Any, address: str) -> Path:
+    """The folder of a Run or its Record, as seen from its profile's runs/."""
     return Path(run.dataset, run.hold_out or "none", run.method.replace(":", "."), f"trial_{run.trial}-{address[:8]}")
 
 
@@ -177,6 +164,12 @@ def here(experiment: Experiment) -> Digests | None:
     """The digests of the experiment's data as it is on this machine now; None if it would have to be fetched first."""
     e = experiment
     return datasets.digests(e.dataset, e.data_root, e.image_side, e.fold, e.evaluate_on == "validation")
+
+
+def load(experiment: Experiment) -> Dataset:
+    """The experiment's data; with evaluate_on: validation, `test` is made of training images and no test image is read."""
+    e, validation = experiment, experiment.evaluate_on == "validation"
+    return datasets.load(e.dataset, e.data_root, e.image_side, e.fold, validation, e.ilsvrc)
 
 
 def planned(experiment: Experiment, data: Digests | None = None) -> list[Run]:

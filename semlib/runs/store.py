@@ -5,19 +5,25 @@ those that the record was written for: `find` says so, and everything asks it. S
 below in test_<digest8>/, with a record of their own.
 """
 
+import errno
 import hashlib
 import io
 import json
+import os
+import platform
+import sys
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from semlib.config import EXTERNAL, ConfigError, Experiment
@@ -27,6 +33,9 @@ from semlib.runs import plan
 from semlib.runs.plan import Run
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+OWNER = "run.owner"
+PATIENCE = 5.0  # seconds until it is said who holds a run
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what some network file systems answer
 _checked: set[Any] = set()  # files of scores that were whole, by path, size, times and what they should hold
 
 
@@ -135,7 +144,8 @@ def progress(experiment: Experiment, data: Digests | None = None) -> list[tuple[
         return [(run, find(run)) for run in runs]
     if runs[0].data and experiment.missing == "train":
         raise ConfigError(f"data_digest: {wanted} is not what is here, {runs[0].data}; nothing can be trained on it")
-    found = [{str(record.data): record for record in _matching(run) if wanted in (None, str(record.data))} for run in runs]
+    found = [{str(r.data): r for path in paths(run) for r in _usable(path.parent, run)} for run in runs]
+    found = [{digest: r for digest, r in records.items() if wanted in (None, digest)} for records in found]
     counts = Counter(digest for records in found for digest in records)
     if len(counts) > 1:
         versions = ", ".join(f"{digest} ({count} runs)" for digest, count in counts.most_common())
@@ -144,6 +154,35 @@ def progress(experiment: Experiment, data: Digests | None = None) -> list[tuple[
             f"which is meant: choose data_digest from {versions}"
         )
     return [(run, next(iter(records.values()), None)) for run, records in zip(runs, found, strict=True)]
+
+
+@contextmanager
+def alone(run: Run, wait: bool = True) -> Generator[None, None, None]:
+    """Holds the run's file lock, which is freed when its owner dies; nothing on a file system without locks.
+
+    After a few seconds of waiting it says for whom. filelock.Timeout.
+    """
+    run.home.mkdir(parents=True, exist_ok=True)
+    lock, owner = FileLock(run.home / "run.lock"), run.home / OWNER
+    try:
+        try:
+            lock.acquire(timeout=PATIENCE if wait else 0)
+        except Timeout:
+            if not wait:
+                raise
+            who = owner.read_text() if owner.exists() else "another process"
+            print(f"waiting for {run.title}: {who} is at it", file=sys.stderr, flush=True)
+            lock.acquire(timeout=-1)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    try:
+        who = f"process {os.getpid()} on {platform.node()}, since {datetime.now().astimezone():%Y-%m-%d %H:%M},"
+        save_atomically(owner, lambda file: file.write(who.encode()))
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
 
 
 def find(run: Run) -> Record | None:
@@ -156,10 +195,9 @@ def trained(run: Run) -> Record | None:
     return next(_usable(run.home, run), None)
 
 
-def _matching(run: Run) -> Iterator[Record]:
-    """Finished records of the run, on any data."""
-    for path in sorted(run.home.parent.glob(f"trial_{run.trial}-*/**/record.json")):
-        yield from _usable(path.parent, run)
+def paths(run: Run) -> list[Path]:
+    """Where records of runs lie that differ from this in their settings, source or data at most."""
+    return sorted(run.home.parent.glob(f"trial_{run.trial}-*/**/record.json"))
 
 
 def _usable(home: Path, run: Run) -> Iterator[Record]:
@@ -207,7 +245,7 @@ def unmatched(experiments: Iterable[Experiment]) -> list[str]:
     """Why finished records of the experiments' runs are not used, a sentence a reason: settings are equal, but not all else."""
     reasons, folders = {}, set()
     for run in (run for e in experiments for run in plan.planned(e)):
-        for path in run.home.parent.glob(f"trial_{run.trial}-*/**/record.json"):
+        for path in paths(run):
             if (run.external or path.parent not in run.homes) and (reason := _unlike(run, path.parent)):
                 reasons[path] = reason
                 folders.add(short(run.experiment.folder))
@@ -279,6 +317,24 @@ def _is_first_format(text: bytes) -> bool:
         fields = json.loads(text)
         return isinstance(fields, dict) and "fingerprint" in fields and "recipe" not in fields
     return False
+
+
+def new_record(home: Path, run: Run, **fields: Any) -> Record:
+    """Write the record of a run that was just made: what it was, and the fields that say how it was made and what it gave."""
+    assert run.data is not None
+    what = {name: getattr(run, name) for name in ("dataset", "hold_out", "method", "trial", "address", "settings", "sources")}
+    what |= {"recipe": plan.recipe_of(run.method), "train_digest": run.data.train, "test_digest": run.data.test}
+    return write_record(home, finished=now(), **what, **fields)
+
+
+def rewrite(record: Record, home: Path | None = None, /, **changes: Any) -> Record:
+    """Write the record with these fields changed, in its place or into another folder."""
+    return write_record(home or record.home, **record.model_dump() | changes)
+
+
+def now() -> str:
+    """The time, as records keep it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def write_record(home: Path, **fields: Any) -> Record:
