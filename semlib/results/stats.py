@@ -29,7 +29,7 @@ BOARD = ["method", "score", "average_precision", "images_low", "images_high", "t
 BOARD += ["fpr95", "paper"]
 CONTRAST = ["method", "score", "against", "difference", "low", "high", "images_low", "images_high", "above", "classes"]
 GAINS = ["method", "score", "hold_out", "difference", "low", "high", "paper"]
-WORK, FEWEST_RESAMPLES = 10**9, 40  # images that one figure's bootstrap draws: with more runs or images fewer resamples
+WORK, FEWEST_RESAMPLES = 4 * 10**8, 40  # images that one figure's bootstrap draws: with more runs or images fewer resamples
 PREVALENCES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
