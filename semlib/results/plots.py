@@ -76,13 +76,13 @@ def fonts(text: str) -> list[str]:
     families = [*plt.rcParams["font.family"]]
     known = set[int]().union(*(_characters(font_manager.findfont(FontProperties(family=[name]))) for name in families))
     more, lacking = _fallback("".join(sorted({c for c in text if c.isprintable() and ord(c) not in known})))
-    scripts = {unicodedata.name(c, "unnamed").split()[0]: c for c in lacking}
+    scripts = {unicodedata.name(c, "unnamed").split()[0]: c for c in reversed(lacking)}  # with its first character
     if new := {name: c for name, c in scripts.items() if name not in _said}:
         _said.update(new)
         named = ", ".join(f"{name} ({c})" for name, c in new.items())
         warnings.warn(
-            f"figures show boxes for characters that no installed font has: {named}; install one that has them, such as Noto "
-            "Sans CJK, and start again, or set matplotlib's font.family",
+            f"figures show boxes for characters that no font here has: {named}; install one that has them, such as Noto Sans "
+            "CJK, and start again, or set matplotlib's font.family to it",
             stacklevel=3,
         )
     if lacking:
@@ -231,7 +231,7 @@ def gain_by_class(experiment: Experiment, records: Sequence[Record], panels: int
         return _note(f"{experiment.dataset_name}: no held-out class was run with another method and plain classification")
     names, methods = list(dict.fromkeys(table.hold_out)), list(dict.fromkeys(table.method))
     colour, last = colours(experiment.methods), len(names) - 1
-    size = (8, 1.7 + (0.13 + 0.1 * len(methods)) * (len(names) + 1))
+    size = (max(8, 6.3 + 0.075 * max(map(len, names))), 1.7 + (0.13 + 0.1 * len(methods)) * (len(names) + 1))
     figure, axes = plt.subplots(
         1, len(scores), figsize=size, dpi=DPI, squeeze=False, sharex=True, sharey=True, layout="constrained"
     )
