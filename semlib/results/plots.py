@@ -74,8 +74,10 @@ def fonts(text: str) -> list[str]:
     A script of which characters are left is named in a warning, once a process.
     """
     families = [*plt.rcParams["font.family"]]
-    known = set[int]().union(*(_characters(font_manager.findfont(FontProperties(family=[name]))) for name in families))
-    more, lacking = _fallback("".join(sorted({c for c in text if c.isprintable() and ord(c) not in known})))
+    lacking = "".join(sorted(filter(str.isprintable, set(text))))
+    for name in families:
+        lacking = _lacking(lacking, font_manager.findfont(FontProperties(family=[name])))
+    more, lacking = _fallback(lacking)
     scripts = {unicodedata.name(c, "unnamed").split()[0]: c for c in reversed(lacking)}  # with its first character
     if new := {name: c for name, c in scripts.items() if name not in _said}:
         _said.update(new)
@@ -99,19 +101,19 @@ def _fallback(lacking: str) -> tuple[list[str], str]:
         for path in sorted({*font_manager.findSystemFonts()} - listed):  # installed since matplotlib made its list
             with suppress(Exception):  # not a font that matplotlib can use
                 font_manager.fontManager.addfont(path)
-    for entry in font_manager.fontManager.ttflist if lacking else ():
-        if not entry.name.startswith(LAST_RESORT) and entry.style == "normal":
-            left = "".join(c for c in lacking if ord(c) not in _characters(entry.fname))
+    for entry in font_manager.fontManager.ttflist:
+        if lacking and entry.style == "normal" and not entry.name.startswith(LAST_RESORT):
+            left = _lacking(lacking, entry.fname)
             more, lacking = (more if left == lacking else [*more, entry.name]), left
     return more, lacking
 
 
-@cache
-def _characters(path: str) -> frozenset[int]:
-    """Those that the font has, as code points; none of a file that can't be read."""
+def _lacking(text: str, path: str) -> str:
+    """The characters that the font in a file does not have: all, if it can't be read."""
     with suppress(Exception):
-        return frozenset(font_manager.get_font(path).get_charmap())
-    return frozenset()
+        font = font_manager.get_font(path)
+        return "".join(c for c in text if not font.get_char_index(ord(c)))
+    return text
 
 
 def colours(methods: Sequence[str]) -> dict[str, tuple]:
@@ -228,7 +230,7 @@ def gain_by_class(experiment: Experiment, records: Sequence[Record], panels: int
     scores = experiment.scores[:panels]
     table = stats.gains_by_class(experiment.model_copy(update={"scores": scores}), records, most)
     if table.difference.isna().all():
-        return _note(f"{experiment.dataset_name}: no held-out class was run with another method and plain classification")
+        return _note(f"{experiment.dataset_name}: not run with both classification and another method, no difference by class")
     names, methods = list(dict.fromkeys(table.hold_out)), list(dict.fromkeys(table.method))
     colour, last = colours(experiment.methods), len(names) - 1
     size = (max(8, 6.3 + 0.075 * max(map(len, names))), 1.7 + (0.13 + 0.1 * len(methods)) * (len(names) + 1))
