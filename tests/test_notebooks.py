@@ -91,6 +91,17 @@ def test_detectors_are_added_to_the_demo_without_training(outputs):
     assert len(records) == 40 and all({*names} <= {*record.metrics} for record in records)
 
 
+TABLES = "benchmark", "few_labels", "masking_ablation", *(path.stem for path in (ROOT / "notebooks").glob("table[3-6]_*.ipynb"))
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_first_figure_below_a_hold_out_table_is_which_classes_a_method_helps(name):
+    source = "".join(cell.source for cell in nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4).cells)
+    called = re.findall(r"tables\.by_class|plots\.(?!save|committed)\w+", source)
+    assert "tables.by_class" in called and called[called.index("tables.by_class") :].count("plots.gain_by_class") == 1
+    assert next(name for name in called if name.startswith("plots.")) == "plots.gain_by_class"
+
+
 def _check_notes(name, text):
     if name not in ("table1_imagenet_subsets", "appendix_d_baseline"):  # no network is trained there
         assert "A demonstration in minutes" in text and "runs are finished" in text and "not run" not in text

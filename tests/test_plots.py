@@ -1,16 +1,20 @@
 """Figures of records, read back from what matplotlib draws: curves, bands, and which images stand in which row."""
 
+import warnings
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from helpers import made_up
 from matplotlib.cbook import STEP_LOOKUP_MAP
+from matplotlib.text import Text
+from scipy.stats import t as students_t
 from sklearn.metrics import auc, average_precision_score
 
 from semlib import datasets
 from semlib.datasets import Dataset, ImageSet
-from semlib.results import names, plots
+from semlib.results import names, plots, stats, tables
 from semlib.runs import plan, store
 
 UNEVEN = {"images": 95, "dataset": "digits", "hold_out": ["1", "7"], "trials": 2}  # 10 images of class 1, 9 of class 7
@@ -93,12 +97,197 @@ def test_of_many_classes_those_are_drawn_whose_methods_differ_most(tmp_path):
     assert "3 of 10, where methods differ most" in figure.get_suptitle()
 
 
+# --- by class, how far a method is above plain classification
+
+
+def marks(figure, panel=0):
+    """By row the points of the filled and of the hollow mark, and the ends of the bar, as drawn in a panel."""
+    first, axis = figure.axes[0], figure.axes[panel]
+    rows = dict(zip(first.get_yticks(), (text.get_text() for text in first.get_yticklabels()), strict=True))
+    found = {"filled": {}, "hollow": {}, "bar": {}}
+    for line in (line for line in axis.lines if line.get_ydata()[0] in rows and line.get_xdata()[0] == line.get_xdata()[0]):
+        kind = "bar" if len(line.get_xdata()) == 2 else "hollow" if line.get_fillstyle() == "none" else "filled"
+        found[kind][rows[line.get_ydata()[0]]] = tuple(line.get_xdata()) if kind == "bar" else line.get_xdata()[0]
+    return found
+
+
+@pytest.mark.parametrize("trials", [1, 2])
+def test_each_class_and_the_mean_have_their_difference_and_its_interval(tmp_path, trials):
+    experiment, records = runs(tmp_path, hold_out=["1", "7", "8"], trials=trials)
+    figure = plots.gain_by_class(experiment, records)
+    assert [axis.get_title() for axis in figure.axes] == ["MSP", "ODIN"]
+    for k, (axis, score) in enumerate(zip(figure.axes, experiment.scores, strict=True)):
+        drawn, differences = marks(figure, k), {}
+        counts = stats.draws(records[0].scores()["label"], 200)
+        for hold_out in experiment.hold_out:
+            value, deviation = literal_difference([r for r in records if r.hold_out == hold_out], score, counts)
+            differences[hold_out] = value
+            half = 1.959964 * deviation
+            assert drawn["filled"][hold_out] == pytest.approx(value)
+            assert drawn["bar"][hold_out] == pytest.approx((value - half, value + half))
+        values = np.array([*differences.values()])
+        half = students_t.ppf(0.975, 2) * values.std(ddof=1) / 3**0.5
+        assert drawn["filled"]["mean"] == pytest.approx(values.mean())
+        assert drawn["bar"]["mean"] == pytest.approx((values.mean() - half, values.mean() + half))
+        assert not drawn["hollow"] and "over test images" in axis.get_xlabel() and "over other held-out" in axis.get_xlabel()
+    assert ("one trial" if trials == 1 else "mean of 2 trials") in figure.get_suptitle()
+
+
+def literal_difference(records, score, counts):
+    """Rotation minus classification, means over trials in percent, and its deviation when the test images are drawn anew."""
+    drawn = {"rotation": [], "classification": []}
+    for record in records:
+        arrays = record.scores()
+        weights = [np.ones(len(counts)), *counts.T]
+        drawn[record.method].append([average_precision_score(arrays["is_anomaly"], arrays[score], sample_weight=w)
+                                     for w in weights])  # fmt: skip
+    value, *resampled = 100 * (np.mean(drawn["rotation"], axis=0) - np.mean(drawn["classification"], axis=0))
+    return value, np.std(resampled, ddof=1)
+
+
+def test_the_papers_differences_are_hollow_and_what_was_not_run_has_no_mark(tmp_path):
+    experiment = made_up(tmp_path, dataset="cifar10", images=60, trials=1)
+    records = store.collect(experiment.folder)
+    table = tables.published("table3_cifar10").rename(index={"average": "mean"})
+    figure = plots.gain_by_class(experiment, records)
+    for panel, score in enumerate(experiment.scores):
+        hollow = marks(figure, panel)["hollow"]
+        assert hollow == pytest.approx((table[f"rotation_{score}"] - table[f"classification_{score}"]).to_dict())
+    hollow = marks(figure)["hollow"]
+    without = [r for r in records if (r.hold_out, r.method) != ("cat", "rotation")]
+    drawn = marks(plots.gain_by_class(experiment, without))
+    assert "cat" not in drawn["filled"] and "cat" not in drawn["bar"] and drawn["hollow"]["cat"] == hollow["cat"]
+    assert "mean of those run" in drawn["filled"] and "mean of those run" not in drawn["hollow"]
+    few = experiment.model_copy(update={"train_per_class": 500})  # of which the paper has nothing
+    assert not marks(plots.gain_by_class(few, records))["hollow"]
+
+
+def test_nothing_to_compare_is_a_note(tmp_path):
+    experiment, records = runs(tmp_path)
+    plain = experiment.model_copy(update={"methods": ("classification",)})
+    for one, those in ((experiment, []), (plain, records), (experiment, [r for r in records if r.method == "rotation"])):
+        (axis,) = plots.gain_by_class(one, those).axes
+        assert "not run with both" in axis.texts[0].get_text() and not axis.lines
+
+
+def test_each_method_has_its_colour_and_place_and_of_many_scores_the_first_are_drawn(tmp_path):
+    methods = ("classification", "rotation", "cpc", "center_mask")
+    experiment, records = runs(tmp_path, methods=methods, scores=["msp", "odin", "energy", "knn"])
+    figure = plots.gain_by_class(experiment, records)
+    assert len(figure.axes) == 3 and "the first 3 of 4 scores" in figure.get_suptitle()
+    assert [text.get_text() for text in figure.legends[0].texts] == [names.label(method) for method in methods[1:]]
+    for axis in figure.axes:
+        points = [line for line in axis.lines if line.get_marker() == "o" and line.get_fillstyle() == "full"]
+        assert len(points) == 2 * 3 == len({line.get_ydata()[0] for line in points})
+        assert {line.get_color() for line in points} == {plots.colours(methods)[method] for method in methods[1:]}
+
+
+def test_of_many_classes_those_with_the_largest_differences_are_drawn_and_the_mean_is_of_all(tmp_path, monkeypatch):
+    experiment, records = runs(tmp_path, hold_out="all", images=200)
+    every = marks(plots.gain_by_class(experiment, records))["filled"]
+    figure = plots.gain_by_class(experiment.model_copy(update={"scores": ("msp",)}), records, most=3)
+    drawn = marks(figure)["filled"]
+    largest = sorted(set(every) - {"mean"}, key=lambda name: -abs(every[name]))[:3]
+    assert drawn == {name: every[name] for name in (*sorted(largest), "mean")} and "3 of 10" in figure.get_suptitle()
+    asked = []
+    monkeypatch.setattr(stats, "_resampled", lambda rankings, resamples, seed: asked.append(resamples) or {})
+    for work, resamples in ((10**9, 200), (40 * 2 * 200 * 60, 60), (1, stats.FEWEST_RESAMPLES)):  # runs, scores, images
+        monkeypatch.setattr(stats, "WORK", work)
+        plots.gain_by_class(experiment, records)
+        assert asked.pop() == resamples
+
+
+# --- names and their letters
+
+ODD = ("$5_note", "US$5 - US$10", "_background_", r"a\nb", "$x^$")
+
+
+@pytest.fixture
+def odd(tmp_path, monkeypatch):
+    """(experiment, records, data) of classes with odd names."""
+    images = np.random.default_rng(0).integers(0, 256, (100, 1, 8, 8), dtype=np.uint8)
+    part = ImageSet(images, np.arange(100) % len(ODD))
+    data = Dataset("own", part, part, ODD)
+    datasets.loading.write(tmp_path / "own.npz", data)
+    monkeypatch.setenv("SEMLIB_DATA", str(tmp_path))
+    experiment = made_up(tmp_path / "outputs", 100, dataset="own", data_root=None, trials=2)
+    records = store.finished(experiment)
+    history = pd.DataFrame({"epoch": [1, 2], "loss": [2, 1.0], "accuracy": [0.5, 0.6], "msp": [0.1, 0.2]})
+    for record in records:
+        history.to_csv(record.home / "history.csv", index=False)
+    return experiment, records, data
+
+
+def test_names_are_shown_as_they_are_in_every_figure(odd, tmp_path):
+    experiment, records, data = odd
+    columns = pd.MultiIndex.from_product([["edges"], ["average_precision", "low", "high"]])
+    probe = pd.DataFrame([[k, k - 1, k + 1] for k in range(len(ODD))], pd.MultiIndex.from_product([["own"], ODD]), columns)
+    found, three = stats.measured([(experiment, records)], resamples=2), experiment.model_copy(update={"hold_out": ODD[:3]})
+    files = pd.DataFrame({"file": ODD, "predicted": ODD, "msp": 0.5, "msp_percentile": 1.0})
+    figures = {
+        "precision_recall": plots.precision_recall(experiment, records),
+        "gain_by_class": plots.gain_by_class(experiment, records),
+        "probes": plots.probes(found, probe, stats.correlations(found, probe)),
+        "learning_curves": plots.learning_curves(three, [r for r in records if r.hold_out in ODD[:3]]),
+        "samples": plots.samples(dict.fromkeys(ODD, data.test.images[:2]), "$a$ title"),
+        "most_anomalous": plots.most_anomalous(files, data.test.images),
+    }
+    for name, figure in figures.items():
+        figure.savefig(tmp_path / f"{name}.png", dpi=30)  # a text that is read as a formula, and is none, fails
+        texts = [text for text in figure.findobj(Text) if text.get_text()]
+        assert not any(text.get_parse_math() for text in texts if "$" in text.get_text()), name
+        shown = {text.get_text().strip(" ") for text in texts if text.get_visible()}
+        expected = (
+            ODD[:3] if name == "learning_curves" else [f"{k}\n{k}, 1.0" for k in ODD] if name == "most_anomalous" else ODD
+        )
+        assert {*expected} <= shown, (name, shown)
+    ranked = plots.ranked_images(records[0], data)
+    ranked.savefig(tmp_path / "ranked.png", dpi=30)
+    titles = " ".join(axis.get_title() for axis in ranked.axes)
+    assert "$5_note" in titles and not any(axis.title.get_parse_math() for axis in ranked.axes)
+
+
+def test_a_script_that_no_font_has_is_named_once(monkeypatch, tmp_path):
+    monkeypatch.setattr(plots, "_said", set())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            figure = plots.samples({"\U0001b170\U0001b171": np.zeros((1, 1, 4, 4), np.uint8), "é": np.zeros((0,))}, "Nüshu")
+            figure.savefig(tmp_path / "figure.png")
+    (said,) = [str(warning.message) for warning in caught]
+    assert "NUSHU (" in said and "font.family" in said and "LATIN" not in said
+
+
+def test_characters_that_the_font_lacks_come_from_an_installed_one(monkeypatch, tmp_path):
+    plots._fallback.cache_clear()
+    monkeypatch.setattr(plots.font_manager, "findSystemFonts", list)
+    with plt.rc_context({"font.family": ["cmss10"]}), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert plots.fonts("plain") == ["cmss10"]
+        figure = plots.samples({"Жук": np.zeros((1, 1, 4, 4), np.uint8)}, "Cyrillic")
+        figure.savefig(tmp_path / "figure.png")
+    used = figure.axes[0].yaxis.label.get_family()
+    font = plots.font_manager.get_font(plots.font_manager.findfont(used[-1]))
+    assert used[0] == "cmss10" and {ord(c) for c in "Жук"} <= set(font.get_charmap())
+
+
+# --- what is drawn how
+
+
 def test_methods_and_scores_each_have_a_look_of_their_own():
     many = ("rotation", *(f"my:task_{k}" for k in range(12)), "classification")
     assert len(set(plots.colours(many).values())) == len({*many, *plots.KNOWN})
     for method in plots.KNOWN:  # on every page
         assert plots.colours(("my:task", method))[method] == plots.colours(plots.KNOWN)[method]
     assert len(set(plots.STYLES)) >= plots.CURVES
+
+
+@pytest.mark.parametrize("others", [1, 2, 7])
+def test_methods_differ_in_lightness_too_as_a_grey_print_shows_them(others):
+    found = plots.colours((*plots.KNOWN, *(f"my:task_{k}" for k in range(others))))
+    linear = [np.power((np.array(rgb) + 0.055) / 1.055, 2.4) for rgb in found.values()]
+    lightness = sorted(116 * np.cbrt(rgb @ [0.2126, 0.7152, 0.0722]) - 16 for rgb in linear)  # CIE L*
+    assert len(lightness) == 4 + others and np.diff(lightness).min() > 3 and lightness[-1] < 90  # white is 100
 
 
 @pytest.mark.parametrize("classes", [["1", "7"], ["0", "1", "2", "7"]])

@@ -58,6 +58,26 @@ def test_the_page_has_every_notebook_and_loads_nothing(outputs):
     assert "the static view" in text and "A &lt;table&gt;" in text and "secret" not in text and "Another" not in text
 
 
+def test_the_contents_lead_to_the_traceback_of_a_notebook_that_failed(outputs):
+    path = outputs / "demo" / "table.unfinished.ipynb"
+    error = new_output("error", ename="ValueError", evalue="1 < 2", traceback=["\x1b[31mline 3 of the failing cell\x1b[0m"])
+    before, failing = new_code_cell(outputs=[new_output("stream", text="well so far")]), new_code_cell(outputs=[error])
+    link = new_markdown_cell('<a href="#papermill-error-cell">In [2]</a>')  # Papermill's
+    mark = new_markdown_cell('<span id="papermill-error-cell">stopped here</span>')
+    nbformat.write(new_notebook(cells=[link, new_markdown_cell("# A table"), before, mark, failing]), path)
+    executed(outputs / "demo" / "still running.unfinished.ipynb", "Not at its end")
+    (outputs / "demo" / "torn.unfinished.ipynb").write_text('{"cells": [')
+    assert main(["report", "demo", "--outputs", str(outputs)]) == 0
+    text = (outputs / "demo" / "report.html").read_text()
+    page = Page(text)
+    assert len(page.ids) == len(set(page.ids)) and [at for at in page.links if at.removeprefix("#") not in page.ids] == []
+    assert page.links.count("#table-unfinished-traceback") == 1 and "#table-unfinished-papermill-error-cell" in page.links
+    assert '<a href="#table-unfinished-traceback">failed: ValueError: 1 &lt; 2</a>' in text.partition("</nav>")[0]
+    below = text.partition('id="table-unfinished-traceback"')[2]
+    assert below.index("line 3 of the failing cell") < below.index("</section>") and "well so far" not in below
+    assert "Not at its end" not in text and {"table", "holdout-digits-1"} <= set(page.ids)
+
+
 @pytest.mark.parametrize("wrong", ["dmeo", "", "."])
 def test_a_wrong_profile_is_one_line_that_names_those_there_are(outputs, wrong, capsys):
     assert main(["report", wrong, "--outputs", str(outputs)]) == 2

@@ -2,17 +2,26 @@
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+import unicodedata
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache, wraps
 from itertools import cycle, product
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib import font_manager
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
@@ -34,21 +43,91 @@ if "ipykernel" in sys.modules and plt.get_backend().lower() == "agg":  # $MPLBAC
 DPI = 110
 SHARE = "semlib: share of runs finished"  # in a figure's file
 NAME = {"parse_math": False}  # of texts with names in them: a class may be called a$b$
+LAST_RESORT = "Last Resort"  # fonts that have a box for every character begin so
 STYLES = ("-", (0, (4, 1.5)), ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (2, 1)))  # one a score; the colour is the method
 KNOWN = ("classification", "rotation", "cpc", "center_mask")  # methods have the same colours on every page
-PANELS, CURVES = 12, 6  # at most, for a reader
+PANELS, CURVES, ROWS = 12, 6, 30  # at most, for a reader
+_said: set[str] = set()  # scripts without a font, of which a warning was given
+
+
+P = ParamSpec("P")
+
+
+def legible(make: Callable[P, Figure]) -> Callable[P, Figure]:
+    """A figure whose texts are shown as they are, in installed fonts that have their characters; see `fonts`."""
+
+    @wraps(make)
+    def made(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        figure = make(*args, **kwargs)
+        texts = figure.findobj(Text)
+        families = fonts("".join(text.get_text() for text in texts))
+        for text in texts:
+            text.set(family=families, **NAME)
+        return figure
+
+    return made
+
+
+def fonts(text: str) -> list[str]:
+    """The font families for a text: matplotlib's, then installed ones that have characters which those lack.
+
+    A script of which characters are left is named in a warning, once a process.
+    """
+    families = [*plt.rcParams["font.family"]]
+    lacking = "".join(sorted(filter(str.isprintable, set(text))))
+    for name in families:
+        lacking = _lacking(lacking, font_manager.findfont(FontProperties(family=[name])))
+    more, lacking = _fallback(lacking)
+    scripts = {unicodedata.name(c, "unnamed").split()[0]: c for c in reversed(lacking)}  # with its first character
+    if new := {name: c for name, c in scripts.items() if name not in _said}:
+        _said.update(new)
+        named = ", ".join(f"{name} ({c})" for name, c in new.items())
+        warnings.warn(
+            f"figures show boxes for characters that no font here has: {named}; install one that has them, such as Noto Sans "
+            "CJK, and start again, or set matplotlib's font.family to it",
+            stacklevel=3,
+        )
+    if lacking:
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # matplotlib's, one a character and figure
+    return [*families, *more]
+
+
+@cache
+def _fallback(lacking: str) -> tuple[list[str], str]:
+    """Installed font families that have these characters, and the characters that none has."""
+    more = []
+    if lacking:
+        listed = {entry.fname for entry in font_manager.fontManager.ttflist}
+        for path in sorted({*font_manager.findSystemFonts()} - listed):  # installed since matplotlib made its list
+            with suppress(Exception):  # not a font that matplotlib can use
+                font_manager.fontManager.addfont(path)
+    for entry in font_manager.fontManager.ttflist:
+        if lacking and entry.style == "normal" and not entry.name.startswith(LAST_RESORT):
+            left = _lacking(lacking, entry.fname)
+            more, lacking = (more if left == lacking else [*more, entry.name]), left
+    return more, lacking
+
+
+def _lacking(text: str, path: str) -> str:
+    """The characters that the font in a file does not have: all, if it can't be read."""
+    with suppress(Exception):
+        font = font_manager.get_font(path)
+        return "".join(c for c in text if not font.get_char_index(ord(c)))
+    return text
 
 
 def colours(methods: Sequence[str]) -> dict[str, tuple]:
-    """RGB of each method: the known ones have their own, the others what is left."""
+    """RGB of each method: the known ones have their own, the others darker and lighter ones, to be told apart in grey too."""
     import seaborn as sns  # slow to import
 
     others = [method for method in methods if method not in KNOWN]
-    count = len(KNOWN) + len(others)
-    palette = sns.color_palette("colorblind" if count <= 10 else "husl", count)
-    return dict(zip((*KNOWN, *others), palette, strict=True))
+    dark = -(-len(others) // 2)
+    lightness = [*np.linspace(0.2, 0.4, dark), *np.linspace(0.71, 0.87, len(others) - dark)]
+    made = [sns.husl_palette(1, h=(0.85 + 0.38 * k) % 1, s=0.9, l=level)[0] for k, level in enumerate(lightness)]
+    return dict(zip((*KNOWN, *others), [*sns.color_palette("colorblind", len(KNOWN)), *made], strict=True))
 
 
+@legible
 def precision_recall(experiment: Experiment, records: Sequence[Record], columns: int = 5, curves: int = CURVES) -> Figure:
     """A panel for each held-out class, of many for those whose methods differ most: the mean curve over trials, with a band of
     one standard deviation, for each method and score; in its corner the average precisions in percent. Of more scores than
@@ -89,7 +168,7 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
         if not members:
             axis.text(0.5, 0.5, "not run", ha="center", va="center", color="0.5")
         axis.set(xlim=(0, 1), ylim=(0, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
-        axis.set_title(hold_out, fontsize=8.5, **NAME)
+        axis.set_title(hold_out, fontsize=8.5)
         axis.tick_params(labelsize=7)
     for axis in axes[-1, : len(classes) - columns * (rows - 1)]:
         axis.set_xlabel("recall", fontsize=8)
@@ -99,11 +178,15 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
     figure.legend(list(handles.values()), list(handles), **where)
     title = f"Precision-recall of the held-out class{'es' * (len(classes) > 1)}, {experiment.dataset_name}"
     title += f": {len(classes)} of {every}, where methods differ most" * (len(classes) < every)
-    trials = len({record.trial for record in records})
-    averaged = "one trial" if trials == 1 else f"mean ± std of {trials} trials"
+    averaged = _averaged(records, "mean ± std")
     below = f"({experiment.profile}, {experiment.statistics} statistics; average precision in %, {averaged}{fewer})"
-    figure.suptitle(f"{title}\n{below}", fontsize=8.5, **NAME)
+    figure.suptitle(f"{title}\n{below}", fontsize=8.5)
     return figure
+
+
+def _averaged(records: Sequence[Record], how: str = "mean") -> str:
+    trials = len({record.trial for record in records})
+    return "one trial" if trials == 1 else f"{how} of {trials} trials"
 
 
 def _panels(experiment: Experiment, records: Sequence[Record]) -> tuple[list[str], int]:
@@ -121,10 +204,10 @@ def _panels(experiment: Experiment, records: Sequence[Record]) -> tuple[list[str
 def _curve(axis: Axes, records: Sequence[Record], how: dict, statistics: str, look: dict) -> tuple[Any, str]:
     """One method's and score's curve, and its average precision as text; nothing where it was not run."""
     end = plan.STATISTICS[statistics]
-    found = [(record, record.scores(), key) for record in records if (key := record.key(how))]
+    found = [(record, key + end) for record in records if (key := record.key(how))]
     if not found:
         return None, ""
-    curves = [Curve.of(arrays["is_anomaly"], arrays[key + end]) for _, arrays, key in found]
+    curves = [Curve.of(*record.scores("is_anomaly", key).values()) for record, key in found]
     anomalies = np.arange(1, curves[0].found[-1] + 1)
     every = np.stack([curve.steps(anomalies).precision for curve in curves])  # (trials, P), at each recall 1/P to 1
     mean, x = every.mean(0), np.r_[0, anomalies / len(anomalies)]
@@ -133,10 +216,61 @@ def _curve(axis: Axes, records: Sequence[Record], how: dict, statistics: str, lo
         half = every.std(0, ddof=1)
         low, high = (np.r_[edge[:1], edge] for edge in (mean - half, mean + half))
         axis.fill_between(x, low, high, step="pre", color=look["color"], alpha=0.13, linewidth=0)
-    precisions = pd.Series([100 * record.metrics[key + end] for record, _, key in found])
+    precisions = pd.Series([100 * record.metrics[key] for record, key in found])
     return line, show.mean_std(precisions.mean(), precisions.std())
 
 
+@legible
+def gain_by_class(experiment: Experiment, records: Sequence[Record], panels: int = 3, most: int = ROWS) -> Figure:
+    """How far each method is above plain classification: a row a held-out class, at the bottom their mean; a panel a score.
+
+    A dot is a class, its bar 95 % over test images; the diamond is their mean, its bar 95 % over held-out classes. Hollow: the
+    paper's. Of more scores the first are drawn, of more classes those with the largest differences.
+    """
+    scores = experiment.scores[:panels]
+    table = stats.gains_by_class(experiment.model_copy(update={"scores": scores}), records, most)
+    if table.difference.isna().all():
+        return _note(f"{experiment.dataset_name}: not run with both classification and another method, no difference by class")
+    names, methods = list(dict.fromkeys(table.hold_out)), list(dict.fromkeys(table.method))
+    colour, last = colours(experiment.methods), len(names) - 1
+    size = (max(8, 6.3 + 0.075 * max(map(len, names))), 1.7 + (0.13 + 0.1 * len(methods)) * (len(names) + 1))
+    figure, axes = plt.subplots(
+        1, len(scores), figsize=size, dpi=DPI, squeeze=False, sharex=True, sharey=True, layout="constrained"
+    )
+    hollow: dict[str, Any] = {"markersize": 7.5, "fillstyle": "none", "markeredgewidth": 1}
+    for axis, score in zip(axes.flat, scores, strict=True):
+        axis.axvline(0, color="black", linewidth=0.8)
+        for row in tables.rows(table[table.score == score]):
+            place, k = names.index(row.hold_out), methods.index(row.method)
+            y = place + 0.3 * (place == last) + 0.7 * ((k + 0.5) / len(methods) - 0.5)
+            ink, marker = colour[row.method], "D" if place == last else "o"
+            axis.plot([row.low, row.high], [y, y], color=ink, linewidth=1.3)
+            axis.plot(row.difference, y, marker, color=ink, markersize=4.5)
+            axis.plot(row.paper, y, marker, color=ink, **hollow)
+        axis.axhline(last - 0.4, color="0.6", linewidth=0.8)
+        axis.set_title(label(score, scores), fontsize=9)
+        bars = "class: over test images, given the networks\nmean: over other held-out classes"
+        axis.set_xlabel(f"points of average precision; bars: 95 %\n{bars}", fontsize=7)
+        axis.tick_params(labelsize=8)
+        axis.tick_params(axis="y", length=0)
+        axis.grid(axis="y", color="0.93")
+        axis.set_axisbelow(True)
+    part = bool(table.difference[table.hold_out != names[-1]].isna().any())
+    axes[0, 0].set_yticks([*range(last), last + 0.3], [*names[:-1], "mean of those run" if part else "mean"])
+    axes[0, 0].set_ylim(last + 0.9, -0.6)
+    handles: dict[str, Artist] = {label(name, methods): Patch(color=colour[name]) for name in methods}
+    if table.paper.notna().any():
+        handles["the paper's difference"] = Line2D([], [], linestyle="", marker="o", color="0.3", **hollow)
+    figure.legend([*handles.values()], [*handles], loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    every = sum(name is not None for name in plan.held_out(experiment))
+    title = f"How far each method is above {label('classification').lower()}, by held-out class"
+    title += f": {last} of {every}, where the differences are largest" * (last < every)
+    title += f"; the first {len(scores)} of {len(experiment.scores)} scores" * (len(scores) < len(experiment.scores))
+    figure.suptitle(f"{title}\n({show.title(experiment)}, {_averaged(records)})", fontsize=8.5)
+    return figure
+
+
+@legible
 def gain_by_labels(runs: Sequence[tuple[Experiment, Sequence[Record]]], method: str = "rotation") -> Figure:
     """How the method's gain over plain classification depends on the number of training images a class.
 
@@ -172,10 +306,11 @@ def gain_by_labels(runs: Sequence[tuple[Experiment, Sequence[Record]]], method: 
     legend = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))  # one line of each kind
     figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=2, frameon=False)
     title = f"{label(method)} above {label('classification')}"
-    figure.suptitle(f"{title}, {runs[0][0].dataset_name} ({runs[0][0].profile}, {runs[0][0].statistics} statistics)", **NAME)
+    figure.suptitle(f"{title}, {runs[0][0].dataset_name} ({runs[0][0].profile}, {runs[0][0].statistics} statistics)")
     return figure
 
 
+@legible
 def forest(found: stats.Measured, table: pd.DataFrame, title: str, tested: pd.DataFrame | None = None) -> Figure:
     """Differences in average precision, a row a score, the highest first; the colour is the method.
 
@@ -218,6 +353,7 @@ def forest(found: stats.Measured, table: pd.DataFrame, title: str, tested: pd.Da
     return figure
 
 
+@legible
 def prevalence(table: pd.DataFrame, board: pd.DataFrame, curves: int = CURVES) -> Figure:
     """Average precision by the share of anomalies, as a multiple of that share, which chance would give; a panel a method.
 
@@ -251,6 +387,7 @@ def prevalence(table: pd.DataFrame, board: pd.DataFrame, curves: int = CURVES) -
     return figure
 
 
+@legible
 def probes(found: stats.Measured, table: pd.DataFrame, correlations: pd.DataFrame, score: str | None = None) -> Figure:
     """How well pixels alone find each held-out class against how well a detector does, a panel a probe; colour: the method.
 
@@ -280,6 +417,7 @@ def probes(found: stats.Measured, table: pd.DataFrame, correlations: pd.DataFram
     return figure
 
 
+@legible
 def learning_curves(experiment: Experiment, records: Sequence[Record]) -> Figure:
     """Cost, accuracy and average precision by epoch (the paper's Figure 1), in percent.
 
@@ -295,7 +433,7 @@ def learning_curves(experiment: Experiment, records: Sequence[Record]) -> Figure
         parts.append(record.history().assign(**whose))
     if not parts:
         return _note(f"{experiment.dataset_name}: not run, no learning curve")
-    figure, axes = plt.subplots(1, 3, figsize=(15, 4.2), dpi=DPI)
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4.2), dpi=DPI, layout="tight")
     history = pd.concat(parts, ignore_index=True)
     panels = {
         "loss": ("cost (training)", 1),
@@ -316,11 +454,9 @@ def learning_curves(experiment: Experiment, records: Sequence[Record]) -> Figure
         axis.set(xlabel="epoch", ylabel=text)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles, labels = axes[0].get_legend_handles_labels()
-    legend = axes[-1].legend(handles, labels, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    plt.setp(legend.get_texts(), **NAME)
+    axes[-1].legend(handles, labels, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     held_out = ", ".join(classes) if len(classes) <= 3 else f"mean of {len(classes)} classes"
-    figure.suptitle(f"Learning curves, {experiment.dataset_name}, {held_out} held out ({experiment.profile})", **NAME)
-    figure.tight_layout()
+    figure.suptitle(f"Learning curves, {experiment.dataset_name}, {held_out} held out ({experiment.profile})")
     return figure
 
 
@@ -329,6 +465,7 @@ def committed(name: str) -> list[Image.Image]:
     return [Image.open(path) for path in [ROOT / "outputs" / name] if path.exists()]
 
 
+@legible
 def samples(images: Mapping[str, np.ndarray], title: str) -> Figure:
     """The paper's Figures 2 to 6: a row for each class of its images, uint8 (N, C, H, W); what is not here is said so."""
     columns = max(map(len, images.values()))
@@ -339,9 +476,7 @@ def samples(images: Mapping[str, np.ndarray], title: str) -> Figure:
     for line, (name, members) in zip(axes, images.items(), strict=True):
         for axis in line:
             axis.set(xticks=[], yticks=[], frame_on=False)
-        line[0].set_ylabel(
-            name if len(members) else f"{name}\n(not here)", fontsize=9, rotation=0, ha="right", va="center", **NAME
-        )
+        line[0].set_ylabel(name if len(members) else f"{name}\n(not here)", fontsize=9, rotation=0, ha="right", va="center")
         for axis, image in zip(line, members, strict=False):
             axis.imshow(pixels(image), cmap="gray", vmin=0, vmax=255)
     figure.suptitle(title)
@@ -353,22 +488,23 @@ def pixels(image: np.ndarray) -> np.ndarray:
     return image[:3].transpose(1, 2, 0) if len(image) >= 3 else image[0]
 
 
+@legible
 def most_anomalous(table: pd.DataFrame, images: np.ndarray, count: int = 40, columns: int = 8) -> Figure:
     """A contact sheet of the images, uint8 (N, C, H, W), with the highest first score of a table of `runs.new_images`."""
     score = table.columns[2]
     order = np.argsort(-table[score].to_numpy(), kind="stable")[:count]
     rows = -(-len(order) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.9 * rows + 0.6), dpi=DPI, squeeze=False)
+    size = (1.5 * columns, 1.9 * rows + 0.6)
+    figure, axes = plt.subplots(rows, columns, figsize=size, dpi=DPI, squeeze=False, layout="tight")
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[], frame_on=False)
     for axis, k in zip(axes.flat, order, strict=False):
         row = table.iloc[k]
         axis.imshow(pixels(images[k]), cmap="gray", vmin=0, vmax=255)
         name = (row.file if len(row.file) <= 26 else f"...{row.file[-23:]}").encode(errors="replace").decode()
-        axis.set_title(f"{name}\n{row.predicted}, {row[f'{score}_percentile']:.1f}", fontsize=6.5, **NAME)
+        axis.set_title(f"{name}\n{row.predicted}, {row[f'{score}_percentile']:.1f}", fontsize=6.5)
     what = "file, predicted class, percentile among the run's normal test images"
-    figure.suptitle(f"The most anomalous of {len(table)} images by {label(score)}: {what}", fontsize=10, **NAME)
-    figure.tight_layout()
+    figure.suptitle(f"The most anomalous of {len(table)} images by {label(score)}: {what}", fontsize=10)
     return figure
 
 
@@ -379,6 +515,7 @@ def _note(text: str) -> Figure:
     return figure
 
 
+@legible
 def ranked_images(record: Record, data: Dataset, score: str = "msp", count: int = 10, statistics: str = "mixed") -> Figure:
     """The test images that a score gets right and wrong, in four rows ranked by score, each titled class -> predicted.
 
@@ -399,7 +536,8 @@ def ranked_images(record: Record, data: Dataset, score: str = "msp", count: int 
         "normal, flagged\n(most anomalous)": normal[::-1],
         "normal, passed\n(least anomalous)": normal,
     }
-    figure, axes = plt.subplots(len(rows), count, figsize=(1.25 * count + 1, 1.55 * len(rows)), dpi=DPI, squeeze=False)
+    size = (1.25 * count + 1, 1.55 * len(rows))
+    figure, axes = plt.subplots(len(rows), count, figsize=size, dpi=DPI, squeeze=False, layout="tight")
     for line, (text, ranked) in zip(axes, rows.items(), strict=True):
         for axis in line:
             axis.set(xticks=[], yticks=[], frame_on=False)
@@ -407,11 +545,10 @@ def ranked_images(record: Record, data: Dataset, score: str = "msp", count: int 
         for axis, k in zip(line, ranked, strict=False):
             axis.imshow(pixels(data.test.images[k]), cmap="gray", vmin=0, vmax=255)
             is_, taken_for = (record.classes[numbers[k]] for numbers in (arrays["label"], predicted))
-            axis.set_title(f"{is_} → {taken_for}\n{scores[k]:.4g}", fontsize=6.5, **NAME)
+            axis.set_title(f"{is_} → {taken_for}\n{scores[k]:.4g}", fontsize=6.5)
     what = f"{label(score)} ({statistics} statistics), {label(record.method)}"
     what += f", {record.hold_out or 'nothing'} held out"
-    figure.suptitle(f"{what}: class → predicted class, score", fontsize=10, **NAME)
-    figure.tight_layout()
+    figure.suptitle(f"{what}: class → predicted class, score", fontsize=10)
     return figure
 
 

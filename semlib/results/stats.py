@@ -7,7 +7,7 @@ held-out class (`class_`, or low and high: a t-interval over the classes). One r
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from semlib import config
 from semlib.config import PAPERS_SCORES, Experiment
 from semlib.results import tables
-from semlib.results.names import without_average
+from semlib.results.names import average_of, without_average
 from semlib.runs import plan
 from semlib.runs.store import Record
 
@@ -28,6 +28,8 @@ Z = 1.959964  # of a normal distribution's central 95 %
 BOARD = ["method", "score", "average_precision", "images_low", "images_high", "trial_std", "class_low", "class_high", "auroc"]
 BOARD += ["fpr95", "paper"]
 CONTRAST = ["method", "score", "against", "difference", "low", "high", "images_low", "images_high", "above", "classes"]
+GAINS = ["method", "score", "hold_out", "difference", "low", "high", "paper"]
+WORK, FEWEST_RESAMPLES = 4 * 10**8, 40  # images that one figure's bootstrap draws: with more runs or images fewer resamples
 PREVALENCES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
@@ -191,10 +193,13 @@ def _expit(x: np.ndarray) -> np.ndarray:
 # --- detectors and methods over held-out classes
 
 
+Key = tuple[str, str, str, int, str]  # data set, hold-out, method, trial and score
+
+
 class Measured(NamedTuple):
     """The average precisions of several experiments' runs, of which the tables of detectors are made."""
 
-    rankings: dict[tuple[str, str, str, int, str], Ranking]  # by data set, hold-out, method, trial and score
+    rankings: dict[Key, Ranking]
     classes: pd.DataFrame  # percent, mean over trials: a row a data set's held-out class, columns (method, score)
     resampled: pd.DataFrame  # the means of its columns with other test images, a row a resample
     paper: dict[str, float]  # the paper's means of <method>_<score>, where it has these data sets and classes
@@ -214,31 +219,41 @@ def measured(runs: Sequence[tuple[Experiment, Sequence[Record]]], resamples: int
     images of each class apart, the same for all methods, trials, scores and held-out classes. ConfigError as by `check`.
     """
     check([experiment for experiment, _ in runs])
-    rankings = {key: ranking for experiment, records in runs for key, ranking in _rankings(experiment, records).items()}
+    rankings = {key: ranking for experiment, records in runs for key, ranking in _rankings(experiment, records)}
     classes = _by_class({key: 100 * ranking.average_precision() for key, ranking in rankings.items()})
-    counts, drawn = {}, {}
-    for (dataset, hold_out, method, _, score), ranking in rankings.items():
-        if (dataset, hold_out) in classes.index:
-            test = ranking.strata.tobytes()
-            if test not in counts:
-                counts[test] = draws(ranking.strata, resamples, seed + len(counts))
-            trials = drawn.setdefault((method, score), {}).setdefault((dataset, hold_out), [])
-            trials.append(100 * ranking.resampled(counts[test]))
-    means = {pair: np.mean([np.mean(trials, axis=0) for trials in of.values()], axis=0) for pair, of in drawn.items()}
+    drawn = {}
+    complete = ((key, ranking) for key, ranking in rankings.items() if key[:2] in classes.index)
+    for (_, _, *pair), values in _resampled(complete, resamples, seed).items():
+        drawn.setdefault(tuple(pair), []).append(values)
+    means = {pair: np.mean(values, axis=0) for pair, values in drawn.items()}
     return Measured(rankings, classes, pd.DataFrame(means), _paper([experiment for experiment, _ in runs]))
 
 
-def _rankings(experiment: Experiment, records: Sequence[Record]) -> dict[tuple[str, str, str, int, str], Ranking]:
-    wanted, end, found = plan.scoring(experiment), plan.STATISTICS[experiment.statistics], {}
+def _rankings(experiment: Experiment, records: Iterable[Record]) -> Iterator[tuple[Key, Ranking]]:
+    wanted, end = plan.scoring(experiment), plan.STATISTICS[experiment.statistics]
     for record in (record for record in records if record.hold_out):
-        arrays, which = record.scores(), (record.dataset, record.hold_out, record.method, record.trial)
-        for name, key in ((name, record.key(how)) for name, how in wanted.items()):
-            if key:
-                found[*which, name] = Ranking(arrays["is_anomaly"], arrays[key + end], arrays["label"])
-    return found
+        keys = {name: key + end for name, how in wanted.items() if (key := record.key(how))}
+        arrays = record.scores("is_anomaly", "label", *keys.values())
+        for name, key in keys.items():
+            which = (record.dataset, str(record.hold_out), record.method, record.trial, name)
+            yield which, Ranking(arrays["is_anomaly"], arrays[key], arrays["label"])
 
 
-def _by_class(values: Mapping[tuple[str, str, str, int, str], float]) -> pd.DataFrame:
+def _resampled(
+    rankings: Iterable[tuple[Key, Ranking]], resamples: int, seed: int
+) -> dict[tuple[str, str, str, str], np.ndarray]:
+    """Average precisions (resamples,) with other test images, percent, mean over trials; by data set, class, method, score."""
+    counts, drawn = {}, {}
+    for (dataset, hold_out, method, _, score), ranking in rankings:
+        test = ranking.strata.tobytes()
+        if test not in counts:
+            counts[test] = draws(ranking.strata, resamples, seed + len(counts))
+        trials = drawn.setdefault((dataset, hold_out, method, score), [])
+        trials.append(100 * ranking.resampled(counts[test]))
+    return {key: np.mean(trials, axis=0) for key, trials in drawn.items()}
+
+
+def _by_class(values: Mapping[Key, float]) -> pd.DataFrame:
     """Mean over trials: rows (dataset, hold_out) that have a value in every column, columns (method, score)."""
     if not values:
         return pd.DataFrame(index=pd.MultiIndex.from_arrays([[], []]), columns=pd.MultiIndex.from_arrays([[], []]))
@@ -422,6 +437,50 @@ def gains(runs: Sequence[tuple[Experiment, Sequence[Record]]]) -> pd.DataFrame:
                 row |= {"gain": gained.mean(), "low": low, "high": high}
                 rows.append(row | {"above": (gained > 0).sum(), "classes": n, "p": wilcoxon(gained)})
     return pd.DataFrame(rows)
+
+
+def gains_by_class(experiment: Experiment, records: Sequence[Record], most: int = 30, seed: int = 0) -> pd.DataFrame:
+    """How far each method is above plain classification: of each method and score a row a held-out class, then their mean's.
+
+    Points, means over trials; NaN where not run. low to high: 95 %, of a class over test images, given the networks (a paired
+    bootstrap that draws the images of each class); of the mean over held-out classes. paper: the paper's
+    difference, NaN where it has none. Of more classes than `most` those with the largest differences; the mean is of all.
+    """
+    others = [method for method in experiment.methods if method != "classification"]
+    if not others or len(others) == len(experiment.methods) or plan.held_out(experiment) == [None]:
+        return pd.DataFrame(columns=GAINS)
+    table = tables.by_class(experiment, records)
+    average, classes = average_of(table), without_average(table).index
+    gained = {(m, s): gain(table, m, s).reindex(classes) for m, s in itertools.product(others, experiment.scores)}
+    sizes = pd.DataFrame(gained, index=classes).abs().max(axis=1).fillna(-1).sort_values(ascending=False, kind="stable")
+    largest = set(sizes.index[:most])
+    chosen = [name for name in classes if name in largest]
+    deviations = _deviations(experiment, [record for record in records if record.hold_out in largest], seed)
+    parts = []
+    for (method, score), values in gained.items():
+        half = Z * pd.Series([deviations.get((name, method, score), math.nan) for name in chosen], chosen)
+        rows = pd.DataFrame({"difference": values[chosen], "low": values[chosen] - half, "high": values[chosen] + half})
+        rows.loc[average] = values.mean(), *_t_interval(values.dropna())
+        pair = (method, score), ("classification", score)
+        if all((*one, "paper") in table for one in pair):
+            better, plain = (table[*one, "paper"] for one in pair)
+            rows["paper"] = better - plain
+            if values.isna().any():
+                rows.loc[average, "paper"] = math.nan  # the paper's mean is of all classes
+        parts.append(rows.assign(method=method, score=score, hold_out=rows.index).reindex(columns=GAINS))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _deviations(experiment: Experiment, records: Sequence[Record], seed: int) -> dict[tuple[str, str, str], float]:
+    """The deviation over other test images of each method above plain classification, by hold-out, method and score; points."""
+    images = sum(len(record.scores("label")["label"]) for record in records[:1]) * len(records) * len(experiment.scores)
+    resamples = min(200, max(FEWEST_RESAMPLES, WORK // max(images, 1)))
+    drawn = _resampled(_rankings(experiment, records), resamples, seed)
+    return {
+        (hold_out, method, score): float((values - plain).std(ddof=1))
+        for (dataset, hold_out, method, score), values in drawn.items()
+        if (plain := drawn.get((dataset, hold_out, "classification", score))) is not None
+    }
 
 
 def gain(table: pd.DataFrame, method: str, measure: str) -> pd.Series:

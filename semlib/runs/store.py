@@ -97,13 +97,14 @@ class Record(BaseModel):
         address = plan.address(self, self.settings, self.sources, self.train_digest, self.recipe)
         return plan.place(self, address)
 
-    def scores(self) -> dict[str, np.ndarray]:
-        """scores.npz: label, predicted (int16), is_anomaly (bool), and an array (N,) for each score.
+    def scores(self, *names: str) -> dict[str, np.ndarray]:
+        """scores.npz, or these arrays of it: label, predicted (int16), is_anomaly (bool), and an array (N,) for each score.
 
         float64, or dense ranks from 0 (uint16) where `scoring` says so: all that average precision and other measures of
         ranking depend on. predicted and the scores once more with upright batch-norm statistics: msp@upright.
         """
-        return read_scores(self._home / "scores.npz", self.scores_sha256)
+        wanted = {name: self.scores_sha256[name] for name in names} if names else self.scores_sha256
+        return read_scores(self._home / "scores.npz", wanted)
 
     def check(self) -> None:
         """ValueError if scores.npz is damaged; an unchanged file is read once a process."""
