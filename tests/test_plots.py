@@ -112,13 +112,14 @@ def marks(figure, panel=0):
 
 
 @pytest.mark.parametrize("trials", [1, 2])
-def test_each_class_and_the_mean_have_their_difference_and_its_interval(tmp_path, trials):
+def test_each_class_and_the_mean_have_their_difference_and_its_interval(tmp_path, trials, monkeypatch):
+    monkeypatch.setattr(stats, "WORK", 1)  # few resamples, for the literal one is slow
     experiment, records = runs(tmp_path, hold_out=["1", "7", "8"], trials=trials)
     figure = plots.gain_by_class(experiment, records)
     assert [axis.get_title() for axis in figure.axes] == ["MSP", "ODIN"]
     for k, (axis, score) in enumerate(zip(figure.axes, experiment.scores, strict=True)):
         drawn, differences = marks(figure, k), {}
-        counts = stats.draws(records[0].scores()["label"], 200)
+        counts = stats.draws(records[0].scores()["label"], stats.FEWEST_RESAMPLES)
         for hold_out in experiment.hold_out:
             value, deviation = literal_difference([r for r in records if r.hold_out == hold_out], score, counts)
             differences[hold_out] = value
