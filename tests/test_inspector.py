@@ -105,18 +105,19 @@ def test_the_interval_of_an_average_precision_is_symmetric_in_log_odds_and_in_0_
 
 def test_a_mean_curve_is_the_mean_over_trials_at_each_recall_and_is_thinned(tmp_path):
     experiment = made_up(tmp_path, images=4000, **SMALL | {"trials": 3})
-    mean = read(experiment).mean("4", ROTATION, "ODIN", (0, 1, 2))
-    assert len(mean.recall) == POINTS < 400 and mean.recall[-1] == 1
-    for k in range(0, POINTS, 17):
-        found = round(mean.recall[k] * 400)
+    steps = read(experiment).steps("4", ROTATION, "ODIN", (0, 1, 2))
+    mean = steps.precision.groupby(level=0).mean()
+    assert len(mean) == POINTS < 400 and mean.index[-1] == 1
+    for recall, precision in list(mean.items())[::17]:
         precisions = []
         for trial in range(3):
             arrays = arrays_of(experiment, "4", "rotation", trial)
-            enough = [t for t in np.unique(arrays["odin"]) if arrays["is_anomaly"][arrays["odin"] >= t].sum() >= found]
+            enough = [
+                t for t in np.unique(arrays["odin"]) if arrays["is_anomaly"][arrays["odin"] >= t].sum() >= round(recall * 400)
+            ]
             precisions.append(arrays["is_anomaly"][arrays["odin"] >= max(enough)].mean())
-        assert mean.precision[k] == pytest.approx(np.mean(precisions))
-        assert mean.std[k] == pytest.approx(np.std(precisions, ddof=1))
-    assert np.isnan(read(experiment).mean("4", ROTATION, "ODIN", (1,)).std).all()
+        assert precision == pytest.approx(np.mean(precisions))
+    assert set(steps.trial) == {0, 1, 2}
 
 
 def test_the_selection_is_what_counting_says_and_its_average_precision_is_not_thinned(tmp_path):
@@ -407,7 +408,7 @@ def test_images_are_shown_only_if_they_are_those_that_were_scored(tmp_path):
 
 
 def view(inspector, name):
-    inspector.view.label = name
+    inspector.view.value = name
     return inspector.html.value
 
 
@@ -471,9 +472,6 @@ def test_a_click_puts_the_threshold_there_in_all_panels_and_opens_the_run_below(
         assert curve.threshold(inspector.share) == threshold and curve.at(threshold).flagged == flagged
         assert ("x2", trace["x"][point], trace["y"][point]) in marks(inspector)
         assert shown(inspector.histograms)["layout"]["shapes"][0]["x0"] == threshold
-    before = inspector.share
-    inspector.panels._handle_custom_msg({"clicked": [None, None]}, [])  # the line of a guess
-    assert inspector.share == before
     scores = inspector.page.results.ranked("4", ROTATION, "MSP", 0).scores
     inspector.sides[1].value = (ROTATION, "MSP", 0)
     lines = [shape["x0"] for shape in shown(inspector.histograms)["layout"]["shapes"]]
@@ -502,7 +500,7 @@ def test_another_table_stands_beside_with_its_methods(tmp_path):
         change = table["MSP", methods[2], "mean"] - table["MSP", PLAIN, "mean"]
         assert np.allclose(table["MSP", methods[2], "difference"], change) and change.abs().max() > 0
     rows = cells(view(inspector, "Runs"))
-    assert len(rows) == 4 and [row[1] for row in rows] == ["2", "8", "8", "8"]
+    assert len(rows) == 4 and [row[1:3] for row in rows] == [["2", "0"], ["8", "0"], ["8", "0"], ["8", "0"]]
 
 
 def test_the_table_sorts_by_any_column_and_marks_the_better_method(tmp_path):
@@ -603,7 +601,7 @@ def test_every_interaction_is_redrawn_in_half_a_second(tmp_path):
     def trials(k):
         inspector.lists[3].value = [(0, 1), (1, 2), (0, 2)][k]
 
-    for name in inspector.view._options_labels:
+    for name in inspector.view.options:
         view(inspector, name)
         for change in (threshold, one_class, method, trials):
             assert min(seconds(change, k) for k in (1, 2, 1)) < 0.5, (change.__name__, name)

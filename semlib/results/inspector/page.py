@@ -23,8 +23,8 @@ from semlib.results.inspector.results import WHICH, Choice, Results
 DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-.", "longdash": (0, (9, 3)), "longdashdot": (0, (9, 3, 2, 3))}
 ACROSS, COLUMNS, FEW = 16, 5, 3  # images a row, panels a row, methods and scores whose numbers stand over a panel
 NUMBERS = {"precision": "{:.2%}", "recall": "{:.2%}", "flagged": "{:.6g}", "missed": "{:.4g}", "anomalies": "{:.0f}"}
-POINT = "trial %{customdata[3]}<br>recall %{x:.3f}, precision %{y:.3f}<br>"
-POINT += "threshold %{customdata[0]:.6g}<br>flagged %{customdata[1]}, missed %{customdata[2]}<extra></extra>"
+POINT = "recall %{x:.3f}, precision %{y:.3f}<br>threshold %{customdata[0]:.6g}<br>"
+POINT += "flagged %{customdata[1]}, missed %{customdata[2]}<extra></extra>"
 CLEAR = {"paper_bgcolor": "#0000", "plot_bgcolor": "#0000", "hovermode": "closest", "editrevision": False}  # on light and dark
 CLEAR |= {"legend": {"orientation": "h", "yref": "container", "y": 1, "yanchor": "top", "title": None}}
 AXIS = {"gridcolor": "#80808040", "zeroline": False, "ticklabelstandoff": 3}
@@ -63,7 +63,7 @@ class Page:
         """Precision-recall curves, a panel a class: trials thin, their mean with its band, and markers at the threshold."""
         if self._curves[0] != choice:
             self._curves = choice, self._panels(choice)
-        at, curves = self.results.selection(choice, share, measured=False), self._curves[1]
+        at, curves = self.results.selection(choice, share), self._curves[1]
         marks = [
             self._trace(choice, *which) | _points(points) | {"mode": "markers"}
             for which, points in at.groupby(list(WHICH), sort=False)
@@ -77,32 +77,33 @@ class Page:
         grid = {"rows": rows, "columns": across, "pattern": "independent", "xgap": 0.18, "ygap": gap / (gap + plot)}
         layout: dict[str, Any] = CLEAR | {"grid": grid, "annotations": [], "meta": f"Precision-recall curves, {SEEN}"}
         layout |= {"height": (plot + gap) * rows + 60, "margin": {"l": 45, "r": 10, "t": gap + 20, "b": 40}}
+        ap = self.results.average_precisions(choice)
         for k, name in enumerate(choice.classes):
             below, left = "recall" * (k + across >= n), "precision" * (k % across == 0)
             layout[f"xaxis{k + 1}"] = AXIS | {"range": [0, 1], "title": {"text": below, "standoff": 4}}
             layout[f"yaxis{k + 1}"] = AXIS | {"range": [0, 1.02], "title": {"text": left, "standoff": 4}}
             over = {"x": 0.5, "xref": f"x{k + 1} domain", "y": 1, "yref": f"y{k + 1} domain", "yanchor": "bottom"}
-            text = self._title(name, choice._replace(scores=scores))
+            text = self._title(name, choice._replace(scores=scores), ap)
             layout["annotations"].append(over | {"text": text, "showarrow": False})
         return {"data": [trace for name in choice.classes for trace in self._lines(choice, name)], "layout": layout}
 
-    def _title(self, name: str, choice: Choice) -> str:
+    def _title(self, name: str, choice: Choice, ap: pd.DataFrame) -> str:
         """A panel's class, and a line for each score: average precision (%) in the methods' colours."""
         lines = [f"<b>{escape(name)}</b>"]
         for score in choice.scores:
-            line = [f'<span style="font-size:10px">{score}' if len(choice.scores) > 1 else '<span style="font-size:10px">']
-            for method, colour in ((method, self.colours[method]) for method in choice.methods):
-                trials = self.results.trials_of(name, method, score, choice.trials).values()
-                ap = pd.Series([one.measure("average_precision") for one in trials], dtype=float)
-                line.append(f'<span style="color:{colour}">{show.mean_std(ap.mean(), ap.std())}</span>')
-            lines.append("  ".join(line) + "</span>")
+            numbers = {m: [ap.get((score, m, kind), {}).get(name, np.nan) for kind in ("mean", "std")] for m in choice.methods}
+            parts = [f'<span style="color:{self.colours[m]}">{show.mean_std(*ends)}</span>' for m, ends in numbers.items()]
+            lines.append(f'<span style="font-size:10px">{f"{score} " * (len(choice.scores) > 1)}{"  ".join(parts)}</span>')
         return "<br>".join(lines)
 
     def _trace(self, choice: Choice, name: str, method: str, score: str) -> dict[str, Any]:
         """What the traces of a method and a score have in common."""
         which, colour, k = escape(f"{method}, {score}"), self.colours[method], choice.classes.index(name) + 1
         look = {"mode": "lines", "line": {"color": colour, "dash": self.dashes[score], "shape": "vh"}, "hoverinfo": "skip"}
-        look |= {"marker": {"color": colour, "size": 8}, "hovertemplate": f"<b>{escape(name)}</b>, {which}<br>{POINT}"}
+        look |= {
+            "marker": {"color": colour, "size": 8},
+            "hovertemplate": f"<b>{escape(name)}</b>, trial %{{customdata[3]}}<br>{which}<br>{POINT}",
+        }
         group = {"name": which, "legendgroup": which, "uirevision": which, "showlegend": False}
         return look | group | {"meta": [name, method, score], "xaxis": f"x{k}", "yaxis": f"y{k}"}
 
@@ -110,20 +111,19 @@ class Page:
         """A panel's curves. vh: a precision holds back to the recall before it, as in Eq. 4."""
         legend, k = {"showlegend": name == choice.classes[0]}, choice.classes.index(name) + 1
         for method, score in pairs(choice):
-            mean, trace = self.results.mean(name, method, score, choice.trials), self._trace(choice, name, method, score)
-            if mean is None:
+            steps, trace = self.results.steps(name, method, score, choice.trials), self._trace(choice, name, method, score)
+            if steps.empty:
                 continue
-            x, y = np.append(0, mean.recall), np.append(mean.precision[0], mean.precision)
-            if len(mean.trials) > 1:
-                corners, (low, high) = (
-                    x.repeat(2)[1:-1],
-                    ((mean.precision + k * mean.std).clip(0, 1).repeat(2) for k in (-1, 1)),
-                )
+            over = steps.precision.groupby(level=0)
+            mean, std, line = over.mean(), over.std().to_numpy(), trace["line"]
+            x, y = np.append(0, mean.index), np.append(mean.iloc[0], mean)
+            if len(steps) > len(mean):
+                corners, (low, high) = x.repeat(2)[1:-1], ((mean.to_numpy() + k * std).clip(0, 1).repeat(2) for k in (-1, 1))
                 band = {"x": np.append(corners, corners[::-1]), "y": np.append(high, low[::-1]), "fill": "toself"}
                 yield trace | band | {"fillcolor": f"{self.colours[method]}2a", "line": {"width": 0}}
-            for trial, points in mean.trials.items():
-                yield trace | _points(points.assign(trial=trial)) | {"line": trace["line"] | {"width": 1}, "opacity": 0.45}
-            yield trace | legend | {"x": x, "y": y, "line": trace["line"] | {"width": 2}}
+            for _, points in steps.groupby("trial"):
+                yield trace | _points(points) | {"line": line | {"width": 1}, "opacity": 0.45}
+            yield trace | legend | {"x": x, "y": y, "line": line | {"width": 2}}
         skew, group = self.results.skew[name], {"name": "guessing (the skew)", "legendgroup": "skew"}
         guess = {"x": [0, 1], "y": [skew, skew], "mode": "lines", "line": {"color": "#888888", "dash": "dot", "width": 1}}
         yield (
@@ -210,7 +210,8 @@ class Page:
 
     def average_precisions(self, choice: Choice, kinds: Sequence[str], by: str, falling: bool) -> Styler:
         """The columns of these kinds, sorted by one of them; the best mean of each score in bold."""
-        table = self.results.average_precisions(choice, kinds)
+        table = self.results.average_precisions(choice)
+        table = table[[column for column in table if column[-1] in kinds]]
         columns = {" ".join(column): column for column in table}
         if by in columns:
             order = table.iloc[:-1].sort_values(columns[by], ascending=not falling, kind="stable").index
@@ -223,7 +224,7 @@ class Page:
 
     def at_threshold(self, choice: Choice, share: float, by: Sequence[str] = WHICH) -> Styler:
         """Precision, recall, flagged and missed, means over what `by` does not name."""
-        rows = self.results.selection(choice, share, measured=False).groupby(list(by), sort=False)[list(NUMBERS)].mean()
+        rows = self.results.selection(choice, share).groupby(list(by), sort=False)[list(NUMBERS)].mean()
         over = f" (means over {len(choice.trials)} trials and {len(choice.classes)} classes)" if by != WHICH else ""
         return styled(rows, f"Flagging the most anomalous {100 * share:.3g} % of the test images{over}", NUMBERS)
 

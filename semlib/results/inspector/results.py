@@ -6,7 +6,7 @@ import math
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,8 +24,8 @@ from semlib.runs.store import Record
 # settings that only some methods have
 OWN = {"auxiliary_weight", "auxiliary_augment", "mask_fill", "cpc_negatives", "cpc_augment"}
 WHICH = ("hold_out", "method", "score")  # what a mean over trials is of
-MEASURES = {"mean": "average_precision", "AUROC": "auroc", "FPR95": "fpr95"}  # by the table's column
 KINDS = ("mean", "std", "low", "high", "difference", "paper", "paper std", "AUROC", "FPR95")  # columns of the table
+MEASURES = ["average_precision", "auroc", "fpr95"]
 POINTS = 120  # drawn of a curve: a panel of ten is some 200 pixels wide
 
 
@@ -36,15 +36,6 @@ class Choice(NamedTuple):
     methods: tuple[str, ...]
     scores: tuple[str, ...]
     trials: tuple[int, ...]
-
-
-class Mean(NamedTuple):
-    """A curve's mean over trials on a grid of recalls (P,), its sample std (NaN for one trial), and its trials' steps."""
-
-    recall: np.ndarray
-    precision: np.ndarray
-    std: np.ndarray
-    trials: dict[int, pd.DataFrame]
 
 
 def grouped(records: Iterable[Record], experiment: Experiment) -> dict[str, list[Record]]:
@@ -104,16 +95,13 @@ def _apart(settings: Mapping[str, Any], among: Sequence[Mapping[str, Any]]) -> s
 
 def overview(tables: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
     """A row for each table: what has run, and the settings in which the tables differ."""
-    counted, rows = ("hold_out", "method", "trial"), {}
+    rows = {}
     for title, records in tables.items():
-        settings = {name: str(_shared(records[0]).get(name)) for name in (*records[0].settings, "data")}
-        has = {f"{of}s": len({getattr(record, of) for record in records}) for of in counted}
-        rows[title] = {"runs": len(records)} | has | settings
+        has = {"runs": len(records), "trained elsewhere": sum(record.external is not None for record in records)}
+        has |= {f"{of}s": len({getattr(record, of) for record in records}) for of in ("hold_out", "method", "trial")}
+        rows[title] = has | {name: str(_shared(records[0]).get(name)) for name in (*records[0].settings, "data")}
     table = pd.DataFrame.from_dict(rows, "index")
-    table = table[[name for k, name in enumerate(table) if k < 4 or table[name].nunique(dropna=False) > 1]]
-    if any(imported := [sum(record.external is not None for record in records) for records in tables.values()]):
-        table.insert(1, "trained elsewhere", imported)
-    return table
+    return table[[name for name in table if name in has or table[name].nunique() > 1]]
 
 
 class Ranked:
@@ -132,9 +120,11 @@ class Ranked:
     def ranking(self) -> stats.Ranking:
         return stats.Ranking(self.is_anomaly, self.scores)
 
-    def measure(self, name: str) -> float:
+    @cached_property
+    def measures(self) -> dict[str, float]:
         """In percent; average precision as recorded."""
-        return 100 * (self.average_precision if name == "average_precision" else getattr(self.ranking, name)())
+        numbers = {"average_precision": self.average_precision, "auroc": self.ranking.auroc(), "fpr95": self.ranking.fpr95()}
+        return {name: 100 * number for name, number in numbers.items()}
 
     def at(self, share: float) -> Point:
         return self.curve.at(self.curve.threshold(share))
@@ -197,76 +187,62 @@ class Results:
         """The trials that there are."""
         return {trial: one for trial in trials if (one := self.ranked(hold_out, method, score, trial))}
 
-    def mean(self, hold_out: str, method: str, score: str, trials: Sequence[int]) -> Mean | None:
-        """The mean curve of these trials at up to POINTS recalls; None where nothing was run."""
-        curves = {trial: one.curve for trial, one in self.trials_of(hold_out, method, score, trials).items()}
-        if not curves:
-            return None
-        anomalies = next(iter(curves.values())).found[-1]
-        found = np.unique(np.linspace(1, anomalies, POINTS).round().astype(int))  # (P,)
-        steps = {trial: curve.steps(found) for trial, curve in curves.items()}
-        precisions = pd.DataFrame({trial: points.precision for trial, points in steps.items()})  # (P, trials)
-        return Mean(found / anomalies, precisions.mean(axis=1).to_numpy(), precisions.std(axis=1).to_numpy(), steps)
-
-    @cached_property
-    def _papers(self) -> dict[str, dict[str, dict[str, float]]]:
-        """For each method the paper's table for its settings, a row a held-out class; empty if it has none."""
-        of = {name: record.settings for name, record in self._first.items()}
-        how = {name: (settings.get("architecture", ""), settings.get("train_per_class")) for name, settings in of.items()}
-        return {name: tables.paper(self.dataset, self.known, *which).to_dict("index") for name, which in how.items()}
+    def steps(self, hold_out: str, method: str, score: str, trials: Sequence[int]) -> pd.DataFrame:
+        """Each trial's curve: what the thresholds do that find up to POINTS shares of the anomalies, which are the index."""
+        frames = [pd.DataFrame()]  # where nothing was run
+        for trial, one in self.trials_of(hold_out, method, score, trials).items():
+            anomalies = one.curve.found[-1]
+            found = np.unique(np.linspace(1, anomalies, POINTS).round().astype(int))  # (P,)
+            frames.append(one.curve.steps(found).set_axis(found / anomalies).assign(trial=trial))
+        return pd.concat(frames)
 
     def published(self, hold_out: str, method: str, score: str) -> tuple[float, float]:
         """The paper's mean and std in percent, NaN where it has none or scored otherwise."""
-        how, row = self._scorings[score], self._papers[method].get(hold_out, {})
-        if any(how[name] != Experiment.model_fields[name].default for name in how if name in Experiment.model_fields):
-            return math.nan, math.nan
-        column = f"{self._first[method].method}_{how['score']}"
-        return row.get(column, math.nan), row.get(f"{column}_std", math.nan)
+        record, how, defaults = self._first[method], self._scorings[score], Experiment.model_fields
+        settings = record.settings.get("architecture", ""), record.settings.get("train_per_class")
+        usual = all(how[name] == defaults[name].default for name in how if name in defaults)
+        row = _paper(self.dataset, self.known, *settings).get(hold_out, {}) if usual else {}
+        mean, std = (row.get(f"{record.method}_{how['score']}{end}", math.nan) for end in ("", "_std"))
+        return mean, std
 
-    def selection(self, choice: Choice, share: float, measured: bool = True) -> pd.DataFrame:
-        """A row for each curve: what the threshold of this share does; measured: its measures and the paper's too, in percent."""
+    def selection(self, choice: Choice, share: float) -> pd.DataFrame:
+        """A row for each curve: its measures and the paper's, in percent, and what the threshold of this share does."""
         rows = []
         for which in itertools.product(*choice[:3]):
+            paper = dict(zip(("paper", "paper_std"), self.published(*which), strict=True))
             for trial, one in self.trials_of(*which, choice.trials).items():
                 row: dict[str, Any] = dict(zip((*WHICH, "trial"), (*which, trial), strict=True))
-                if measured:
-                    row |= {"statistics": self.statistics, "skew": 100 * one.skew}
-                    row |= {measure: one.measure(measure) for measure in MEASURES.values()}
-                    row |= dict(zip(("paper", "paper_std"), self.published(*which), strict=True))
+                row |= {"statistics": self.statistics, "skew": 100 * one.skew} | one.measures | paper
                 rows.append(row | one.at(share)._asdict() | {"anomalies": one.curve.found[-1]})
         return pd.DataFrame(rows)
 
-    def by_trial(self, choice: Choice, method: str, score: str, measure: str = "average_precision") -> pd.DataFrame:
-        """Percent, a row a held-out class and then their average, a column a trial; NaN where it was not run."""
-        of = {name: self.trials_of(name, method, score, choice.trials) for name in choice.classes}
-        rows = {name: {trial: one.measure(measure) for trial, one in trials.items()} for name, trials in of.items()}
-        table = pd.DataFrame.from_dict(rows, "index", dtype=float).reindex(choice.classes, columns=choice.trials)
-        table.loc[average_row(choice.classes)] = table.mean(skipna=False)
-        return table
-
-    def average_precisions(self, choice: Choice, kinds: Sequence[str] = KINDS) -> pd.DataFrame:
+    def average_precisions(self, choice: Choice) -> pd.DataFrame:
         """Percent by held-out class, then the average (within a trial first, over the trials that have all classes).
 
         Columns (score, method, kind): mean and std over trials; low and high, the 95 % interval of a class over other
         test images, given the networks, and of the average over other classes (t); difference, to the first plain
-        classification; paper and paper std; AUROC and FPR95. A column without a number is left out.
+        classification; paper and paper std; AUROC and FPR95.
         """
+        average, columns = average_row(choice.classes), {}
+        rows = self.selection(choice, 1).pivot(index="hold_out", columns=["score", "method", "trial"], values=MEASURES)
+        rows = rows.reindex(choice.classes)
+        rows.loc[average] = rows.mean(skipna=False)
+        trials = rows.T.groupby(level=[0, 1, 2], sort=False)  # by measure, score and method
+        ap, auroc, fpr95 = (trials.mean().T[measure] for measure in MEASURES)
+        std, whole = trials.std().T["average_precision"], set(choice.classes) == set(self.known)
         plain = next((name for name in choice.methods if self._first[name].method == "classification"), None)
-        whole, average, columns = set(choice.classes) == set(self.known), average_row(choice.classes), {}
         for score, method in itertools.product(choice.scores, choice.methods):
-            trials = self.by_trial(choice, method, score)
-            mean, nothing = trials.mean(axis=1), (math.nan, math.nan)
-            paper = [self.published(c, method, score) if whole or c != average else nothing for c in mean.index]
-            of: dict[str, Any] = {"mean": mean, "std": trials.std(axis=1)}
-            of |= dict(zip(("paper", "paper std"), zip(*paper, strict=True), strict=True))
-            if plain not in (None, method):
-                of["difference"] = mean - self.by_trial(choice, plain, score).mean(axis=1)
-            if {"low", "high"} & {*kinds}:
-                of |= dict(zip(("low", "high"), zip(*self._intervals(mean), strict=True), strict=True))
-            for kind in {"AUROC", "FPR95"} & {*kinds}:
-                of[kind] = self.by_trial(choice, method, score, MEASURES[kind]).mean(axis=1)
-            columns |= {(score, method, kind): of[kind] for kind in kinds if kind in of}
-        return pd.DataFrame(columns, [*choice.classes, average]).dropna(axis=1, how="all")
+            which, nothing = (score, method), (math.nan, math.nan)
+            if which in ap:
+                paper = [self.published(c, method, score) if whole or c != average else nothing for c in ap.index]
+                kinds = {"mean": ap[which], "std": std[which]}
+                kinds |= dict(zip(("low", "high"), zip(*self._intervals(ap[which]), strict=True), strict=True))
+                if plain != method and (score, plain) in ap:
+                    kinds["difference"] = ap[which] - ap[score, plain]
+                kinds |= dict(zip(("paper", "paper std"), zip(*paper, strict=True), strict=True))
+                kinds |= {"AUROC": auroc[which], "FPR95": fpr95[which]}
+                columns |= {(score, method, kind): values for kind, values in kinds.items()}
+        return pd.DataFrame(columns, ap.index).dropna(axis=1, how="all")
 
     def _intervals(self, mean: pd.Series) -> list[tuple[float, float]]:
         from scipy.stats import t  # slow to import
@@ -293,6 +269,12 @@ def _names(items: Sequence[Any], base: Callable[[Any], str], settings: Callable[
     for item in items:
         among[base(item)].append(settings(item))
     return lambda item: label(base(item), among) + _apart(settings(item), among[base(item)])
+
+
+@cache
+def _paper(*which: Any) -> dict[str, dict[str, float]]:
+    """The paper's table, a row a held-out class."""
+    return tables.paper(*which).to_dict("index")
 
 
 def _order(record: Record) -> int:

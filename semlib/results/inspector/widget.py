@@ -18,12 +18,14 @@ from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
 from semlib.config import Experiment
+from semlib.datasets import ImageSet
 from semlib.files import ROOT, file_name, save_atomically
-from semlib.results.inspector.page import STYLE, Page, pairs, styled
+from semlib.results.inspector.page import STYLE, Page, Side, pairs, styled
 from semlib.results.inspector.results import KINDS, Choice, Results, grouped, images_of, overview
 from semlib.runs import plan, store
 
 NOTHING = "There are no finished runs in {}/ yet: run make demo (minutes) or a table's notebook, then this cell again."
+VIEWS = ("Average precision", "At the threshold", "Histograms", "Images", "Confusions", "Runs")
 ALONE, CLASS = "nothing", "class"
 
 
@@ -49,7 +51,8 @@ class Plot(anywidget.AnyWidget):
         const Plotly = await window.semlibPlotly, plot = el.appendChild(document.createElement("div"));
         const save = () => Plotly.downloadImage(plot, {format: "svg"});
         const config = {
-            displaylogo: false, edits: {shapePosition: true}, toImageButtonOptions: {scale: 2},
+            displaylogo: false, showSendToCloud: false, plotlyServerURL: "",  // nothing is sent away
+            edits: {shapePosition: true}, toImageButtonOptions: {scale: 2},
             modeBarButtonsToRemove: ["select2d", "lasso2d"],
             modeBarButtonsToAdd: [{name: "Download plot as an SVG", icon: Plotly.Icons.disk, click: save}],
         };
@@ -60,7 +63,9 @@ class Plot(anywidget.AnyWidget):
         };
         plot.role = "figure";
         await draw();
-        plot.on("plotly_click", ({points: [{data, customdata}]}) => model.send({clicked: [data.meta, customdata]}));
+        plot.on("plotly_click", ({points: [{data, customdata}]}) => {
+            if (data.meta && customdata) model.send({clicked: [data.meta, customdata]});  // of a run
+        });
         plot.on("plotly_relayout", (edit) => {
             if (Object.keys(edit).some((key) => key.startsWith("shapes"))) {
                 model.send({dragged: plot.layout.shapes.map((shape) => shape.x0)});
@@ -75,6 +80,10 @@ class Plot(anywidget.AnyWidget):
             Plotly.purge(plot);
         };
     }}"""
+
+    def __init__(self, pointed: Callable[[dict[str, list]], None]):
+        super().__init__()
+        self.on_msg(lambda _, message, __: pointed(message))
 
     def draw(self, figure: dict[str, Any], *about: Any) -> None:
         """about: what the figure is of; a zoom stays while that does."""
@@ -136,13 +145,15 @@ class Inspector:
     # --- building
 
     def _build(self) -> None:
-        mine = {title: (title.startswith(f"{self.experiment.profile}: "), records[0].dataset == self.experiment.dataset_name)
-                for title, records in self.tables.items()}  # fmt: skip
-        told = "Runs of one data set with the same settings, by the folder in outputs/"
-        self.table = _one("Table", told, list(self.tables), max(mine, key=lambda title: mine[title]))
-        self.beside = _one("Beside", "Another table of the same classes, to compare with", [ALONE], ALONE)
-        told = "Batch norm's statistics when scoring: mixed, as trained, or over upright training images alone"
-        self.statistics = _one("Statistics", told, list(plan.STATISTICS), self.experiment.statistics)
+        own = {title: (title.startswith(f"{self.experiment.profile}: "), records[0].dataset == self.experiment.dataset_name)
+               for title, records in self.tables.items()}  # fmt: skip
+        opened = [
+            _one("Table", "Runs of one data set with the same settings, by the folder in outputs/", self.tables),
+            _one("Beside", "Another table of the same classes, to compare with", [ALONE]),
+            _one("Statistics", "Batch norm's when scoring: mixed, as trained, or over upright images alone", plan.STATISTICS),
+        ]
+        self.table, self.beside, self.statistics = opened
+        self.table.value, self.statistics.value = max(own, key=lambda title: own[title]), self.experiment.statistics
         self.lists = [_several(title) for title in ("Held-out classes", "Methods", "Scores", "Trials")]
         told = "Share of the test images that is flagged as anomalous: those with the highest scores"
         limits = {"min": 0.01, "max": 100.0, "step": 0.1, "tooltip": told}
@@ -150,41 +161,31 @@ class Inspector:
         slider = widgets.FloatSlider(description="Threshold", readout=False, **_narrow("480px"), **limits)
         widgets.jslink((slider, "value"), (self.threshold, "value"))  # in the browser: no echo overtakes a hand
         self.name = widgets.Text(description="Save as", tooltip="Name of the file, without its ending", **_narrow("300px"))
-        buttons = [self._button(*words) for words in (("figure (PDF)", "pdf"), ("selection (CSV)", "csv"))]
+        save = {"figure (PDF)": "pdf", "selection (CSV)": "csv"}
+        buttons = [widgets.Button(description=text, tooltip="Save in the profile's folder", icon="save") for text in save]
+        for button in buttons:
+            button.on_click(lambda pressed: self.save(save[pressed.description]))
         self.held_out = _one("Held out", "The held-out class of which there is more")
         self.sides = [_one(text, f"{text}: a method, a score and a trial") for text in ("Left", "Right")]
         self.kinds = _several("Columns", KINDS, ("mean", "std", "difference", "paper"))
-        self.sort = _one("Sort by", "The column that sorts the table", [CLASS], CLASS)
+        self.sort = _one("Sort by", "The column that sorts the table", [CLASS])
         self.falling = widgets.Checkbox(True, description="highest first", indent=False)
-        self.panels, self.matrices, self.bars, self.histograms = (Plot() for _ in range(4))
-        for plot in (self.panels, self.histograms):
-            plot.on_msg(self._pointed)
-        views = {"Average precision": self._numbers, "At the threshold": self._at_threshold, "Histograms": self._scores}
-        views |= {"Images": self._pictures, "Confusions": self._confusions, "Runs": self._runs}
-        self.view = widgets.ToggleButtons(options=views, style={"button_width": "auto"}, tooltips=list(views))
+        self.view = widgets.ToggleButtons(options=VIEWS, style={"button_width": "auto"}, tooltips=VIEWS)
+        self.panels, self.matrices, self.bars, self.histograms = (Plot(self._pointed) for _ in range(4))
         self.below, self._chooser = widgets.VBox(), _row(self.held_out, *self.sides)
         self._sorter = _row(self.kinds, self.sort, self.falling)  # built once: a control that is made anew loses the keyboard
-        opened, looked = [self.table, self.beside, self.statistics], [self.threshold, self.held_out, *self.sides, self.view]
-        reactions = {self._open: opened, self._choose: [*self.lists, self.kinds]}
-        for react, controls in (reactions | {self._redraw: [*looked, self.sort, self.falling]}).items():
+        drawn = [self.threshold, self.held_out, *self.sides, self.view, self.sort, self.falling]
+        for react, controls in {self._open: opened, self._choose: [*self.lists, self.kinds], self._redraw: drawn}.items():
             for control in controls:
-                control.observe(self._loud(react), "value")
+                control.observe(lambda _, react=react: self._quiet or react(), "value")
         rows = [_row(*opened), _row(*self.lists), _row(slider, self.threshold), self.said, self.panels]
         self.box.children += (*rows, _row(self.name, *buttons, self.saved), self.view, self.below)
 
-    def _button(self, text: str, ending: str) -> widgets.Button:
-        button = widgets.Button(description=text, tooltip=f"Save the {text} in the profile's folder", icon="save")
-        button.on_click(lambda _: self.save(ending))
-        return button
-
     # --- reacting
-
-    def _loud(self, react: Callable[[], None]) -> Callable[..., None]:
-        """An observer that is deaf while controls are set by other controls."""
-        return lambda *_: None if self._quiet else react()
 
     @contextmanager
     def _silence(self):
+        """Controls that are set by other controls don't react."""
         before, self._quiet = self._quiet, True
         try:
             yield
@@ -210,12 +211,12 @@ class Inspector:
             return
         sides = [(f"{m}, {s}, trial {t}", (m, s, t)) for m, s in pairs(self.choice) for t in self.choice.trials]
         other = next((side for _, side in sides if side[0] != self.choice.methods[0]), sides[-1][1])
-        columns = self.page.results.average_precisions(self.choice, self.kinds.value)
+        columns = [" ".join(which) for which in self.page.results.average_precisions(self.choice)]
         with self._silence():
             _offer(self.held_out, self.choice.classes)
             _offer(self.sides[0], sides)
             _offer(self.sides[1], sides, other)
-            _offer(self.sort, [CLASS, *map(" ".join, columns)])
+            _offer(self.sort, [CLASS, *columns])
         self._redraw()
 
     def _redraw(self) -> None:
@@ -224,13 +225,12 @@ class Inspector:
             self.panels.draw(self.page.panels(self.choice, self.share), *opened)
             said = self.page.at_threshold(self.choice, self.share, ("method", "score")).to_html()
             self.said.value = f"<div role='status'>{said}</div>"
-            self.below.children = self.view.value()
+            self.below.children = self._shown()
 
-    def _pointed(self, _: Plot, message: dict[str, list], __: Any) -> None:
+    def _pointed(self, message: dict[str, list]) -> None:
         """A click on a trial's curve, or the lines of the histograms after one was dragged: put the threshold there."""
-        meta, point = message.get("clicked") or (None, None)
-        if meta and point:  # of a run
-            (name, *run), (_, flagged, _, trial) = meta, point
+        if "clicked" in message:
+            (name, *run), (_, flagged, _, trial) = message["clicked"]
             with self._silence():
                 self.held_out.value, self.sides[0].value = name, (*run, int(trial))
             self._flag(flagged, self.sides[0].value)
@@ -239,11 +239,10 @@ class Inspector:
             if one and place != one.at(self.share).threshold:
                 return self._flag(max(one.curve.at(place).flagged, 1), control.value)
 
-    def _flag(self, flagged: int, side: tuple[str, str, int]) -> None:
-        one = self.page.results.ranked(self.held_out.value, *side)
-        share = flagged / len(one.scores)
+    def _flag(self, flagged: int, side: Side) -> None:
+        images = len(self.page.results.ranked(self.held_out.value, *side).scores)
         with self._silence():
-            self.threshold.value = math.floor(1e6 * share) / 1e4  # a little less flags as many
+            self.threshold.value = math.floor(1e6 * flagged / images) / 1e4  # a little less flags as many
         self._redraw()
 
     # --- the views below
@@ -251,42 +250,34 @@ class Inspector:
     def _table(self) -> str:
         return self.page.average_precisions(self.choice, self.kinds.value, self.sort.value, self.falling.value).to_html()
 
-    def _numbers(self) -> list[widgets.Widget]:
-        self.html.value = self._table()
-        return [self._sorter, self.html]
-
-    def _at_threshold(self) -> list[widgets.Widget]:
-        self.html.value = self.page.at_threshold(self.choice, self.share).to_html()
+    def _shown(self) -> list[widgets.Widget]:
+        page, choice, share, view = self.page, self.choice, self.share, self.view.value
+        hold_out, sides = self.held_out.value, [control.value for control in self.sides]
+        if view == "Histograms":
+            self.histograms.draw(page.histograms(hold_out, sides, share), page, hold_out, sides)
+            return [self._chooser, self.histograms]
+        if view == "Confusions":
+            self.matrices.draw(page.confusions(sides, choice), page, choice, sides)
+            self.bars.draw(page.taken_for(hold_out, choice), page, choice, hold_out)
+            return [self._chooser, self.matrices, self.bars]
+        if view == "Images":
+            self.html.value = "".join(page.images(hold_out, side, share, self._test(side)).to_html() for side in sides)
+            return [self._chooser, self.html]
+        if view == "Average precision":
+            self.html.value = self._table()
+            return [self._sorter, self.html]
+        runs = styled(overview(self.tables), "What has run, and the settings in which the tables differ")
+        self.html.value = (page.at_threshold(choice, share) if view == "At the threshold" else runs).to_html()
         return [self.html]
 
-    def _looked_at(self) -> tuple[str, list[tuple[str, str, int]]]:
-        return self.held_out.value, [control.value for control in self.sides]
-
-    def _scores(self) -> list[widgets.Widget]:
-        hold_out, sides = self._looked_at()
-        self.histograms.draw(self.page.histograms(hold_out, sides, self.share), self.page, hold_out, sides)
-        return [self._chooser, self.histograms]
-
-    def _pictures(self) -> list[widgets.Widget]:
-        (hold_out, sides), parts = self._looked_at(), []
-        for side in sides:
-            record = self.page.results.runs.get((hold_out, side[0], side[2]))
-            if record and record.test_digest not in self._images:
-                self._images[record.test_digest] = images_of(record, self.experiment)
-            images = self._images[record.test_digest] if record else ""
-            parts.append(self.page.images(hold_out, side, self.share, images).to_html())
-        self.html.value = "".join(parts)
-        return [self._chooser, self.html]
-
-    def _confusions(self) -> list[widgets.Widget]:
-        hold_out, sides = self._looked_at()
-        self.matrices.draw(self.page.confusions(sides, self.choice), self.page, self.choice, sides)
-        self.bars.draw(self.page.taken_for(hold_out, self.choice), self.page, self.choice, hold_out)
-        return [self._chooser, self.matrices, self.bars]
-
-    def _runs(self) -> list[widgets.Widget]:
-        self.html.value = styled(overview(self.tables), "What has run, and the settings in which the tables differ").to_html()
-        return [self.html]
+    def _test(self, side: Side) -> ImageSet | str:
+        """The test images of a run, or why they can't be shown."""
+        record = self.page.results.runs.get((self.held_out.value, side[0], side[2]))
+        if record is None:
+            return ""
+        if record.test_digest not in self._images:
+            self._images[record.test_digest] = images_of(record, self.experiment)
+        return self._images[record.test_digest]
 
     # --- saving
 
@@ -326,8 +317,8 @@ def _narrow(width: str) -> dict[str, Any]:
     return {"style": {"description_width": "auto"}, "layout": {"width": width, "margin": "2px 14px 2px 0"}}
 
 
-def _one(text: str, told: str, options: Iterable[Any] = (), value: Any = None) -> widgets.Dropdown:
-    return widgets.Dropdown(options=list(options), value=value, description=text, tooltip=told, **_narrow("auto"))
+def _one(text: str, told: str, options: Iterable[Any] = ()) -> widgets.Dropdown:
+    return widgets.Dropdown(options=list(options), description=text, tooltip=told, **_narrow("auto"))
 
 
 def _several(text: str, options: Iterable[Any] = (), value: Iterable[Any] = ()) -> widgets.SelectMultiple:
