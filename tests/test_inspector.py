@@ -280,7 +280,7 @@ def test_histograms_and_confusions_count_images(tmp_path):
         normal, unseen = [trace for trace in figure["data"] if trace["xaxis"] == ("x2" if k else "x")]
         for trace, chosen in ((normal, ~arrays["is_anomaly"]), (unseen, arrays["is_anomaly"])):
             assert np.ravel(trace["customdata"]).sum() == chosen.sum() and sum(trace["y"]) == pytest.approx(100)
-            edges = np.append(trace["x"] - trace["width"] / 2, np.inf)
+            edges = np.append(trace["x"] - np.diff(trace["x"]).mean() / 2, np.inf)
             edges[0] = -np.inf  # rounding
             assert np.abs(np.histogram(arrays[score][chosen], edges)[0] - np.ravel(trace["customdata"])).sum() <= 2
         assert figure["layout"]["shapes"][k]["x0"] == np.sort(arrays[score])[-19]  # a fifth of 95

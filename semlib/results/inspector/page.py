@@ -25,10 +25,9 @@ ACROSS, COLUMNS, FEW = 16, 5, 3  # images a row, panels a row, methods and score
 NUMBERS = {"precision": "{:.2%}", "recall": "{:.2%}", "flagged": "{:.6g}", "missed": "{:.4g}", "anomalies": "{:.0f}"}
 POINT = "recall %{x:.3f}, precision %{y:.3f}<br>threshold %{customdata[0]:.6g}<br>"
 POINT += "flagged %{customdata[1]}, missed %{customdata[2]}<extra></extra>"
-CLEAR = {"paper_bgcolor": "#0000", "plot_bgcolor": "#0000", "hovermode": "closest", "editrevision": False}  # on light and dark
-CLEAR |= {"legend": {"orientation": "h", "yref": "container", "y": 1, "yanchor": "top", "title": None}}
+CLEAR: dict[str, Any] = {"paper_bgcolor": "#0000", "plot_bgcolor": "#0000", "hovermode": "closest", "editrevision": False}
+CLEAR |= {"legend": {"orientation": "h", "yref": "container", "y": 1, "yanchor": "top", "title": None}}  # on light and dark
 AXIS = {"gridcolor": "#80808040", "zeroline": False, "ticklabelstandoff": 3}
-SEEN = "whose numbers are in the tables"  # to a screen reader
 ABOUT = """Average precision in %: mean and standard deviation over trials (the average over classes within a trial first),
 95 % interval from low to high (a class: other test images, given the networks; the average: other classes), difference to the
 first plain classification in points. FPR95: of normal images at 95 % recall."""
@@ -63,11 +62,9 @@ class Page:
         """Precision-recall curves, a panel a class: trials thin, their mean with its band, and markers at the threshold."""
         if self._curves[0] != choice:
             self._curves = choice, self._panels(choice)
-        at, curves = self.results.selection(choice, share), self._curves[1]
-        marks = [
-            self._trace(choice, *which) | _points(points) | {"mode": "markers"}
-            for which, points in at.groupby(list(WHICH), sort=False)
-        ]
+        at: Any = self.results.selection(choice, share).groupby(list(WHICH), sort=False)
+        marks = [self._trace(choice, *which) | _points(points) | {"mode": "markers"} for which, points in at]
+        curves = self._curves[1]
         return curves | {"data": curves["data"] + marks}
 
     def _panels(self, choice: Choice) -> dict[str, Any]:
@@ -75,8 +72,8 @@ class Page:
         rows, scores = -(-n // across), choice.scores if max(len(choice.methods), len(choice.scores)) <= FEW else ()
         plot, gap = 180 if across > 3 else 330, 52 + 12 * len(scores)  # pixels
         grid = {"rows": rows, "columns": across, "pattern": "independent", "xgap": 0.18, "ygap": gap / (gap + plot)}
-        layout: dict[str, Any] = CLEAR | {"grid": grid, "annotations": [], "meta": f"Precision-recall curves, {SEEN}"}
-        layout |= {"height": (plot + gap) * rows + 60, "margin": {"l": 45, "r": 10, "t": gap + 20, "b": 40}}
+        layout: dict[str, Any] = CLEAR | {"meta": "Precision-recall curves, whose numbers are in the tables", "annotations": []}
+        layout |= {"grid": grid, "height": (plot + gap) * rows + 60, "margin": {"l": 45, "r": 10, "t": gap + 20, "b": 40}}
         ap = self.results.average_precisions(choice)
         for k, name in enumerate(choice.classes):
             below, left = "recall" * (k + across >= n), "precision" * (k % across == 0)
@@ -100,17 +97,15 @@ class Page:
         """What the traces of a method and a score have in common."""
         which, colour, k = escape(f"{method}, {score}"), self.colours[method], choice.classes.index(name) + 1
         look = {"mode": "lines", "line": {"color": colour, "dash": self.dashes[score], "shape": "vh"}, "hoverinfo": "skip"}
-        look |= {
-            "marker": {"color": colour, "size": 8},
-            "hovertemplate": f"<b>{escape(name)}</b>, trial %{{customdata[3]}}<br>{which}<br>{POINT}",
-        }
-        group = {"name": which, "legendgroup": which, "uirevision": which, "showlegend": False}
-        return look | group | {"meta": [name, method, score], "xaxis": f"x{k}", "yaxis": f"y{k}"}
+        said = f"<b>{escape(name)}</b>, trial %{{customdata[3]}}<br>{which}<br>{POINT}"
+        group = {"name": which, "legendgroup": which, "uirevision": which, "showlegend": False, "hovertemplate": said}
+        on = {"xaxis": f"x{k}", "yaxis": f"y{k}", "marker": {"color": colour, "size": 8}, "meta": [name, method, score]}
+        return look | group | on
 
     def _lines(self, choice: Choice, name: str) -> Iterator[dict[str, Any]]:
         """A panel's curves. vh: a precision holds back to the recall before it, as in Eq. 4."""
         legend, k = {"showlegend": name == choice.classes[0]}, choice.classes.index(name) + 1
-        for method, score in pairs(choice):
+        for method, score in itertools.product(choice.methods, choice.scores):
             steps, trace = self.results.steps(name, method, score, choice.trials), self._trace(choice, name, method, score)
             if steps.empty:
                 continue
@@ -124,14 +119,10 @@ class Page:
             for _, points in steps.groupby("trial"):
                 yield trace | _points(points) | {"line": line | {"width": 1}, "opacity": 0.45}
             yield trace | legend | {"x": x, "y": y, "line": line | {"width": 2}}
-        skew, group = self.results.skew[name], {"name": "guessing (the skew)", "legendgroup": "skew"}
-        guess = {"x": [0, 1], "y": [skew, skew], "mode": "lines", "line": {"color": "#888888", "dash": "dot", "width": 1}}
-        yield (
-            guess
-            | group
-            | legend
-            | {"hovertemplate": f"guessing: {skew:.2%}<extra></extra>", "xaxis": f"x{k}", "yaxis": f"y{k}"}
-        )
+        skew, said = self.results.skew[name], "guessing: %{y:.2%}<extra></extra>"
+        guess: dict[str, Any] = {"name": "guessing (the skew)", "legendgroup": "skew", "mode": "lines", "hovertemplate": said}
+        guess |= {"line": {"color": "#888888", "dash": "dot", "width": 1}, "x": [0, 1], "y": [skew, skew]}
+        yield guess | legend | {"xaxis": f"x{k}", "yaxis": f"y{k}"}
 
     def histograms(self, hold_out: str, sides: Sequence[Side], share: float) -> dict[str, Any]:
         """Scores of normal and anomalous test images, a panel for each side, each with its threshold to drag."""
@@ -149,12 +140,23 @@ class Page:
                 frames.append(pd.DataFrame(numbers | {"group": group} | where))
             at = dict.fromkeys(("x0", "x1"), one.at(share).threshold) | {"y0": 0, "y1": 1, "xref": f"x{k + 1}", "yref": "paper"}
             thresholds.append({"type": "line", "name": str(k), "line": {"color": "#e03030", "width": 3}} | at)
-        how = {"x": "score", "y": "share", "color": "group", "facet_col": "side", "hover_data": ["count"], "log_y": True}
-        how |= {"labels": {"share": "share of the images (%)"}, "color_discrete_map": {"normal": "#888888", unseen: UNSEEN}}
-        figure = px.bar(pd.concat(frames), barmode="overlay", **how)
-        for trace in figure.data:
-            trace.width = np.diff(trace.x).mean() if len(trace.x) > 1 else None
-        return _plain(figure, f"Histograms of scores, {SEEN}", height=330, shapes=thresholds)
+        how: dict[str, Any] = {
+            "color_discrete_map": {"normal": "#888888", unseen: UNSEEN},
+            "hover_data": ["count"],
+            "log_y": True,
+        }
+        how |= {
+            "x": "score",
+            "y": "share",
+            "color": "group",
+            "facet_col": "side",
+            "labels": {"share": "share of the images (%)"},
+        }
+        figure, said = (
+            px.bar(pd.concat(frames), barmode="overlay", **how),
+            "Histograms of scores, whose numbers are in the tables",
+        )
+        return _plain(figure, said, height=330, bargap=0, shapes=thresholds)
 
     def confusions(self, sides: Sequence[Side], choice: Choice) -> dict[str, Any]:
         """What each held-out class is taken for (%), a matrix for each side's method."""
@@ -220,7 +222,8 @@ class Page:
         for score in choice.scores if len(choice.methods) > 1 else ():
             means = [column for column in table if column[0] == score and column[-1] == "mean"]
             style = style.highlight_max(means, axis=1, props="font-weight: bold") if means else style
-        return style.format({c: "{:+.2f}" if c[-1] == "difference" else "{:.2f}" for c in table}, na_rep="")
+        style.format({c: "{:+.2f}" if c[-1] == "difference" else "{:.2f}" for c in table}, na_rep="")
+        return style
 
     def at_threshold(self, choice: Choice, share: float, by: Sequence[str] = WHICH) -> Styler:
         """Precision, recall, flagged and missed, means over what `by` does not name."""
@@ -230,11 +233,8 @@ class Page:
 
     def images(self, hold_out: str, side: Side, share: float, test: ImageSet | str) -> Styler:
         """Rows of images behind the threshold, each with its class, the predicted class and its score."""
-        one, rows, title = (
-            self.results.ranked(hold_out, *side),
-            {},
-            f"{side[0]}, {side[1]}, trial {side[2]}, {hold_out} held out",
-        )
+        title = f"{side[0]}, {side[1]}, trial {side[2]}, {hold_out} held out"
+        one, rows = self.results.ranked(hold_out, *side), {}
         if one is None or isinstance(test, str):
             return styled(pd.DataFrame(), f"{title}: {'this was not run.' if one is None else test}")
         for said, indices in one.behind(share).items():
@@ -246,10 +246,6 @@ class Page:
                 cells.append(f"{image}{is_} → {taken_for}<br>{one.scores[k]:.4g}")
             rows[f"{said} ({len(indices)})"] = pd.Series(cells, dtype=object)
         return styled(pd.DataFrame(rows).T, f"{title}: class → predicted class, score").hide(axis=1)
-
-
-def pairs(choice: Choice) -> list[tuple[str, str]]:
-    return list(itertools.product(choice.methods, choice.scores))
 
 
 def _points(points: pd.DataFrame) -> dict[str, Any]:
@@ -269,7 +265,8 @@ def _plain(figure: Any, said: str, **layout: Any) -> dict[str, Any]:
 def styled(table: pd.DataFrame, caption: str, how: Any = None) -> Styler:
     """how: format strings by column."""
     style = table.style.set_caption(escape(caption))
-    return style.format(how, na_rep="").format_index(escape="html").format_index(escape="html", axis=1)
+    style.format(how, na_rep="").format_index(escape="html").format_index(escape="html", axis=1)
+    return style
 
 
 def _source(image: np.ndarray) -> str:

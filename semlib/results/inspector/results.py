@@ -26,6 +26,7 @@ OWN = {"auxiliary_weight", "auxiliary_augment", "mask_fill", "cpc_negatives", "c
 WHICH = ("hold_out", "method", "score")  # what a mean over trials is of
 KINDS = ("mean", "std", "low", "high", "difference", "paper", "paper std", "AUROC", "FPR95")  # columns of the table
 MEASURES = ["average_precision", "auroc", "fpr95"]
+_read: dict[tuple, dict[str, np.ndarray]] = {}
 POINTS = 120  # drawn of a curve: a panel of ten is some 200 pixels wide
 
 
@@ -61,10 +62,8 @@ def grouped(records: Iterable[Record], experiment: Experiment) -> dict[str, list
 
 
 def _shared(record: Record) -> dict[str, Any]:
-    return {name: value for name, value in _settings(record).items() if name not in OWN} | {
-        "data": str(record.data),
-        "network": record.sources.get(record.settings.get("architecture")),
-    }
+    shared = {name: value for name, value in _settings(record).items() if name not in OWN}
+    return shared | {"data": str(record.data), "network": record.sources.get(record.settings.get("architecture"))}
 
 
 def _images(record: Record) -> tuple:
@@ -117,14 +116,11 @@ class Ranked:
         return Curve.of(self.is_anomaly, self.scores)
 
     @cached_property
-    def ranking(self) -> stats.Ranking:
-        return stats.Ranking(self.is_anomaly, self.scores)
-
-    @cached_property
     def measures(self) -> dict[str, float]:
         """In percent; average precision as recorded."""
-        numbers = {"average_precision": self.average_precision, "auroc": self.ranking.auroc(), "fpr95": self.ranking.fpr95()}
-        return {name: 100 * number for name, number in numbers.items()}
+        ranking = stats.Ranking(self.is_anomaly, self.scores)
+        numbers = (self.average_precision, ranking.auroc(), ranking.fpr95())
+        return {name: 100 * number for name, number in zip(MEASURES, numbers, strict=True)}
 
     def at(self, share: float) -> Point:
         return self.curve.at(self.curve.threshold(share))
@@ -149,21 +145,23 @@ class Results:
 
     def __init__(self, records: Sequence[Record], statistics: str = "mixed", beside: Sequence[Record] = (), title: str = ""):
         self.statistics, self._end = statistics, plan.STATISTICS[statistics]
-        self.runs, self.arrays, self._ranked = {}, {}, {}
+        self.runs, self.arrays, self._ranked, self._tables = {}, {}, {}, {}
         every, others = [*records, *beside], {record.home for record in beside}
         named = _names(every, lambda record: record.method, _own)
         names = {record.home: named(record) + (f" [{title}]" if record.home in others else "") for record in every}
         for record in sorted(every, key=lambda record: record.finished):
             key = (record.hold_out, names[record.home], record.trial)
             try:
-                self.arrays[key] = record.scores()
+                self.arrays[key] = _scores(record)
             except ValueError as error:
                 warnings.warn(f"not shown: {error}", stacklevel=2)
                 continue
             if key in self.runs:
                 warnings.warn(f"not shown: {self.runs[key].home}, of which {record.home.name} is a newer run", stacklevel=2)
             self.runs[key] = record
-        used = sorted(self.runs.values(), key=lambda record: (record.home in others, _order(record), names[record.home]))
+        used = sorted(
+            self.runs.values(), key=lambda r: (r.home in others, [*config.METHODS, r.method].index(r.method), names[r.home])
+        )
         self._first = {names[record.home]: record for record in reversed(used)}
         self.methods = tuple(dict.fromkeys(names[record.home] for record in used))
         self.dataset, self.known = (used[0].dataset, used[0].classes) if used else ("", ())
@@ -223,6 +221,10 @@ class Results:
         test images, given the networks, and of the average over other classes (t); difference, to the first plain
         classification; paper and paper std; AUROC and FPR95.
         """
+        from scipy.stats import t  # slow to import
+
+        if choice in self._tables:
+            return self._tables[choice]
         average, columns = average_row(choice.classes), {}
         rows = self.selection(choice, 1).pivot(index="hold_out", columns=["score", "method", "trial"], values=MEASURES)
         rows = rows.reindex(choice.classes)
@@ -230,27 +232,24 @@ class Results:
         trials = rows.T.groupby(level=[0, 1, 2], sort=False)  # by measure, score and method
         ap, auroc, fpr95 = (trials.mean().T[measure] for measure in MEASURES)
         std, whole = trials.std().T["average_precision"], set(choice.classes) == set(self.known)
+        anomalies = {key[0]: arrays["is_anomaly"].sum() for key, arrays in self.arrays.items()}
         plain = next((name for name in choice.methods if self._first[name].method == "classification"), None)
         for score, method in itertools.product(choice.scores, choice.methods):
             which, nothing = (score, method), (math.nan, math.nan)
             if which in ap:
+                classes = ap[which].iloc[:-1]
+                ends = [100 * np.array(stats.logit_interval(one / 100, anomalies[name])) for name, one in classes.items()]
+                ends.append(t.interval(0.95, len(classes) - 1, classes.mean(), classes.sem()))
                 paper = [self.published(c, method, score) if whole or c != average else nothing for c in ap.index]
                 kinds = {"mean": ap[which], "std": std[which]}
-                kinds |= dict(zip(("low", "high"), zip(*self._intervals(ap[which]), strict=True), strict=True))
+                kinds |= dict(zip(("low", "high"), zip(*ends, strict=True), strict=True))
                 if plain != method and (score, plain) in ap:
                     kinds["difference"] = ap[which] - ap[score, plain]
                 kinds |= dict(zip(("paper", "paper std"), zip(*paper, strict=True), strict=True))
                 kinds |= {"AUROC": auroc[which], "FPR95": fpr95[which]}
                 columns |= {(score, method, kind): values for kind, values in kinds.items()}
-        return pd.DataFrame(columns, ap.index).dropna(axis=1, how="all")
-
-    def _intervals(self, mean: pd.Series) -> list[tuple[float, float]]:
-        from scipy.stats import t  # slow to import
-
-        classes = mean.iloc[:-1]
-        anomalies = {key[0]: int(arrays["is_anomaly"].sum()) for key, arrays in self.arrays.items()}
-        ends = [100 * np.array(stats.logit_interval(ap / 100, anomalies[name])) for name, ap in classes.items()]
-        return [*map(tuple, ends), t.interval(0.95, len(classes) - 1, classes.mean(), classes.sem())]
+        self._tables[choice] = pd.DataFrame(columns, ap.index).dropna(axis=1, how="all")
+        return self._tables[choice]
 
     def confusions(self, classes: Sequence[str], method: str, trials: Sequence[int]) -> pd.DataFrame:
         """A row for each held-out class: the shares of its images that are predicted as each known class; NaN: not run."""
@@ -261,6 +260,14 @@ class Results:
             counts = np.bincount(np.concatenate([*predicted, np.empty(0, int)]), minlength=len(self.known))
             rows[name] = counts / (counts.sum() or math.nan)
         return pd.DataFrame(rows, self.known, dtype=float).T
+
+
+def _scores(record: Record) -> dict[str, np.ndarray]:
+    """The arrays of a run, read once for all tables and statistics."""
+    which = (record.home, *record.scores_sha256.values())
+    if which not in _read:
+        _read[which] = record.scores()
+    return _read[which]
 
 
 def _names(items: Sequence[Any], base: Callable[[Any], str], settings: Callable[[Any], dict]) -> Callable[[Any], str]:
@@ -275,10 +282,6 @@ def _names(items: Sequence[Any], base: Callable[[Any], str], settings: Callable[
 def _paper(*which: Any) -> dict[str, dict[str, float]]:
     """The paper's table, a row a held-out class."""
     return tables.paper(*which).to_dict("index")
-
-
-def _order(record: Record) -> int:
-    return config.METHODS.index(record.method) if record.method in config.METHODS else len(config.METHODS)
 
 
 def _source(record: Record, experiment: Experiment) -> tuple:

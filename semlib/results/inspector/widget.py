@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 import math
 import re
@@ -20,7 +21,7 @@ from plotly.utils import PlotlyJSONEncoder
 from semlib.config import Experiment
 from semlib.datasets import ImageSet
 from semlib.files import ROOT, file_name, save_atomically
-from semlib.results.inspector.page import STYLE, Page, Side, pairs, styled
+from semlib.results.inspector.page import STYLE, Page, Side, styled
 from semlib.results.inspector.results import KINDS, Choice, Results, grouped, images_of, overview
 from semlib.runs import plan, store
 
@@ -174,8 +175,8 @@ class Inspector:
         self.panels, self.matrices, self.bars, self.histograms = (Plot(self._pointed) for _ in range(4))
         self.below, self._chooser = widgets.VBox(), _row(self.held_out, *self.sides)
         self._sorter = _row(self.kinds, self.sort, self.falling)  # built once: a control that is made anew loses the keyboard
-        drawn = [self.threshold, self.held_out, *self.sides, self.view, self.sort, self.falling]
-        for react, controls in {self._open: opened, self._choose: [*self.lists, self.kinds], self._redraw: drawn}.items():
+        drawn = [*self.lists, self.threshold, self.held_out, *self.sides, self.kinds, self.sort, self.falling, self.view]
+        for react, controls in {self._open: opened, self._draw: drawn}.items():
             for control in controls:
                 control.observe(lambda _, react=react: self._quiet or react(), "value")
         rows = [_row(*opened), _row(*self.lists), _row(slider, self.threshold), self.said, self.panels]
@@ -186,11 +187,11 @@ class Inspector:
     @contextmanager
     def _silence(self):
         """Controls that are set by other controls don't react."""
-        before, self._quiet = self._quiet, True
+        self._quiet = True
         try:
             yield
         finally:
-            self._quiet = before
+            self._quiet = False
 
     def _open(self) -> None:
         own = self.tables[self.table.value]
@@ -203,47 +204,43 @@ class Inspector:
                 control.value = control.options[: 1 if name == "scores" else None]
             self.threshold.value = round(100 * results.skew[results.classes[0]], 1) if results.classes else 10
             self.name.value = file_name("pr_curves", results.dataset, results.statistics)
-        self._choose()
+        self._draw()
 
-    def _choose(self) -> None:
-        if not all(self.choice):
-            self.said.value = "<p role='status'>Choose at least one class, one method, one score and one trial.</p>"
+    def _draw(self) -> None:
+        choice = self.choice
+        if not all(choice) or self.page.results.selection(choice, 1).empty:
+            self.said.value = (
+                "<p role='status'>Choose at least one class, one method, one score and one trial that was run.</p>"
+            )
             return
-        sides = [(f"{m}, {s}, trial {t}", (m, s, t)) for m, s in pairs(self.choice) for t in self.choice.trials]
-        other = next((side for _, side in sides if side[0] != self.choice.methods[0]), sides[-1][1])
-        columns = [" ".join(which) for which in self.page.results.average_precisions(self.choice)]
+        sides = [(f"{m}, {s}, trial {t}", (m, s, t)) for m, s, t in itertools.product(*choice[1:])]
+        other = next((side for _, side in sides if side[0] != choice.methods[0]), sides[-1][1])
         with self._silence():
-            _offer(self.held_out, self.choice.classes)
+            _offer(self.held_out, choice.classes)
             _offer(self.sides[0], sides)
             _offer(self.sides[1], sides, other)
-            _offer(self.sort, [CLASS, *columns])
-        self._redraw()
-
-    def _redraw(self) -> None:
-        if all(self.choice):
-            opened = (self.table.value, self.beside.value, self.statistics.value, self.choice.classes)
-            self.panels.draw(self.page.panels(self.choice, self.share), *opened)
-            said = self.page.at_threshold(self.choice, self.share, ("method", "score")).to_html()
-            self.said.value = f"<div role='status'>{said}</div>"
-            self.below.children = self._shown()
+            _offer(self.sort, [CLASS, *map(" ".join, self.page.results.average_precisions(choice))])
+        self.panels.draw(self.page.panels(choice, self.share), self.page, choice.classes)
+        said = self.page.at_threshold(choice, self.share, ("method", "score")).to_html()
+        self.said.value = f"<div role='status'>{said}</div>"
+        self.below.children = self._shown()
 
     def _pointed(self, message: dict[str, list]) -> None:
         """A click on a trial's curve, or the lines of the histograms after one was dragged: put the threshold there."""
         if "clicked" in message:
             (name, *run), (_, flagged, _, trial) = message["clicked"]
-            with self._silence():
-                self.held_out.value, self.sides[0].value = name, (*run, int(trial))
-            self._flag(flagged, self.sides[0].value)
+            self._flag(flagged, name, (*run, int(trial)))
         for control, place in zip(self.sides, message.get("dragged", ()), strict=False):
             one = self.page.results.ranked(self.held_out.value, *control.value)
             if one and place != one.at(self.share).threshold:
-                return self._flag(max(one.curve.at(place).flagged, 1), control.value)
+                return self._flag(max(one.curve.at(place).flagged, 1), self.held_out.value)
 
-    def _flag(self, flagged: int, side: Side) -> None:
-        images = len(self.page.results.ranked(self.held_out.value, *side).scores)
+    def _flag(self, flagged: int, hold_out: str, side: Side | None = None) -> None:
+        images = next(len(arrays["label"]) for (name, _, _), arrays in self.page.results.arrays.items() if name == hold_out)
         with self._silence():
             self.threshold.value = math.floor(1e6 * flagged / images) / 1e4  # a little less flags as many
-        self._redraw()
+            self.held_out.value, self.sides[0].value = hold_out, side or self.sides[0].value
+        self._draw()
 
     # --- the views below
 
