@@ -460,6 +460,19 @@ def test_each_control_changes_what_it_should(tmp_path):
     assert "Choose at least one class" in inspector.said.value
 
 
+def test_what_was_not_run_is_said_and_the_rest_is_shown(tmp_path):
+    experiment = made_up(tmp_path, **SMALL)
+    for method in ("classification", "rotation"):
+        shutil.rmtree(record_of(experiment, "4", method, 1).home)
+    inspector = Inspector(experiment)
+    inspector.lists[3].value = [1]
+    assert titles(inspector) == ["1", "4"] and {panel for panel, _, _ in marks(inspector)} == {"x1"}
+    inspector.lists[0].value = ["4"]
+    assert "Choose at least one class" in inspector.said.value
+    inspector.lists[3].value = [0]
+    assert titles(inspector) == ["4"] and "Flagging" in inspector.said.value
+
+
 def test_a_click_puts_the_threshold_there_in_all_panels_and_opens_the_run_below(tmp_path):
     inspector = Inspector(made_up(tmp_path, images=900, **SMALL | {"trials": 3}))
     view(inspector, "Histograms")
@@ -474,8 +487,7 @@ def test_a_click_puts_the_threshold_there_in_all_panels_and_opens_the_run_below(
         assert shown(inspector.histograms)["layout"]["shapes"][0]["x0"] == threshold
     scores = inspector.page.results.ranked("4", ROTATION, "MSP", 0).scores
     inspector.sides[1].value = (ROTATION, "MSP", 0)
-    lines = [shape["x0"] for shape in shown(inspector.histograms)["layout"]["shapes"]]
-    inspector.histograms._handle_custom_msg({"dragged": [lines[0], 0.5]}, [])
+    inspector.histograms._handle_custom_msg({"dragged": ["1", 0.5]}, [])
     lowest = scores[scores >= 0.5].min()
     assert shown(inspector.histograms)["layout"]["shapes"][1]["x0"] == lowest  # the threshold that flags the same images
 

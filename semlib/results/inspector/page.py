@@ -64,8 +64,7 @@ class Page:
             self._curves = choice, self._panels(choice)
         at: Any = self.results.selection(choice, share).groupby(list(WHICH), sort=False)
         marks = [self._trace(choice, *which) | _points(points) | {"mode": "markers"} for which, points in at]
-        curves = self._curves[1]
-        return curves | {"data": curves["data"] + marks}
+        return self._curves[1] | {"data": self._curves[1]["data"] + marks}
 
     def _panels(self, choice: Choice) -> dict[str, Any]:
         n, across = len(choice.classes), min(COLUMNS, len(choice.classes))
@@ -140,22 +139,11 @@ class Page:
                 frames.append(pd.DataFrame(numbers | {"group": group} | where))
             at = dict.fromkeys(("x0", "x1"), one.at(share).threshold) | {"y0": 0, "y1": 1, "xref": f"x{k + 1}", "yref": "paper"}
             thresholds.append({"type": "line", "name": str(k), "line": {"color": "#e03030", "width": 3}} | at)
-        how: dict[str, Any] = {
-            "color_discrete_map": {"normal": "#888888", unseen: UNSEEN},
-            "hover_data": ["count"],
-            "log_y": True,
-        }
-        how |= {
-            "x": "score",
-            "y": "share",
-            "color": "group",
-            "facet_col": "side",
-            "labels": {"share": "share of the images (%)"},
-        }
-        figure, said = (
-            px.bar(pd.concat(frames), barmode="overlay", **how),
-            "Histograms of scores, whose numbers are in the tables",
-        )
+        how = {"x": "score", "y": "share", "color": "group", "facet_col": "side", "barmode": "overlay"}
+        labels, colours = {"share": "share of the images (%)"}, {"normal": "#888888", unseen: UNSEEN}
+        table = pd.concat(frames)
+        figure = px.bar(table, **how, log_y=True, hover_data=["count"], labels=labels, color_discrete_map=colours)
+        said = "Histograms of scores, whose numbers are in the tables"
         return _plain(figure, said, height=330, bargap=0, shapes=thresholds)
 
     def confusions(self, sides: Sequence[Side], choice: Choice) -> dict[str, Any]:

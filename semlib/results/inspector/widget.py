@@ -68,9 +68,10 @@ class Plot(anywidget.AnyWidget):
             if (data.meta && customdata) model.send({clicked: [data.meta, customdata]});  // of a run
         });
         plot.on("plotly_relayout", (edit) => {
-            if (Object.keys(edit).some((key) => key.startsWith("shapes"))) {
-                model.send({dragged: plot.layout.shapes.map((shape) => shape.x0)});
-            }
+            const [, k] = Object.keys(edit).join().match(/^shapes\\[(\\d+)\\]/) ?? [];
+            if (k === undefined) return;
+            model.send({dragged: [plot.layout.shapes[k].name, plot.layout.shapes[k].x0]});
+            setTimeout(draw, 1000);  // back to where it was, if there it flags the same images
         });
         const size = new ResizeObserver(() => plot.offsetParent && Plotly.Plots.resize(plot));
         size.observe(el);
@@ -209,9 +210,7 @@ class Inspector:
     def _draw(self) -> None:
         choice = self.choice
         if not all(choice) or self.page.results.selection(choice, 1).empty:
-            self.said.value = (
-                "<p role='status'>Choose at least one class, one method, one score and one trial that was run.</p>"
-            )
+            self.said.value = "<p role='status'>Choose at least one class, method, score and trial of what was run.</p>"
             return
         sides = [(f"{m}, {s}, trial {t}", (m, s, t)) for m, s, t in itertools.product(*choice[1:])]
         other = next((side for _, side in sides if side[0] != choice.methods[0]), sides[-1][1])
@@ -226,14 +225,14 @@ class Inspector:
         self.below.children = self._shown()
 
     def _pointed(self, message: dict[str, list]) -> None:
-        """A click on a trial's curve, or the lines of the histograms after one was dragged: put the threshold there."""
+        """Put the threshold to a point of a trial's curve that was clicked, or to where a histogram's line was dragged."""
         if "clicked" in message:
             (name, *run), (_, flagged, _, trial) = message["clicked"]
             self._flag(flagged, name, (*run, int(trial)))
-        for control, place in zip(self.sides, message.get("dragged", ()), strict=False):
-            one = self.page.results.ranked(self.held_out.value, *control.value)
-            if one and place != one.at(self.share).threshold:
-                return self._flag(max(one.curve.at(place).flagged, 1), self.held_out.value)
+        if "dragged" in message:
+            k, place = message["dragged"]
+            if one := self.page.results.ranked(self.held_out.value, *self.sides[int(k)].value):
+                self._flag(max(one.curve.at(place).flagged, 1), self.held_out.value)
 
     def _flag(self, flagged: int, hold_out: str, side: Side | None = None) -> None:
         images = next(len(arrays["label"]) for (name, _, _), arrays in self.page.results.arrays.items() if name == hold_out)
