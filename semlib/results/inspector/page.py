@@ -106,18 +106,18 @@ class Page:
         legend, k = {"showlegend": name == choice.classes[0]}, choice.classes.index(name) + 1
         for method, score in itertools.product(choice.methods, choice.scores):
             steps, trace = self.results.steps(name, method, score, choice.trials), self._trace(choice, name, method, score)
-            if steps.empty:
+            if not steps:
                 continue
-            over = steps.precision.groupby(level=0)
-            mean, std, line = over.mean(), over.std().to_numpy(), trace["line"]
-            x, y = np.append(0, mean.index), np.append(mean.iloc[0], mean)
-            if len(steps) > len(mean):
-                corners, (low, high) = x.repeat(2)[1:-1], ((mean.to_numpy() + k * std).clip(0, 1).repeat(2) for k in (-1, 1))
+            precisions, line = np.stack([points.precision for points in steps.values()]), trace["line"]  # (trials, P)
+            x, y = np.append(0, steps[min(steps)].index), precisions.mean(0)
+            if len(steps) > 1:
+                corners, half = x.repeat(2)[1:-1], precisions.std(0, ddof=1)
+                low, high = ((y + sign * half).clip(0, 1).repeat(2) for sign in (-1, 1))
                 band = {"x": np.append(corners, corners[::-1]), "y": np.append(high, low[::-1]), "fill": "toself"}
                 yield trace | band | {"fillcolor": f"{self.colours[method]}2a", "line": {"width": 0}}
-            for _, points in steps.groupby("trial"):
+            for points in steps.values():
                 yield trace | _points(points) | {"line": line | {"width": 1}, "opacity": 0.45}
-            yield trace | legend | {"x": x, "y": y, "line": line | {"width": 2}}
+            yield trace | legend | {"x": x, "y": np.append(y[0], y), "line": line | {"width": 2}}
         skew, said = self.results.skew[name], "guessing: %{y:.2%}<extra></extra>"
         guess: dict[str, Any] = {"name": "guessing (the skew)", "legendgroup": "skew", "mode": "lines", "hovertemplate": said}
         guess |= {"line": {"color": "#888888", "dash": "dot", "width": 1}, "x": [0, 1], "y": [skew, skew]}

@@ -145,7 +145,7 @@ class Results:
 
     def __init__(self, records: Sequence[Record], statistics: str = "mixed", beside: Sequence[Record] = (), title: str = ""):
         self.statistics, self._end = statistics, plan.STATISTICS[statistics]
-        self.runs, self.arrays, self._ranked, self._tables = {}, {}, {}, {}
+        self.runs, self.arrays, self._ranked, self._tables, self._selected = {}, {}, {}, {}, {}
         every, others = [*records, *beside], {record.home for record in beside}
         named = _names(every, lambda record: record.method, _own)
         names = {record.home: named(record) + (f" [{title}]" if record.home in others else "") for record in every}
@@ -185,14 +185,14 @@ class Results:
         """The trials that there are."""
         return {trial: one for trial in trials if (one := self.ranked(hold_out, method, score, trial))}
 
-    def steps(self, hold_out: str, method: str, score: str, trials: Sequence[int]) -> pd.DataFrame:
+    def steps(self, hold_out: str, method: str, score: str, trials: Sequence[int]) -> dict[int, pd.DataFrame]:
         """Each trial's curve: what the thresholds do that find up to POINTS shares of the anomalies, which are the index."""
-        frames = [pd.DataFrame()]  # where nothing was run
+        steps = {}
         for trial, one in self.trials_of(hold_out, method, score, trials).items():
-            anomalies = one.curve.found[-1]
-            found = np.unique(np.linspace(1, anomalies, POINTS).round().astype(int))  # (P,)
-            frames.append(one.curve.steps(found).set_axis(found / anomalies).assign(trial=trial))
-        return pd.concat(frames)
+            found = np.unique(np.linspace(1, one.curve.found[-1], POINTS).round().astype(int))  # (P,)
+            steps[trial] = one.curve.steps(found)
+            steps[trial].index, steps[trial]["trial"] = found / found[-1], trial
+        return steps
 
     def published(self, hold_out: str, method: str, score: str) -> tuple[float, float]:
         """The paper's mean and std in percent, NaN where it has none or scored otherwise."""
@@ -205,6 +205,8 @@ class Results:
 
     def selection(self, choice: Choice, share: float) -> pd.DataFrame:
         """A row for each curve: its measures and the paper's, in percent, and what the threshold of this share does."""
+        if (choice, share) in self._selected:
+            return self._selected[choice, share]
         rows = []
         for which in itertools.product(*choice[:3]):
             paper = dict(zip(("paper", "paper_std"), self.published(*which), strict=True))
@@ -212,7 +214,8 @@ class Results:
                 row: dict[str, Any] = dict(zip((*WHICH, "trial"), (*which, trial), strict=True))
                 row |= {"statistics": self.statistics, "skew": 100 * one.skew} | one.measures | paper
                 rows.append(row | one.at(share)._asdict() | {"anomalies": one.curve.found[-1]})
-        return pd.DataFrame(rows)
+        self._selected = {(choice, share): pd.DataFrame(rows)}  # the last one alone: there are many thresholds
+        return self._selected[choice, share]
 
     def average_precisions(self, choice: Choice) -> pd.DataFrame:
         """Percent by held-out class, then the average (within a trial first, over the trials that have all classes).

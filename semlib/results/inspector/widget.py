@@ -209,7 +209,7 @@ class Inspector:
 
     def _draw(self) -> None:
         choice = self.choice
-        if not all(choice) or self.page.results.selection(choice, 1).empty:
+        if not all(choice) or self.page.results.selection(choice, self.share).empty:
             self.said.value = "<p role='status'>Choose at least one class, method, score and trial of what was run.</p>"
             return
         sides = [(f"{m}, {s}, trial {t}", (m, s, t)) for m, s, t in itertools.product(*choice[1:])]
