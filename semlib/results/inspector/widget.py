@@ -46,7 +46,7 @@ class Plot(anywidget.AnyWidget):
     plotly's FigureWidget would check every number anew, and load plotly.js for each figure.
     """
 
-    figure = traitlets.Unicode().tag(sync=True)  # JSON
+    figure = traitlets.Unicode('{"data": [], "layout": {}}').tag(sync=True)  # as JSON
     _esm = """export default {async render({model, el}) {
         while (!window.semlibPlotly) await new Promise((wait) => setTimeout(wait, 20));
         const Plotly = await window.semlibPlotly, plot = el.appendChild(document.createElement("div"));
@@ -59,10 +59,10 @@ class Plot(anywidget.AnyWidget):
         };
         const draw = () => {
             const {data, layout} = JSON.parse(model.get("figure"));
-            plot.ariaLabel = layout.meta;
+            plot.setAttribute("aria-label", layout.meta);
             return Plotly.react(plot, data, layout, config);
         };
-        plot.role = "figure";
+        plot.setAttribute("role", "figure");
         await draw();
         plot.on("plotly_click", ({points: [{data, customdata}]}) => {
             if (data.meta && customdata) model.send({clicked: [data.meta, customdata]});  // of a run
