@@ -471,6 +471,12 @@ def test_what_was_not_run_is_said_and_the_rest_is_shown(tmp_path):
     assert "Choose at least one class" in inspector.said.value
     inspector.lists[3].value = [0]
     assert titles(inspector) == ["4"] and "Flagging" in inspector.said.value
+    results = inspector.page.results
+    table = results.average_precisions(Choice(results.classes, (PLAIN,), ("MSP",), (0, 1)))["MSP", PLAIN, "mean"]
+    number = {name: 100 * record_of(experiment, name, "classification", 0).metrics["msp"] for name in "14"}
+    assert table["4"] == pytest.approx(number["4"]) and table["average"] == pytest.approx(sum(number.values()) / 2)
+    lacking = results.average_precisions(Choice(results.classes, (PLAIN,), ("MSP",), (1,)))["MSP", PLAIN]
+    assert lacking.loc["average"].isna().all() and lacking["low"]["1"] < lacking["mean"]["1"] < lacking["high"]["1"]
 
 
 def test_a_click_puts_the_threshold_there_in_all_panels_and_opens_the_run_below(tmp_path):

@@ -242,7 +242,7 @@ class Results:
             if which in ap:
                 classes = ap[which].iloc[:-1]
                 ends = [100 * np.array(stats.logit_interval(one / 100, anomalies[name])) for name, one in classes.items()]
-                ends.append(t.interval(0.95, len(classes) - 1, classes.mean(), classes.sem()))
+                ends.append(t.interval(0.95, len(classes) - 1, ap[which].iloc[-1], classes.sem()))
                 paper = [self.published(c, method, score) if whole or c != average else nothing for c in ap.index]
                 kinds = {"mean": ap[which], "std": std[which]}
                 kinds |= dict(zip(("low", "high"), zip(*ends, strict=True), strict=True))
