@@ -1,83 +1,96 @@
-"""The controls. A change redraws the curves, in one message, and the view below them that is open."""
+"""The controls. A change redraws the curves and the view below them that is open."""
 
 import base64
 import io
+import itertools
+import json
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from html import escape
 from typing import Any, BinaryIO
 
 import anywidget
 import ipywidgets as widgets
-import numpy as np
-import plotly.graph_objects as go
+import traitlets
+from plotly.offline import get_plotlyjs
+from plotly.utils import PlotlyJSONEncoder
 
 from semlib.config import Experiment
+from semlib.datasets import ImageSet
 from semlib.files import ROOT, file_name, save_atomically
-from semlib.results.inspector.page import STYLE, Page, pairs, styled
-from semlib.results.inspector.results import Choice, Results, grouped, images_of, overview
+from semlib.results.inspector.page import STYLE, Page, Side, styled
+from semlib.results.inspector.results import KINDS, Choice, Results, grouped, images_of, overview
 from semlib.runs import plan, store
 
 NOTHING = "There are no finished runs in {}/ yet: run make demo (minutes) or a table's notebook, then this cell again."
-KINDS = ("mean", "std", "low", "high", "difference", "paper", "paper std", "AUROC", "FPR95")  # columns of the table
-CONFIG: dict[str, Any] = {
-    "displaylogo": False,
-    "responsive": True,
-    "showSendToCloud": False,
-    "plotlyServerURL": "",
-}  # nothing is sent to plotly's cloud
-CONFIG |= {"modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+VIEWS = ("Average precision", "At the threshold", "Histograms", "Images", "Confusions", "Runs")
 ALONE, CLASS = "nothing", "class"
 
 
-class Frame(anywidget.AnyWidget):
-    """Gives each plot the width that there is, which plotly can't know before it is shown, and its `meta` to screen readers."""
+class Plotly(anywidget.AnyWidget):
+    """plotly.js, which all plots of a page share. It is read after `initialize`, which may take two seconds at most."""
 
-    _esm = """export default {render() {
-        const framed = ({detail: {element}}) => {
-            element.setAttribute("role", "figure");
-            element.setAttribute("aria-label", element.layout.meta);
-            new ResizeObserver(() => element.offsetParent && window.dispatchEvent(new Event("resize"))).observe(element);
-        };
-        document.addEventListener("plotlywidget-after-render", framed);
-        return () => document.removeEventListener("plotlywidget-after-render", framed);
+    code = traitlets.Unicode(get_plotlyjs()).tag(sync=True)
+    _esm = """export default {initialize({model}) {
+        const address = URL.createObjectURL(new Blob([model.get("code")], {type: "text/javascript"}));
+        window.semlibPlotly ??= import(address).then(() => window.Plotly);
     }}"""
 
 
-class Plot:
-    """A FigureWidget, built from a whole figure, then redrawn in one message for as long as it is about the same things."""
+class Plot(anywidget.AnyWidget):
+    """A figure of plotly, redrawn when another is given, as wide as there is room.
 
-    def __init__(self, clicked: Callable[..., None] | None = None, dragged: Callable[..., None] | None = None):
-        self.box, self._about, self._clicked, self._dragged, self._replaced = widgets.VBox(), None, clicked, dragged, ()
+    plotly's FigureWidget would check every number anew, and load plotly.js for each figure.
+    """
+
+    figure = traitlets.Unicode('{"data": [], "layout": {}}').tag(sync=True)  # as JSON
+    _esm = """export default {async render({model, el}) {
+        while (!window.semlibPlotly) await new Promise((wait) => setTimeout(wait, 20));
+        const Plotly = await window.semlibPlotly, plot = el.appendChild(document.createElement("div"));
+        const save = () => Plotly.downloadImage(plot, {format: "svg"});
+        const config = {
+            displaylogo: false, showSendToCloud: false, plotlyServerURL: "",  // nothing is sent away
+            edits: {shapePosition: true}, toImageButtonOptions: {scale: 2},
+            modeBarButtonsToRemove: ["select2d", "lasso2d"],
+            modeBarButtonsToAdd: [{name: "Download plot as an SVG", icon: Plotly.Icons.disk, click: save}],
+        };
+        const draw = () => {
+            const {data, layout} = JSON.parse(model.get("figure"));
+            plot.setAttribute("aria-label", layout.meta);
+            return Plotly.react(plot, data, layout, config);
+        };
+        plot.setAttribute("role", "figure");
+        await draw();
+        plot.on("plotly_click", ({points: [{data, customdata}]}) => {
+            if (data.meta && customdata) model.send({clicked: [data.meta, customdata]});  // of a run
+        });
+        plot.on("plotly_relayout", (edit) => {
+            const [, k] = Object.keys(edit).join().match(/^shapes\\[(\\d+)\\]/) ?? [];
+            if (k === undefined) return;
+            model.send({dragged: [plot.layout.shapes[k].name, plot.layout.shapes[k].x0]});
+            setTimeout(draw, 1000);  // back to where it was, if there it flags the same images
+        });
+        const size = new ResizeObserver(() => plot.offsetParent && Plotly.Plots.resize(plot));
+        size.observe(el);
+        model.on("change:figure", draw);
+        return () => {
+            size.disconnect();
+            model.off("change:figure", draw);
+            Plotly.purge(plot);
+        };
+    }}"""
+
+    def __init__(self, pointed: Callable[[dict[str, list]], None]):
+        super().__init__()
+        self.on_msg(lambda _, message, __: pointed(message))
 
     def draw(self, figure: dict[str, Any], *about: Any) -> None:
-        """about: the format that plotly's own button saves in, and what the figure is of: a zoom stays while that does."""
-        new = {trace.get("uid", str(k)): trace for k, trace in enumerate(figure["data"])}
-        if about != self._about:
-            self.widget, self._about, self._drawn, known = go.FigureWidget(figure), about, new, 0
-            own = {"edits": {"shapePosition": bool(self._dragged)}, "toImageButtonOptions": {"format": about[0], "scale": 2}}
-            self.widget._config = CONFIG | own
-            if dragged := self._dragged:
-                self.widget.layout.on_change(lambda _, shapes: dragged([shape.x0 for shape in shapes]), "shapes")
-            for old in self._replaced:  # not the last one, which the browser may still be drawing
-                old.close()
-            self._replaced = self.box.children
-            self.box.children = []  # else the old figure is compared with this one, number by number
-            self.box.children = [self.widget]
-        else:
-            known, unseen = len(self._drawn), {"visible": False, "showlegend": False}
-            kept = {uid: new.pop(uid, old | unseen) for uid, old in self._drawn.items()}
-            with self.widget.batch_update():
-                for trace, now, old in zip(self.widget.data, kept.values(), self._drawn.values(), strict=True):
-                    trace.update({key: value for key, value in now.items() if not _same(value, old.get(key))}, overwrite=True)
-                self.widget.add_traces(list(new.values()))
-                self.widget.update_layout({key: figure["layout"].get(key, ()) for key in ("annotations", "shapes")})
-            self._drawn = kept | new
-        for trace in self.widget.data[known:] if self._clicked else ():
-            trace.on_click(self._clicked)
+        """about: what the figure is of; a zoom stays while that does."""
+        figure["layout"]["uirevision"] = str(about)
+        self.figure = json.dumps(figure, cls=PlotlyJSONEncoder)
 
 
 class Inspector:
@@ -90,7 +103,7 @@ class Inspector:
         self.experiment, self.outputs = experiment, experiment.folder.parent
         self._quiet, self._pages, self._images = False, {}, {}  # what was looked at stays in memory
         self.warning, self.said, self.html, self.saved = (widgets.HTML() for _ in range(4))
-        self.box = widgets.VBox([Frame(), widgets.HTML(STYLE), self.warning]).add_class("semlib")
+        self.box = widgets.VBox([Plotly(), widgets.HTML(STYLE), self.warning]).add_class("semlib")
         self.tables: dict[str, list[store.Record]] = {}
         with self._warned():
             for folder in (path for path in sorted(self.outputs.glob("*")) if path.is_dir()):
@@ -134,13 +147,15 @@ class Inspector:
     # --- building
 
     def _build(self) -> None:
-        mine = {title: (title.startswith(f"{self.experiment.profile}: "), records[0].dataset == self.experiment.dataset_name)
-                for title, records in self.tables.items()}  # fmt: skip
-        told = "Runs of one data set with the same settings, by the folder in outputs/"
-        self.table = _one("Table", told, list(self.tables), max(mine, key=lambda title: mine[title]))
-        self.beside = _one("Beside", "Another table of the same classes, to compare with", [ALONE], ALONE)
-        told = "Batch norm's statistics when scoring: mixed, as trained, or over upright training images alone"
-        self.statistics = _one("Statistics", told, list(plan.STATISTICS), self.experiment.statistics)
+        own = {title: (title.startswith(f"{self.experiment.profile}: "), records[0].dataset == self.experiment.dataset_name)
+               for title, records in self.tables.items()}  # fmt: skip
+        opened = [
+            _one("Table", "Runs of one data set with the same settings, by the folder in outputs/", self.tables),
+            _one("Beside", "Another table of the same classes, to compare with", [ALONE]),
+            _one("Statistics", "Batch norm's when scoring: mixed, as trained, or over upright images alone", plan.STATISTICS),
+        ]
+        self.table, self.beside, self.statistics = opened
+        self.table.value, self.statistics.value = max(own, key=lambda title: own[title]), self.experiment.statistics
         self.lists = [_several(title) for title in ("Held-out classes", "Methods", "Scores", "Trials")]
         told = "Share of the test images that is flagged as anomalous: those with the highest scores"
         limits = {"min": 0.01, "max": 100.0, "step": 0.1, "tooltip": told}
@@ -148,150 +163,117 @@ class Inspector:
         slider = widgets.FloatSlider(description="Threshold", readout=False, **_narrow("480px"), **limits)
         widgets.jslink((slider, "value"), (self.threshold, "value"))  # in the browser: no echo overtakes a hand
         self.name = widgets.Text(description="Save as", tooltip="Name of the file, without its ending", **_narrow("300px"))
-        buttons = [self._button(*words) for words in (("figure (PDF)", "pdf"), ("selection (CSV)", "csv"))]
-        self.camera = _one("the figures' own button saves", "The format of pictures that it saves", ["png", "svg"], "png")
+        save = {"figure (PDF)": "pdf", "selection (CSV)": "csv"}
+        buttons = [widgets.Button(description=text, tooltip="Save in the profile's folder", icon="save") for text in save]
+        for button in buttons:
+            button.on_click(lambda pressed: self.save(save[pressed.description]))
         self.held_out = _one("Held out", "The held-out class of which there is more")
         self.sides = [_one(text, f"{text}: a method, a score and a trial") for text in ("Left", "Right")]
         self.kinds = _several("Columns", KINDS, ("mean", "std", "difference", "paper"))
-        self.sort = _one("Sort by", "The column that sorts the table", [CLASS], CLASS)
+        self.sort = _one("Sort by", "The column that sorts the table", [CLASS])
         self.falling = widgets.Checkbox(True, description="highest first", indent=False)
-        views = {"Average precision": self._numbers, "At the threshold": self._at_threshold, "Histograms": self._scores}
-        views |= {"Images": self._pictures, "Confusions": self._confusions, "Runs": self._runs}
-        self.view = widgets.ToggleButtons(options=views, style={"button_width": "auto"}, tooltips=list(views))
-        self.panels, self.matrices, self.bars = Plot(self._clicked), Plot(), Plot()
-        self.histograms = Plot(lambda _, points, __: points.xs and self._dragged(points.xs * 2), self._dragged)
+        self.view = widgets.ToggleButtons(options=VIEWS, style={"button_width": "auto"}, tooltips=VIEWS)
+        self.panels, self.matrices, self.bars, self.histograms = (Plot(self._pointed) for _ in range(4))
         self.below, self._chooser = widgets.VBox(), _row(self.held_out, *self.sides)
         self._sorter = _row(self.kinds, self.sort, self.falling)  # built once: a control that is made anew loses the keyboard
-        drawn = [self.threshold, self.camera, self.held_out, *self.sides, self.kinds, self.sort, self.falling, self.view]
-        opened = [self.table, self.beside, self.statistics]
-        for react, controls in ((self._open, opened), (self._choose, self.lists), (self._redraw, drawn)):
+        drawn = [*self.lists, self.threshold, self.held_out, *self.sides, self.kinds, self.sort, self.falling, self.view]
+        for react, controls in {self._open: opened, self._draw: drawn}.items():
             for control in controls:
-                control.observe(self._loud(react), "value")
-        rows: list[Sequence[widgets.Widget]] = [opened, self.lists, [slider, self.threshold], [self.said], [self.panels.box]]
-        rows += [[self.name, *buttons, self.saved, self.camera], [self.view], [self.below]]
-        self.box.children += tuple(row[0] if len(row) == 1 else _row(*row) for row in rows)
-
-    def _button(self, text: str, ending: str) -> widgets.Button:
-        button = widgets.Button(description=text, tooltip=f"Save the {text} in the profile's folder", icon="save")
-        button.on_click(lambda _: self.save(ending))
-        return button
+                control.observe(lambda _, react=react: self._quiet or react(), "value")
+        rows = [_row(*opened), _row(*self.lists), _row(slider, self.threshold), self.said, self.panels]
+        self.box.children += (*rows, _row(self.name, *buttons, self.saved), self.view, self.below)
 
     # --- reacting
 
-    def _loud(self, react: Callable[[], None]) -> Callable[..., None]:
-        """An observer that is deaf while controls are set by other controls."""
-        return lambda *_: None if self._quiet else react()
-
     @contextmanager
     def _silence(self):
-        before, self._quiet = self._quiet, True
+        """Controls that are set by other controls don't react."""
+        self._quiet = True
         try:
             yield
         finally:
-            self._quiet = before
+            self._quiet = False
 
     def _open(self) -> None:
         own = self.tables[self.table.value]
-        others = [
-            title for title, records in self.tables.items() if records is not own and records[0].classes == own[0].classes
-        ]
+        alike = [title for title, other in self.tables.items() if other is not own and other[0].classes == own[0].classes]
         with self._silence():
-            _offer(self.beside, [ALONE, *others])
+            _offer(self.beside, [ALONE, *alike])
             results = self.page.results
-            for control, names in zip(
-                self.lists, (results.classes, results.methods, results.scores, results.trials), strict=True
-            ):
-                control.options, control.value = names, names if names is not results.scores else names[:1]
-            self.threshold.value = round(100 * results.skew(results.classes[0]), 1) if results.classes else 10
+            for control, name in zip(self.lists, Choice._fields, strict=True):
+                control.options = getattr(results, name)
+                control.value = control.options[: 1 if name == "scores" else None]
+            self.threshold.value = round(100 * results.skew[results.classes[0]], 1) if results.classes else 10
             self.name.value = file_name("pr_curves", results.dataset, results.statistics)
-        self._choose()
+        self._draw()
 
-    def _choose(self) -> None:
-        if not all(self.choice):
-            self.said.value = "<p role='status'>Choose at least one class, one method, one score and one trial.</p>"
+    def _draw(self) -> None:
+        choice = self.choice
+        if not all(choice) or self.page.results.selection(choice, self.share).empty:
+            self.said.value = "<p role='status'>Choose at least one class, method, score and trial of what was run.</p>"
             return
-        sides = [(f"{m}, {s}, trial {t}", (m, s, t)) for m, s in pairs(self.choice) for t in self.choice.trials]
-        other = next((side for _, side in sides if side[0] != self.choice.methods[0]), sides[-1][1])
+        sides = [(f"{m}, {s}, trial {t}", (m, s, t)) for m, s, t in itertools.product(*choice[1:])]
+        other = next((side for _, side in sides if side[0] != choice.methods[0]), sides[-1][1])
         with self._silence():
-            _offer(self.held_out, self.choice.classes)
+            _offer(self.held_out, choice.classes)
             _offer(self.sides[0], sides)
             _offer(self.sides[1], sides, other)
-            _offer(self.sort, [CLASS, *(" ".join(column) for column in self.page.results.average_precisions(self.choice))])
-        self._redraw()
+            _offer(self.sort, [CLASS, *map(" ".join, self.page.results.average_precisions(choice))])
+        self.panels.draw(self.page.panels(choice, self.share), self.page, choice.classes)
+        said = self.page.at_threshold(choice, self.share, ("method", "score")).to_html()
+        self.said.value = f"<div role='status'>{said}</div>"
+        self.below.children = self._shown()
 
-    def _redraw(self) -> None:
-        if all(self.choice):
-            opened = (self.table.value, self.beside.value, self.statistics.value, self.choice.classes)
-            self.panels.draw(self.page.panels(self.choice, self.share), self.camera.value, *opened)
-            said = self.page.at_threshold(self.choice, self.share, ("method", "score")).to_html()
-            self.said.value = f"<div role='status'>{said}</div>"
-            self.below.children = self.view.value()
+    def _pointed(self, message: dict[str, list]) -> None:
+        """Put the threshold to a point of a trial's curve that was clicked, or to where a histogram's line was dragged."""
+        if "clicked" in message:
+            (name, *run), (_, flagged, _, trial) = message["clicked"]
+            self._flag(flagged, name, (*run, int(trial)))
+        if "dragged" in message:
+            k, place = message["dragged"]
+            if one := self.page.results.ranked(self.held_out.value, *self.sides[int(k)].value):
+                self._flag(max(one.curve.at(place).flagged, 1), self.held_out.value)
 
-    def _clicked(self, trace: Any, points: Any, _: Any) -> None:
-        """Put the threshold to a point of a trial's curve, and show more of that run."""
-        if points.point_inds and trace.customdata is not None:
-            _, flagged, _, trial = trace.customdata[points.point_inds[0]]
-            with self._silence():
-                self.held_out.value, self.sides[0].value = trace.meta[0], (*trace.meta[1:], int(trial))
-            self._flag(flagged, self.sides[0].value)
-
-    def _dragged(self, places: list[float]) -> None:
-        """Put the threshold to where the line of a histogram was dragged."""
-        for side, place in zip((control.value for control in self.sides), places, strict=False):
-            curve = self.page.results.curve(self.held_out.value, *side)
-            if not self._quiet and curve and place != curve.threshold(self.share):
-                return self._flag(max(curve.at(place).flagged, 1), side)
-
-    def _flag(self, flagged: int, side: tuple) -> None:
-        share = flagged / len(self.page.results.is_anomaly(self.held_out.value, side[0], side[2]))
+    def _flag(self, flagged: int, hold_out: str, side: Side | None = None) -> None:
+        images = next(len(arrays["label"]) for (name, _, _), arrays in self.page.results.arrays.items() if name == hold_out)
         with self._silence():
-            self.threshold.value = math.floor(1e6 * share) / 1e4  # a little less flags as many
-        self._redraw()
+            self.threshold.value = math.floor(1e6 * flagged / images) / 1e4  # a little less flags as many
+            self.held_out.value, self.sides[0].value = hold_out, side or self.sides[0].value
+        self._draw()
 
     # --- the views below
 
     def _table(self) -> str:
         return self.page.average_precisions(self.choice, self.kinds.value, self.sort.value, self.falling.value).to_html()
 
-    def _numbers(self) -> list[widgets.Widget]:
-        self.html.value = self._table()
-        return [self._sorter, self.html]
-
-    def _at_threshold(self) -> list[widgets.Widget]:
-        self.html.value = self.page.at_threshold(self.choice, self.share).to_html()
+    def _shown(self) -> list[widgets.Widget]:
+        page, choice, share, view = self.page, self.choice, self.share, self.view.value
+        hold_out, sides = self.held_out.value, [control.value for control in self.sides]
+        if view == "Histograms":
+            self.histograms.draw(page.histograms(hold_out, sides, share), page, hold_out, sides)
+            return [self._chooser, self.histograms]
+        if view == "Confusions":
+            self.matrices.draw(page.confusions(sides, choice), page, choice, sides)
+            self.bars.draw(page.taken_for(hold_out, choice), page, choice, hold_out)
+            return [self._chooser, self.matrices, self.bars]
+        if view == "Images":
+            self.html.value = "".join(page.images(hold_out, side, share, self._test(side)).to_html() for side in sides)
+            return [self._chooser, self.html]
+        if view == "Average precision":
+            self.html.value = self._table()
+            return [self._sorter, self.html]
+        runs = styled(overview(self.tables), "What has run, and the settings in which the tables differ")
+        self.html.value = (page.at_threshold(choice, share) if view == "At the threshold" else runs).to_html()
         return [self.html]
 
-    def _looked_at(self) -> tuple[str, list[tuple[str, str, int]], widgets.Widget]:
-        return self.held_out.value, [control.value for control in self.sides], self._chooser
-
-    def _scores(self) -> list[widgets.Widget]:
-        hold_out, sides, controls = self._looked_at()
-        with self._silence():
-            self.histograms.draw(
-                self.page.histograms(hold_out, sides, self.share), self.camera.value, self.page, hold_out, sides
-            )
-        return [controls, self.histograms.box]
-
-    def _pictures(self) -> list[widgets.Widget]:
-        (hold_out, sides, controls), parts = self._looked_at(), []
-        for side in sides:
-            record = self.page.results.runs.get((hold_out, side[0], side[2]))
-            if record and record.test_digest not in self._images:
-                self._images[record.test_digest] = images_of(record, self.experiment)
-            images = self._images[record.test_digest] if record else ""
-            parts.append(self.page.images(hold_out, side, self.share, images).to_html())
-        self.html.value = "".join(parts)
-        return [controls, self.html]
-
-    def _confusions(self) -> list[widgets.Widget]:
-        hold_out, sides, controls = self._looked_at()
-        self.matrices.draw(self.page.confusions(sides, self.choice), self.camera.value, self.page, self.choice, sides)
-        self.bars.draw(self.page.taken_for(hold_out, self.choice), self.camera.value, self.page, self.choice, hold_out)
-        return [controls, self.matrices.box, self.bars.box]
-
-    def _runs(self) -> list[widgets.Widget]:
-        self.html.value = styled(overview(self.tables), "What has run, and the settings in which the tables differ").to_html()
-        return [self.html]
+    def _test(self, side: Side) -> ImageSet | str:
+        """The test images of a run, or why they can't be shown."""
+        record = self.page.results.runs.get((self.held_out.value, side[0], side[2]))
+        if record is None:
+            return ""
+        if record.test_digest not in self._images:
+            self._images[record.test_digest] = images_of(record, self.experiment)
+        return self._images[record.test_digest]
 
     # --- saving
 
@@ -322,10 +304,6 @@ class Inspector:
         self.warning.value += f"<p role='alert'>{lines}</p>" if lines else ""
 
 
-def _same(one: Any, other: Any) -> bool:
-    return one is other or (type(one) is type(other) and bool(np.array_equal(one, other)))
-
-
 def _row(*parts: widgets.Widget) -> widgets.HBox:
     """Side by side, and below each other where the page is narrow."""
     return widgets.HBox(parts, layout={"flex_flow": "row wrap", "align_items": "center"})
@@ -335,8 +313,8 @@ def _narrow(width: str) -> dict[str, Any]:
     return {"style": {"description_width": "auto"}, "layout": {"width": width, "margin": "2px 14px 2px 0"}}
 
 
-def _one(text: str, told: str, options: Iterable[Any] = (), value: Any = None) -> widgets.Dropdown:
-    return widgets.Dropdown(options=list(options), value=value, description=text, tooltip=told, **_narrow("auto"))
+def _one(text: str, told: str, options: Iterable[Any] = ()) -> widgets.Dropdown:
+    return widgets.Dropdown(options=list(options), description=text, tooltip=told, **_narrow("auto"))
 
 
 def _several(text: str, options: Iterable[Any] = (), value: Iterable[Any] = ()) -> widgets.SelectMultiple:
