@@ -26,7 +26,7 @@ OWN = {"auxiliary_weight", "auxiliary_augment", "mask_fill", "cpc_negatives", "c
 WHICH = ("hold_out", "method", "score")  # what a mean over trials is of
 KINDS = ("mean", "std", "low", "high", "difference", "paper", "paper std", "AUROC", "FPR95")  # columns of the table
 MEASURES = ["average_precision", "auroc", "fpr95"]
-_read: dict[tuple, dict[str, np.ndarray]] = {}
+_read: dict[tuple, "_Arrays"] = {}
 POINTS = 120  # drawn of a curve: a panel of ten is some 200 pixels wide
 
 
@@ -265,12 +265,22 @@ class Results:
         return pd.DataFrame(rows, self.known, dtype=float).T
 
 
-def _scores(record: Record) -> dict[str, np.ndarray]:
-    """The arrays of a run, read once for all tables and statistics."""
-    which = (record.home, *record.scores_sha256.values())
-    if which not in _read:
-        _read[which] = record.scores()
-    return _read[which]
+class _Arrays(dict[str, np.ndarray]):
+    """The arrays of a run, each read when it is first looked at."""
+
+    def __init__(self, record: Record):
+        super().__init__()
+        self.record = record
+
+    def __missing__(self, name: str) -> np.ndarray:
+        self |= self.record.scores(name)
+        return self[name]
+
+
+def _scores(record: Record) -> _Arrays:
+    """The arrays of a run, read once for all tables and statistics; ValueError if they are damaged."""
+    record.check()
+    return _read.setdefault((record.home, *record.scores_sha256.values()), _Arrays(record))
 
 
 def _names(items: Sequence[Any], base: Callable[[Any], str], settings: Callable[[Any], dict]) -> Callable[[Any], str]:
