@@ -258,7 +258,7 @@ class Results:
         """A row for each held-out class: the shares of its images that are predicted as each known class; NaN: not run."""
         rows = {}
         for name in classes:
-            there = [arrays for t in trials if (arrays := self.arrays.get((name, method, t)))]
+            there = [self.arrays[run] for run in itertools.product([name], [method], trials) if run in self.arrays]
             predicted = [arrays[f"predicted{self._end}"][arrays["is_anomaly"]] for arrays in there]
             counts = np.bincount(np.concatenate([*predicted, np.empty(0, int)]), minlength=len(self.known))
             rows[name] = counts / (counts.sum() or math.nan)
