@@ -65,10 +65,6 @@ def _tuple(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)  # as the names of classes are
-
-
 def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if len(values) != len(set(values)):
         raise ValueError("should name each only once")
@@ -92,7 +88,8 @@ def _labels(value: Any) -> Any:
 Number = Annotated[float, BeforeValidator(_number)]
 Text = Annotated[str, BeforeValidator(_text), Field(min_length=1)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(_tuple), Field(min_length=1), AfterValidator(_once)]
-ClassName = Annotated[Text, AfterValidator(_composed)]
+ClassName = Annotated[Text, AfterValidator(lambda name: unicodedata.normalize("NFC", name))]  # as data sets have them
+OptionalNames = Annotated[Names | None, BeforeValidator(_none)]
 ClassNames = Annotated[tuple[ClassName, ...], BeforeValidator(_tuple), Field(min_length=1), AfterValidator(_once)]
 MOST = 10**6  # of anything that is counted: more is a slip, and could fill the memory before it is noticed
 Count = Annotated[int, Field(ge=1, le=MOST)]
@@ -313,13 +310,8 @@ def documented() -> str:
     return "\n".join(lines).rstrip()
 
 
-OptionalNames = Annotated[Names | None, BeforeValidator(_none)]
-
-
-class Several(BaseModel):
-    """What makes several experiments of one notebook's parameters."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+class Several(Group):
+    """Parameters that make several experiments out of one notebook."""
 
     settings: OptionalNames = None  # files of parameters; the notebook's own go over them
     dataset: OptionalNames = None  # a list of names: the same settings for each
@@ -349,7 +341,10 @@ def several(parameters: Mapping[str, Any]) -> tuple[Experiment, ...]:
     if by.settings:
         own = [name for name in ("epochs", "labels") if parameters.get(name) is None]
         over = {name: value for name, value in parameters.items() if name not in ("settings", *own)}
-        return tuple(e for file in by.settings for e in several(_settings(file) | over))
+        files = {file: read_parameters(file) for file in by.settings}
+        if nested := [file for file, values in files.items() if "settings" in values]:  # perhaps its own
+            raise ConfigError(f"settings: {nested[0]} has settings itself; name files that have none")
+        return tuple(e for values in files.values() for e in several(values | over))
     if by.dataset:
         return tuple(e for name in by.dataset for e in several({**parameters, "dataset": name}))
     if by.labels:
@@ -368,33 +363,22 @@ def several(parameters: Mapping[str, Any]) -> tuple[Experiment, ...]:
     return (create(given),)
 
 
-def _settings(file: str) -> dict[str, Any]:
-    parameters = read_parameters(file)
-    if "settings" in parameters:  # perhaps its own
-        raise ConfigError(f"settings: {file} has settings itself; name files that have none")
-    return parameters
-
-
 def chosen_weight(experiment: Experiment) -> float:
-    """The auxiliary weight that lambda_search.ipynb wrote into outputs/<profile>/; until it has, 1.0, of CPC 10.0.
+    """The auxiliary weight that lambda_search.ipynb chose for this data set, method and number of images a class.
 
-    It is that of the data set, the method and, unless all training images are used, of so many of each class.
+    It lies in outputs/<profile>/auxiliary_weights.csv. Until it is chosen the weight is 1.0, for CPC 10.0.
     """
     path, method = experiment.folder / CHOSEN_WEIGHTS, next((m for m in experiment.trained if m != "classification"), None)
-    wanted = (experiment.dataset_name, method, str(experiment.train_per_class or ""))
+    wanted, unchosen = (experiment.dataset_name, method, str(experiment.train_per_class or "")), UNCHOSEN.get(method, 1.0)
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = [
-                row
-                for row in csv.DictReader(file)
-                if (row["dataset"], row["method"], row.get("train_per_class") or "") == wanted
-            ]
-        weight = _number(rows[0]["auxiliary_weight"]) if rows else UNCHOSEN.get(method, 1.0)
+            rows = [r for r in csv.DictReader(file) if (r["dataset"], r["method"], r.get("train_per_class") or "") == wanted]
+        weight = _number(rows[0]["auxiliary_weight"]) if rows else unchosen
         if weight < 0:
             raise ValueError(f"auxiliary_weight is {weight}")
         return weight
     except FileNotFoundError:
-        return UNCHOSEN.get(method, 1.0)
+        return unchosen
     except (OSError, KeyError, ValueError, csv.Error) as error:
         raise ConfigError(f"{path} can't be read ({one_line(error)}); lambda_search.ipynb writes it") from None
 

@@ -109,12 +109,12 @@ def _closure(module: str, attribute: str | None) -> dict[str, list[ast.stmt]]:
         if path.suffix != ".py":
             found[name] = [ast.Expr(ast.Constant(hashlib.sha256(path.read_bytes()).hexdigest()))]
             continue
-        body = [s for s in ast.parse(path.read_bytes()).body if not _is_main(s) and not _is_text(s)]
+        body = [s for s in ast.parse(path.read_bytes()).body if not _is_idle(s)]
         package = path.stem == "__init__"
         found[name] = _reached(body, wanted, name, package) if wanted else body
         imported = {i for statement in found[name] for i in _imports(statement, name, package)}
-        parents = {parent for other in (name, *imported) for parent in _parents(other)} - {name}
-        queue += [(other, None) for other in imported | parents]
+        packages = {other[:k] for other in (name, *imported) for k, letter in enumerate(other) if letter == "."}
+        queue += [(other, None) for other in imported | packages - {name}]
     return found
 
 
@@ -131,11 +131,6 @@ def _is_users(path: Path) -> bool:
     places = [Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib")] + [Path(__file__).parent]
     places += [place.resolve() for place in places]  # a Python may be reached through a link
     return not INSTALLED & set(path.parts) and not any(p.is_relative_to(q) for p in (path, path.resolve()) for q in places)
-
-
-def _parents(module: str) -> Iterator[str]:
-    while module := module.rpartition(".")[0]:
-        yield module
 
 
 def _imports(statement: ast.stmt, module: str, is_package: bool) -> Iterator[str]:
@@ -224,16 +219,10 @@ def _last(node: ast.AST) -> str:
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 
-def _is_main(statement: ast.stmt) -> bool:
-    """if __name__ == "__main__": nothing that an import runs."""
-    return (
-        isinstance(statement, ast.If)
-        and ast.unparse(statement.test) in ("__name__ == '__main__'", "'__main__' == __name__")
-        and not statement.orelse
-    )
-
-
-def _is_text(statement: ast.stmt) -> bool:
+def _is_idle(statement: ast.stmt) -> bool:
+    """Whether an import runs nothing of it: a docstring, or if __name__ == "__main__"."""
+    if isinstance(statement, ast.If):
+        return ast.unparse(statement.test) in ("__name__ == '__main__'", "'__main__' == __name__") and not statement.orelse
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 

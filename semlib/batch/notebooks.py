@@ -14,7 +14,7 @@ from typing import Any
 
 from semlib import config, runs
 from semlib.config import ConfigError, Experiment, Machine
-from semlib.files import CHECKOUT, ROOT, one_line, resolve, short
+from semlib.files import CHECKOUT, ROOT, check_writable, one_line, resolve, short
 from semlib.runs import machine, plan
 
 NO_CHECKOUT = "semlib is installed as a package: clone its repository and install that with pip install -e"
@@ -169,8 +169,7 @@ def prepare(experiments: Sequence[Experiment]) -> None:
             runs.check_data(experiment, data)
     for folder in {e.folder for e in experiments}:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
+            check_writable(folder)
         except OSError as error:
             raise ConfigError(f"outputs: {folder} can't be written to ({error.strerror}); choose another folder") from None
 
