@@ -126,11 +126,13 @@ def interval(is_anomaly: ArrayLike, scores: ArrayLike, resamples: int = 1000, se
     Symmetric on the logit scale. From MANY anomalies on with the deviation of a stratified bootstrap; of fewer with
     1 / sqrt(n AP (1 - AP)), n anomalies, which covers at least 94 %, and is wide where AP is near the share of anomalies.
     """
+    from scipy.special import logit  # scipy is slow to import, here and below
+
     ranking = Ranking(is_anomaly, scores)
     value, n, deviation = ranking.average_precision(), ranking.anomalies, None
     if n >= MANY and value < 1:
         drawn = ranking.resampled(draws(ranking.strata, resamples, seed))
-        deviation = _logit(np.minimum(drawn, 1 - 0.5 / (n + 1))).std(ddof=1)
+        deviation = logit(np.minimum(drawn, 1 - 0.5 / (n + 1))).std(ddof=1)
     return value, *logit_interval(value, n, deviation)
 
 
@@ -139,9 +141,11 @@ def logit_interval(value: float, anomalies: int, deviation: float | None = None)
 
     deviation: on that scale; None: 1 / sqrt(n AP (1 - AP)) of n anomalies.
     """
+    from scipy.special import expit, logit
+
     centre = min(max(value, 1e-6), 1 - 0.5 / (anomalies + 1))  # of 0 and 1 the logit is infinite
     deviation = 1 / math.sqrt(anomalies * centre * (1 - centre)) if deviation is None else deviation
-    low, high = _expit(_logit(centre) + Z * deviation * np.array([-1, 1]))
+    low, high = expit(logit(centre) + Z * deviation * np.array([-1, 1]))
     return float(low), 1.0 if value == 1 else float(high)
 
 
@@ -174,18 +178,10 @@ def audit(arrays: Mapping[str, np.ndarray], statistics: str = "mixed") -> pd.Dat
         if name in ("label", "predicted", "is_anomaly") or at + end != plan.STATISTICS[statistics]:
             continue
         ranking = Ranking(arrays["is_anomaly"], arrays[key])
-        row = {"average_precision": ranking.average_precision(), "trapezoid": ranking.trapezoid()}
-        row |= dict(zip(("lowest", "highest"), ranking.bounds(), strict=True))
-        rows[name] = row | {"tied": ranking.images[ranking.images > 1].sum() / len(ranking.anomaly)}
-    return 100 * pd.DataFrame.from_dict(rows, orient="index")
-
-
-def _logit(p: np.ndarray | float) -> np.ndarray:
-    return np.log(p) - np.log1p(-np.asarray(p))
-
-
-def _expit(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
+        tied = ranking.images[ranking.images > 1].sum() / len(ranking.anomaly)
+        rows[name] = [ranking.average_precision(), ranking.trapezoid(), *ranking.bounds(), tied]
+    columns = ["average_precision", "trapezoid", "lowest", "highest", "tied"]
+    return 100 * pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
 # --- detectors and methods over held-out classes
@@ -230,10 +226,12 @@ def measured(runs: Sequence[tuple[Experiment, Sequence[Record]]], resamples: int
 
 def _rankings(experiment: Experiment, records: Sequence[Record]) -> dict[tuple[str, str, str, int, str], Ranking]:
     wanted, end, found = plan.scoring(experiment), plan.STATISTICS[experiment.statistics], {}
-    for record in (record for record in records if record.hold_out):
+    for record in records:
+        if not record.hold_out:
+            continue
         arrays, which = record.scores(), (record.dataset, record.hold_out, record.method, record.trial)
-        for name, key in ((name, record.key(how)) for name, how in wanted.items()):
-            if key:
+        for name, how in wanted.items():
+            if key := record.key(how):
                 found[*which, name] = Ranking(arrays["is_anomaly"], arrays[key + end], arrays["label"])
     return found
 
@@ -253,9 +251,10 @@ def _paper(experiments: Sequence[Experiment]) -> dict[str, float]:
     for e in experiments:
         rows = [name for name in plan.held_out(e) if name]
         table = tables.paper(e.dataset, rows, e.architecture, e.train_per_class)
-        tabled.append(table.loc[rows] if len(table) else table)
-    whole = all(len(table) for table in tabled)
-    return pd.concat(tabled).mean().to_dict() if whole else {}
+        if table.empty or not rows:
+            return {}
+        tabled.append(table.loc[rows])
+    return pd.concat(tabled).mean().to_dict()
 
 
 def leaderboard(found: Measured) -> pd.DataFrame:
@@ -264,24 +263,22 @@ def leaderboard(found: Measured) -> pd.DataFrame:
     images_low to images_high: 95 % over other test images, as many; trial_std: standard deviation of that mean over trials;
     class_low to class_high: 95 % over other held-out classes. auroc, fpr95: as peers report it. paper: the paper's mean.
     """
-    others = {
-        name: _by_class({k: 100 * getattr(r, name)() for k, r in found.rankings.items()}).reindex(found.classes.index).mean()
-        for name in ("auroc", "fpr95")
-    }
-    rows = []
+    rows, others = [], {}
+    for name in ("auroc", "fpr95"):
+        values = {key: 100 * getattr(ranking, name)() for key, ranking in found.rankings.items()}
+        others[name] = _by_class(values).reindex(found.classes.index).mean()
     for method, score in found.classes.columns:
         values = found.classes[method, score]
         half = Z * found.resampled[method, score].std() if len(values) else math.nan
         row = {"method": method, "score": score, "average_precision": values.mean()}
         row |= {"images_low": values.mean() - half, "images_high": values.mean() + half}
         row |= {"trial_std": _trials(found, method, score).std()}
-        row |= dict(zip(("class_low", "class_high"), _t_interval(values), strict=True))
+        row["class_low"], row["class_high"] = _t_interval(values)
         row |= {name: measure[method, score] for name, measure in others.items()}
         rows.append(row | {"paper": found.paper.get(f"{method}_{score}", math.nan)})
-    table = pd.DataFrame(rows, columns=BOARD)
-    table["place"] = table.method.map({method: k for k, method in enumerate(table.method.unique())})
-    order = table.sort_values(["place", "average_precision"], ascending=[True, False], kind="stable")
-    return order.drop(columns="place").set_index(["method", "score"])
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    rows.sort(key=lambda row: (methods.index(row["method"]), -row["average_precision"]))
+    return pd.DataFrame(rows, columns=BOARD).set_index(["method", "score"])
 
 
 def _trials(found: Measured, method: str, score: str) -> pd.Series:
@@ -325,11 +322,8 @@ def _contrast(found: Measured, better: tuple[str, str], worse: tuple[str, str]) 
     gained = (found.classes[better] - found.classes[worse]).round(9)  # equal ones are equal again, for the ranks
     half = Z * (found.resampled[better] - found.resampled[worse]).std() if len(gained) else math.nan
     low, high = _t_interval(gained)
-    row: dict[str, object] = {
-        "method": better[0],
-        "score": better[1],
-        "against": worse[1] if better[0] == worse[0] else worse[0],
-    }
+    row: dict[str, object] = {"method": better[0], "score": better[1]}
+    row |= {"against": worse[1] if better[0] == worse[0] else worse[0]}
     row |= {"difference": gained.mean(), "low": low, "high": high}
     row |= {"images_low": gained.mean() - half, "images_high": gained.mean() + half}
     return row | {"above": int((gained > 0).sum()), "classes": len(gained), "p": wilcoxon(gained)}
