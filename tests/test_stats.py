@@ -65,11 +65,6 @@ def test_measures_are_scikit_learns(seed, kind):
         assert ranking.average_precision(share) == pytest.approx(expected)
 
 
-def test_the_trapezoid_says_twice_chance_where_all_are_tied():
-    tied = stats.Ranking(np.arange(600) < 50, np.zeros(600))
-    assert tied.average_precision() == pytest.approx(50 / 600) and tied.trapezoid() == pytest.approx(0.542, abs=1e-3)
-
-
 @pytest.mark.parametrize("seed", range(6))
 def test_the_bounds_are_those_of_all_orders_that_ties_leave(seed):
     rng = np.random.default_rng(seed)
