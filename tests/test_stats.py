@@ -426,11 +426,7 @@ def test_without_runs_all_tables_and_figures_say_so(runs):
     curves, empty = stats.by_prevalence(found), pd.DataFrame(columns=pd.MultiIndex.from_product([["p"], ["average_precision"]]))
     alike = stats.correlations(found, empty)
     assert show.prevalences(curves).empty and show.correlations(alike).empty and show.possible(tested) == ""
-    for figure in (
-        plots.forest(found, gained, "Above"),
-        plots.prevalence(curves, board),
-        plots.probes(found, empty, alike),
-    ):
+    for figure in (plots.forest(found, gained, "Above"), plots.prevalence(curves, board), plots.probes(found, empty, alike)):
         assert "not" in figure.axes[0].texts[0].get_text()
 
 
