@@ -31,6 +31,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
+from test_publishers import encoded
+from test_publishers import tar_bytes as tar
 from torchvision.datasets import CIFAR10, STL10
 
 from semlib import checkpoint, config, datasets, runs, training
@@ -445,17 +447,7 @@ def pixels(*shape):
 
 
 def picture(kind="PNG", side=32):
-    Image.fromarray(pixels(side, side, 3)).save(buffer := io.BytesIO(), kind)
-    return buffer.getvalue()
-
-
-def tar(members, mode="w"):
-    with tarfile.open(fileobj=(buffer := io.BytesIO()), mode=mode) as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
+    return encoded(pixels(side, side, 3), kind)
 
 
 def finished(where):

@@ -140,11 +140,12 @@ ODD = {  # a module in which the function `f` depends on N in an indirect way
         "def f(x):\n    return KEPT[0]()\n"
     ),
     "a look-up at run time": "def part():\n    return N\ndef f(x):\n    return globals()['pa' + 'rt']()\n",
-    "sys.modules": "import sys\ndef part():\n    return N\ndef f(x):\n    return vars(sys.modules[__name__])['part']()\n",
+    "sys.modules": "import sys\ndef part():\n    return N\ndef f(x):\n    return getattr(sys.modules[__name__], 'part')()\n",
     "a block at the module's top": "X = 1\nif X:\n    Y = N\nelse:\n    Y = 2\ndef f(x):\n    return Y\n",
     "a call at the module's top": "Y = []\nY.append(N)\ndef f(x):\n    return Y\n",
     "a base class": "class A:\n    X = N\nclass B(A):\n    pass\ndef f(x):\n    return B.X\n",
     "what an import alone runs": "X = 0\nif __name__ != '__main__':\n    X = N\ndef f(x):\n    return X\n",
+    "its else": "if __name__ == '__main__':\n    X = 0\nelse:\n    X = N\ndef f(x):\n    return X\n",
     "a default": "ONE = N\ndef f(x, y=ONE):\n    return y\n",
     "a function made by another": "def make(n):\n    return lambda x: n\nf = make(N)\n",
     "two names at once": "A, B = 0, N\ndef f(x):\n    return B\n",
@@ -174,14 +175,16 @@ def test_dependences_that_are_not_plain_are_seen_too(tmp_path, modules, kind):
     "line",
     [
         *("from helps import *", "import helps", "import helps as h", "from helps import VALUE\ndef g():\n    return VALUE"),
+        "import wrapped.inner",  # runs the package's __init__.py
         "import importlib; H = importlib.import_module('helps')",
         "from importlib import import_module\ndef f(x):\n    return import_module('.helps', 'wrapped').VALUE",
     ],
 )
 def test_an_import_for_its_effects_or_of_everything_is_followed(tmp_path, modules, line):
     (tmp_path / "wrapped").mkdir()
-    (tmp_path / "wrapped" / "__init__.py").write_text("")
-    place = "wrapped/helps.py" if "wrapped" in line else "helps.py"
+    for name in ("__init__", "inner"):
+        (tmp_path / "wrapped" / f"{name}.py").write_text("")
+    place = "wrapped/__init__.py" if "inner" in line else "wrapped/helps.py" if "wrapped" in line else "helps.py"
     (tmp_path / place).write_text("VALUE = 1\n")
     (tmp_path / "odd.py").write_text(line + ("" if "def f" in line else "\ndef f(x):\n    return x\n"))
     before = user_code.digest("odd:f")
