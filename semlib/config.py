@@ -330,11 +330,11 @@ def create(parameters: Mapping[str, Any]) -> Experiment:
 
 
 def several(parameters: Mapping[str, Any]) -> tuple[Experiment, ...]:
-    """The experiments of a notebook about more than one: of its `settings`, `labels`, list in `dataset`, `auxiliary_weights`.
+    """All experiments that a notebook's parameters describe; without the parameters of Several the one that `create` makes.
 
-    Each of `labels` has its own epochs, and ten evaluations. With auxiliary_weights a data set has plain classification first,
-    then each of its other methods alone with each weight. epochs and labels None are a file's own. auxiliary_weight None is
-    what `lambda_search` chose. Without any of these it is the one that `create` makes.
+    settings: one for each file; epochs and labels are the file's where the notebook leaves them None. labels: one for each
+    number of images a class, with its epochs and ten evaluations. auxiliary_weights: plain classification, then each method
+    alone with each of its weights. auxiliary_weight None: the one that `lambda_search` chose.
     """
     lists = {name for name in Several.model_fields if name != "dataset" or isinstance(parameters.get(name), list | tuple)}
     by = _checked(Several, {name: value for name, value in parameters.items() if name in lists})
@@ -414,9 +414,9 @@ def unknown(name: object, also: tuple[str, ...] = ()) -> str:
 def from_parameters(namespace: dict[str, Any], also: tuple[str, ...] = ()) -> Experiment:
     """The Experiment that a notebook's parameters cell describes: `experiment = config.from_parameters(globals())`.
 
-    also: further parameters of that notebook. What the kernel has from elsewhere, a start-up file say, isn't one. In a fresh
-    kernel any other plain value is a misspelt parameter, which Papermill would only warn about; once `experiment` exists, a
-    user's own variables are left alone.
+    also: further parameters of that notebook. Names that no cell has set (a start-up file's) are ignored. In a fresh kernel
+    any other plain value is taken for a misspelt parameter, of which Papermill would only warn; once `experiment` exists,
+    the user's own variables are left alone.
     """
     made = several(_given(namespace, also, "experiment"))
     if len(made) > 1:
@@ -451,7 +451,7 @@ def _assigned(cell: str) -> set[str]:
 
 
 def from_yaml(text: str) -> Any:
-    """What a YAML text says; ValueError, one line, where it is none or says a name twice."""
+    """The value of a YAML text; ValueError, one line, if it isn't YAML or has a name twice."""
     try:
         root = yaml.compose(text, yaml.SafeLoader)
         names = [key.value for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []

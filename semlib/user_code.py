@@ -29,9 +29,9 @@ _digests: dict[str, tuple[Files, str]] = {}
 
 
 def function(name: str) -> Callable[..., Any]:
-    """The function named package.module:function, found from the checkout's root too; ConfigError if there is none.
+    """The function named package.module:function, looked for in the checkout's root too; ConfigError if there is none.
 
-    Where it or a module that it imports was edited since (a kernel in Lab lives on), they are imported again.
+    If it or a module that it imports was edited since its import, as in a kernel that lives on, they are imported again.
     """
     module, _, attribute = name.partition(":")
     if str(ROOT) not in sys.path:
@@ -48,8 +48,8 @@ def function(name: str) -> Callable[..., Any]:
 def digest(name: str) -> str:
     """16 hex digits of the source that a user's function depends on, without comments, docstrings and layout.
 
-    Of its own module the statements that it can reach, and the whole of every module that its own imports which is neither
-    Python's, nor installed in site-packages, nor semlib's. What a function reads from other files is not seen.
+    Covered are the statements of its own module that it can reach, and all of each module that this imports, except Python's,
+    semlib's and those in site-packages. Files that the function reads are not covered.
     """
     function(name)
     module, _, attribute = name.partition(":")
@@ -159,8 +159,8 @@ def _imports(statement: ast.stmt, module: str, is_package: bool) -> Iterator[str
 def _reached(body: list[ast.stmt], attribute: str, module: str, is_package: bool) -> list[ast.stmt]:
     """The statements of a module on which one of its names depends, in their order.
 
-    Left out is only what can do nothing by itself and is not reached by name: other functions and classes with their
-    attributes, constants, imports of what is installed. A module whose function looks names up at run time is taken whole.
+    Left out are only definitions, constants and imports of installed modules whose names are not reached, as they do nothing
+    by themselves. A module whose function looks names up at run time is taken whole.
     """
     defined = {s.name for s in body if isinstance(s, DEFINITIONS)}
     imports = {k: s for k, s in enumerate(body) if isinstance(s, ast.Import | ast.ImportFrom)}
@@ -188,7 +188,7 @@ def _reached(body: list[ast.stmt], attribute: str, module: str, is_package: bool
 
 
 def _binds(statement: ast.stmt, defined: set[str], known: set[str]) -> set[str] | None:
-    """The names that a statement binds if it does nothing else; None if it may.
+    """The names that a statement binds; None if it may do more than that.
 
     defined: functions and classes of the module; known: builtins and what is imported from installed modules.
     """

@@ -1,4 +1,4 @@
-"""A notebook's parameters as a command line gives them, the experiments it will make of them, and its execution."""
+"""A notebook's parameters from the command line, the experiments that they describe, and the notebook's execution."""
 
 import ast
 import json
@@ -28,7 +28,7 @@ sys.modules.setdefault("rfc3987_syntax", None)  # ty: ignore[no-matching-overloa
 def parameters(
     notebook: Path, files: Sequence[str | Path], pairs: Sequence[Sequence[str]]
 ) -> tuple[dict[str, Any], tuple[Experiment, ...]]:
-    """What to pass to the notebook, and the experiments that it will make of it; ConfigError names the choices."""
+    """The parameters to pass to the notebook, and the experiments that it will make of them; ConfigError names the choices."""
     import papermill
 
     if notebook.suffix != ".ipynb":
@@ -157,7 +157,7 @@ def _kernels(threads: int | None) -> Generator[str, None, None]:
 
 
 def prepare(experiments: Sequence[Experiment]) -> None:
-    """Before anything starts: ConfigError or DataError, one line, for what can't be run; data to train on are prepared."""
+    """Check everything before a job starts, and prepare the data; ConfigError or DataError, one line, for what can't run."""
     check(experiments)
     same = defaultdict(list)  # experiments on the same data
     for e in experiments:

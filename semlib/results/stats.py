@@ -1,8 +1,8 @@
-"""What a detector's ranking of the test images is worth, how certain that is, and how far one is above another.
+"""Measures of a detector's ranking of the test images, their uncertainty, and differences between detectors.
 
-Three sources of uncertainty are told apart, and every column says which one it is about: other test images of the same classes,
-given the trained networks (`images_`: a bootstrap); another training (`trial_`: the standard deviation over trials); another
-held-out class (`class_`, or low and high: a t-interval over the classes). One ranking's are fractions, tables are in percent.
+There are three sources of uncertainty, and each column's name says which it is: other test images of the same classes, given
+the trained networks (`images_`: a bootstrap); another training (`trial_`: the standard deviation over trials); another held-out
+class (`class_`, or low and high: a t-interval over the classes). Measures of one ranking are fractions, tables are in percent.
 """
 
 import itertools
@@ -60,9 +60,9 @@ class Ranking:
         self.fallout = (everything - true).cumsum() / (everything - true).sum()  # the false positive rate
 
     def average_precision(self, prevalence: float | None = None) -> float:
-        """Eq. 4; or what it would be if anomalies were such a share of the images and the two distributions of scores stayed.
+        """Eq. 4. prevalence: as if this share p of the images were anomalies, with the same two distributions of scores.
 
-        So weighted the normal images count (1 - p) / p times anomalies / normal images (Siblini et al. 2020).
+        Each normal image then has the weight (1 - p) / p times anomalies / normal images (Siblini et al. 2020).
         """
         if prevalence is not None and not 0 < prevalence < 1:
             raise ValueError(f"prevalence should be between 0 and 1, not {prevalence}")
@@ -102,7 +102,7 @@ class Ranking:
         return self._order[: ends[-1]], np.r_[0, ends[:-1]], true, np.searchsorted(self._level[true], found)
 
     def resampled(self, counts: np.ndarray) -> np.ndarray:
-        """Average precisions (B,) when each image is there so many times, counts (N, B); sorting is not repeated."""
+        """Average precisions (B,) of B resamples, without sorting anew. counts (N, B): how often each has each image."""
         images, starts, anomalies, firsts = self._steps
         everything = np.add.reduceat(counts[images], starts, axis=0, dtype=np.int64).cumsum(0)  # (steps, B)
         true = np.add.reduceat(counts[anomalies], firsts, axis=0, dtype=np.int64)
@@ -111,7 +111,7 @@ class Ranking:
 
 
 def draws(strata: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
-    """How many times each image is drawn in so many bootstrap resamples of each stratum, (N, count)."""
+    """How often each image is drawn in each of `count` bootstrap resamples, stratum by stratum: (N, count)."""
     rng, counts = np.random.default_rng(seed), np.empty((len(strata), count), np.int16)
     for stratum in np.unique(strata):
         members = np.flatnonzero(strata == stratum)
@@ -164,7 +164,7 @@ def difference_interval(
 
 
 def audit(arrays: Mapping[str, np.ndarray], statistics: str = "mixed") -> pd.DataFrame:
-    """What one file of scores says by other rules, in percent, a row a score: `audit(np.load("scores.npz"))`.
+    """Average precision of each score in a file and by other rules, in percent, a row each: `audit(np.load("scores.npz"))`.
 
     average_precision: Eq. 4, images of one score one step. trapezoid: straight lines between the steps, as many libraries have
     it. lowest and highest: the average precision of the worst and the best order of images of one score. tied: images that
