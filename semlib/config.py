@@ -13,8 +13,6 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import date
-from functools import partial
-from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -90,7 +88,8 @@ def _labels(value: Any) -> Any:
 Number = Annotated[float, BeforeValidator(_number)]
 Text = Annotated[str, BeforeValidator(_text), Field(min_length=1)]
 Names = Annotated[tuple[Text, ...], BeforeValidator(_tuple), Field(min_length=1), AfterValidator(_once)]
-ClassName = Annotated[Text, AfterValidator(partial(unicodedata.normalize, "NFC"))]  # as the names of classes are
+ClassName = Annotated[Text, AfterValidator(lambda name: unicodedata.normalize("NFC", name))]  # as data sets have them
+OptionalNames = Annotated[Names | None, BeforeValidator(_none)]
 ClassNames = Annotated[tuple[ClassName, ...], BeforeValidator(_tuple), Field(min_length=1), AfterValidator(_once)]
 MOST = 10**6  # of anything that is counted: more is a slip, and could fill the memory before it is noticed
 Count = Annotated[int, Field(ge=1, le=MOST)]
@@ -311,13 +310,8 @@ def documented() -> str:
     return "\n".join(lines).rstrip()
 
 
-OptionalNames = Annotated[Names | None, BeforeValidator(_none)]
-
-
-class Several(BaseModel):
-    """What makes several experiments of one notebook's parameters."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+class Several(Group):
+    """Parameters that make several experiments out of one notebook."""
 
     settings: OptionalNames = None  # files of parameters; the notebook's own go over them
     dataset: OptionalNames = None  # a list of names: the same settings for each
@@ -336,18 +330,21 @@ def create(parameters: Mapping[str, Any]) -> Experiment:
 
 
 def several(parameters: Mapping[str, Any]) -> tuple[Experiment, ...]:
-    """The experiments of a notebook about more than one: of its `settings`, `labels`, list in `dataset`, `auxiliary_weights`.
+    """All experiments that a notebook's parameters describe; without the parameters of Several the one that `create` makes.
 
-    Each of `labels` has its own epochs, and ten evaluations. With auxiliary_weights a data set has plain classification first,
-    then each of its other methods alone with each weight. epochs and labels None are a file's own. auxiliary_weight None is
-    what `lambda_search` chose. Without any of these it is the one that `create` makes.
+    settings: one for each file; epochs and labels are the file's where the notebook leaves them None. labels: one for each
+    number of images a class, with its epochs and ten evaluations. auxiliary_weights: plain classification, then each method
+    alone with each of its weights. auxiliary_weight None: the one that `lambda_search` chose.
     """
     lists = {name for name in Several.model_fields if name != "dataset" or isinstance(parameters.get(name), list | tuple)}
     by = _checked(Several, {name: value for name, value in parameters.items() if name in lists})
     if by.settings:
         own = [name for name in ("epochs", "labels") if parameters.get(name) is None]
         over = {name: value for name, value in parameters.items() if name not in ("settings", *own)}
-        return tuple(e for file in by.settings for e in several(_settings(file) | over))
+        files = {file: read_parameters(file) for file in by.settings}
+        if nested := [file for file, values in files.items() if "settings" in values]:  # perhaps its own
+            raise ConfigError(f"settings: {nested[0]} has settings itself; name files that have none")
+        return tuple(e for values in files.values() for e in several(values | over))
     if by.dataset:
         return tuple(e for name in by.dataset for e in several({**parameters, "dataset": name}))
     if by.labels:
@@ -366,30 +363,22 @@ def several(parameters: Mapping[str, Any]) -> tuple[Experiment, ...]:
     return (create(given),)
 
 
-def _settings(file: str) -> dict[str, Any]:
-    parameters = read_parameters(file)
-    if "settings" in parameters:  # perhaps its own
-        raise ConfigError(f"settings: {file} has settings itself; name files that have none")
-    return parameters
-
-
 def chosen_weight(experiment: Experiment) -> float:
-    """The auxiliary weight that lambda_search.ipynb wrote into outputs/<profile>/; until it has, 1.0, of CPC 10.0.
+    """The auxiliary weight that lambda_search.ipynb chose for this data set, method and number of images a class.
 
-    It is that of the data set, the method and, unless all training images are used, of so many of each class.
+    It lies in outputs/<profile>/auxiliary_weights.csv. Until it is chosen the weight is 1.0, for CPC 10.0.
     """
     path, method = experiment.folder / CHOSEN_WEIGHTS, next((m for m in experiment.trained if m != "classification"), None)
-    wanted = (experiment.dataset_name, method, str(experiment.train_per_class or ""))
+    wanted, unchosen = (experiment.dataset_name, method, str(experiment.train_per_class or "")), UNCHOSEN.get(method, 1.0)
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            key = itemgetter("dataset", "method")
-            rows = [row for row in csv.DictReader(file) if (*key(row), row.get("train_per_class") or "") == wanted]
-        weight = _number(rows[0]["auxiliary_weight"]) if rows else UNCHOSEN.get(method, 1.0)
+            rows = [r for r in csv.DictReader(file) if (r["dataset"], r["method"], r.get("train_per_class") or "") == wanted]
+        weight = _number(rows[0]["auxiliary_weight"]) if rows else unchosen
         if weight < 0:
             raise ValueError(f"auxiliary_weight is {weight}")
         return weight
     except FileNotFoundError:
-        return UNCHOSEN.get(method, 1.0)
+        return unchosen
     except (OSError, KeyError, ValueError, csv.Error) as error:
         raise ConfigError(f"{path} can't be read ({one_line(error)}); lambda_search.ipynb writes it") from None
 
@@ -425,9 +414,9 @@ def unknown(name: object, also: tuple[str, ...] = ()) -> str:
 def from_parameters(namespace: dict[str, Any], also: tuple[str, ...] = ()) -> Experiment:
     """The Experiment that a notebook's parameters cell describes: `experiment = config.from_parameters(globals())`.
 
-    also: further parameters of that notebook. What the kernel has from elsewhere, a start-up file say, isn't one. In a fresh
-    kernel any other plain value is a misspelt parameter, which Papermill would only warn about; once `experiment` exists, a
-    user's own variables are left alone.
+    also: further parameters of that notebook. Names that no cell has set (a start-up file's) are ignored. In a fresh kernel
+    any other plain value is taken for a misspelt parameter, of which Papermill would only warn; once `experiment` exists,
+    the user's own variables are left alone.
     """
     made = several(_given(namespace, also, "experiment"))
     if len(made) > 1:
@@ -462,7 +451,7 @@ def _assigned(cell: str) -> set[str]:
 
 
 def from_yaml(text: str) -> Any:
-    """What a YAML text says; ValueError, one line, where it is none or says a name twice."""
+    """The value of a YAML text; ValueError, one line, if it isn't YAML or has a name twice."""
     try:
         root = yaml.compose(text, yaml.SafeLoader)
         names = [key.value for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []

@@ -54,7 +54,7 @@ def file_name(*words: str) -> str:
 
 
 def check_writable(folder: Path, needed: int = 0) -> None:
-    """OSError if no file can be written into the folder, which is made, or not so many bytes: better found before the work."""
+    """Make the folder; OSError if no file can be written into it, or if less than `needed` bytes are free."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         tempfile.TemporaryFile(dir=folder).close()

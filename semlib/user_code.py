@@ -29,9 +29,9 @@ _digests: dict[str, tuple[Files, str]] = {}
 
 
 def function(name: str) -> Callable[..., Any]:
-    """The function named package.module:function, found from the checkout's root too; ConfigError if there is none.
+    """The function named package.module:function, looked for in the checkout's root too; ConfigError if there is none.
 
-    Where it or a module that it imports was edited since (a kernel in Lab lives on), they are imported again.
+    If it or a module that it imports was edited since its import, as in a kernel that lives on, they are imported again.
     """
     module, _, attribute = name.partition(":")
     if str(ROOT) not in sys.path:
@@ -48,8 +48,8 @@ def function(name: str) -> Callable[..., Any]:
 def digest(name: str) -> str:
     """16 hex digits of the source that a user's function depends on, without comments, docstrings and layout.
 
-    Of its own module the statements that it can reach, and the whole of every module that its own imports which is neither
-    Python's, nor installed in site-packages, nor semlib's. What a function reads from other files is not seen.
+    Covered are the statements of its own module that it can reach, and all of each module that this imports, except Python's,
+    semlib's and those in site-packages. Files that the function reads are not covered.
     """
     function(name)
     module, _, attribute = name.partition(":")
@@ -109,12 +109,12 @@ def _closure(module: str, attribute: str | None) -> dict[str, list[ast.stmt]]:
         if path.suffix != ".py":
             found[name] = [ast.Expr(ast.Constant(hashlib.sha256(path.read_bytes()).hexdigest()))]
             continue
-        body = [s for s in ast.parse(path.read_bytes()).body if not _is_main(s) and not _is_text(s)]
+        body = [s for s in ast.parse(path.read_bytes()).body if not _is_idle(s)]
         package = path.stem == "__init__"
         found[name] = _reached(body, wanted, name, package) if wanted else body
         imported = {i for statement in found[name] for i in _imports(statement, name, package)}
-        parents = {parent for other in (name, *imported) for parent in _parents(other)} - {name}
-        queue += [(other, None) for other in imported | parents]
+        packages = {other[:k] for other in (name, *imported) for k, letter in enumerate(other) if letter == "."}
+        queue += [(other, None) for other in imported | packages - {name}]
     return found
 
 
@@ -131,11 +131,6 @@ def _is_users(path: Path) -> bool:
     places = [Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib")] + [Path(__file__).parent]
     places += [place.resolve() for place in places]  # a Python may be reached through a link
     return not INSTALLED & set(path.parts) and not any(p.is_relative_to(q) for p in (path, path.resolve()) for q in places)
-
-
-def _parents(module: str) -> Iterator[str]:
-    while module := module.rpartition(".")[0]:
-        yield module
 
 
 def _imports(statement: ast.stmt, module: str, is_package: bool) -> Iterator[str]:
@@ -164,8 +159,8 @@ def _imports(statement: ast.stmt, module: str, is_package: bool) -> Iterator[str
 def _reached(body: list[ast.stmt], attribute: str, module: str, is_package: bool) -> list[ast.stmt]:
     """The statements of a module on which one of its names depends, in their order.
 
-    Left out is only what can do nothing by itself and is not reached by name: other functions and classes with their
-    attributes, constants, imports of what is installed. A module whose function looks names up at run time is taken whole.
+    Left out are only definitions, constants and imports of installed modules whose names are not reached, as they do nothing
+    by themselves. A module whose function looks names up at run time is taken whole.
     """
     defined = {s.name for s in body if isinstance(s, DEFINITIONS)}
     imports = {k: s for k, s in enumerate(body) if isinstance(s, ast.Import | ast.ImportFrom)}
@@ -193,7 +188,7 @@ def _reached(body: list[ast.stmt], attribute: str, module: str, is_package: bool
 
 
 def _binds(statement: ast.stmt, defined: set[str], known: set[str]) -> set[str] | None:
-    """The names that a statement binds if it does nothing else; None if it may.
+    """The names that a statement binds; None if it may do more than that.
 
     defined: functions and classes of the module; known: builtins and what is imported from installed modules.
     """
@@ -224,16 +219,10 @@ def _last(node: ast.AST) -> str:
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 
-def _is_main(statement: ast.stmt) -> bool:
-    """if __name__ == "__main__": nothing that an import runs."""
-    return (
-        isinstance(statement, ast.If)
-        and ast.unparse(statement.test) in ("__name__ == '__main__'", "'__main__' == __name__")
-        and not statement.orelse
-    )
-
-
-def _is_text(statement: ast.stmt) -> bool:
+def _is_idle(statement: ast.stmt) -> bool:
+    """Whether an import runs nothing of it: a docstring, or if __name__ == "__main__"."""
+    if isinstance(statement, ast.If):
+        return ast.unparse(statement.test) in ("__name__ == '__main__'", "'__main__' == __name__") and not statement.orelse
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 

@@ -88,12 +88,6 @@ def test_detectors_learn_from_training_images_without_the_anomaly_which_is_what_
     np.testing.assert_array_equal(learned[-1], data.train.images)
 
 
-def test_edge_energy_ranks_an_even_image_as_most_anomalous():
-    even, ramp, board = np.full((8, 8), 90), np.arange(64).reshape(8, 8) * 2, np.indices((8, 8)).sum(0) // 2 % 2 * 200
-    images = np.stack([board, even, ramp]).astype(np.uint8)[:, None].repeat(3, 1)
-    assert metrics.edge_energy(images).argsort()[::-1].tolist() == [1, 2, 0] and metrics.edge_energy(images)[1] == 0
-
-
 def test_edge_energy_is_minus_the_mean_square_of_sobels_gradient():
     expected = []
     for grey in TEST.mean(1) / 255:
@@ -103,7 +97,8 @@ def test_edge_energy_is_minus_the_mean_square_of_sobels_gradient():
 
 def test_a_set_that_is_not_here_is_said_so_beside_the_papers_number():
     columns = list(appendix_d.detectors())
-    rows = appendix_d.table("cifar10", pd.DataFrame(columns=columns), pd.DataFrame(11.0, index=["average"], columns=columns))
+    held_out = pd.DataFrame(11.0, index=[*"0123456789", "average"], columns=columns)
+    rows = appendix_d.table("cifar10", pd.DataFrame(columns=columns), held_out)
     text = appendix_d.shown(rows)
     assert text.loc["iSUN", "full-covariance Gaussian"] == "not available" and text.loc["iSUN", "paper"] == "99.21"
     assert text.loc["CIFAR-10 hold-outs (mean of 10)", "difference"] == "-0.17"

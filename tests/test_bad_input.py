@@ -31,6 +31,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
+from test_publishers import encoded
+from test_publishers import tar_bytes as tar
 from torchvision.datasets import CIFAR10, STL10
 
 from semlib import checkpoint, config, datasets, runs, training
@@ -262,13 +264,13 @@ def test_a_file_that_holds_no_parameters_is_one_line_at_once(command, tmp_path, 
     monkeypatch.chdir(tmp_path)
     path, content = tmp_path / "wrong.yaml", FILES[what]
     path.write_bytes(content if isinstance(content, bytes) else content.replace("wrong.yaml", str(path)).encode())
-    started = time.perf_counter()
+    started = time.process_time()  # a loaded machine is no fault
     with pytest.raises(ConfigError) as error:
         config.several(config.read_parameters(path))
     named = {"a huge hexadecimal": "epochs", "a billion laughs": "epochs", "a billion merges": "'b'", "itself": "epochs"}
     assert is_one_line(error.value, named.get(what, "wrong.yaml")), error.value
     refused(command, "run", HOLDOUT, "-f", path, *parameters(outputs=tmp_path / "outputs"))
-    assert list(tmp_path.iterdir()) == [path] and time.perf_counter() - started < 10
+    assert list(tmp_path.iterdir()) == [path] and time.process_time() - started < 10
 
 
 @few(100)
@@ -445,17 +447,7 @@ def pixels(*shape):
 
 
 def picture(kind="PNG", side=32):
-    Image.fromarray(pixels(side, side, 3)).save(buffer := io.BytesIO(), kind)
-    return buffer.getvalue()
-
-
-def tar(members, mode="w"):
-    with tarfile.open(fileobj=(buffer := io.BytesIO()), mode=mode) as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return buffer.getvalue()
+    return encoded(pixels(side, side, 3), kind)
 
 
 def finished(where):

@@ -256,43 +256,6 @@ def test_the_number_of_vims_main_directions_is_by_the_width(units, main):
 # -- known limits -----------------------------------------------------------------------------------------------------
 
 
-def test_msp_is_max_softmax():
-    case = made_up()
-    assert_same(case.scores("msp"), metrics.max_softmax(torch.from_numpy(case.test.logits)).numpy(), 1e-14)
-
-
-def test_msp_t1000_is_odin_without_its_perturbation():
-    net, images = small_network(), random_images(12)
-    test = metrics.features(net, images)
-    scores = metrics.fit("msp_t1000", test, np.arange(12) % 3, net)(test)
-    odin = metrics.odin(net, torch.from_numpy(images).float() / 255, temperature=1000.0, epsilon=0.0).numpy()
-    assert np.ptp(odin) > 1e-5
-    np.testing.assert_allclose(scores, odin, rtol=1e-8)  # logits of about 1 to float32's 1e-6, divided by 1000
-
-
-@pytest.mark.parametrize("classes", [2, 5])
-def test_equal_logits_give_the_largest_entropy(classes):
-    case = made_up(classes=classes)
-    p = 1 / classes
-    for logit in (0.0, -700.0, 3e4):
-        test = metrics.Features(case.test.features, np.full((20, classes), logit, np.float32))
-        for name, value in (("entropy", math.log(classes)), ("gen", classes * (p * (1 - p)) ** 0.1), ("msp", -p)):
-            # Float64's 1e-16 of a logit of 3e4
-            np.testing.assert_allclose(metrics.fit(name, case.train, case.labels, case.net)(test), value, rtol=1e-11)
-            assert (case.scores(name) < value).all()
-
-
-@pytest.mark.parametrize("shift", [64.0, -512.0])
-def test_a_constant_added_to_all_logits_shifts_the_energy_and_no_probability(shift):
-    case = made_up()
-    rounded = case.test._replace(logits=np.round(case.test.logits * 256) / 256)  # the sum is then exact in float32
-    shifted = rounded._replace(logits=rounded.logits + np.float32(shift))
-    for name in ("energy", "max_logit", "msp", "msp_t1000", "entropy", "gen", "fdbd"):
-        score = metrics.fit(name, case.train, case.labels, case.net)
-        by = -shift if name in ("energy", "max_logit") else 0.0
-        np.testing.assert_allclose(score(shifted), score(rounded) + by, rtol=1e-12, atol=1e-15, err_msg=name)
-
-
 def test_knn_of_training_images_with_one_image_a_class_is_0():
     case = made_up(classes=4, images=7)  # N // C = 1
     assert (case._replace(test=case.train).scores("knn") == 0).all()
@@ -311,39 +274,6 @@ def test_the_length_of_a_feature_vector_is_of_no_account(name):
     same = np.full(90, -50)  # the class means are of raw features
     train = stretched(case.train, same if name == "cosine" else rng.integers(-60, 60, 90))
     assert_same(case._replace(train=train).scores(name), case.scores(name), 1e-13)
-
-
-@pytest.mark.parametrize("name", ["mahalanobis", "rmd"])
-@pytest.mark.parametrize("seed", range(3))
-def test_an_affine_map_of_all_features_changes_no_mahalanobis_distance(name, seed):
-    units, rng = 8, np.random.default_rng(seed)
-    case = made_up(units, 3, 200, seed)
-    # Multiples of 1/64 and small integers: the mapped features are exact in float32.
-    train, test = (np.round(64 * (f.features + rng.random(f.features.shape))) / 64 for f in (case.train, case.test))
-    matrix, shift = 4 * np.eye(units) + rng.integers(-1, 2, (units, units)), rng.integers(-9, 10, units)
-    assert np.linalg.cond(matrix) > 2
-    tolerance, scores, distances = 0.0, [], 0.0
-    for h, t in ((train, test), (train @ matrix.T + shift, test @ matrix.T + shift)):
-        assert (h.astype(np.float32) == h).all() and (t.astype(np.float32) == t).all()
-        means = np.array(class_means(h, case.labels))
-        for deviations in (h - means[case.labels], h - h.mean(0)):
-            values = np.linalg.eigvalsh(np.cov(deviations.T, bias=True))
-            # The ridge r divides the squared distance by at most 1 + r / smallest eigenvalue.
-            tolerance = max(tolerance, 1e-6 * values.mean() / values[0])
-            distances = max(distances, ((t - h.mean(0)) ** 2).sum(1).max() / values[0])
-        made = case._replace(train=evaluated(h, case.net), test=evaluated(t, case.net))
-        scores.append((made.scores(name), made.scores("cosine")))
-    assert tolerance < 1e-4
-    assert (np.abs(scores[0][1] - scores[1][1]) > 1e-3).any()  # the map is one that other scores notice
-    slack = tolerance * distances if name == "rmd" else 0  # a difference of two distances
-    np.testing.assert_allclose(scores[1][0], scores[0][0], rtol=2 * tolerance, atol=slack)
-
-
-def test_rmd_with_one_class_is_0():
-    case = made_up(classes=1)
-    distances = case.scores("mahalanobis")
-    assert (distances > 1).all()
-    assert (np.abs(case.scores("rmd")) <= 1e-9 * distances).all()  # the two Gaussians are one, but for rounding
 
 
 def vim_case(train):
@@ -377,24 +307,6 @@ def test_vim_with_one_direction_beyond_the_main_ones_has_a_residual():
 
 
 @every_detector
-def test_the_order_of_classes_does_not_matter(name):
-    case = made_up(classes=5)
-    order = np.random.default_rng(0).permutation(5)  # the new class j was order[j]
-    weight, bias = parameters(case.net)
-    train, test = (f._replace(logits=f.logits[:, order]) for f in (case.train, case.test))
-    permuted = Case(train, np.argsort(order)[case.labels], network(weight[order], bias[order]), test)
-    assert_same(permuted.scores(name), case.scores(name), 1e-9)  # float64 sums in another order
-
-
-@every_detector
-def test_the_order_of_training_images_does_not_matter(name):
-    case = made_up()
-    order = np.random.default_rng(0).permutation(90)
-    permuted = case._replace(train=metrics.Features(*(a[order] for a in case.train)), labels=case.labels[order])
-    assert_same(permuted.scores(name), case.scores(name), 1e-9)  # float64 sums in another order
-
-
-@every_detector
 def test_an_image_has_the_same_score_whatever_images_stand_beside_it(name):
     case = made_up(units=24)
     score = metrics.fit(name, case.train, case.labels, case.net)
@@ -410,19 +322,7 @@ def test_an_image_has_the_same_score_whatever_images_stand_beside_it(name):
 
 
 @pytest.mark.parametrize("name", ["gen", "entropy"])
-def test_very_confident_logits_do_not_tie(name):
-    case = made_up()
-    largest = np.concatenate([[60, 61, 300], np.arange(1, 700, 0.25)]).astype(np.float32)
-    logits = np.stack([largest, 0 * largest, 0 * largest], axis=1)
-    for c in range(3):  # whichever class
-        rolled = metrics.Features(np.ones((len(logits), 12), np.float32), np.roll(logits, c, axis=1))
-        scores = metrics.fit(name, case.train, case.labels, case.net)(rolled)
-        assert np.isfinite(scores).all() and (scores > 0).all()
-        assert (np.diff(scores[:3]) < 0).all() and (np.diff(scores[3:]) < 0).all()
-
-
-@pytest.mark.parametrize("name", ["gen", "entropy"])
-@pytest.mark.parametrize("spread", [3, 15, 40])
+@pytest.mark.parametrize("spread", [3, 15, 100])
 def test_very_confident_logits_are_as_in_300_digits(name, spread):
     """1 - p and log p of a p near 1 lose all digits if they are taken from a p rounded to float64."""
     case, rng = made_up(), np.random.default_rng(spread)
@@ -439,14 +339,15 @@ def test_very_confident_logits_are_as_in_300_digits(name, spread):
 
 @every_detector
 @pytest.mark.filterwarnings("error")
-def test_logits_in_the_hundreds_give_finite_scores(name):
+def test_logits_whose_exponentials_overflow_give_finite_scores(name):
     case = made_up()
     weight, bias = parameters(case.net)
-    net = network(100 * weight, 100 * bias)
+    net = network(250 * weight, 250 * bias)
     confident = Case(evaluated(case.train.features, net), case.labels, net, evaluated(case.test.features, net))
-    assert np.abs(confident.test.logits).max() > 300
+    assert min(confident.test.logits.max(), -confident.test.logits.min()) > 750
     assert np.isfinite(confident.scores(name)).all()
-    assert_same(confident.scores(name), expected(name, confident), 1e-9)
+    if name != "entropy":  # of which 300 digits are compared above
+        assert_same(confident.scores(name), expected(name, confident), 1e-9)
 
 
 @every_detector
@@ -473,33 +374,17 @@ def test_a_zero_feature_vector_has_a_finite_score(name, in_training):
 
 
 @every_detector
-def test_no_test_image_and_no_anomaly_is_seen_when_a_detector_is_fitted(name):
+def test_a_detector_neither_changes_nor_keeps_an_array_of_the_callers(name):
     case = made_up()
-    anomalies = made_up(seed=1).test
-    kept = copy.deepcopy((case.train, case.labels, case.test, anomalies, case.net.state_dict()))
-    score = metrics.fit(name, case.train, case.labels, case.net)
-    wanted, of_anomalies = score(case.test), score(anomalies)
-    for before, after in zip(kept[:4], (case.train, case.labels, case.test, anomalies), strict=True):
-        np.testing.assert_equal(after, before)  # neither fitting nor scoring writes into its arguments
-    assert all(torch.equal(case.net.state_dict()[key], tensor) for key, tensor in kept[4].items())
-    for array in (*case.test, *anomalies):
-        array[:] = np.nan
-    again = metrics.fit(name, case.train, case.labels, case.net)
-    for function in (score, again):
-        np.testing.assert_array_equal(function(kept[2]), wanted)
-        np.testing.assert_array_equal(function(kept[3]), of_anomalies)
-        np.testing.assert_array_equal(function(kept[2]), wanted)
-
-
-@every_detector
-def test_a_fitted_detector_keeps_no_array_of_the_callers(name):
-    case = made_up()
+    kept = copy.deepcopy((case.train, case.labels, case.test, parameters(case.net)))
     wanted = case.scores(name)
     score = metrics.fit(name, case.train, case.labels, case.net)  # overwritten before the first image is scored
+    np.testing.assert_equal((case.train, case.labels, case.test, parameters(case.net)), kept)
     case.train.features[:], case.train.logits[:], case.labels[:] = np.nan, 1e9, 0
     for parameter in case.net.parameters():
         parameter.data.fill_(7.0)  # the next trial's weights
-    np.testing.assert_array_equal(score(case.test), wanted)
+    for _ in range(2):  # nor does scoring change the detector
+        np.testing.assert_array_equal(score(case.test), wanted)
 
 
 # -- features ---------------------------------------------------------------------------------------------------------
@@ -585,13 +470,6 @@ def test_features_are_taken_without_dropout_and_the_modes_are_restored():
     # no batch-norm statistic has moved
     assert all(torch.equal(tensor, state[key]) for key, tensor in net.state_dict().items())
     assert all(parameter.grad is None and parameter.requires_grad for parameter in net.parameters())
-
-
-def test_every_detector_scores_a_networks_features():
-    net, train, test = small_network(), metrics.features(small_network(), random_images(90)), random_images(20, seed=1)
-    case = Case(train, np.arange(90) % 3, net, metrics.features(net, test))
-    for name in LITERAL:
-        assert_same(case.scores(name), expected(name, case), 1e-8)  # covariances of 64 units: a larger condition
 
 
 # -- errors -----------------------------------------------------------------------------------------------------------

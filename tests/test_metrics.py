@@ -224,12 +224,13 @@ IMAGES = datasets.load("digits").test.images[:30]
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 30, 500])
-@pytest.mark.parametrize("context", [nullcontext, torch.no_grad])
+@pytest.mark.parametrize("context", [nullcontext, torch.no_grad, torch.inference_mode])
 def test_score_is_the_computation_image_by_image(trained, batch_size, context):
     net = copy.deepcopy(trained[0]).train()  # evaluated in evaluation mode all the same
     functions = {
         "msp": metrics.max_softmax,
         "odin": partial(metrics.odin, temperature=10.0, epsilon=0.01),
+        "defaults": metrics.odin,
         "energy": lambda logits: -logits.logsumexp(1),
         "contrast": lambda images: images.amax((1, 2, 3)) - images.amin((1, 2, 3)),
         "again": lambda net, images: -net(images).logsumexp(1),
@@ -242,6 +243,7 @@ def test_score_is_the_computation_image_by_image(trained, batch_size, context):
     expected = {
         "msp": [-max(literal_probabilities(row[0].tolist())) for row in logits],
         "odin": [metrics.odin(net, single, 10.0, 0.01).item() for single in singles],
+        "defaults": [metrics.odin(net, single).item() for single in singles],
         "energy": [-math.log(sum(math.exp(z) for z in row[0].tolist())) for row in logits],
         "contrast": [single.max() - single.min() for single in singles],
         "again": [-math.log(sum(math.exp(z) for z in row[0].tolist())) for row in logits],
@@ -310,13 +312,6 @@ def test_the_average_precision_of_a_constant_score_is_the_skew(constant, anomali
     assert metrics.average_precision(np.arange(count) < anomalies, scores) == pytest.approx(anomalies / count, rel=1e-12)
 
 
-def test_average_precision_is_1_for_anomalies_first_and_least_for_anomalies_last():
-    is_anomaly = np.arange(100) >= 90
-    assert metrics.average_precision(is_anomaly, np.arange(100)) == pytest.approx(1, rel=1e-12)
-    last = np.mean([k / (90 + k) for k in range(1, 11)])
-    assert metrics.average_precision(is_anomaly, -np.arange(100)) == pytest.approx(last, rel=1e-12)
-
-
 @pytest.mark.parametrize(
     "is_anomaly, scores, message",
     [
@@ -358,21 +353,6 @@ def test_accuracy_is_over_normal_images_only():
 def test_accuracy_says_what_is_wrong(labels, predicted, is_anomaly, message):
     with pytest.raises(ValueError, match=message):
         metrics.accuracy(labels, predicted, is_anomaly)
-
-
-def test_scores_that_differentiate_stand_beside_each_other(trained):
-    both = {"a": metrics.odin, "b": partial(metrics.odin, temperature=1.0, epsilon=0.01)}
-    _, scores = metrics.score(trained[0], IMAGES, both, batch_size=12)
-    for name, function in both.items():
-        alone = metrics.score(trained[0], IMAGES, {name: function}, 12)[1][name]
-        np.testing.assert_allclose(scores[name], alone, rtol=FLOAT32)
-
-
-def test_score_works_in_inference_mode(trained):
-    _, expected = metrics.score(trained[0], IMAGES, {"odin": metrics.odin})
-    with torch.inference_mode():
-        _, found = metrics.score(trained[0], IMAGES, {"odin": metrics.odin})
-    np.testing.assert_array_equal(found["odin"], expected["odin"])
 
 
 @pytest.mark.parametrize("beside", [{}, {"odin": metrics.odin}])

@@ -29,24 +29,6 @@ def random_network(architecture="wrn-10-1", classes=5, image_shape=(3, 16, 16), 
 # -- parameters -------------------------------------------------------------------------------------------------------
 
 
-def literal_count(depth, widen, classes, channels=3):
-    """The weights of Zagoruyko's Table 1, layer by layer."""
-    total, inputs = channels * 16 * 9, 16
-    for width in (16 * widen, 32 * widen, 64 * widen):
-        for _ in range((depth - 4) // 6):
-            total += 2 * inputs + inputs * width * 9  # normalisation's scale and shift, 3x3 convolution
-            total += 2 * width + width * width * 9
-            total += inputs * width if inputs != width else 0  # 1x1 shortcut
-            inputs = width
-    return total + 2 * inputs + inputs * classes + classes
-
-
-def parameter_count(architecture, classes, channels=3, **settings):
-    with torch.device("meta"):  # shapes without memory
-        net = models.build(architecture, classes, (channels, 32, 32), **settings)
-    return sum(parameter.numel() for parameter in net.parameters())
-
-
 @pytest.mark.parametrize(
     "architecture, classes, heads, count",
     [
@@ -59,33 +41,12 @@ def parameter_count(architecture, classes, channels=3, **settings):
     ],
 )
 def test_the_papers_networks_have_the_published_number_of_parameters(architecture, classes, heads, count):
-    assert parameter_count(architecture, classes, heads=heads) == count
+    with torch.device("meta"):  # shapes without memory
+        net = models.build(architecture, classes, heads=heads)
+    assert sum(parameter.numel() for parameter in net.parameters()) == count
 
 
-@pytest.mark.parametrize(
-    "depth, widen, classes, channels",
-    [(10, 1, 9, 1), (10, 2, 10, 3), (16, 4, 10, 3), (22, 2, 7, 3), (28, 10, 10, 3), (40, 2, 3, 1)],
-)
-def test_parameter_counts_are_those_of_the_layers(depth, widen, classes, channels):
-    assert parameter_count(f"wrn-{depth}-{widen}", classes, channels) == literal_count(depth, widen, classes, channels)
-
-
-@pytest.mark.parametrize(
-    "architecture",
-    [
-        "wrn-29-10",
-        "wrn-26-10",
-        "wrn-28",
-        "resnet",
-        "wrn-28-0",
-        "wrn-4-1",
-        "wrn-0-1",
-        "WRN-28-10",
-        "wrn-28-10 ",
-        "wrn-28--1",
-        "",
-    ],
-)
+@pytest.mark.parametrize("architecture", ["wrn-26-10", "resnet", "wrn-28-0", "wrn-4-1", "WRN-28-10", "wrn-28-10 ", ""])
 def test_an_unknown_architecture_is_named_with_the_choices(architecture):
     with pytest.raises(ValueError, match=rf"'{architecture}'; choose wrn-D-K .*10, 16, 22, 28.*such as wrn-28-10"):
         models.build(architecture, 10)
@@ -147,7 +108,7 @@ def literal_logits(net, images, blocks, strides, stem_stride, pooled, mean, std,
         ("wrn-10-1", 1, (1, 2, 2), (3, 16, 16), 1),
         ("wrn-16-2", 2, (1, 2, 2), (1, 8, 8), 1),
         ("wrn-16-1", 2, (1, 2, 2), (3, 32, 32), 2),
-        ("wrn-10-3", 1, (1, 2, 2), (3, 12, 20), 1),
+        ("wrn-10-3", 1, (1, 2, 2), (3, 9, 13), 1),
         ("wrn-10-1", 1, (1, 2, 2), (1, 28, 28), 2),
         ("wrn-stl10", 4, (1, 2, 2, 2), (3, 16, 16), 1),
         ("wrn-imagenet", 4, (1, 2, 2, 2), (3, 32, 32), 1),
@@ -168,19 +129,6 @@ def test_logits_are_those_of_the_literal_network(architecture, blocks, strides, 
         torch.testing.assert_close(logits.double(), expected, rtol=1e-4, atol=1e-5 * expected.abs().max())
 
 
-def test_the_shortcut_at_a_width_change_takes_the_activated_input_and_else_the_raw_one():
-    torch.manual_seed(0)
-    images = torch.randn(3, 4, 6, 6)
-    for width, stride in ((4, 1), (8, 1), (4, 2), (8, 2)):
-        block = Block(4, width, stride, 0.0, None).eval()
-        block.norm1.bias.data.uniform_(-1, 1)
-        block.conv2.weight.data.zero_()  # leaves the shortcut alone
-        activated = F.relu(block.norm1(images))
-        raw = width == 4 and stride == 1
-        assert torch.equal(block(images), images if raw else F.conv2d(activated, block.shortcut.weight, stride=stride))
-        assert (block.shortcut is None) == raw
-
-
 def test_dropout_is_between_the_two_convolutions_of_a_block():
     torch.manual_seed(0)
     block, inputs = Block(8, 16, 1, 0.25, None).train(), {}
@@ -195,17 +143,6 @@ def test_dropout_is_between_the_two_convolutions_of_a_block():
     assert dropped[whole > 0].float().mean() == pytest.approx(0.25, abs=0.03)  # of about 6,400
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_normalisation_is_the_networks_first_layer(channels):
-    mean, std = torch.rand(channels), torch.rand(channels) + 0.1
-    shape = (channels, 8, 8)
-    inside = random_network(image_shape=shape, mean=mean.tolist(), std=std.tolist()).eval()
-    outside = random_network(image_shape=shape).eval()
-    images = torch.rand(4, *shape)
-    torch.testing.assert_close(inside(images), outside((images - mean[:, None, None]) / std[:, None, None]))
-    assert sum(p.numel() for p in inside.parameters()) == sum(p.numel() for p in outside.parameters())
-
-
 @pytest.mark.parametrize("training", [False, True])
 def test_float64_images_are_computed_as_in_a_float64_network(training):
     net, images = random_network(mean=[0.1, 0.2, 0.3], std=[0.3, 0.2, 0.1]).train(training), torch.rand(4, 3, 16, 16)
@@ -217,22 +154,9 @@ def test_float64_images_are_computed_as_in_a_float64_network(training):
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in net.parameters())
 
 
-@pytest.mark.parametrize("sides", [(4, 4), (8, 8), (9, 13), (28, 28), (32, 32), (33, 50)])
-def test_images_of_any_size_give_one_row_of_logits_each(sides):
-    net = models.build("wrn-10-1", 7, (1, *sides), heads={"rotation": 4})
-    assert net(torch.rand(2, 1, *sides)).shape == (2, 7)
-    assert net(torch.rand(2, 1, *sides), head="rotation").shape == (2, 4)
-
-
 def test_images_too_small_for_the_strides_are_an_error():
     with pytest.raises(ValueError, match="wrn-10-1 with stem_stride 2 needs larger images than 4x4"):
         models.build("wrn-10-1", 10, (3, 4, 4), stem_stride=2)
-
-
-def test_heads_see_the_same_features():
-    net, images = random_network(heads={"rotation": 5}).eval(), torch.rand(3, 3, 16, 16)
-    net.heads["rotation"].load_state_dict(net.heads["classification"].state_dict())
-    assert torch.equal(net(images), net(images, head="rotation"))
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])

@@ -65,11 +65,6 @@ def test_measures_are_scikit_learns(seed, kind):
         assert ranking.average_precision(share) == pytest.approx(expected)
 
 
-def test_the_trapezoid_says_twice_chance_where_all_are_tied():
-    tied = stats.Ranking(np.arange(600) < 50, np.zeros(600))
-    assert tied.average_precision() == pytest.approx(50 / 600) and tied.trapezoid() == pytest.approx(0.542, abs=1e-3)
-
-
 @pytest.mark.parametrize("seed", range(6))
 def test_the_bounds_are_those_of_all_orders_that_ties_leave(seed):
     rng = np.random.default_rng(seed)
@@ -431,11 +426,7 @@ def test_without_runs_all_tables_and_figures_say_so(runs):
     curves, empty = stats.by_prevalence(found), pd.DataFrame(columns=pd.MultiIndex.from_product([["p"], ["average_precision"]]))
     alike = stats.correlations(found, empty)
     assert show.prevalences(curves).empty and show.correlations(alike).empty and show.possible(tested) == ""
-    for figure in (
-        plots.forest(found, gained, "Above"),
-        plots.prevalence(curves, board),
-        plots.probes(found, empty, alike),
-    ):
+    for figure in (plots.forest(found, gained, "Above"), plots.prevalence(curves, board), plots.probes(found, empty, alike)):
         assert "not" in figure.axes[0].texts[0].get_text()
 
 

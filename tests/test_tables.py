@@ -20,7 +20,7 @@ from semlib.results.inspector.results import Results
 from semlib.runs import plan, store
 from semlib.runs.store import Record
 
-PUBLISHED = ROOT / "semlib" / "results" / "published" / "table3_cifar10.csv"
+PUBLISHED = pd.read_csv(ROOT / "semlib" / "results" / "published" / "table3_cifar10.csv", index_col="hold_out")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -84,15 +84,10 @@ def test_no_held_out_class_is_a_row_of_accuracies():
     assert set(table.columns.get_level_values("measure")) == {"accuracy"}
 
 
-def printed():
-    with PUBLISHED.open(newline="") as file:
-        return {row.pop("hold_out"): {name: float(value) for name, value in row.items()} for row in csv.DictReader(file)}
-
-
 def test_paper_columns_are_the_published_numbers():
     table = tables.by_class(experiment(dataset="cifar10", hold_out="all"), [])
     assert list(table.index) == [*CIFAR10, "average"]
-    for hold_out, row in printed().items():
+    for hold_out, row in PUBLISHED.iterrows():
         for name, value in row.items():
             method, measure, *std = name.split("_")
             assert table[method, measure, "paper_std" if std else "paper"][hold_out] == value
@@ -310,11 +305,8 @@ def test_rank_correlation_is_that_of_the_ranks():
     first.metrics["msp"], second.metrics["msp"] = second.metrics["msp"], first.metrics["msp"]
     text = show.rank_correlation(fungi(runs)).loc["Rotation-augmented: accuracy and MSP"]
     assert text["here"].startswith("-0.94 ")  # 1 - 6 * sum of d^2 / (n^3 - n), d^2 = 25 + 9 + 1 + 1 + 9 + 25 less 2 of the swap
-    rows = printed()
-    rows.pop("average")
-    ranks = [sorted(rows, key=lambda c, name=name: rows[c][name]) for name in ("classification_accuracy", "classification_msp")]
-    squares = sum((ranks[0].index(c) - ranks[1].index(c)) ** 2 for c in rows)
-    rho = 1 - 6 * squares / (10**3 - 10)
+    ranks = PUBLISHED.drop("average")[["classification_accuracy", "classification_msp"]].rank()
+    rho = 1 - 6 * (ranks.diff(axis=1).iloc[:, 1] ** 2).sum() / (10**3 - 10)
     text = show.rank_correlation(tables.by_class(experiment(dataset="cifar10", hold_out="all"), []))
     said = text.loc["Classification-only: accuracy and MSP"]
     assert show.rank_correlation(fungi(runs)).loc["Rotation-augmented: accuracy and ODIN", "here"].startswith("undefined")
@@ -327,12 +319,13 @@ def test_classes_of_another_data_set_are_passed_over_but_not_all():
         tables.of_classes(experiment(), RECORDS, ["cat"])
 
 
-def test_the_best_weight_is_chosen_once_all_are_run_and_kept_beside_others(tmp_path):
-    search = {"hold_out": "none", "trials": 1, "auxiliary_weights": {"rotation": [0.1, 0.5, 2]}}
-    experiments = config.several({"dataset": "digits"} | search)
-    accuracies = (0.99, 0.5, 0.8, 0.7)
-    runs = [(e, [record(None, e.methods[0], 0, 0, 0, a)]) for e, a in zip(experiments, accuracies, strict=True)]
+def test_the_weight_of_the_best_mean_is_chosen_once_all_are_run_and_kept_beside_others(tmp_path):
+    search = {"dataset": "digits", "hold_out": "none", "trials": 2, "auxiliary_weights": {"rotation": [0.1, 0.5, 2]}}
+    experiments, accuracies = config.several(search), ((0.9, 0.9), (0.99, 0.2), (0.7, 0.7), (0.1, 0.95))
+    runs = [(e, [record(None, e.methods[0], t, 0, 0, a) for t, a in enumerate(both)])
+            for e, both in zip(experiments, accuracies, strict=True)]  # fmt: skip
     table = tables.by_weight(runs)
+    assert table.accuracy.tolist() == pytest.approx([90, 59.5, 70, 52.5]) and table["std"][3] == pytest.approx(85 / 2**0.5)
     assert table.chosen.tolist() == [False, False, True, False]  # the plain classifier is not a weight
     assert show.weights(table)["Chosen"].tolist() == ["", "", "chosen", ""]
     before = ("dataset,method,auxiliary_weight,accuracy", "digits,rotation,9,1", "birds,rotation,7,1", "")
@@ -345,25 +338,8 @@ def test_the_best_weight_is_chosen_once_all_are_run_and_kept_beside_others(tmp_p
     assert not unfinished.chosen.any() and "not run" in show.weights(unfinished)["Validation accuracy"].tolist()
 
 
-def test_the_best_weight_is_that_of_the_best_mean():
-    search = {"dataset": "digits", "hold_out": "none", "trials": 2, "auxiliary_weights": {"rotation": [0.1, 0.5, 2]}}
-    accuracies = ((0.9, 0.9), (0.99, 0.2), (0.7, 0.7), (0.1, 0.95))
-    runs = [(e, [record(None, e.methods[0], t, 0, 0, a) for t, a in enumerate(both)])
-            for e, both in zip(config.several(search), accuracies, strict=True)]  # fmt: skip
-    table = tables.by_weight(runs)
-    assert table.chosen.tolist() == [False, False, True, False]
-    assert table.accuracy.tolist() == pytest.approx([90, 59.5, 70, 52.5]) and table["std"][3] == pytest.approx(85 / 2**0.5)
-
-
 def test_durations_are_in_the_unit_that_fits():
-    assert list(map(show.duration, (40, 119, 120, 4500, 7200, 11160))) == [
-        "40 s",
-        "119 s",
-        "2 min",
-        "75 min",
-        "2.0 h",
-        "3.1 h",
-    ]
+    assert list(map(show.duration, (40, 119, 120, 4500, 7200, 11160))) == ["40 s", "119 s", "2 min", "75 min", "2.0 h", "3.1 h"]
 
 
 def test_settings_unlike_the_papers_are_said():

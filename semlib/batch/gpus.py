@@ -45,9 +45,8 @@ def claim(devices: Sequence[str]) -> Generator[str, None, None]:
         yield held
     finally:
         locks[held].release()
-        if before is None:
-            del os.environ["CUDA_VISIBLE_DEVICES"]
-        else:
+        del os.environ["CUDA_VISIBLE_DEVICES"]
+        if before is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = before
 
 

@@ -1,4 +1,4 @@
-"""A notebook's parameters as a command line gives them, the experiments it will make of them, and its execution."""
+"""A notebook's parameters from the command line, the experiments that they describe, and the notebook's execution."""
 
 import ast
 import json
@@ -14,7 +14,7 @@ from typing import Any
 
 from semlib import config, runs
 from semlib.config import ConfigError, Experiment, Machine
-from semlib.files import CHECKOUT, ROOT, one_line, resolve, short
+from semlib.files import CHECKOUT, ROOT, check_writable, one_line, resolve, short
 from semlib.runs import machine, plan
 
 NO_CHECKOUT = "semlib is installed as a package: clone its repository and install that with pip install -e"
@@ -33,7 +33,7 @@ sys.modules.setdefault("rfc3987_syntax", None)  # ty: ignore[no-matching-overloa
 def parameters(
     notebook: Path, files: Sequence[str | Path], pairs: Sequence[Sequence[str]]
 ) -> tuple[dict[str, Any], tuple[Experiment, ...]]:
-    """What to pass to the notebook, and the experiments that it will make of it; ConfigError names the choices."""
+    """The parameters to pass to the notebook, and the experiments that it will make of them; ConfigError names the choices."""
     import papermill
 
     if notebook.suffix != ".ipynb":
@@ -163,7 +163,7 @@ def _kernels(threads: int | None) -> Generator[str, None, None]:
 
 
 def prepare(experiments: Sequence[Experiment]) -> None:
-    """Before anything starts: ConfigError or DataError, one line, for what can't be run; data to train on are prepared."""
+    """Check everything before a job starts, and prepare the data; ConfigError or DataError, one line, for what can't run."""
     check(experiments)
     same = defaultdict(list)  # experiments on the same data
     for e in experiments:
@@ -175,8 +175,7 @@ def prepare(experiments: Sequence[Experiment]) -> None:
             runs.check_data(experiment, data)
     for folder in {e.folder for e in experiments}:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
+            check_writable(folder)
         except OSError as error:
             raise ConfigError(f"outputs: {folder} can't be written to ({error.strerror}); choose another folder") from None
 

@@ -11,14 +11,10 @@ from semlib import datasets, metrics
 from semlib.results import stats, tables
 from semlib.results.names import average_of, average_row
 
-LABELS = {
-    "tiny_imagenet_crop": "TinyImageNet (crop)",
-    "tiny_imagenet_resize": "TinyImageNet (resize)",
-    "lsun_crop": "LSUN (crop)",
-    "lsun_resize": "LSUN (resize)",
-    "isun": "iSUN",
-}
+LABELS = {"tiny_imagenet_crop": "TinyImageNet (crop)", "tiny_imagenet_resize": "TinyImageNet (resize)"}
+LABELS |= {"lsun_crop": "LSUN (crop)", "lsun_resize": "LSUN (resize)", "isun": "iSUN"}
 PROBES = ["full-covariance Gaussian", "edge energy"]  # of the detectors below
+COLUMNS = pd.MultiIndex.from_product([PROBES, ["average_precision", "low", "high"]])  # of `probes`
 Fit = Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]]  # training images -> (images -> scores)
 
 
@@ -56,27 +52,23 @@ def hold_outs(data: datasets.Dataset, seed: int = 0) -> pd.DataFrame:
 
 
 def probes(data: datasets.Dataset, seed: int = 0) -> pd.DataFrame:
-    """How far pixels alone find each held-out class: a row each, columns (probe, average_precision, low or high), in percent.
+    """Average precision of detectors that see pixels alone, a row a held-out class, columns COLUMNS, in percent.
 
     low to high: the 95 % interval over other test images. The images are first reduced to 32 pixels a side, by means of blocks.
     """
-    small = datasets.Dataset(data.name, *(_reduced(part) for part in (data.train, data.test)), data.classes)
+    small = datasets.Dataset(data.name, _reduced(data.train), _reduced(data.test), data.classes)
     rows = {}
     for name in tqdm(data.classes, "pixels alone", leave=False):
         split = datasets.hold_out(small, name)
-        for probe in PROBES:
-            scores = detectors(seed)[probe](split.train.images)(split.test.images)
-            rows.setdefault((data.name, name), []).extend(100 * value for value in stats.interval(split.is_anomaly, scores))
-    return pd.DataFrame(rows, _columns()).T
+        scores = [detectors(seed)[probe](split.train.images)(split.test.images) for probe in PROBES]
+        intervals = [stats.interval(split.is_anomaly, of_probe) for of_probe in scores]
+        rows[data.name, name] = 100 * np.concatenate(intervals)
+    return pd.DataFrame(rows, COLUMNS).T
 
 
 def every_probe(data: Sequence[datasets.Dataset], seed: int = 0) -> pd.DataFrame:
-    """`probes` of several data sets under each other; none without any."""
-    return pd.concat([probes(one, seed) for one in data]) if data else pd.DataFrame(columns=_columns())
-
-
-def _columns() -> pd.MultiIndex:
-    return pd.MultiIndex.from_product([PROBES, ["average_precision", "low", "high"]])
+    """`probes` of several data sets under each other; an empty table if there are none."""
+    return pd.concat([probes(one, seed) for one in data]) if data else pd.DataFrame(columns=COLUMNS)
 
 
 def _reduced(part: datasets.ImageSet, side: int = 32) -> datasets.ImageSet:
@@ -103,24 +95,19 @@ def available(data: datasets.Dataset, root: str | None = None) -> dict[str, np.n
 
 
 def table(dataset: str, ood: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
-    """The paper's table: each OOD set and the mean over hold-outs, here and in the paper; NaN where a set isn't available.
-
-    Another data set than CIFAR-10 has no numbers of the paper beside it.
-    """
-    if dataset != "cifar10":
-        rows = ood.rename(index=LABELS)
-        rows.loc[f"{dataset} hold-outs (mean of {len(held_out) - 1})"] = held_out.loc[average_of(held_out)]
-        return rows
-    paper = tables.published("appendix_d_baseline").average_precision
-    rows = ood.reindex(list(datasets.OOD)).rename(index=LABELS)
-    rows.loc["CIFAR-10 hold-outs (mean of 10)"] = held_out.loc[average_of(held_out)]
-    rows["paper"] = [*paper[list(datasets.OOD)], paper["cifar10_hold_outs"]]
-    rows["difference"] = rows["full-covariance Gaussian"] - rows["paper"]
+    """Each OOD set and the mean over hold-outs; for CIFAR-10 beside the paper's numbers, NaN where a set isn't available."""
+    papers = dataset == "cifar10"
+    rows = (ood.reindex(list(datasets.OOD)) if papers else ood).rename(index=LABELS)
+    name = f"{'CIFAR-10' if papers else dataset} hold-outs (mean of {len(held_out) - 1})"
+    rows.loc[name] = held_out.loc[average_of(held_out)]
+    if papers:
+        paper = tables.published("appendix_d_baseline").average_precision
+        rows["paper"] = [*paper[list(datasets.OOD)], paper["cifar10_hold_outs"]]
+        rows["difference"] = rows["full-covariance Gaussian"] - rows["paper"]
     return rows
 
 
 def shown(rows: pd.DataFrame) -> pd.DataFrame:
-    """The table as text: two decimals, and what isn't available said so."""
-    return rows.map(lambda value: "not available" if math.isnan(value) else f"{value:.2f}").rename_axis(
-        index="average precision, %"
-    )
+    """The table as text with two decimals, "not available" for NaN."""
+    text = rows.map(lambda value: "not available" if math.isnan(value) else f"{value:.2f}")
+    return text.rename_axis(index="average precision, %")

@@ -13,6 +13,8 @@ from semlib.datasets import imagenet
 from semlib.datasets.folder import decode
 from semlib.results import tables
 
+NOTHING = np.empty((0, 3, imagenet.SIDE, imagenet.SIDE), np.uint8)
+
 
 def counted(subset: str, ilsvrc: str | None = None, data_root: str | None = None) -> pd.DataFrame:
     """A row a class, columns train and test: the images in the ILSVRC2012 folder or, without one, in the prepared file."""
@@ -50,14 +52,11 @@ def sizes(counts: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 def members(counts: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """Table 7: each subset's classes, with the training and test images that are here."""
-    texts = {
-        subset: [
-            f"{name} ({train} + {test})" if train or test else name
-            for name, train, test in zip(table.index, table.train, table.test, strict=True)
-        ]
-        for subset, table in zip(tables.SUBSETS, counts.values(), strict=True)
-    }
-    return pd.DataFrame({name: pd.Series(column) for name, column in texts.items()}).fillna("")
+    columns = {}
+    for subset, table in zip(tables.SUBSETS, counts.values(), strict=True):
+        numbers = [f" ({row.train} + {row.test})" if row.train or row.test else "" for row in tables.rows(table)]
+        columns[subset] = pd.Series(table.index + numbers)
+    return pd.DataFrame(columns).fillna("")
 
 
 def samples(subset: str, count: int, ilsvrc: str | None = None, data_root: str | None = None) -> dict[str, np.ndarray]:
@@ -66,12 +65,9 @@ def samples(subset: str, count: int, ilsvrc: str | None = None, data_root: str |
     if _folder(ilsvrc):
         files = imagenet.members(subset, "train", ilsvrc)
         first = {names[wnid]: islice(images, count) for wnid, (_, images) in files.items()}
-        return {name: _stack([decode(file, imagenet.SIDE, path) for path, file in some]) for name, some in first.items()}
+        decoded = {name: [decode(file, imagenet.SIDE, path) for path, file in some] for name, some in first.items()}
+        return {name: np.stack(images) if images else NOTHING for name, images in decoded.items()}
     if not datasets.prepared(subset, data_root):
-        return dict.fromkeys(names.values(), _stack([]))
+        return dict.fromkeys(names.values(), NOTHING)
     data = _prepared(subset, data_root).train
     return {name: data.images[np.flatnonzero(data.labels == k)[:count]] for k, name in enumerate(names.values())}
-
-
-def _stack(images: list[np.ndarray]) -> np.ndarray:
-    return np.stack(images) if images else np.empty((0, 3, imagenet.SIDE, imagenet.SIDE), np.uint8)

@@ -1,8 +1,8 @@
-"""What a detector's ranking of the test images is worth, how certain that is, and how far one is above another.
+"""Measures of a detector's ranking of the test images, their uncertainty, and differences between detectors.
 
-Three sources of uncertainty are told apart, and every column says which one it is about: other test images of the same classes,
-given the trained networks (`images_`: a bootstrap); another training (`trial_`: the standard deviation over trials); another
-held-out class (`class_`, or low and high: a t-interval over the classes). One ranking's are fractions, tables are in percent.
+There are three sources of uncertainty, and each column's name says which it is: other test images of the same classes, given
+the trained networks (`images_`: a bootstrap); another training (`trial_`: the standard deviation over trials); another held-out
+class (`class_`, or low and high: a t-interval over the classes). Measures of one ranking are fractions, tables are in percent.
 """
 
 import itertools
@@ -62,9 +62,9 @@ class Ranking:
         self.fallout = (everything - true).cumsum() / (everything - true).sum()  # the false positive rate
 
     def average_precision(self, prevalence: float | None = None) -> float:
-        """Eq. 4; or what it would be if anomalies were such a share of the images and the two distributions of scores stayed.
+        """Eq. 4. prevalence: as if this share p of the images were anomalies, with the same two distributions of scores.
 
-        So weighted the normal images count (1 - p) / p times anomalies / normal images (Siblini et al. 2020).
+        Each normal image then has the weight (1 - p) / p times anomalies / normal images (Siblini et al. 2020).
         """
         if prevalence is not None and not 0 < prevalence < 1:
             raise ValueError(f"prevalence should be between 0 and 1, not {prevalence}")
@@ -104,7 +104,7 @@ class Ranking:
         return self._order[: ends[-1]], np.r_[0, ends[:-1]], true, np.searchsorted(self._level[true], found)
 
     def resampled(self, counts: np.ndarray) -> np.ndarray:
-        """Average precisions (B,) when each image is there so many times, counts (N, B); sorting is not repeated."""
+        """Average precisions (B,) of B resamples, without sorting anew. counts (N, B): how often each has each image."""
         images, starts, anomalies, firsts = self._steps
         everything = np.add.reduceat(counts[images], starts, axis=0, dtype=np.int64).cumsum(0)  # (steps, B)
         true = np.add.reduceat(counts[anomalies], firsts, axis=0, dtype=np.int64)
@@ -113,7 +113,7 @@ class Ranking:
 
 
 def draws(strata: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
-    """How many times each image is drawn in so many bootstrap resamples of each stratum, (N, count)."""
+    """How often each image is drawn in each of `count` bootstrap resamples, stratum by stratum: (N, count)."""
     rng, counts = np.random.default_rng(seed), np.empty((len(strata), count), np.int16)
     for stratum in np.unique(strata):
         members = np.flatnonzero(strata == stratum)
@@ -128,11 +128,13 @@ def interval(is_anomaly: ArrayLike, scores: ArrayLike, resamples: int = 1000, se
     Symmetric on the logit scale. From MANY anomalies on with the deviation of a stratified bootstrap; of fewer with
     1 / sqrt(n AP (1 - AP)), n anomalies, which covers at least 94 %, and is wide where AP is near the share of anomalies.
     """
+    from scipy.special import logit  # scipy is slow to import, here and below
+
     ranking = Ranking(is_anomaly, scores)
     value, n, deviation = ranking.average_precision(), ranking.anomalies, None
     if n >= MANY and value < 1:
         drawn = ranking.resampled(draws(ranking.strata, resamples, seed))
-        deviation = _logit(np.minimum(drawn, 1 - 0.5 / (n + 1))).std(ddof=1)
+        deviation = logit(np.minimum(drawn, 1 - 0.5 / (n + 1))).std(ddof=1)
     return value, *logit_interval(value, n, deviation)
 
 
@@ -141,9 +143,11 @@ def logit_interval(value: float, anomalies: int, deviation: float | None = None)
 
     deviation: on that scale; None: 1 / sqrt(n AP (1 - AP)) of n anomalies.
     """
+    from scipy.special import expit, logit
+
     centre = min(max(value, 1e-6), 1 - 0.5 / (anomalies + 1))  # of 0 and 1 the logit is infinite
     deviation = 1 / math.sqrt(anomalies * centre * (1 - centre)) if deviation is None else deviation
-    low, high = _expit(_logit(centre) + Z * deviation * np.array([-1, 1]))
+    low, high = expit(logit(centre) + Z * deviation * np.array([-1, 1]))
     return float(low), 1.0 if value == 1 else float(high)
 
 
@@ -162,7 +166,7 @@ def difference_interval(
 
 
 def audit(arrays: Mapping[str, np.ndarray], statistics: str = "mixed") -> pd.DataFrame:
-    """What one file of scores says by other rules, in percent, a row a score: `audit(np.load("scores.npz"))`.
+    """Average precision of each score in a file and by other rules, in percent, a row each: `audit(np.load("scores.npz"))`.
 
     average_precision: Eq. 4, images of one score one step. trapezoid: straight lines between the steps, as many libraries have
     it. lowest and highest: the average precision of the worst and the best order of images of one score. tied: images that
@@ -176,18 +180,10 @@ def audit(arrays: Mapping[str, np.ndarray], statistics: str = "mixed") -> pd.Dat
         if name in ("label", "predicted", "is_anomaly") or at + end != plan.STATISTICS[statistics]:
             continue
         ranking = Ranking(arrays["is_anomaly"], arrays[key])
-        row = {"average_precision": ranking.average_precision(), "trapezoid": ranking.trapezoid()}
-        row |= dict(zip(("lowest", "highest"), ranking.bounds(), strict=True))
-        rows[name] = row | {"tied": ranking.images[ranking.images > 1].sum() / len(ranking.anomaly)}
-    return 100 * pd.DataFrame.from_dict(rows, orient="index")
-
-
-def _logit(p: np.ndarray | float) -> np.ndarray:
-    return np.log(p) - np.log1p(-np.asarray(p))
-
-
-def _expit(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
+        tied = ranking.images[ranking.images > 1].sum() / len(ranking.anomaly)
+        rows[name] = [ranking.average_precision(), ranking.trapezoid(), *ranking.bounds(), tied]
+    columns = ["average_precision", "trapezoid", "lowest", "highest", "tied"]
+    return 100 * pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
 # --- detectors and methods over held-out classes
@@ -268,9 +264,10 @@ def _paper(experiments: Sequence[Experiment]) -> dict[str, float]:
     for e in experiments:
         rows = [name for name in plan.held_out(e) if name]
         table = tables.paper(e.dataset, rows, e.architecture, e.train_per_class)
-        tabled.append(table.loc[rows] if len(table) else table)
-    whole = all(len(table) for table in tabled)
-    return pd.concat(tabled).mean().to_dict() if whole else {}
+        if table.empty or not rows:
+            return {}
+        tabled.append(table.loc[rows])
+    return pd.concat(tabled).mean().to_dict()
 
 
 def leaderboard(found: Measured) -> pd.DataFrame:
@@ -279,24 +276,22 @@ def leaderboard(found: Measured) -> pd.DataFrame:
     images_low to images_high: 95 % over other test images, as many; trial_std: standard deviation of that mean over trials;
     class_low to class_high: 95 % over other held-out classes. auroc, fpr95: as peers report it. paper: the paper's mean.
     """
-    others = {
-        name: _by_class({k: 100 * getattr(r, name)() for k, r in found.rankings.items()}).reindex(found.classes.index).mean()
-        for name in ("auroc", "fpr95")
-    }
-    rows = []
+    rows, others = [], {}
+    for name in ("auroc", "fpr95"):
+        values = {key: 100 * getattr(ranking, name)() for key, ranking in found.rankings.items()}
+        others[name] = _by_class(values).reindex(found.classes.index).mean()
     for method, score in found.classes.columns:
         values = found.classes[method, score]
         half = Z * found.resampled[method, score].std() if len(values) else math.nan
         row = {"method": method, "score": score, "average_precision": values.mean()}
         row |= {"images_low": values.mean() - half, "images_high": values.mean() + half}
         row |= {"trial_std": _trials(found, method, score).std()}
-        row |= dict(zip(("class_low", "class_high"), _t_interval(values), strict=True))
+        row["class_low"], row["class_high"] = _t_interval(values)
         row |= {name: measure[method, score] for name, measure in others.items()}
         rows.append(row | {"paper": found.paper.get(f"{method}_{score}", math.nan)})
-    table = pd.DataFrame(rows, columns=BOARD)
-    table["place"] = table.method.map({method: k for k, method in enumerate(table.method.unique())})
-    order = table.sort_values(["place", "average_precision"], ascending=[True, False], kind="stable")
-    return order.drop(columns="place").set_index(["method", "score"])
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    rows.sort(key=lambda row: (methods.index(row["method"]), -row["average_precision"]))
+    return pd.DataFrame(rows, columns=BOARD).set_index(["method", "score"])
 
 
 def _trials(found: Measured, method: str, score: str) -> pd.Series:
@@ -340,11 +335,8 @@ def _contrast(found: Measured, better: tuple[str, str], worse: tuple[str, str]) 
     gained = (found.classes[better] - found.classes[worse]).round(9)  # equal ones are equal again, for the ranks
     half = Z * (found.resampled[better] - found.resampled[worse]).std() if len(gained) else math.nan
     low, high = _t_interval(gained)
-    row: dict[str, object] = {
-        "method": better[0],
-        "score": better[1],
-        "against": worse[1] if better[0] == worse[0] else worse[0],
-    }
+    row: dict[str, object] = {"method": better[0], "score": better[1]}
+    row |= {"against": worse[1] if better[0] == worse[0] else worse[0]}
     row |= {"difference": gained.mean(), "low": low, "high": high}
     row |= {"images_low": gained.mean() - half, "images_high": gained.mean() + half}
     return row | {"above": int((gained > 0).sum()), "classes": len(gained), "p": wilcoxon(gained)}

@@ -177,14 +177,13 @@ def by_weight(runs: Sequence[tuple[Experiment, Sequence[Record]]]) -> pd.DataFra
 def save_chosen_weights(table: pd.DataFrame, folder: Path) -> None:
     """Write the chosen weights into outputs/<profile>/, beside those chosen before for other data sets and methods."""
     path, keys = folder / config.CHOSEN_WEIGHTS, ["dataset", "method", "train_per_class"]
-    rows = table[table.chosen].rename(columns={"weight": "auxiliary_weight"})[
-        ["dataset", "method", "auxiliary_weight", "accuracy", "train_per_class"]
-    ]
+    columns = ["dataset", "method", "auxiliary_weight", "accuracy", "train_per_class"]
+    rows = table[table.chosen].rename(columns={"weight": "auxiliary_weight"})[columns]
     if path.exists():
         try:
             before = pd.read_csv(path, dtype=str, keep_default_na=False)  # a data set may be called 007, 1e5 or NA
             before = before.assign(train_per_class=before.get("train_per_class", ""))  # older files are of all images
-            rows = pd.concat([before, rows.astype({"train_per_class": str})]).drop_duplicates(keys, keep="last")[list(rows)]
+            rows = pd.concat([before, rows.astype({"train_per_class": str})]).drop_duplicates(keys, keep="last")[columns]
         except Exception as error:
             raise config.ConfigError(f"{path} can't be read ({one_line(error)}); delete it to write it anew") from None
     if len(rows):
