@@ -402,6 +402,17 @@ def test_the_figure_shows_each_class_the_mean_and_its_interval():
     plt.close(figure)
 
 
+def test_a_mean_of_some_of_the_classes_is_not_drawn_beside_those_of_all():
+    few, (experiment, records) = measured([4] * 8, train_per_class=20), measured([1] * 8, train_per_class=40)
+    part = [record for record in records if record.hold_out in few[0].hold_out[:3]]
+    figure = plots.gain_by_labels([few, (experiment, part)])
+    axis = lines(figure)[0]
+    assert [t.get_text() for t in axis.get_xticklabels()] == ["20", "40\n3 of 8 run"]
+    assert axis.containers[0].lines[0].get_xdata().tolist() == [20]
+    assert "3 that were run, of 8" in show.gains(stats.gains([(experiment, part)])).to_string()
+    plt.close(figure)
+
+
 @pytest.mark.parametrize("numbers", [(20, 40), (20, None)])
 def test_what_is_not_run_says_so_and_the_figure_renders(numbers, tmp_path):
     few, other = (measured([4] * 8, train_per_class=n) for n in numbers)
@@ -409,7 +420,7 @@ def test_what_is_not_run_says_so_and_the_figure_renders(numbers, tmp_path):
         figure = plots.gain_by_labels(runs_)
         figure.canvas.draw()
         shown = " ".join(text.get_text() for axis in figure.axes for text in (*axis.get_xticklabels(), *axis.texts))
-        assert ("not run" in shown) == (numbers[1] is not None or not runs_[0][1]), shown
+        assert ("none of 8 run" in shown) == (numbers[1] is not None or not runs_[0][1]), shown
         plots.save_several(figure, tmp_path / "figure.png", runs_)
         plt.close(figure)
     assert (tmp_path / "figure.png").exists() and (tmp_path / "figure.unfinished.png").exists()  # the second shows less

@@ -275,7 +275,7 @@ def gain_by_labels(runs: Sequence[tuple[Experiment, Sequence[Record]]], method: 
     """How the method's gain over plain classification depends on the number of training images a class.
 
     A panel each for MSP, ODIN and accuracy, in points: a thin line for each held-out class, a thick one for their mean with its
-    95 % interval over classes. Dotted: how many images a class the paper's tables have.
+    95 % interval over classes, where all of them were run. Dotted: how many images a class the paper's tables have.
     """
     measures = [name for name in ("msp", "odin", "accuracy") if all(name in (*e.scores, "accuracy") for e, _ in runs)]
     points = sorted(((tables.images_a_class(e, records), k) for k, (e, records) in enumerate(runs)), key=lambda point: point[0])
@@ -288,14 +288,16 @@ def gain_by_labels(runs: Sequence[tuple[Experiment, Sequence[Record]]], method: 
         gained = pd.concat([stats.gain(table, method, measure) for _, table in points], axis=1) if points else pd.DataFrame()
         for line in gained.to_numpy():
             axis.plot(numbers, line, color="0.7", linewidth=0.9, marker="o", markersize=2.5, label="a held-out class")
-        mean = means[means.measure == measure].dropna(subset="gain")
+        every = means[means.measure == measure].set_index("images", drop=False)
+        mean = every[every.classes == every.planned]
         half = (mean.high - mean.gain).fillna(0)
         bold = {"color": colours([method])[method], "linewidth": 2.4, "marker": "o", "capsize": 4, "zorder": 3}
         axis.errorbar(mean.images, mean.gain, half, **bold, label="mean over classes, 95 % interval")
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set(xscale="log", xlabel="training images a class (logarithmic)", ylabel="gain (points)")
         axis.set_title(label(measure) + " average precision" * (measure != "accuracy"))
-        axis.set_xticks(numbers, [f"{n:,.0f}" + "\nnot run" * (n not in set(mean.images)) for n in numbers])
+        part = {n: f"\n{every.classes[n] or 'none'} of {every.planned[n]} run" for n in numbers if n not in mean.index}
+        axis.set_xticks(numbers, [f"{n:,.0f}{part.get(n, '')}" for n in numbers])
         axis.minorticks_off()
         if points:
             axis.set_xlim(min(numbers) / 1.4, max(numbers) * 1.4)

@@ -171,9 +171,14 @@ def gains(table: pd.DataFrame) -> pd.DataFrame:
     for name, column in ((label("classification"), "plain"), ("With the method", "with")):
         text[name] = ["not run" if math.isnan(value) else f"{value:.2f}" for value in table[column]]
     text["Gain (95 % over held-out classes)"] = [_gain_text(row) for row in tables.rows(table)]
-    text["Above in"] = [f"{a} of {n}" if n else "" for a, n in zip(table.above, table.classes, strict=True)]
+    text["Above in"] = [_above(row) for row in tables.rows(table)]
     text["p"] = [p_value(p).removeprefix("= ") for p in table.p]
     return text.set_index(["Images a class", "Statistics", "Method", "Measure"])
+
+
+def _above(row: Any) -> str:
+    part = f" that were run, of {row.planned}" * (row.classes < row.planned)
+    return f"{row.above} of {row.classes}{part}" if row.classes else ""
 
 
 def _gain_text(row: Any) -> str:

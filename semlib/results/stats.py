@@ -410,8 +410,9 @@ def gains(runs: Sequence[tuple[Experiment, Sequence[Record]]]) -> pd.DataFrame:
     """How far each method is above plain classification, a row each for an experiment, statistics, method and measure.
 
     Points: plain and with, the means over held-out classes; gain, their difference, with its 95 % interval low to high (of a
-    t-test paired over classes: what other classes would do, not other trials); above of classes: in how many; p: Wilcoxon's,
-    two-sided. NaN where not run. images: of training a class, as `images_a_class` has it.
+    t-test paired over classes: what other classes would do, not other trials); above of classes: in how many of those that
+    were run of the planned ones; p: Wilcoxon's, two-sided. NaN where not run. images: of training a class, as
+    `images_a_class` has it.
     """
     if any("classification" not in experiment.methods for experiment, _ in runs):
         raise config.ConfigError("methods: gains are over classification; name it among the methods")
@@ -427,7 +428,8 @@ def gains(runs: Sequence[tuple[Experiment, Sequence[Record]]]) -> pd.DataFrame:
                 row = {"images": images, "statistics": statistics, "method": method, "measure": measure}
                 row |= {"plain": both["classification", measure, "mean"].mean(), "with": both[method, measure, "mean"].mean()}
                 row |= {"gain": gained.mean(), "low": low, "high": high}
-                rows.append(row | {"above": (gained > 0).sum(), "classes": n, "p": wilcoxon(gained)})
+                counts = {"above": (gained > 0).sum(), "classes": n, "planned": len(without_average(table))}
+                rows.append(row | counts | {"p": wilcoxon(gained)})
     return pd.DataFrame(rows)
 
 
