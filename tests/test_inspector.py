@@ -19,13 +19,14 @@ from helpers import ROOT, finish, made_up
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.cbook import STEP_LOOKUP_MAP
+from matplotlib.colors import to_hex
 from PIL import Image
 from scipy.stats import t as student
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from semlib import config, datasets
 from semlib.datasets import Digests
-from semlib.results import stats
+from semlib.results import plots, stats
 from semlib.results.curves import Curve
 from semlib.results.inspector import Inspector
 from semlib.results.inspector.page import Page
@@ -167,6 +168,12 @@ def test_other_settings_of_odin_are_not_beside_the_papers(tmp_path):
     results = read(made_up(tmp_path, dataset="cifar10", hold_out="cat", trials=1, epsilon=0.01))
     assert results.published("cat", PLAIN, "MSP") == (38.06, 1.31)
     assert np.isnan(results.published("cat", PLAIN, "ODIN")).all()
+
+
+def test_methods_have_the_colours_of_the_figures(tmp_path):
+    results = read(made_up(tmp_path, **SMALL))
+    usual = plots.colours(("classification", "rotation"))
+    assert Page(results).colours == {results.methods[0]: to_hex(usual["classification"]), ROTATION: to_hex(usual["rotation"])}
 
 
 def test_shares_of_predictions_and_ranked_images_are_what_counting_says(tmp_path):
@@ -337,6 +344,7 @@ def test_runs_of_other_settings_and_other_data_are_tables_of_their_own(tmp_path)
     assert set(groups) == set(titles) and list(groups)[-1] == titles[-1]
     results = Results(groups[titles[0]])
     assert results.methods == (PLAIN, f"{ROTATION} (auxiliary_weight 0.5)", f"{ROTATION} (auxiliary_weight 2.0)")
+    assert len({*Page(results).colours.values()}) == 3
     columns = results.average_precisions(Choice(("1",), results.methods, ("MSP",), (0,))).columns
     assert [method for _, method, kind in columns if kind == "difference"] == list(results.methods[1:])
 

@@ -52,7 +52,10 @@ class Page:
 
     def __init__(self, results: Results):
         self.results = results
-        self.colours = {name: to_hex(rgb) for name, rgb in plots.colours(results.methods).items()}
+        methods = {results.first[name].method: name for name in reversed(results.methods)}  # the first has its usual colour
+        names = {name: method for method, name in methods.items()}
+        keys = [names.get(name, name) for name in results.methods]
+        self.colours = {name: to_hex(plots.colours(keys)[key]) for name, key in zip(results.methods, keys, strict=True)}
         self.dashes = dict(zip(results.scores, itertools.cycle(DASHES), strict=False))
         self._curves: tuple[Any, dict[str, Any]] = (None, {})  # the last panels, without their markers
 

@@ -162,7 +162,7 @@ class Results:
         used = sorted(
             self.runs.values(), key=lambda r: (r.home in others, [*config.METHODS, r.method].index(r.method), names[r.home])
         )
-        self._first = {names[record.home]: record for record in reversed(used)}
+        self.first = {names[record.home]: record for record in reversed(used)}
         self.methods = tuple(dict.fromkeys(names[record.home] for record in used))
         self.dataset, self.known = (used[0].dataset, used[0].classes) if used else ("", ())
         self.skew = {hold_out: record.skew for (hold_out, _, _), record in self.runs.items()}  # a guess's average precision
@@ -196,7 +196,7 @@ class Results:
 
     def published(self, hold_out: str, method: str, score: str) -> tuple[float, float]:
         """The paper's mean and std in percent, NaN where it has none or scored otherwise."""
-        record, how, defaults = self._first[method], self._scorings[score], Experiment.model_fields
+        record, how, defaults = self.first[method], self._scorings[score], Experiment.model_fields
         settings = record.settings.get("architecture", ""), record.settings.get("train_per_class")
         usual = all(how[name] == defaults[name].default for name in how if name in defaults)
         row = _paper(self.dataset, self.known, *settings).get(hold_out, {}) if usual else {}
@@ -236,7 +236,7 @@ class Results:
         ap, auroc, fpr95 = (trials.mean().T[measure] for measure in MEASURES)
         std, whole = trials.std().T["average_precision"], set(choice.classes) == set(self.known)
         anomalies = {key[0]: arrays["is_anomaly"].sum() for key, arrays in self.arrays.items()}
-        plain = next((name for name in choice.methods if self._first[name].method == "classification"), None)
+        plain = next((name for name in choice.methods if self.first[name].method == "classification"), None)
         for score, method in itertools.product(choice.scores, choice.methods):
             which, nothing = (score, method), (math.nan, math.nan)
             if which in ap:
