@@ -170,6 +170,7 @@ class Page:
         figure = px.bar(table, barmode="group", color_discrete_map=self.colours, labels=labels)
         return _plain(figure, f"For which known class {hold_out} is taken", height=300)
 
+    @plots.legible
     def figure(self, choice: Choice, share: float) -> Figure:
         """The panels as matplotlib draws them, to be saved."""
         shown, across = self.panels(choice, share), min(COLUMNS, len(choice.classes))
@@ -187,15 +188,15 @@ class Page:
             look = {"linestyle": DASHES[line["dash"]], "linewidth": 0.7 * line.get("width", 1), "alpha": trace.get("opacity")}
             look |= {"drawstyle": "steps-pre" if "shape" in line else "default"}
             look |= {"linestyle": "none", "marker": "o"} if trace["mode"] == "markers" else {}
-            label = unescape(trace["name"]).replace("$", r"\$") if trace["showlegend"] else None
+            label = unescape(trace["name"]) if trace["showlegend"] else None
             axis.plot(trace["x"], trace["y"], color=line["color"], label=label, **look)
         for axis, note in itertools.zip_longest(axes, shown["layout"]["annotations"]):
             if note is None:
                 axis.remove()
                 continue
             axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
-            axis.set_title(unescape(re.sub("<.*?>", "", note["text"].replace("<br>", "\n"))), fontsize=9, **plots.NAME)
-        figure.suptitle(f"{self.results.dataset}, {self.results.statistics} statistics; average precision in %", **plots.NAME)
+            axis.set_title(unescape(re.sub("<.*?>", "", note["text"].replace("<br>", "\n"))), fontsize=9)
+        figure.suptitle(f"{self.results.dataset}, {self.results.statistics} statistics; average precision in %")
         figure.legend(loc="lower center", ncols=3, frameon=False, fontsize=8)
         return figure
 
