@@ -79,6 +79,14 @@ def test_digits_are_the_same_each_time(tmp_path):
     assert datasets.load("digits", tmp_path / "b").digests == first.digests
 
 
+def test_digits_are_there_where_no_file_can_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    where = tmp_path / "file" / "data"
+    assert datasets.load("digits", where).digests == datasets.digests("digits", where) == datasets.load("digits").digests
+    with pytest.raises(OSError):
+        datasets.load("cifar10", where)
+
+
 # -- hold out ---------------------------------------------------------------------------------------------------------
 
 

@@ -210,6 +210,19 @@ def test_an_import_waits_for_another_of_the_same_name(folder, capsys, monkeypatc
     assert store.find(run)
 
 
+def test_a_file_that_is_there_is_found_in_a_folder_that_is_read_only(folder, monkeypatch):
+    file = scores(folder)
+    add(folder, file)
+    before = contents(folder)
+
+    def refuse(*_):
+        raise OSError("read-only file system")
+
+    monkeypatch.setattr(store, "save_atomically", refuse)
+    add(folder, file)
+    assert contents(folder) == before
+
+
 def test_scores_that_were_damaged_are_imported_again(folder):
     add(folder, scores(folder))
     (path,) = (folder / "outputs").rglob("scores.npz")

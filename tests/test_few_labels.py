@@ -110,7 +110,7 @@ def test_before_a_run_begins_too_much_is_refused_and_a_batch_must_fit(folder):
 def test_a_training_of_one_step_on_one_cycle_is_refused_and_of_few_warned_of(folder):
     """The learning rate of one_cycle's first step is 0."""
     data, few = datasets.load("tiny", folder / "data"), {"epochs": 1, "batch_size": 192}
-    said, do = "with batch_size 192 and 192 images makes", "choose more epochs or a smaller batch_size"
+    said, do = "with batch_size 192 and 192 images make", "choose more epochs or a smaller batch_size"
     with pytest.raises(ConfigError, match=f"epochs: 1 {said} 1 training step, and the learning rate of .* is 0; {do}"):
         runs.check_data(tiny(folder, schedule="one_cycle", **few), data)
     for schedule, epochs, steps in (("step", 1, "1 training step"), ("one_cycle", 2, "2 training steps")):
@@ -410,6 +410,9 @@ def test_a_mean_of_some_of_the_classes_is_not_drawn_beside_those_of_all():
     assert [t.get_text() for t in axis.get_xticklabels()] == ["20", "40\n3 of 8 run"]
     assert axis.containers[0].lines[0].get_xdata().tolist() == [20]
     assert "3 that were run, of 8" in show.gains(stats.gains([(experiment, part)])).to_string()
+    twice = plots.gain_by_labels([(experiment, part), (experiment, part)])  # as many images as another entry has
+    assert [t.get_text() for t in lines(twice)[0].get_xticklabels()] == ["40\n3 of 8 run"] * 2
+    plt.close(twice)
     plt.close(figure)
 
 

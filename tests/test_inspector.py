@@ -372,6 +372,20 @@ def test_unreadable_and_foreign_records_are_named_and_passed_over(tmp_path):
         assert sum(part in text for text in said) == 1, part
 
 
+def test_scores_that_are_deleted_while_they_are_looked_at_are_named(tmp_path):
+    experiment = made_up(tmp_path, **SMALL)
+    inspector = Inspector(experiment)
+    for run in plan.planned(experiment):
+        (run.home / "scores.npz").unlink()
+    inspector.lists[2].value = inspector.lists[2].options[1:]
+    assert "scores.npz can" in inspector.said.value and "alert" in inspector.said.value
+
+
+def test_inspectors_of_a_kernel_share_plotly(tmp_path):
+    experiment = made_up(tmp_path, **SMALL)
+    assert Inspector(experiment).box.children[0] is Inspector(experiment).box.children[0]
+
+
 def test_versions_of_a_users_code_stand_apart(tmp_path):
     """A method's are two methods, a network's two tables."""
     experiment = made_up(tmp_path, **SMALL | {"methods": ["classification", "rotation"], "trials": 1})

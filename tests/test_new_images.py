@@ -234,9 +234,12 @@ def test_greys_of_16_bits_are_scaled_as_the_data_sets_were(tmp_path, capsys):
     words = [str(record.home), str(tmp_path / "new"), *words, *parameters(data_root=tmp_path / "data")]
     before = contents(tmp_path)
     assert main(["score", *words]) == 2 and contents(tmp_path) == before
-    assert f"{prepared} not how to scale them; delete it to prepare it again" in capsys.readouterr().err
+    assert f"{prepared} doesn't say how to scale them; delete {prepared} to prepare it anew" in capsys.readouterr().err
     prepared.unlink()
     assert datasets.load(str(tmp_path / "xray"), tmp_path / "data", 8).digests == data.digests
+    Image.fromarray(np.full((8, 8), 4095, np.uint16)).save(tmp_path / "new" / "bright.png")
+    with pytest.warns(UserWarning, match="new: no 16-bit grey has a value above 4095, and digits has none of so few bits"):
+        datasets.unlabelled(tmp_path / "new", datasets.load("digits"), "digits", None, None)
 
 
 def test_ranks_need_the_test_images_that_they_are_of(on_tiny, capsys):

@@ -159,6 +159,7 @@ def test_the_papers_differences_are_hollow_and_what_was_not_run_has_no_mark(tmp_
     drawn = marks(plots.gain_by_class(experiment, without))
     assert "cat" not in drawn["filled"] and "cat" not in drawn["bar"] and drawn["hollow"]["cat"] == hollow["cat"]
     assert "mean of those run" in drawn["filled"] and "mean of those run" not in drawn["hollow"]
+    assert "mean of those run" in marks(plots.gain_by_class(experiment, without, most=3))["filled"]  # the cat isn't drawn
     few = experiment.model_copy(update={"train_per_class": 500})  # of which the paper has nothing
     assert not marks(plots.gain_by_class(few, records))["hollow"]
 

@@ -415,6 +415,21 @@ def test_a_record_that_was_copied_or_changed_is_named_and_not_shown(folder, how)
     assert home not in [record.home for record in shown] and len(shown) == (4 if how == "copied" else 3)
 
 
+@pytest.mark.parametrize("code", sorted(store.NO_LOCKS))
+def test_where_a_file_system_has_no_locks_the_file_of_an_old_one_holds_nobody_up(untrained, monkeypatch, code):
+    (run,) = plan.planned(tiny(untrained, methods="classification", trials=1))
+    with store.alone(run):
+        pass
+
+    def flock(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    assert (run.home / "run.lock").exists()
+    with store.alone(run, wait=False):
+        pass
+
+
 def test_a_file_half_written_by_a_killed_process_is_removed(folder):
     (run,) = plan.planned(tiny(folder, methods="classification", trials=1, epochs=2))
     run.home.mkdir(parents=True)

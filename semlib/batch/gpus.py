@@ -32,7 +32,7 @@ def claim(devices: Sequence[str]) -> Generator[str, None, None]:
     """
     folder = Path(tempfile.gettempdir()) / f"semlib-gpus-{os.getuid()}"
     folder.mkdir(exist_ok=True)
-    locks = {device: FileLock(folder / f"{device}.lock") for device in devices}
+    locks = {device: FileLock(folder / f"{device}.lock", fallback_to_soft=False) for device in devices}
     before = os.environ.get("CUDA_VISIBLE_DEVICES")
     begun, told = time.monotonic(), False
     while not (held := next((device for device, lock in locks.items() if _taken(lock)), None)):

@@ -134,18 +134,23 @@ def _load(
     if fold is not None and name != "stl10":
         raise DataError(f"{name} has no folds; only stl10 has predefined ones, 0 to 9")
     path = _prepare(name, root, side, ilsvrc)
-    data = read(path, folder_name(name), tests=not validation)
-    if fold is not None:
+    data = read(path, folder_name(name), tests=not validation) if path else digits()
+    if path and fold is not None:
         data = Dataset(data.name, data.train[_fold(path, fold, len(data.train))], data.test, data.classes)
     return _with_validation(data) if validation else data
 
 
-def _prepare(name: str, root: str | Path | None, side: int | None, ilsvrc: str | None = None) -> Path:
-    """The prepared file, written if it isn't there."""
+def _prepare(name: str, root: str | Path | None, side: int | None, ilsvrc: str | None = None) -> Path | None:
+    """The prepared file, written if it isn't there; None for the digits where it can't be."""
     path, source = prepared_path(name, root, side), resolve(name)
     if is_name(name, root, side):
         if not path.exists():
-            check_writable(path.parent)
+            try:
+                check_writable(path.parent)
+            except OSError:
+                if name == "digits":
+                    return None
+                raise
             data = BUILT_IN[name](path.parent, side, ilsvrc)
             also = {"folds": stl10_folds(path.parent)} if name == "stl10" else {}
             also |= {"ilsvrc": np.array(str(imagenet.source(ilsvrc).resolve()))} if name in imagenet.SUBSETS else {}
@@ -179,6 +184,8 @@ def digests(
     if not prepared(name, root, side):
         return None
     path, part = _prepare(name, root, side), f"fold {fold}, validation {validation}"
+    if path is None:
+        return _load(name, root, side, fold, validation).digests
     status, beside = path.stat(), path.with_suffix(".digests.json")
     now = {"size": status.st_size, "modified": status.st_mtime_ns, "changed": status.st_ctime_ns}
     which = (beside, part, *now.values())
@@ -269,7 +276,10 @@ def unlabelled(
     seen = folder.Seen(16 if bits is None else int(bits))
     names, images = folder.unlabelled(where, data.test.images.shape[1:], seen)
     if bits is None and seen.greys:
-        raise DataError(f"{where} has greys of 16 bits, but {path} not how to scale them; delete it to prepare it again")
+        raise DataError(f"{where} has 16-bit greys, and {path} doesn't say how to scale them; delete {path} to prepare it anew")
+    if seen.bits == 16 and max(seen.greys, default=2**12) < 2**12:
+        said = f"{where.name}: no 16-bit grey has a value above 4095, and {data.name} has none of so few bits: they are dark"
+        warnings.warn(said, stacklevel=2)
     return names, images
 
 

@@ -78,10 +78,10 @@ def fonts(text: str) -> list[str]:
     for name in families:
         lacking = _lacking(lacking, font_manager.findfont(FontProperties(family=[name])))
     more, lacking = _fallback(lacking)
-    scripts = {unicodedata.name(c, "unnamed").split()[0]: c for c in reversed(lacking)}  # with its first character
+    scripts = {_script(c): c for c in reversed(lacking)}  # with its first character
     if new := {name: c for name, c in scripts.items() if name not in _said}:
         _said.update(new)
-        named = ", ".join(f"{name} ({c})" for name, c in new.items())
+        named = ", ".join(f"{name} ({c})" if name != c else c for name, c in new.items())
         warnings.warn(
             f"figures show boxes for characters that no font here has: {named}; install one that has them, such as Noto Sans "
             "CJK, and start again, or set matplotlib's font.family to it",
@@ -90,6 +90,11 @@ def fonts(text: str) -> list[str]:
     if lacking:
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # matplotlib's, one a character and figure
     return [*families, *more]
+
+
+def _script(c: str) -> str:
+    """The script of a letter; of a symbol itself."""
+    return unicodedata.name(c, c).split()[0] if unicodedata.category(c)[0] in "LM" else c
 
 
 @cache
@@ -255,8 +260,8 @@ def gain_by_class(experiment: Experiment, records: Sequence[Record], panels: int
         axis.tick_params(axis="y", length=0)
         axis.grid(axis="y", color="0.93")
         axis.set_axisbelow(True)
-    part = bool(table.difference[table.hold_out != names[-1]].isna().any())
-    axes[0, 0].set_yticks([*range(last), last + 0.3], [*names[:-1], "mean of those run" if part else "mean"])
+    mean = "mean" if table.whole.all() else "mean of those run"
+    axes[0, 0].set_yticks([*range(last), last + 0.3], [*names[:-1], mean])
     axes[0, 0].set_ylim(last + 0.9, -0.6)
     handles: dict[str, Artist] = {label(name, methods): Patch(color=colour[name]) for name in methods}
     if table.paper.notna().any():
@@ -288,7 +293,7 @@ def gain_by_labels(runs: Sequence[tuple[Experiment, Sequence[Record]]], method: 
         gained = pd.concat([stats.gain(table, method, measure) for _, table in points], axis=1) if points else pd.DataFrame()
         for line in gained.to_numpy():
             axis.plot(numbers, line, color="0.7", linewidth=0.9, marker="o", markersize=2.5, label="a held-out class")
-        every = means[means.measure == measure].set_index("images", drop=False)
+        every = means[means.measure == measure]
         mean = every[every.classes == every.planned]
         half = (mean.high - mean.gain).fillna(0)
         bold = {"color": colours([method])[method], "linewidth": 2.4, "marker": "o", "capsize": 4, "zorder": 3}
@@ -296,7 +301,8 @@ def gain_by_labels(runs: Sequence[tuple[Experiment, Sequence[Record]]], method: 
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set(xscale="log", xlabel="training images a class (logarithmic)", ylabel="gain (points)")
         axis.set_title(label(measure) + " average precision" * (measure != "accuracy"))
-        part = {n: f"\n{every.classes[n] or 'none'} of {every.planned[n]} run" for n in numbers if n not in mean.index}
+        lacking = tables.rows(every[every.classes < every.planned])
+        part = {row.images: f"\n{row.classes or 'none'} of {row.planned} run" for row in lacking}
         axis.set_xticks(numbers, [f"{n:,.0f}{part.get(n, '')}" for n in numbers])
         axis.minorticks_off()
         if points:

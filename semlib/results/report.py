@@ -1,6 +1,6 @@
 """A profile's executed notebooks as one static HTML page that loads nothing: no script, no stylesheet, no font.
 
-One that failed is among them, and the contents lead to its traceback.
+A notebook that failed is included, and the contents lead to its traceback.
 """
 
 import re

@@ -28,7 +28,7 @@ Z = 1.959964  # of a normal distribution's central 95 %
 BOARD = ["method", "score", "average_precision", "images_low", "images_high", "trial_std", "class_low", "class_high", "auroc"]
 BOARD += ["fpr95", "paper"]
 CONTRAST = ["method", "score", "against", "difference", "low", "high", "images_low", "images_high", "above", "classes"]
-GAINS = ["method", "score", "hold_out", "difference", "low", "high", "paper"]
+GAINS = ["method", "score", "hold_out", "difference", "low", "high", "paper", "whole"]
 WORK, FEWEST_RESAMPLES = 4 * 10**8, 40  # images that one figure's bootstrap draws: with more runs or images fewer resamples
 PREVALENCES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 
@@ -410,9 +410,9 @@ def gains(runs: Sequence[tuple[Experiment, Sequence[Record]]]) -> pd.DataFrame:
     """How far each method is above plain classification, a row each for an experiment, statistics, method and measure.
 
     Points: plain and with, the means over held-out classes; gain, their difference, with its 95 % interval low to high (of a
-    t-test paired over classes: what other classes would do, not other trials); above of classes: in how many of those that
-    were run of the planned ones; p: Wilcoxon's, two-sided. NaN where not run. images: of training a class, as
-    `images_a_class` has it.
+    t-test paired over classes: what other classes would do, not other trials); classes: how many of the planned ones were
+    run; above: in how many of these the gain is positive; p: Wilcoxon's, two-sided. NaN where not run. images: of training
+    a class, as `images_a_class` has it.
     """
     if any("classification" not in experiment.methods for experiment, _ in runs):
         raise config.ConfigError("methods: gains are over classification; name it among the methods")
@@ -434,11 +434,12 @@ def gains(runs: Sequence[tuple[Experiment, Sequence[Record]]]) -> pd.DataFrame:
 
 
 def gains_by_class(experiment: Experiment, records: Sequence[Record], most: int = 30, seed: int = 0) -> pd.DataFrame:
-    """How far each method is above plain classification: of each method and score a row a held-out class, then their mean's.
+    """How far each method is above plain classification: one row per method, score and held-out class, then one for their mean.
 
     Points, means over trials; NaN where not run. low to high: 95 %, of a class over test images, given the networks (a paired
-    bootstrap that draws the images of each class); of the mean over held-out classes. paper: the paper's
-    difference, NaN where it has none. Of more classes than `most` those with the largest differences; the mean is of all.
+    bootstrap that draws the images of each class); of the mean over held-out classes. paper: the paper's difference, NaN
+    where it has none. whole: whether the mean is of all classes, and each of as many trials. Of more classes than `most`
+    those with the largest differences; the mean is of all.
     """
     others = [method for method in experiment.methods if method != "classification"]
     if not others or len(others) == len(experiment.methods) or plan.held_out(experiment) == [None]:
@@ -461,6 +462,8 @@ def gains_by_class(experiment: Experiment, records: Sequence[Record], most: int 
             rows["paper"] = better - plain
             if values.isna().any():
                 rows.loc[average, "paper"] = math.nan  # the paper's mean is of all classes
+        averages = (table.loc[average, (*one, "mean")] for one in ((method, score), ("classification", score)))
+        rows["whole"] = bool(np.isclose(values.mean(skipna=False), np.subtract(*averages)))
         parts.append(rows.assign(method=method, score=score, hold_out=rows.index).reindex(columns=GAINS))
     return pd.concat(parts, ignore_index=True)
 

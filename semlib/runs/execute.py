@@ -139,7 +139,7 @@ def _check_steps(experiment: Experiment, images: int) -> None:
     """ConfigError if one_cycle's only step has its first learning rate, 0; a warning if the steps are too few to learn much."""
     e, steps = experiment, experiment.epochs * (images // experiment.batch_size)
     count = f"{steps} training step{'s' * (steps > 1)}"
-    said = f"epochs: {e.epochs} with batch_size {e.batch_size} and {images} images makes {count}"
+    said = f"epochs: {e.epochs} with batch_size {e.batch_size} and {images} images make {count}"
     do = "choose more epochs or a smaller batch_size"
     if steps == 1 and e.schedule == "one_cycle":
         raise ConfigError(f"{said}, and the learning rate of one_cycle's first step is 0; {do}")

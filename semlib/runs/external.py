@@ -7,7 +7,7 @@ of the images: of what trained the network nothing is known.
 import hashlib
 import re
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def _add(file: Path, parameters: Mapping[str, Any]) -> Record:
     classes, digests, data = _images(arrays, run.experiment)
     run = Run(run.experiment, run.hold_out, run.method, run.trial, digests)
     kept = _kept(run, arrays, scores, classes, data.test.labels if data else None)
-    with store.alone(run):
+    with nullcontext() if store.find(run) else store.alone(run):  # a finished run's folder may be read-only
         if found := store.find(run):
             if found.external == sha256:
                 return found

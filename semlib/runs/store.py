@@ -164,7 +164,8 @@ def alone(run: Run, wait: bool = True) -> Generator[None, None, None]:
     After a few seconds of waiting it says for whom. filelock.Timeout.
     """
     run.home.mkdir(parents=True, exist_ok=True)
-    lock, owner = FileLock(run.home / "run.lock"), run.home / OWNER
+    # no soft lock: an old lock's file would be taken for one that is held
+    lock, owner = FileLock(run.home / "run.lock", fallback_to_soft=False), run.home / OWNER
     try:
         try:
             lock.acquire(timeout=PATIENCE if wait else 0)

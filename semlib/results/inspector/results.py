@@ -137,7 +137,7 @@ class Ranked:
 
 
 class Results:
-    """A table's runs by (held-out class, method, trial), with their scores in memory, of mixed or upright statistics.
+    """A table's runs by (held-out class, method, trial), of mixed or upright statistics. Scores are read when looked at.
 
     methods and scores are named as shown; where one was run with several settings of its own, those are in its name.
     beside: another table of the same classes to compare with, whose methods have its title in their names.

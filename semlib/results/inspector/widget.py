@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
+from functools import cache
 from html import escape
 from typing import Any, BinaryIO
 
@@ -34,10 +35,22 @@ class Plotly(anywidget.AnyWidget):
     """plotly.js, which all plots of a page share. It is read after `initialize`, which may take two seconds at most."""
 
     code = traitlets.Unicode(get_plotlyjs()).tag(sync=True)
-    _esm = """export default {initialize({model}) {
-        const address = URL.createObjectURL(new Blob([model.get("code")], {type: "text/javascript"}));
-        window.semlibPlotly ??= import(address).then(() => window.Plotly);
-    }}"""
+    _esm = """
+        const load = async (code) => {
+            const address = URL.createObjectURL(new Blob([code], {type: "text/javascript"}));
+            await import(address);
+            URL.revokeObjectURL(address);
+            return window.Plotly;
+        };
+        export default {initialize({model}) {
+            window.semlibPlotly ??= load(model.get("code"));
+        }}"""
+
+    @classmethod
+    @cache
+    def shared(cls) -> "Plotly":
+        """The one of this kernel."""
+        return cls()
 
 
 class Plot(anywidget.AnyWidget):
@@ -63,7 +76,9 @@ class Plot(anywidget.AnyWidget):
             return Plotly.react(plot, data, layout, config);
         };
         plot.setAttribute("role", "figure");
+        model.on("change:figure", draw);
         await draw();
+        let back;
         plot.on("plotly_click", ({points: [{data, customdata}]}) => {
             if (data.meta && customdata) model.send({clicked: [data.meta, customdata]});  // of a run
         });
@@ -71,12 +86,13 @@ class Plot(anywidget.AnyWidget):
             const [, k] = Object.keys(edit).join().match(/^shapes\\[(\\d+)\\]/) ?? [];
             if (k === undefined) return;
             model.send({dragged: [plot.layout.shapes[k].name, plot.layout.shapes[k].x0]});
-            setTimeout(draw, 1000);  // back to where it was, if there it flags the same images
+            clearTimeout(back);
+            back = setTimeout(draw, 1000);  // back to where it was, if there it flags the same images
         });
         const size = new ResizeObserver(() => plot.offsetParent && Plotly.Plots.resize(plot));
         size.observe(el);
-        model.on("change:figure", draw);
         return () => {
+            clearTimeout(back);
             size.disconnect();
             model.off("change:figure", draw);
             Plotly.purge(plot);
@@ -103,7 +119,7 @@ class Inspector:
         self.experiment, self.outputs = experiment, experiment.folder.parent
         self._quiet, self._pages, self._images = False, {}, {}  # what was looked at stays in memory
         self.warning, self.said, self.html, self.saved = (widgets.HTML() for _ in range(4))
-        self.box = widgets.VBox([Plotly(), widgets.HTML(STYLE), self.warning]).add_class("semlib")
+        self.box = widgets.VBox([Plotly.shared(), widgets.HTML(STYLE), self.warning]).add_class("semlib")
         self.tables: dict[str, list[store.Record]] = {}
         with self._warned():
             for folder in (path for path in sorted(self.outputs.glob("*")) if path.is_dir()):
@@ -208,7 +224,12 @@ class Inspector:
         self._draw()
 
     def _draw(self) -> None:
-        choice = self.choice
+        try:
+            self._redraw(self.choice)
+        except ValueError as error:  # scores that were damaged or deleted meanwhile
+            self.said.value = f"<p role='alert'>{escape(_short(error))}</p>"
+
+    def _redraw(self, choice: Choice) -> None:
         if not all(choice) or self.page.results.selection(choice, self.share).empty:
             self.said.value = "<p role='status'>Choose at least one class, method, score and trial of what was run.</p>"
             return
