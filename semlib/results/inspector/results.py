@@ -109,7 +109,15 @@ class Ranked:
     def __init__(self, record: Record, arrays: Mapping[str, np.ndarray], column: str, end: str):
         self.average_precision, self.skew = record.metrics[column], record.skew
         self.scores, self.is_anomaly = arrays[column].astype(float), arrays["is_anomaly"]
-        self.labels, self.predicted = arrays["label"], arrays[f"predicted{end}"]
+        self._arrays, self._end = arrays, end
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._arrays["label"]
+
+    @property
+    def predicted(self) -> np.ndarray:
+        return self._arrays[f"predicted{self._end}"]
 
     @cached_property
     def curve(self) -> Curve:
