@@ -216,7 +216,8 @@ def _score(args: argparse.Namespace) -> int:
 
 def _data(args: argparse.Namespace) -> int:
     if args.what == "check" and (why := datasets.unprepared(args.dataset, args.root, args.side)):
-        raise ConfigError(f"{args.dataset} {why}; see: data prepare")
+        at = f" --side {args.side}" * bool(args.side)
+        raise ConfigError(f"{args.dataset} {why}; prepare it: python -m semlib data prepare {args.dataset}{at}")
     data = datasets.load(args.dataset, args.root, args.side, ilsvrc=args.ilsvrc)
     if args.what == "check":
         datasets.check_parts(data)

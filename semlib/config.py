@@ -6,6 +6,7 @@ an unknown name or a value of the wrong type is an error that names the choices.
 
 import ast
 import csv
+import difflib
 import math
 import re
 import reprlib
@@ -408,7 +409,9 @@ def _shown(value: object) -> str:
 
 
 def unknown(name: object, also: tuple[str, ...] = ()) -> str:
-    return f"unknown parameter {_shown(name)}; choose from {', '.join(sorted({*Experiment.model_fields, *also}))}"
+    names = sorted({*Experiment.model_fields, *also})
+    close = difflib.get_close_matches(str(name)[:100], names, 1)
+    return f"unknown parameter {_shown(name)}{f' ({close[0]}?)' if close else ''}; choose from {', '.join(names)}"
 
 
 def from_parameters(namespace: dict[str, Any], also: tuple[str, ...] = ()) -> Experiment:

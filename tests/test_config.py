@@ -86,7 +86,7 @@ def test_two_wrong_values_are_both_named_in_one_line():
 
 
 def test_a_notebooks_parameters_cell_is_checked_as_well():
-    with pytest.raises(ConfigError, match="unknown parameter 'epoch'"):
+    with pytest.raises(ConfigError, match=r"unknown parameter 'epoch' \(epochs\?\); choose from"):
         config.from_parameters({"epoch": 3, "__name__": "__main__", "_": "", "In": ["", "epoch = 3"], "Out": {}})
     with pytest.raises(ConfigError, match="epochs: should be a valid integer"):
         config.from_parameters({"epochs": "3"})

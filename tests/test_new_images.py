@@ -205,7 +205,12 @@ def test_a_run_on_a_folder_asks_for_the_folder(trained, capsys):
     """A record keeps no path."""
     folder, record = trained
     words = [str(record.home), str(folder / "pets" / "test")]
-    refused(folder, capsys, words, ("dataset: pets isn't prepared in", "add -p dataset /path/to/pets", "-p data_root"))
+    refused(
+        folder,
+        capsys,
+        words,
+        ("dataset: pets was trained on, and a record keeps no path", "add -p dataset /path/to/pets", "-p data_root"),
+    )
 
 
 def test_greys_of_16_bits_are_scaled_as_the_data_sets_were(tmp_path, capsys):

@@ -332,8 +332,8 @@ def test_ranked_images_are_the_highest_and_lowest_of_the_anomalies_and_of_the_ot
     figure = plots.ranked_images(record, data, "odin", count=4, statistics=statistics)
     arrays, end = record.scores(), plan.STATISTICS[statistics]
     scores, anomaly = arrays["odin" + end], arrays["is_anomaly"]
-    rows = {"anomalies found": (True, -1), "anomalies missed": (True, 1), "normal, flagged": (False, -1)}
-    rows |= {"normal, passed": (False, 1)}
+    rows = {f"{kind},\n{end} anomalous": (kind == "anomalies", sign) for kind in ("anomalies", "normal")
+            for end, sign in (("most", -1), ("least", 1))}  # fmt: skip
     for (said, (is_anomaly, rising)), axes in zip(rows.items(), np.reshape(figure.axes, (4, 4)), strict=True):
         assert axes[0].get_ylabel().startswith(said)
         shown = [int(axis.images[0].get_array()[0, 0]) for axis in axes]
@@ -342,6 +342,14 @@ def test_ranked_images_are_the_highest_and_lowest_of_the_anomalies_and_of_the_ot
         for axis, k in zip(axes, shown, strict=True):
             names = (record.classes[arrays[which][k]] for which in ("label", f"predicted{end}"))
             assert axis.get_title() == f"{' → '.join(names)}\n{scores[k]:.4g}"
+
+
+def test_no_ranked_image_is_in_two_rows(tmp_path):
+    data = numbered()
+    _, (record, *_) = runs(tmp_path, data=data.digests)
+    figure = plots.ranked_images(record, data, count=len(data.test))
+    shown = [int(axis.images[0].get_array()[0, 0]) for axis in figure.axes if axis.images]
+    assert len(shown) == len(set(shown)) == len(data.test)
 
 
 def test_images_that_were_not_scored_are_not_shown(tmp_path):

@@ -547,9 +547,9 @@ def test_checking_a_folder_writes_nothing(tmp_path, say):
     before = {*tmp_path.rglob("*")}
     refused(
         say("data", "check", root, "--side", 16),
-        "isn't prepared in",
+        "isn't prepared at 16 pixels a side in",
         "6 training and 6 test images of 3 classes",
-        "data prepare",
+        f"python -m semlib data prepare {root} --side 16",
     )
     assert {*tmp_path.rglob("*")} == before
     assert prepare(say, root)[0] == 0

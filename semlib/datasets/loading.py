@@ -297,7 +297,8 @@ def unprepared(name: str, root: str | Path | None = None, side: int | None = Non
     if listed == folder.listing(source):
         return ""
     train, test = (len(folder.files(source, part)) for part in ("train", "test"))
-    state = f"isn't prepared in {data_root(root)}" if listed is None else "has changed since it was prepared"
+    absent = f"isn't prepared at {side or SIDE} pixels a side in {data_root(root)}"
+    state = absent if listed is None else "has changed since it was prepared"
     return f"{state}: {train} training and {test} test images of {len(folder.classes(source))} classes"
 
 

@@ -539,10 +539,10 @@ def ranked_images(record: Record, data: Dataset, score: str = "msp", count: int 
     order = np.argsort(scores, kind="stable")
     anomalies, normal = order[is_anomaly[order]], order[~is_anomaly[order]]
     rows = {
-        "anomalies found\n(most anomalous)": anomalies[::-1],
-        "anomalies missed\n(least anomalous)": anomalies,
-        "normal, flagged\n(most anomalous)": normal[::-1],
-        "normal, passed\n(least anomalous)": normal,
+        "anomalies,\nmost anomalous": anomalies[len(anomalies) // 2 :][::-1],  # no image in two rows
+        "anomalies,\nleast anomalous": anomalies[: len(anomalies) // 2],
+        "normal,\nmost anomalous": normal[len(normal) // 2 :][::-1],
+        "normal,\nleast anomalous": normal[: len(normal) // 2],
     }
     size = (1.25 * count + 1, 1.55 * len(rows))
     figure, axes = plt.subplots(len(rows), count, figsize=size, dpi=DPI, squeeze=False, layout="tight")

@@ -168,12 +168,18 @@ def gains(table: pd.DataFrame) -> pd.DataFrame:
     text = pd.DataFrame({"Images a class": images, "Statistics": table.statistics})
     for name in ("method", "measure"):
         text[name.capitalize()] = table[name].map(partial(label, among=table[name].unique()))
+    lacking = pd.Series([_not_run(row) for row in tables.rows(table)], table.index, dtype=str)
     for name, column in ((label("classification"), "plain"), ("With the method", "with")):
-        text[name] = ["not run" if math.isnan(value) else f"{value:.2f}" for value in table[column]]
+        text[name] = table[column].map("{:.2f}".format).where(lacking == "", lacking)
     text["Gain (95 % over held-out classes)"] = [_gain_text(row) for row in tables.rows(table)]
     text["Above in"] = [_above(row) for row in tables.rows(table)]
     text["p"] = [p_value(p).removeprefix("= ") for p in table.p]
     return text.set_index(["Images a class", "Statistics", "Method", "Measure"])
+
+
+def _not_run(row: Any) -> str:
+    """Why a mean over the classes isn't shown; "" if all were run."""
+    return "" if row.classes == row.planned else "not all run" if row.classes else "not run"
 
 
 def _above(row: Any) -> str:
@@ -182,8 +188,8 @@ def _above(row: Any) -> str:
 
 
 def _gain_text(row: Any) -> str:
-    if math.isnan(row.gain):
-        return "not run"
+    if lacking := _not_run(row):
+        return lacking
     return f"{row.gain:+.2f}" + ("" if math.isnan(row.low) else f" ({row.low:+.2f} to {row.high:+.2f})")
 
 
@@ -479,7 +485,8 @@ def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:
     lacking = [f"{label(name, wanted)} ({record.hold_out or 'none'}, {record.method})" for record in records
                for name in store.lacking(record, wanted)]  # fmt: skip
     if lacking:
-        lines.append(f"Not scored yet: {lacking[0]}{f' and {len(lacking) - 1} more' * (len(lacking) > 1)}.")
+        more, how = f" and {len(lacking) - 1} more" * (len(lacking) > 1), "missing: train computes them from kept weights"
+        lines.append(f"Not scored yet: {lacking[0]}{more}; {how}.")
     return lines + unlike(records) + store.unmatched([experiment])
 
 

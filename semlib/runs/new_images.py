@@ -80,8 +80,8 @@ def _data(run: Run, record: Record) -> datasets.Dataset:
     e, name = run.experiment, record.dataset
     if e.dataset == name and not (datasets.is_name(name, e.data_root, e.image_side) or resolve(name).is_dir()):
         raise ConfigError(
-            f"dataset: {name} isn't prepared in {datasets.data_root(e.data_root)}, and a record keeps no path; add -p dataset "
-            f"/path/to/{name} if it is a folder of images, else -p data_root with the folder of {name}.npz"
+            f"dataset: {name} was trained on, and a record keeps no path; add -p dataset /path/to/{name} if it is a folder of "
+            f"images, else -p data_root with the folder of {name}.npz, which isn't in {datasets.data_root(e.data_root)}"
         )
     return plan.load(e)
 
