@@ -52,10 +52,12 @@ class Page:
 
     def __init__(self, results: Results):
         self.results = results
-        methods = {results.first[name].method: name for name in reversed(results.methods)}  # the first has its usual colour
-        names = {name: method for method, name in methods.items()}
-        keys = [names.get(name, name) for name in results.methods]
-        self.colours = {name: to_hex(plots.colours(keys)[key]) for name, key in zip(results.methods, keys, strict=True)}
+        keys: dict[str, str] = {}  # the first of a method has the method's colour
+        for name in results.methods:
+            method = results.first[name].method
+            keys[name] = name if method in keys.values() else method
+        colours = plots.colours([*keys.values()])
+        self.colours = {name: to_hex(colours[key]) for name, key in keys.items()}
         self.dashes = dict(zip(results.scores, itertools.cycle(DASHES), strict=False))
         self._curves: tuple[Any, dict[str, Any]] = (None, {})  # the last panels, without their markers
 

@@ -170,7 +170,7 @@ class Results:
         used = sorted(
             self.runs.values(), key=lambda r: (r.home in others, [*config.METHODS, r.method].index(r.method), names[r.home])
         )
-        self.first = {names[record.home]: record for record in reversed(used)}
+        self.first = {names[record.home]: record for record in reversed(used)}  # of each of the methods
         self.methods = tuple(dict.fromkeys(names[record.home] for record in used))
         self.dataset, self.known = (used[0].dataset, used[0].classes) if used else ("", ())
         self.skew = {hold_out: record.skew for (hold_out, _, _), record in self.runs.items()}  # a guess's average precision
