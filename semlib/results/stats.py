@@ -462,8 +462,8 @@ def gains_by_class(experiment: Experiment, records: Sequence[Record], most: int 
             rows["paper"] = better - plain
             if values.isna().any():
                 rows.loc[average, "paper"] = math.nan  # the paper's mean is of all classes
-        averages = (table.loc[average, (*one, "mean")] for one in ((method, score), ("classification", score)))
-        rows["whole"] = bool(np.isclose(values.mean(skipna=False), np.subtract(*averages)))
+        better, plain = (table.loc[average, (*one, "mean")] for one in pair)
+        rows["whole"] = bool(np.isclose(values.mean(skipna=False), better - plain))
         parts.append(rows.assign(method=method, score=score, hold_out=rows.index).reindex(columns=GAINS))
     return pd.concat(parts, ignore_index=True)
 
