@@ -1,6 +1,8 @@
 """`python -m semlib COMMAND`. Papermill and Snakemake do the work; this checks the rest."""
 
 import argparse
+import atexit
+import gc
 import io
 import json
 import signal
@@ -248,4 +250,5 @@ if __name__ == "__main__":
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # of an ASCII terminal: no traceback for a ±
     signal.signal(signal.SIGTERM, _terminate)
+    atexit.register(gc.freeze)  # PyTorch's objects are not looked through at the end, which takes a second
     sys.exit(main())

@@ -172,9 +172,9 @@ def _optimizer(net: nn.Module, how: Training, task: str) -> SGD:
     parts = ((name.split("."), parameter) for name, parameter in net.named_parameters())
     classifies = task == "classification"
     parameters = [p for name, p in parts if name[0] != "heads" or (name[1] == "classification") == classifies]
-    fused = next(net.parameters()).device.type == "cuda"
+    cuda = next(net.parameters()).device.type == "cuda"
     rate, decay = how.learning_rate, how.weight_decay
-    return SGD(parameters, lr=rate, momentum=0.9, nesterov=True, weight_decay=decay, fused=fused or None)
+    return SGD(parameters, lr=rate, momentum=0.9, nesterov=True, weight_decay=decay, fused=cuda, foreach=not cuda)
 
 
 def _check_finite(losses: Tensor, net: nn.Module, epoch: int, how: Training) -> None:

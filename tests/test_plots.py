@@ -1,5 +1,6 @@
 """Figures of records, read back from what matplotlib draws: curves, bands, and which images stand in which row."""
 
+import itertools
 import warnings
 
 import matplotlib.pyplot as plt
@@ -245,8 +246,8 @@ def test_names_are_shown_as_they_are_in_every_figure(odd, tmp_path):
         assert {*expected} <= shown, (name, shown)
     ranked = plots.ranked_images(records[0], data)
     ranked.savefig(tmp_path / "ranked.png", dpi=30)
-    titles = " ".join(axis.get_title() for axis in ranked.axes)
-    assert "$5_note" in titles and not any(axis.title.get_parse_math() for axis in ranked.axes)
+    captions = [text for axis in ranked.axes for text in axis.texts]
+    assert any("$5_note" in text.get_text() for text in captions) and not any(text.get_parse_math() for text in captions)
 
 
 def test_a_script_that_no_font_has_is_named_once(monkeypatch, tmp_path):
@@ -334,21 +335,36 @@ def test_ranked_images_are_the_highest_and_lowest_of_the_anomalies_and_of_the_ot
     scores, anomaly = arrays["odin" + end], arrays["is_anomaly"]
     rows = {f"{kind},\n{end} anomalous": (kind == "anomalies", sign) for kind in ("anomalies", "normal")
             for end, sign in (("most", -1), ("least", 1))}  # fmt: skip
-    for (said, (is_anomaly, rising)), axes in zip(rows.items(), np.reshape(figure.axes, (4, 4)), strict=True):
-        assert axes[0].get_ylabel().startswith(said)
-        shown = [int(axis.images[0].get_array()[0, 0]) for axis in axes]
+    for (said, (is_anomaly, rising)), axis in zip(rows.items(), figure.axes, strict=True):
+        assert axis.get_ylabel().startswith(said)
+        shown = [int(image.get_array()[0, 0]) for image in axis.images]
         assert len(set(shown)) == 4 and all(anomaly[k] == is_anomaly for k in shown)
         assert scores[shown].tolist() == sorted(scores[anomaly == is_anomaly], reverse=rising < 0)[:4]
-        for axis, k in zip(axes, shown, strict=True):
+        for text, image, k in zip(axis.texts, axis.images, shown, strict=True):
             names = (record.classes[arrays[which][k]] for which in ("label", f"predicted{end}"))
-            assert axis.get_title() == f"{' → '.join(names)}\n{scores[k]:.4g}"
+            assert text.get_text() == f"{' → '.join(names)}\n{scores[k]:.4g}"
+            left, right, bottom, top = image.get_extent()  # the caption stands right above its image, which stands upright
+            assert text.get_position() == ((left + right) / 2, top) and bottom > top and axis.yaxis_inverted()
+
+
+def test_captions_and_images_of_any_shape_stay_in_their_places(tmp_path):
+    images = np.zeros((3, 1, 20, 60), np.uint8)
+    names = pd.DataFrame({"file": ["f" * 90] * 3, "predicted": ["c" * 90] * 3, "msp": 0.5, "msp_percentile": 100.0})
+    figure = plots.most_anomalous(names, images, columns=3)
+    figure.draw_without_rendering()
+    (axis,) = figure.axes
+    boxes = [text.get_window_extent() for text in axis.texts]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+    for image in axis.images:
+        left, right, bottom, top = image.get_extent()
+        assert (right - left) / (bottom - top) == pytest.approx(3) and right - left < 1
 
 
 def test_no_ranked_image_is_in_two_rows(tmp_path):
     data = numbered()
     _, (record, *_) = runs(tmp_path, data=data.digests)
     figure = plots.ranked_images(record, data, count=len(data.test))
-    shown = [int(axis.images[0].get_array()[0, 0]) for axis in figure.axes if axis.images]
+    shown = [int(image.get_array()[0, 0]) for axis in figure.axes for image in axis.images]
     assert len(shown) == len(set(shown)) == len(data.test)
 
 

@@ -132,9 +132,9 @@ def _run(found: Sequence[Table], args: argparse.Namespace) -> int:
             mine = _write(found, where, args, threads, devices if args.on == "local" else None)
             snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", str(where)]
             snakemake += ["--configfile", str(where / "config.json"), "--profile", str(_profile(args.on))]
-            # a killed grid's lock: it is ours now
             environment = _environment(where)
-            subprocess.run([*snakemake, "--cores", "1", "--unlock", "--quiet"], capture_output=True, env=environment)
+            if any(where.glob(".snakemake/locks/*")):  # a killed grid's: they are ours now
+                subprocess.run([*snakemake, "--cores", "1", "--unlock", "--quiet"], capture_output=True, env=environment)
             how = ["--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime", "--quiet", "rules", "host"]
             if args.on == "local":
                 how += ["--cores", str(side_by_side * threads)]

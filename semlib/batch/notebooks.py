@@ -20,10 +20,12 @@ from semlib.runs import machine, plan
 NO_CHECKOUT = "semlib is installed as a package: clone its repository and install that with pip install -e"
 SLOW_START = 600  # seconds that a kernel may take to start: imports over a network file system, a busy machine
 LONGEST_FOLDER = 75  # characters, of sockets: the name of one is at most 107 long, on macOS 103
-# ipykernel_launcher without the settings and start-up files of /etc/ipython, /usr/local/etc/ipython and this environment's
+# ipykernel_launcher without the settings and start-up files of /etc/ipython, /usr/local/etc/ipython and this environment's.
+# Frozen, PyTorch's million objects are not looked through at the end, which takes seconds.
 KERNEL = (
-    "import sys; sys.path[:] = filter(None, sys.path); from IPython.core import application as a; "
-    "a.SYSTEM_CONFIG_DIRS.clear(); a.ENV_CONFIG_DIRS.clear(); from ipykernel import kernelapp; kernelapp.launch_new_instance()"
+    "import atexit, gc, sys; atexit.register(gc.freeze); sys.path[:] = filter(None, sys.path); "
+    "from IPython.core import application as a; a.SYSTEM_CONFIG_DIRS.clear(); a.ENV_CONFIG_DIRS.clear(); "
+    "from ipykernel import kernelapp; kernelapp.launch_new_instance()"
 )
 
 # Papermill checks notebooks by jsonschema, which would take a second to import its grammar of IRIs; notebooks have none.

@@ -476,19 +476,36 @@ def committed(name: str) -> list[Image.Image]:
 @legible
 def samples(images: Mapping[str, np.ndarray], title: str) -> Figure:
     """The paper's Figures 2 to 6: a row for each class of its images, uint8 (N, C, H, W); what is not here is said so."""
-    columns = max(map(len, images.values()))
-    if not columns:
+    if not any(map(len, images.values())):
         return _note(f"{title}: no images of it here")
-    size = (max(6, 1.6 * columns + 1.6), 1.65 * len(images) + 0.5)
-    figure, axes = plt.subplots(len(images), columns, figsize=size, dpi=DPI, squeeze=False, layout="constrained")
-    for line, (name, members) in zip(axes, images.items(), strict=True):
-        for axis in line:
-            axis.set(xticks=[], yticks=[], frame_on=False)
-        line[0].set_ylabel(name if len(members) else f"{name}\n(not here)", fontsize=9, rotation=0, ha="right", va="center")
-        for axis, image in zip(line, members, strict=False):
-            axis.imshow(pixels(image), cmap="gray", vmin=0, vmax=255)
-    figure.suptitle(title)
+    rows = [
+        (name + "\n(not here)" * (not len(members)), [(image, "") for image in members]) for name, members in images.items()
+    ]
+    return _sheet(rows, title, 1.65)
+
+
+def _sheet(rows: Sequence[tuple[str, Sequence[tuple[np.ndarray, str]]]], title: str, side: float = 1.25) -> Figure:
+    """A row of images (C, H, W) with captions for each text; side: inches of an image."""
+    columns, lines = (max(len(cells) for _, cells in rows), max(c.count("\n") + bool(c) for _, cells in rows for _, c in cells))
+    beside, above = 0.08 * max(len(line) for text, _ in rows for line in text.splitlines() or [""]), 0.11 * lines
+    size = (max(6, side * columns + beside), (side + above) * len(rows) + 0.4)
+    figure, axes = plt.subplots(len(rows), 1, figsize=size, dpi=DPI, squeeze=False, layout="constrained")
+    for axis, (text, cells) in zip(axes.flat, rows, strict=True):
+        axis.set(xticks=[], yticks=[], frame_on=False, xlim=(0, columns), ylim=(1, -above / side), anchor="W")
+        axis.set_ylabel(text, fontsize=8, rotation=0, ha="right", va="center")
+        for k, (image, caption) in enumerate(cells):
+            height, width = np.array(image.shape[1:]) / max(image.shape[1:]) * 0.47
+            place = (k + 0.5 - width, k + 0.5 + width, 0.5 + height, 0.5 - height)
+            axis.imshow(pixels(image), cmap="gray", vmin=0, vmax=255, extent=place)
+            axis.text(k + 0.5, 0.5 - height, caption, fontsize=6.5, ha="center", va="bottom")
+    figure.suptitle(title, fontsize=10)
     return figure
+
+
+def _fitting(text: str, characters: int = 24) -> str:
+    """The text, or of a longer one its ends."""
+    half = characters // 2 - 1
+    return text if len(text) <= characters else f"{text[:half]}…{text[-half:]}"
 
 
 def pixels(image: np.ndarray) -> np.ndarray:
@@ -499,21 +516,15 @@ def pixels(image: np.ndarray) -> np.ndarray:
 @legible
 def most_anomalous(table: pd.DataFrame, images: np.ndarray, count: int = 40, columns: int = 8) -> Figure:
     """A contact sheet of the images, uint8 (N, C, H, W), with the highest first score of a table of `runs.new_images`."""
-    score = table.columns[2]
-    order = np.argsort(-table[score].to_numpy(), kind="stable")[:count]
-    rows = -(-len(order) // columns)
-    size = (1.5 * columns, 1.9 * rows + 0.6)
-    figure, axes = plt.subplots(rows, columns, figsize=size, dpi=DPI, squeeze=False, layout="tight")
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[], frame_on=False)
-    for axis, k in zip(axes.flat, order, strict=False):
+    score, cells = table.columns[2], []
+    for k in np.argsort(-table[score].to_numpy(), kind="stable")[:count]:
         row = table.iloc[k]
-        axis.imshow(pixels(images[k]), cmap="gray", vmin=0, vmax=255)
-        name = (row.file if len(row.file) <= 26 else f"...{row.file[-23:]}").encode(errors="replace").decode()
-        axis.set_title(f"{name}\n{row.predicted}, {row[f'{score}_percentile']:.1f}", fontsize=6.5)
-    what = "file, predicted class, percentile among the run's normal test images"
-    figure.suptitle(f"The most anomalous of {len(table)} images by {label(score)}: {what}", fontsize=10)
-    return figure
+        name = _fitting(row.file.encode(errors="replace").decode())
+        cells.append((images[k], f"{name}\n{_fitting(row.predicted, 16)}, {row[f'{score}_percentile']:.1f}"))
+    title = (
+        f"The most anomalous of {len(table)} images by {label(score)}: file, predicted class, percentile among the run's normal"
+    )
+    return _sheet([("", cells[k : k + columns]) for k in range(0, len(cells), columns)], f"{title} test images", 1.5)
 
 
 def _note(text: str) -> Figure:
@@ -535,7 +546,7 @@ def ranked_images(record: Record, data: Dataset, score: str = "msp", count: int 
         raise ValueError(f"{score!r} is not a score of this run; choose from {', '.join(record.scoring)}")
     if data.digests.test != record.test_digest:
         return _note("the images that are here now are not those that were scored")
-    scores, predicted, is_anomaly = arrays[score + end], arrays[f"predicted{end}"], arrays["is_anomaly"]
+    scores, is_anomaly = arrays[score + end], arrays["is_anomaly"]
     order = np.argsort(scores, kind="stable")
     anomalies, normal = order[is_anomaly[order]], order[~is_anomaly[order]]
     rows = {
@@ -544,20 +555,14 @@ def ranked_images(record: Record, data: Dataset, score: str = "msp", count: int 
         "normal,\nmost anomalous": normal[len(normal) // 2 :][::-1],
         "normal,\nleast anomalous": normal[: len(normal) // 2],
     }
-    size = (1.25 * count + 1, 1.55 * len(rows))
-    figure, axes = plt.subplots(len(rows), count, figsize=size, dpi=DPI, squeeze=False, layout="tight")
-    for line, (text, ranked) in zip(axes, rows.items(), strict=True):
-        for axis in line:
-            axis.set(xticks=[], yticks=[], frame_on=False)
-        line[0].set_ylabel(text, fontsize=8, rotation=0, ha="right", va="center")
-        for axis, k in zip(line, ranked, strict=False):
-            axis.imshow(pixels(data.test.images[k]), cmap="gray", vmin=0, vmax=255)
-            is_, taken_for = (record.classes[numbers[k]] for numbers in (arrays["label"], predicted))
-            axis.set_title(f"{is_} → {taken_for}\n{scores[k]:.4g}", fontsize=6.5)
-    what = f"{label(score)} ({statistics} statistics), {label(record.method)}"
-    what += f", {record.hold_out or 'nothing'} held out"
-    figure.suptitle(f"{what}: class → predicted class, score", fontsize=10)
-    return figure
+    sheet = []
+    for text, ranked in rows.items():
+        names = [[record.classes[arrays[which][k]] for which in ("label", f"predicted{end}")] for k in ranked[:count]]
+        captions = [" → ".join(pair) if len("".join(pair)) <= 21 else "\n→ ".join(map(_fitting, pair)) for pair in names]
+        cells = zip(ranked, captions, strict=False)
+        sheet.append((text, [(data.test.images[k], f"{caption}\n{scores[k]:.4g}") for k, caption in cells]))
+    what = f"{label(score)} ({statistics} statistics), {label(record.method)}, {record.hold_out or 'nothing'} held out"
+    return _sheet(sheet, f"{what}: class → predicted class, score")
 
 
 def save(figure: Figure, path: Path, experiment: Experiment, records: Sequence[Record]) -> None:
