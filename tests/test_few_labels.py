@@ -1,5 +1,6 @@
 """Few labels: which training images are drawn, what is computed of them, and the gain by their number."""
 
+import itertools
 import warnings
 
 import matplotlib.pyplot as plt
@@ -390,7 +391,7 @@ def test_the_figure_shows_each_class_the_mean_and_its_interval():
     few, whole = measured([4] * 8, train_per_class=20), measured([1] * 8, seed=1)
     figure = plots.gain_by_labels([few, whole])
     axis = lines(figure)[0]
-    assert axis.get_xscale() == "log" and [t.get_text() for t in axis.get_xticklabels()] == ["20", "100"]
+    assert axis.get_xscale() == "log" and [t.get_text() for t in axis.get_xticklabels()] == ["20\n2 trials", "100\n2 trials"]
     thin = [line for line in axis.lines if line.get_label() == "a held-out class"]
     assert len(thin) == 8
     gain = stats.gain(tables.by_class(*few), "rotation", "msp")
@@ -402,12 +403,29 @@ def test_the_figure_shows_each_class_the_mean_and_its_interval():
     plt.close(figure)
 
 
+def test_each_line_is_named_at_its_end_and_no_name_is_on_another():
+    few, (experiment, records) = measured([4] * 8, train_per_class=20), measured([1] * 8, train_per_class=40)
+    part = [record for record in records if record.hold_out in few[0].hold_out[:3]]
+    figure = plots.gain_by_labels([few, (experiment, part)])
+    figure.canvas.draw()
+    axis = lines(figure)[0]
+    ends = {text.get_text(): text.xy for text in axis.texts}
+    assert [name for name, (x, _) in ends.items() if x == 20] != [] and set(ends) == set(few[0].hold_out)
+    assert {name for name, (x, _) in ends.items() if x == 40} == set(few[0].hold_out[:3])
+    gained = stats.gain(tables.by_class(*few), "rotation", "msp")
+    rising = [name for name in gained.sort_values().index if ends[name][0] == 20]
+    assert sorted(rising, key=lambda name: ends[name][1]) == rising
+    boxes = [text.get_window_extent() for text in axis.texts if text.xy[0] == 20]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    plt.close(figure)
+
+
 def test_a_mean_of_some_of_the_classes_is_not_drawn_beside_those_of_all():
     few, (experiment, records) = measured([4] * 8, train_per_class=20), measured([1] * 8, train_per_class=40)
     part = [record for record in records if record.hold_out in few[0].hold_out[:3]]
     figure = plots.gain_by_labels([few, (experiment, part)])
     axis = lines(figure)[0]
-    assert [t.get_text() for t in axis.get_xticklabels()] == ["20", "40\n3 of 8 run"]
+    assert [t.get_text() for t in axis.get_xticklabels()] == ["20\n2 trials", "40\n3 of 8 run"]
     assert axis.containers[0].lines[0].get_xdata().tolist() == [20]
     assert "3 that were run, of 8" in show.gains(stats.gains([(experiment, part)])).to_string()
     twice = plots.gain_by_labels([(experiment, part), (experiment, part)])  # as many images as another entry has

@@ -190,8 +190,13 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
 
 
 def _averaged(records: Sequence[Record], how: str = "mean") -> str:
+    said = _trials(records)
+    return said if said == "one trial" else f"{how} of {said}"
+
+
+def _trials(records: Sequence[Record]) -> str:
     trials = len({record.trial for record in records})
-    return "one trial" if trials == 1 else f"{how} of {trials} trials"
+    return "one trial" if trials == 1 else f"{trials} trials"
 
 
 def _panels(experiment: Experiment, records: Sequence[Record]) -> tuple[list[str], int]:
@@ -284,13 +289,16 @@ def gain_by_labels(runs: Sequence[tuple[Experiment, Sequence[Record]]], method: 
     """
     measures = [name for name in ("msp", "odin", "accuracy") if all(name in (*e.scores, "accuracy") for e, _ in runs)]
     points = sorted(((tables.images_a_class(e, records), k) for k, (e, records) in enumerate(runs)), key=lambda point: point[0])
-    points = [(n, tables.by_class(*runs[k])) for n, k in points if not math.isnan(n)]
-    numbers = [n for n, _ in points]
+    points = [(n, *runs[k]) for n, k in points if not math.isnan(n)]
+    numbers = [n for n, *_ in points]
+    found = [tables.by_class(experiment, records) for _, experiment, records in points]
     means = stats.gains(runs).query("method == @method and statistics == @runs[0][0].statistics").sort_values("images")
+    low, high = (min(numbers), max(numbers)) if numbers else (0, 0)
+    there = {n: where for n, where in tables.PAPERS_IMAGES.items() if low / 1.5 < n < high * 1.5}
     size = (5 * len(measures), 4.8)
     figure, axes = plt.subplots(1, len(measures), figsize=size, dpi=DPI, squeeze=False, layout="constrained")
     for axis, measure in zip(axes.flat, measures, strict=True):
-        gained = pd.concat([stats.gain(table, method, measure) for _, table in points], axis=1) if points else pd.DataFrame()
+        gained = pd.concat([stats.gain(table, method, measure) for table in found], axis=1) if points else pd.DataFrame()
         for line in gained.to_numpy():
             axis.plot(numbers, line, color="0.7", linewidth=0.9, marker="o", markersize=2.5, label="a held-out class")
         every = means[means.measure == measure]
@@ -301,21 +309,44 @@ def gain_by_labels(runs: Sequence[tuple[Experiment, Sequence[Record]]], method: 
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set(xscale="log", xlabel="training images a class (logarithmic)", ylabel="gain (points)")
         axis.set_title(label(measure) + " average precision" * (measure != "accuracy"))
+        below = {n: _trials(records) for n, _, records in points}
         lacking = tables.rows(every[every.classes < every.planned])
-        part = {row.images: f"\n{row.classes or 'none'} of {row.planned} run" for row in lacking}
-        axis.set_xticks(numbers, [f"{n:,.0f}{part.get(n, '')}" for n in numbers])
+        below |= {row.images: f"{row.classes or 'none'} of {row.planned} run" for row in lacking}
+        axis.set_xticks(numbers, [f"{n:,.0f}\n{below[n]}" for n in numbers])
         axis.minorticks_off()
         if points:
-            axis.set_xlim(min(numbers) / 1.4, max(numbers) * 1.4)
-        for n, name in tables.PAPERS_IMAGES.items():
-            if points and min(numbers) / 1.5 < n < max(numbers) * 1.5:
-                axis.axvline(n, color="0.5", linewidth=0.8, linestyle=":")
-                axis.annotate(name, (n, 1), xycoords=("data", "axes fraction"), fontsize=7, rotation=90, ha="right", va="top")
+            axis.set_xlim(low / 1.4, high * 1.8)
+        if len(gained) <= PANELS:
+            _name_lines(axis, gained, numbers)
+        there = {
+            n: where for n, where in tables.PAPERS_IMAGES.items() if points and min(numbers) / 1.5 < n < max(numbers) * 1.5
+        }
+        for n in there:
+            axis.axvline(n, color="0.5", linewidth=0.8, linestyle=":")
     legend = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))  # one line of each kind
-    figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=2, frameon=False)
+    if there:
+        said = "the paper's numbers: " + ", ".join(f"{n:,} in {where}" for n, where in there.items())
+        legend[said] = Line2D([], [], color="0.5", linewidth=0.8, linestyle=":")
+    figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=3, frameon=False)
     title = f"{label(method)} above {label('classification')}"
     figure.suptitle(f"{title}, {runs[0][0].dataset_name} ({runs[0][0].profile}, {runs[0][0].statistics} statistics)")
     return figure
+
+
+def _name_lines(axis: Axes, lines: pd.DataFrame, x: Sequence[float]) -> None:
+    """Each line's name beside its last point, moved up or down where names would overlap; lines: a row each."""
+    low, high = axis.get_ylim()
+    last = lines.apply(pd.Series.last_valid_index, axis=1)
+    for column in lines:
+        ends = lines.loc[last == column, column].sort_values()
+        at, least = ends.to_numpy().copy(), 0.036 * (high - low)
+        for _ in range(200):
+            overlap = np.clip(least - np.diff(at), 0, None) / 2
+            at[:-1] -= overlap
+            at[1:] += overlap
+        for name, y in zip(ends.index, at, strict=True):
+            where = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
+            axis.annotate(name, (x[lines.columns.get_loc(column)], y), **where, fontsize=7, color="0.4")
 
 
 @legible

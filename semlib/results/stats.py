@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from semlib import config
 from semlib.config import PAPERS_SCORES, Experiment
 from semlib.results import tables
+from semlib.results.curves import Curve
 from semlib.results.names import average_of, without_average
 from semlib.runs import plan
 from semlib.runs.store import Record
@@ -51,15 +52,13 @@ class Ranking:
             raise ValueError("is_anomaly should hold True and False (or 1 and 0), both of them")
         if np.isnan(scores).any():
             raise ValueError(f"{np.isnan(scores).sum()} of {len(scores)} scores are NaN")
-        self.anomaly = anomaly.astype(bool)
+        self.anomaly, self._scores = anomaly.astype(bool), scores.astype(float)  # kept ranks are unsigned
         self.strata = self.anomaly if strata is None else np.asarray(strata)
-        levels, place = np.unique(scores, return_inverse=True)
-        self._level = len(levels) - 1 - place  # 0 is the highest score
-        self._order = np.argsort(self._level, kind="stable")
-        everything, true = np.bincount(self._level), np.bincount(self._level[self.anomaly], minlength=len(levels))
-        self.anomalies, self.images = int(true.sum()), everything
-        self.recall = true.cumsum() / true.sum()  # of each step, from the highest score on
-        self.fallout = (everything - true).cumsum() / (everything - true).sum()  # the false positive rate
+        self.curve = Curve.of(self.anomaly, self._scores)
+        false = self.curve.flagged - self.curve.found
+        self.anomalies = int(self.curve.found[-1])
+        self.recall = self.curve.found / self.anomalies  # of each step, from the highest score on
+        self.fallout = false / false[-1]  # the false positive rate
 
     def average_precision(self, prevalence: float | None = None) -> float:
         """Eq. 4. prevalence: as if this share p of the images were anomalies, with the same two distributions of scores.
@@ -96,12 +95,18 @@ class Ranking:
         return low, high
 
     @cached_property
+    def _level(self) -> np.ndarray:
+        """(N,): each image's step; 0 has the highest score."""
+        return np.searchsorted(-self.curve.thresholds, -self._scores)
+
+    @cached_property
     def _steps(self) -> tuple[np.ndarray, ...]:
         """Images down to the last step with an anomaly, where each such step begins in them; the same for anomalies alone."""
-        sorted_, true = self._level[self._order], self._order[self.anomaly[self._order]]
+        order = np.argsort(self._level, kind="stable")
+        sorted_, true = self._level[order], order[self.anomaly[order]]
         found = np.unique(self._level[true])
         ends = np.searchsorted(sorted_, found, side="right")
-        return self._order[: ends[-1]], np.r_[0, ends[:-1]], true, np.searchsorted(self._level[true], found)
+        return order[: ends[-1]], np.r_[0, ends[:-1]], true, np.searchsorted(self._level[true], found)
 
     def resampled(self, counts: np.ndarray) -> np.ndarray:
         """Average precisions (B,) of B resamples, without sorting anew. counts (N, B): how often each has each image."""
@@ -180,7 +185,8 @@ def audit(arrays: Mapping[str, np.ndarray], statistics: str = "mixed") -> pd.Dat
         if name in ("label", "predicted", "is_anomaly") or at + end != plan.STATISTICS[statistics]:
             continue
         ranking = Ranking(arrays["is_anomaly"], arrays[key])
-        tied = ranking.images[ranking.images > 1].sum() / len(ranking.anomaly)
+        together = np.diff(ranking.curve.flagged, prepend=0)  # images of one score
+        tied = together[together > 1].sum() / len(ranking.anomaly)
         rows[name] = [ranking.average_precision(), ranking.trapezoid(), *ranking.bounds(), tied]
     columns = ["average_precision", "trapezoid", "lowest", "highest", "tied"]
     return 100 * pd.DataFrame.from_dict(rows, orient="index", columns=columns)

@@ -16,7 +16,7 @@ from semlib import config, datasets
 from semlib.config import Data, Experiment
 from semlib.datasets import DataError, ImageSet
 from semlib.results import stats, tables
-from semlib.results.curves import Curve, Point
+from semlib.results.curves import Point
 from semlib.results.names import average_row, label
 from semlib.runs import plan
 from semlib.runs.store import Record
@@ -110,6 +110,8 @@ class Ranked:
         self.average_precision, self.skew = record.metrics[column], record.skew
         self.scores, self.is_anomaly = arrays[column].astype(float), arrays["is_anomaly"]
         self._arrays, self._end = arrays, end
+        self._ranking = stats.Ranking(self.is_anomaly, self.scores)
+        self.curve = self._ranking.curve
 
     @property
     def labels(self) -> np.ndarray:
@@ -120,14 +122,9 @@ class Ranked:
         return self._arrays[f"predicted{self._end}"]
 
     @cached_property
-    def curve(self) -> Curve:
-        return Curve.of(self.is_anomaly, self.scores)
-
-    @cached_property
     def measures(self) -> dict[str, float]:
         """In percent; average precision as recorded."""
-        ranking = stats.Ranking(self.is_anomaly, self.scores)
-        numbers = (self.average_precision, ranking.auroc(), ranking.fpr95())
+        numbers = (self.average_precision, self._ranking.auroc(), self._ranking.fpr95())
         return {name: 100 * number for name, number in zip(MEASURES, numbers, strict=True)}
 
     def at(self, share: float) -> Point:
@@ -281,7 +278,7 @@ class _Arrays(dict[str, np.ndarray]):
         self.record = record
 
     def __missing__(self, name: str) -> np.ndarray:
-        self |= self.record.scores(name)
+        self |= self.record.scores(*{name, "is_anomaly"} - self.keys())
         return self[name]
 
 
