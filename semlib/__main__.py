@@ -83,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("what", choices=("prepare", "check"))
     data.add_argument("dataset", help="a name, or a folder with train/<class>/* and test/<class>/*")
     data.add_argument("--root", help="the folder of prepared data sets (default: $SEMLIB_DATA, else data/)")
-    data.add_argument("--side", type=partial(_number, least=8, most=10**4), help="own images and ImageNet: pixels a side")
+    data.add_argument(
+        "--side", type=partial(_number, least=8, most=10**4), help="own images and ImageNet: pixels a side (default: 32, 256)"
+    )
     data.add_argument("--ilsvrc", help="ImageNet: the ILSVRC2012 folder (default: $SEMLIB_ILSVRC)")
     data.set_defaults(command=_data)
 
@@ -166,6 +168,7 @@ def _run(args: argparse.Namespace) -> int:
             return 1
         except Exception as error:  # a dead kernel, a timeout, a full disk
             print(f"error: {type(error).__name__}: {error}\nthe notebook so far is {short(unfinished)}", file=sys.stderr)
+            notebooks.say_why(unfinished, error)
             return 1
     # The records decide: a notebook whose kernel was killed looks completed.
     missing = [run for e in experiments if e.missing == "train" for run in store.missing(e)]

@@ -19,6 +19,7 @@ from nbclient import NotebookClient
 from semlib import config
 from semlib.__main__ import main
 from semlib.batch import notebooks
+from semlib.results import report
 from semlib.runs import store
 
 NOTEBOOK = "notebooks/holdout.ipynb"
@@ -119,6 +120,19 @@ def test_an_executed_notebook_is_a_page_to_read(tmp_path, hold_out):
     records = [json.loads(path.read_text()) for path in (tmp_path / "outputs").rglob("record.json")]
     assert sorted(record["method"] for record in records) == ["classification", "rotation"]
     assert [r["settings"]["auxiliary_weight"] for r in records if r["method"] == "rotation"] == [0.5]  # 5e-1 by -p
+
+
+@pytest.mark.notebook
+def test_a_notebook_whose_kernel_died_says_so_where_it_stopped_and_in_the_report(tmp_path):
+    cells = [nbformat.v4.new_code_cell(source) for source in ("profile = 'demo'", "import os\nos._exit(9)", "1")]
+    cells[0].metadata.tags = ["parameters"]
+    kernel = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), tmp_path / "n.ipynb")
+    done = semlib("run", tmp_path / "n.ipynb", "-p", "outputs", tmp_path)
+    assert done.returncode == 1 and "error: DeadKernelError" in done.stderr
+    *_, stopped, after = nbformat.read(tmp_path / "demo" / "n.unfinished.ipynb", 4).cells
+    assert [output.ename for output in stopped.outputs] == ["DeadKernelError"] and not after.outputs
+    assert "failed: DeadKernelError" in report.write(tmp_path, "demo").read_text().partition("</nav>")[0]
 
 
 @pytest.mark.notebook

@@ -8,13 +8,13 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Generator, Sequence
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from semlib import config, runs
 from semlib.config import ConfigError, Experiment, Machine
-from semlib.files import CHECKOUT, ROOT, check_writable, one_line, resolve, short
+from semlib.files import CHECKOUT, ROOT, check_writable, one_line, resolve, save_atomically, short
 from semlib.runs import machine, plan
 
 NO_CHECKOUT = "semlib is installed as a package: clone its repository and install that with pip install -e"
@@ -130,6 +130,18 @@ def execute(notebook: Path, out: Path, parameters: dict[str, Any], timeout: int 
         how: dict[str, Any] = {"progress_bar": False, "log_output": True, "execution_timeout": timeout, "config": kernel}
         how |= {"kernel_name": "python3", "start_timeout": SLOW_START}
         return papermill.execute_notebook(*paths, parameters, **how)
+
+
+def say_why(out: Path, error: Exception) -> None:
+    """Add what no cell says to the last cell that a notebook began: its kernel died, or took too long."""
+    import nbformat
+
+    with suppress(Exception):  # there is no notebook yet, or no room on the disk: it was printed
+        notebook = nbformat.read(out, 4)
+        begun = [c for c in notebook.cells if c.cell_type == "code" and c.metadata.papermill.start_time]
+        said = {"ename": type(error).__name__, "evalue": str(error), "traceback": [f"{type(error).__name__}: {error}"]}
+        begun[-1].outputs.append(nbformat.v4.new_output("error", **said))
+        save_atomically(out, lambda file: file.write(nbformat.writes(notebook).encode()))
 
 
 @contextmanager

@@ -144,7 +144,7 @@ def masking(table: pd.DataFrame) -> pd.DataFrame:
     whole = "paper" in table.columns.get_level_values("statistic") and average.xs("paper", level="statistic").any()
     rows = {}
     for method in dict.fromkeys(table.columns.get_level_values("method")):
-        here = [mean_std(*(table[method, measure, s]["average"] for s in ("mean", "std"))) for measure in ("accuracy", "msp")]
+        here = [mean_std(*(average[method, measure, s] for s in ("mean", "std"))) for measure in ("accuracy", "msp")]
         row = paper.reindex([method]).iloc[0]
         printed = [mean_std(row[m], row[f"{m}_std"], absent="") for m in ("accuracy", "msp")]
         rows[_labels(table)[0](method)] = [here[0], printed[0], here[1], printed[1]]
