@@ -83,9 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("what", choices=("prepare", "check"))
     data.add_argument("dataset", help="a name, or a folder with train/<class>/* and test/<class>/*")
     data.add_argument("--root", help="the folder of prepared data sets (default: $SEMLIB_DATA, else data/)")
-    data.add_argument(
-        "--side", type=partial(_number, least=8, most=10**4), help="own images and ImageNet: pixels a side (default: 32, 256)"
-    )
+    data.add_argument("--side", type=partial(_number, least=8, most=10**4), help="pixels a side (own images 32, ImageNet 256)")
     data.add_argument("--ilsvrc", help="ImageNet: the ILSVRC2012 folder (default: $SEMLIB_ILSVRC)")
     data.set_defaults(command=_data)
 
