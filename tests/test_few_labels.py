@@ -259,6 +259,7 @@ def test_chosen_weights_are_kept_apart_by_labels(tmp_path):
     chosen({20: 60}, 0.1)
     assert config.several(open_ | {"train_per_class": 20})[0].auxiliary_weight == 0.1
     assert len((tmp_path / "demo" / config.CHOSEN_WEIGHTS).read_text().splitlines()) == 3
+    assert chosen({"all": 10, 20: 60}, 2).Chosen.tolist().count("chosen") == 2
 
 
 # --- tables and figures
@@ -280,7 +281,7 @@ def measured(gain, trials=2, seed=0, lacking=(), **changes):
                     continue
                 plus = gain[k] / 100 if method == "rotation" else 0
                 metrics = {
-                    key + end: value + plus + (end == "@upright") / 10
+                    key + end: value + plus * (1 + bool(end)) + (end == "@upright") / 10
                     for key, value in values.items()
                     for end in ("", "@upright")
                 }
@@ -300,6 +301,9 @@ def test_gains_are_those_of_a_paired_t_test_and_of_wilcoxons():
     assert (row.plain, row["with"], row.gain) == pytest.approx((plain.mean(), turned.mean(), (turned - plain).mean()))
     assert row.p == pytest.approx(scipy.stats.wilcoxon(turned, plain).pvalue)
     assert (row.above, row.classes, row.images) == ((turned > plain).sum(), 8, 20)
+    text = show.gains(stats.gains([(experiment, records)])).loc[("20", "mixed", "Rotation-augmented", "MSP")]
+    numbers = [f"{row.plain:.2f}", f"{row['with']:.2f}", f"{row.gain:+.2f} ({row.low:+.2f} to {row.high:+.2f})"]
+    assert text.tolist() == [*numbers, f"{row.above} of 8", f"{row.p:.3f}"]
 
 
 def test_gains_of_both_statistics_and_of_nothing():
@@ -388,18 +392,24 @@ def lines(figure):
 
 
 def test_the_figure_shows_each_class_the_mean_and_its_interval():
-    few, whole = measured([4] * 8, train_per_class=20), measured([1] * 8, seed=1)
-    figure = plots.gain_by_labels([few, whole])
-    axis = lines(figure)[0]
-    assert axis.get_xscale() == "log" and [t.get_text() for t in axis.get_xticklabels()] == ["20\n2 trials", "100\n2 trials"]
-    thin = [line for line in axis.lines if line.get_label() == "a held-out class"]
-    assert len(thin) == 8
-    gain = stats.gain(tables.by_class(*few), "rotation", "msp")
-    np.testing.assert_allclose(sorted(line.get_ydata()[0] for line in thin), sorted(gain))
-    (bars,) = axis.containers
-    row = stats.gains([few]).query("statistics == 'mixed' and measure == 'msp'").iloc[0]
-    np.testing.assert_allclose(bars.lines[0].get_xydata()[0], [20, row.gain])
-    np.testing.assert_allclose(bars.lines[2][0].get_segments()[0][:, 1], [row.low, row.high])
+    """In each measure's panel, whatever order the runs are in; of the statistics asked for; dotted where the paper's are."""
+    sizes = {20: [4] * 8, None: [1] * 8, 400: range(8)}  # None: all, which are 100 a class
+    found = [measured(gain, seed=k, train_per_class=n, statistics="upright") for k, (n, gain) in enumerate(sizes.items())]
+    figure = plots.gain_by_labels(found[::-1])
+    for axis, measure in zip(lines(figure), ("msp", "odin", "accuracy"), strict=True):
+        assert axis.get_title() == {"msp": "MSP average precision", "odin": "ODIN average precision"}.get(measure, "Accuracy")
+        ticks = [t.get_text() for t in axis.get_xticklabels()]
+        assert axis.get_xscale() == "log" and ticks == ["20\n2 trials", "100\n2 trials", "400\n2 trials"]
+        thin = [line for line in axis.lines if line.get_label() == "a held-out class"]
+        gains = np.transpose([stats.gain(tables.by_class(*one), "rotation", measure) for one in found])
+        np.testing.assert_allclose([line.get_ydata() for line in thin], gains)
+        (bars,) = axis.containers
+        rows = stats.gains(found).query("statistics == 'upright' and measure == @measure")
+        np.testing.assert_allclose(bars.lines[0].get_xydata(), np.transpose([[20, 100, 400], rows.gain]))
+        ends = [segment[:, 1] for segment in bars.lines[2][0].get_segments()]
+        np.testing.assert_allclose(ends, rows[["low", "high"]])
+        assert [line.get_xdata()[0] for line in axis.lines if line.get_linestyle() == ":"] == [500]
+    assert figure.legends[0].texts[-1].get_text() == "the paper's numbers: 500 in Table 4 (STL-10)"
     plt.close(figure)
 
 
@@ -412,9 +422,11 @@ def test_each_line_is_named_at_its_end_and_no_name_is_on_another():
     ends = {text.get_text(): text.xy for text in axis.texts}
     assert [name for name, (x, _) in ends.items() if x == 20] != [] and set(ends) == set(few[0].hold_out)
     assert {name for name, (x, _) in ends.items() if x == 40} == set(few[0].hold_out[:3])
-    gained = stats.gain(tables.by_class(*few), "rotation", "msp")
-    rising = [name for name in gained.sort_values().index if ends[name][0] == 20]
-    assert sorted(rising, key=lambda name: ends[name][1]) == rising
+    for at, one in ((20, few), (40, (experiment, part))):
+        gained = stats.gain(tables.by_class(*one), "rotation", "msp").sort_values()
+        rising = [name for name in gained.index if ends[name][0] == at]
+        assert sorted(rising, key=lambda name: ends[name][1]) == rising
+        assert np.mean([ends[name][1] for name in rising]) == pytest.approx(gained[rising].mean())  # moved apart alone
     boxes = [text.get_window_extent() for text in axis.texts if text.xy[0] == 20]
     assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
     plt.close(figure)

@@ -3,6 +3,7 @@
 import base64
 import csv
 import io
+import itertools
 import json
 import re
 import shutil
@@ -29,7 +30,7 @@ from semlib.datasets import Digests
 from semlib.results import plots, stats
 from semlib.results.curves import Curve
 from semlib.results.inspector import Inspector
-from semlib.results.inspector.page import Page
+from semlib.results.inspector.page import UNSEEN, Page
 from semlib.results.inspector.results import POINTS, Choice, Results, grouped, images_of
 from semlib.runs import plan, store
 
@@ -150,6 +151,8 @@ def test_the_table_is_the_mean_within_a_trial_first_with_the_difference_and_the_
     assert table["MSP", PLAIN, "std"]["average"] == pytest.approx(np.std(within, ddof=1))
     difference = table["MSP", ROTATION, "mean"] - table["MSP", PLAIN, "mean"]
     assert np.allclose(table["MSP", ROTATION, "difference"], difference) and ("MSP", PLAIN, "difference") not in table
+    turned = results.average_precisions(choice._replace(methods=(ROTATION, PLAIN)))
+    assert np.allclose(turned["MSP", ROTATION, "difference"], difference) and ("MSP", PLAIN, "difference") not in turned
     assert table["MSP", ROTATION, "paper"]["cat"] == 53.12 and table["MSP", ROTATION, "paper std"]["cat"] == 0.92
     assert table["MSP", PLAIN, "paper"]["average"] == 34.92
     gained = results.average_precisions(choice)["MSP", PLAIN, "mean"].drop("average")
@@ -160,6 +163,8 @@ def test_the_table_is_the_mean_within_a_trial_first_with_the_difference_and_the_
     found = [results.ranked("cat", PLAIN, "MSP", trial) for trial in (0, 2)]
     rates = [stats.Ranking(one.is_anomaly, one.scores).fpr95() for one in found]
     assert table["MSP", PLAIN, "FPR95"]["cat"] == pytest.approx(100 * np.mean(rates))
+    aurocs = [roc_auc_score(one.is_anomaly, one.scores) for one in found]
+    assert table["MSP", PLAIN, "AUROC"]["cat"] == pytest.approx(100 * np.mean(aurocs))
     part = results.average_precisions(choice._replace(classes=("cat", "dog")))
     assert np.isnan(part["MSP", PLAIN, "paper"]["average"])  # the paper's is over ten classes
 
@@ -240,9 +245,16 @@ def test_each_panel_shows_its_own_classs_steps_band_trials_and_skew(tmp_path, tr
         assert [len(single), len(bands)] == [4 * trials, 4 * (trials > 1)] and len(axis.patches) == len(bands)
         thick = [line for line in axis.lines if line.get_drawstyle() == "steps-pre" and line.get_linewidth() > 1]
         pairs = [(m, s) for m in ("classification", "rotation") for s in ("msp", "odin")]
+        named, numbers = list(itertools.product(choice.methods, choice.scores)), {}
         for i, (method, score) in enumerate(pairs):
             each = precisions(experiment, name, method, score)
             mean, n = each.mean(0), each.shape[1]
+            aps, look = 100 * each.mean(1), {"color": page.colours[named[i][0]], "dash": ("solid", "dash")[i % 2]}
+            numbers[named[i]] = f"{aps.mean():.2f}" + (f" ± {aps.std(ddof=1):.2f}" if trials > 1 else "")
+            for trace in (means[i], *single[i * trials : (i + 1) * trials]):
+                assert trace["line"].items() >= look.items() and trace["name"] == ", ".join(named[i])
+            assert (thick[i].get_color(), thick[i].get_linestyle()) == (look["color"], ("-", "--")[i % 2])
+            assert k or thick[i].get_label() == ", ".join(named[i])
             between = (np.arange(n) + 0.5) / n
             assert np.interp(between, *drawn(means[i])) == pytest.approx(mean)
             corners = STEP_LOOKUP_MAP[thick[i].get_drawstyle()](*thick[i].get_data())
@@ -253,8 +265,14 @@ def test_each_panel_shows_its_own_classs_steps_band_trials_and_skew(tmp_path, tr
             if trials > 1:
                 std = each.std(0, ddof=1)
                 widths = (mean + std).clip(max=1) - (mean - std).clip(min=0)
+                assert bands[i]["fillcolor"] == f"{look['color']}2a"
                 assert area(*drawn(bands[i])) == pytest.approx(widths.mean())
                 assert area(*axis.patches[i].get_xy()[:-1].T) == pytest.approx(widths.mean())
+        lines = [f"{s} {numbers[PLAIN, s]}  {numbers[ROTATION, s]}" for s in choice.scores]
+        assert axis.get_title().split("\n") == [name, *lines]
+        assert re.findall(r"color:(#\w+)", note["text"]) == [page.colours[m] for m in choice.methods] * 2
+        assert (axis.get_xlabel(), figure["layout"][f"xaxis{k + 1}"]["title"]["text"]) == ("recall", "recall")
+        assert (axis.get_ylabel(), figure["layout"]["yaxis1"]["title"]["text"]) == ("precision", "precision")
         skew = arrays_of(experiment, name, "rotation", 0)["is_anomaly"].mean()
         assert next(trace for trace in traces if "skew" in trace["name"])["y"] == [skew] * 2
         assert sum(set(line.get_ydata()) == {skew} for line in axis.lines) == 1
@@ -285,17 +303,24 @@ def test_histograms_and_confusions_count_images(tmp_path):
     for k, (method, score) in enumerate((("classification", "msp"), ("rotation", "odin"))):
         arrays = arrays_of(experiment, "7", method, 0)
         normal, unseen = [trace for trace in figure["data"] if trace["xaxis"] == ("x2" if k else "x")]
+        looks = [(trace["name"], trace["marker"]["color"]) for trace in (normal, unseen)]
+        assert looks == [("normal", "#888888"), ("7, unseen", UNSEEN)]
+        assert figure["layout"]["annotations"][k]["text"] == "{}, {}, trial {}".format(*sides[k])
         for trace, chosen in ((normal, ~arrays["is_anomaly"]), (unseen, arrays["is_anomaly"])):
             assert np.ravel(trace["customdata"]).sum() == chosen.sum() and sum(trace["y"]) == pytest.approx(100)
             edges = np.append(trace["x"] - np.diff(trace["x"]).mean() / 2, np.inf)
             edges[0] = -np.inf  # rounding
             assert np.abs(np.histogram(arrays[score][chosen], edges)[0] - np.ravel(trace["customdata"])).sum() <= 2
         assert figure["layout"]["shapes"][k]["x0"] == np.sort(arrays[score])[-19]  # a fifth of 95
-    cells = page.confusions(sides, Choice(("1", "7"), (PLAIN, ROTATION), ("MSP",), (0,)))["data"]
+    choice, known = Choice(("1", "7"), (PLAIN, ROTATION), ("MSP",), (0,)), list("0123456789")
+    confusions, bars = page.confusions(sides, choice), page.taken_for("7", choice)["data"]
+    cells = confusions["data"]
+    assert [note["text"] for note in confusions["layout"]["annotations"]] == [bar["name"] for bar in bars] == [PLAIN, ROTATION]
     for k, method in enumerate(("classification", "rotation")):
         arrays = arrays_of(experiment, "7", method, 0)
         counts = np.bincount(arrays["predicted"][arrays["is_anomaly"]], minlength=10)
         assert cells[k]["z"][1] == pytest.approx(100 * counts / 9) and list(cells[k]["y"]) == ["1", "7"]
+        assert bars[k]["y"] == pytest.approx(100 * counts / 9) and list(cells[k]["x"]) == list(bars[k]["x"]) == known
 
 
 def test_the_numbers_at_the_threshold_are_what_counting_says(tmp_path):
@@ -307,7 +332,11 @@ def test_the_numbers_at_the_threshold_are_what_counting_says(tmp_path):
     for by, head in ((("hold_out", "method", "score"), ["7", PLAIN, "MSP"]), (("method", "score"), [PLAIN, "MSP"])):
         html = page.at_threshold(choice, 0.2, by).to_html()
         assert cells(html) == [[*head, f"{precision:.2%}", f"{recall:.2%}", f"{flagged.sum()}", f"{missed}", "9"]]
+        assert ("means over" in html) == (len(by) == 2)
         assert "Flagging the most anomalous 20 %" in html and 0 < missed != 9 - missed
+    table = page.results.average_precisions(choice._replace(classes=("1", "7")))["MSP", PLAIN]
+    ends = 100 * np.array(stats.logit_interval(table["mean"]["7"] / 100, 9))  # of its own nine anomalies
+    assert table.loc["7", ["low", "high"]].tolist() == pytest.approx(ends)
     assert Inspector(experiment).threshold.value == 10.5  # opened at the first class's skew, 10 of 95
 
 
@@ -415,6 +444,8 @@ def test_predictions_and_headings_are_of_the_statistics_that_are_shown(tmp_path)
         assert inspector.name.value.endswith(f"-{statistics}")
         found = re.findall(r'alt="test image (\d+): ., predicted (.),', view(inspector, "Images").split("</table>")[0])
         assert found and all(arrays[name][int(k)] == int(p) for k, p in found)
+        counts = np.bincount(arrays[name][arrays["is_anomaly"]], minlength=10)
+        assert inspector.page.results.confusions(["1"], PLAIN, (0,)).loc["1"].tolist() == pytest.approx(counts / counts.sum())
 
 
 def test_images_are_shown_only_if_they_are_those_that_were_scored(tmp_path):
@@ -552,15 +583,18 @@ def test_the_table_sorts_by_any_column_and_marks_the_better_method(tmp_path):
             rows = cells(view(inspector, "Average precision"))
             values = [float(row[k]) for row in rows[:-1]]
             assert values == sorted(values, reverse=falling) and rows[-1][0] == "average"
+    inspector.lists[2].value = ["MSP", "ODIN"]
     html = view(inspector, "Average precision")
+    rows = cells(html)
     bold = {tuple(map(int, cell)) for cell in re.findall(r"row(\d+)_col(\d+)\b", re.search(r"(#[^{}]*){[^}]*bold", html)[1])}
     columns = list(inspector.sort.options[1:])
-    plain, rotation = (columns.index(f"MSP {method} mean") for method in (PLAIN, ROTATION))
+    pairs = [[columns.index(f"{score} {method} mean") for method in (PLAIN, ROTATION)] for score in ("MSP", "ODIN")]
     for row, line in enumerate(rows):
-        better = rotation if float(line[rotation + 1]) > float(line[plain + 1]) else plain
-        assert {column for at, column in bold if at == row} == {better}
+        better = {max(pair, key=lambda column: float(line[column + 1])) for pair in pairs}
+        assert {column for at, column in bold if at == row} == better
+        assert line[columns.index(f"MSP {ROTATION} difference") + 1][0] in "+-"
     inspector.kinds.value = ["mean", "AUROC", "FPR95"]
-    assert all(len(row) == 1 + 2 * 3 for row in cells(view(inspector, "Average precision")))
+    assert all(len(row) == 1 + 4 * 3 for row in cells(view(inspector, "Average precision")))
 
 
 def test_saving_writes_what_is_shown_and_says_where(tmp_path):
@@ -595,6 +629,7 @@ def test_images_are_absent_in_a_sentence_and_present_with_class_prediction_and_s
         assert (arrays["label"][int(k)], arrays["predicted"][int(k)]) == (int(label), int(predicted))
         assert float(score) == pytest.approx(arrays["msp"][int(k)], rel=1e-3)
     assert len(images) > 50 and images[0][1] == "4"
+    assert f"{ROTATION}, MSP, trial 1, 4 held out" in view(inspector, "Images").split("</table>")[0]
     found = re.findall(
         r'test image (\d+):[^"]*" src="data:image/png;base64,([^"]*)"', view(inspector, "Images").split("</table>")[0]
     )

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from helpers import made_up
 from matplotlib.cbook import STEP_LOOKUP_MAP
+from matplotlib.colors import to_hex
 from matplotlib.text import Text
 from scipy.stats import t as students_t
 from sklearn.metrics import auc, average_precision_score
@@ -133,6 +134,8 @@ def test_each_class_and_the_mean_have_their_difference_and_its_interval(tmp_path
         assert drawn["bar"]["mean"] == pytest.approx((values.mean() - half, values.mean() + half))
         assert not drawn["hollow"] and "over test images" in axis.get_xlabel() and "over other held-out" in axis.get_xlabel()
     assert ("one trial" if trials == 1 else "mean of 2 trials") in figure.get_suptitle()
+    for those, whole in ((records, True), (records[:-1], False)):  # of two trials each class is still there
+        assert set(stats.gains_by_class(experiment, those).whole) == {whole}
 
 
 def literal_difference(records, score, counts):
@@ -160,6 +163,9 @@ def test_the_papers_differences_are_hollow_and_what_was_not_run_has_no_mark(tmp_
     drawn = marks(plots.gain_by_class(experiment, without))
     assert "cat" not in drawn["filled"] and "cat" not in drawn["bar"] and drawn["hollow"]["cat"] == hollow["cat"]
     assert "mean of those run" in drawn["filled"] and "mean of those run" not in drawn["hollow"]
+    nine = pd.Series(drawn["filled"]).drop("mean of those run")
+    half = students_t.ppf(0.975, 8) * nine.std() / 9**0.5
+    assert drawn["bar"]["mean of those run"] == pytest.approx((nine.mean() - half, nine.mean() + half))
     assert "mean of those run" in marks(plots.gain_by_class(experiment, without, most=3))["filled"]  # the cat isn't drawn
     few = experiment.model_copy(update={"train_per_class": 500})  # of which the paper has nothing
     assert not marks(plots.gain_by_class(few, records))["hollow"]
@@ -178,11 +184,15 @@ def test_each_method_has_its_colour_and_place_and_of_many_scores_the_first_are_d
     experiment, records = runs(tmp_path, methods=methods, scores=["msp", "odin", "energy", "knn"])
     figure = plots.gain_by_class(experiment, records)
     assert len(figure.axes) == 3 and "the first 3 of 4 scores" in figure.get_suptitle()
+    colours, table = plots.colours(methods), stats.gains_by_class(experiment, records).query("hold_out != 'average'")
     assert [text.get_text() for text in figure.legends[0].texts] == [names.label(method) for method in methods[1:]]
-    for axis in figure.axes:
+    patches = figure.legends[0].get_patches()
+    assert [patch.get_facecolor()[:3] for patch in patches] == [colours[method] for method in methods[1:]]
+    for axis, score in zip(figure.axes, experiment.scores, strict=False):
         points = [line for line in axis.lines if line.get_marker() == "o" and line.get_fillstyle() == "full"]
         assert len(points) == 2 * 3 == len({line.get_ydata()[0] for line in points})
-        assert {line.get_color() for line in points} == {plots.colours(methods)[method] for method in methods[1:]}
+        rows = table[table.score == score].itertuples()
+        assert {(line.get_color(), line.get_xdata()[0]) for line in points} == {(colours[r.method], r.difference) for r in rows}
 
 
 def test_of_many_classes_those_with_the_largest_differences_are_drawn_and_the_mean_is_of_all(tmp_path, monkeypatch):
@@ -198,6 +208,8 @@ def test_of_many_classes_those_with_the_largest_differences_are_drawn_and_the_me
         monkeypatch.setattr(stats, "WORK", work)
         plots.gain_by_class(experiment, records)
         assert asked.pop() == resamples
+    full, part = (stats.gains_by_class(experiment, records, most).query("hold_out != 'average'") for most in (10, 3))
+    assert {*part.hold_out} == {*full.difference.abs().groupby(full.hold_out).max().nlargest(3).index}  # by either score
 
 
 # --- names and their letters
@@ -302,13 +314,22 @@ def test_learning_curves_are_means_with_a_band_of_one_deviation(tmp_path, classe
     for record, history in zip(records, histories, strict=True):
         history.assign(epoch=[1, 2, 3]).to_csv(record.home / "history.csv", index=False)
     figure = plots.learning_curves(experiment, records)
-    for axis, name, unit in zip(figure.axes, ("loss", "accuracy", "msp"), (1, 100, 100), strict=True):
+    said = "1, 7 held out" if len(classes) <= 3 else "mean of 4 classes held out"
+    assert said in figure.get_suptitle()
+    kinds = {"loss": "cost", "accuracy": "test accuracy (%)", "msp": "average precision, MSP (%)"}
+    for axis, name, unit in zip(figure.axes, kinds, (1, 100, 100), strict=True):
+        assert axis.get_ylabel().startswith(kinds[name])
         groups = {}
         for record, history in zip(records, histories, strict=True):
             groups.setdefault((record.method, record.hold_out if len(classes) <= 3 else ""), []).append(unit * history[name])
         means, stds = (sorted(np.array([f(g, axis=0) for g in groups.values()]).tolist()) for f in (np.mean, deviation))
         lines = [line.get_ydata() for line in axis.lines if len(line.get_ydata()) == 3]
         np.testing.assert_allclose(sorted(map(list, lines)), means)
+        if len(classes) > 3:
+            coloured = {to_hex(line.get_color()): line.get_ydata() for line in axis.lines if len(line.get_ydata()) == 3}
+            for method in experiment.methods:
+                colour = to_hex(plots.colours(experiment.methods)[method])
+                np.testing.assert_allclose(coloured[colour], np.mean(groups[method, ""], axis=0))
         corners = [band.get_paths()[0].vertices for band in axis.collections]
         widths = [[np.ptp(c[c[:, 0] == epoch][:, 1]) / 2 for epoch in (1, 2, 3)] for c in corners]
         np.testing.assert_allclose(sorted(widths), stds)
@@ -331,6 +352,7 @@ def test_ranked_images_are_the_highest_and_lowest_of_the_anomalies_and_of_the_ot
     _, records = runs(tmp_path, data=data.digests)
     record = next(r for r in records if (r.hold_out, r.method) == ("7", "rotation"))
     figure = plots.ranked_images(record, data, "odin", count=4, statistics=statistics)
+    assert figure.get_suptitle().startswith(f"ODIN ({statistics} statistics), Rotation-augmented, 7 held out")
     arrays, end = record.scores(), plan.STATISTICS[statistics]
     scores, anomaly = arrays["odin" + end], arrays["is_anomaly"]
     rows = {f"{kind},\n{end} anomalous": (kind == "anomalies", sign) for kind in ("anomalies", "normal")
@@ -358,6 +380,10 @@ def test_captions_and_images_of_any_shape_stay_in_their_places(tmp_path):
     for image in axis.images:
         left, right, bottom, top = image.get_extent()
         assert (right - left) / (bottom - top) == pytest.approx(3) and right - left < 1
+    rows = plots.samples({"a": images, "b": images[:0]}, "letters").axes
+    assert [axis.get_ylabel() for axis in rows] == ["a", "b\n(not here)"]
+    image = np.arange(24).reshape(4, 2, 3)
+    np.testing.assert_array_equal(plots.pixels(image), np.dstack([image[0], image[1], image[2]]))
 
 
 def test_no_ranked_image_is_in_two_rows(tmp_path):

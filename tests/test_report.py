@@ -53,6 +53,7 @@ def test_the_page_has_every_notebook_and_loads_nothing(outputs):
     assert len(page.ids) == len(set(page.ids)) and {"table", "holdout-digits-1", "table-Curves"} <= set(page.ids)
     assert [link for link in page.links if link.removeprefix("#") not in page.ids] == []
     assert page.links.index("#table") < page.links.index("#holdout-digits-1")  # tables before single classes
+    assert '<ol><li><a href="#table">A &lt;table&gt;</a></li>' in text and ">One class: digits-1</a>" in text
     assert page.loads == [f"data:image/png;base64,{PIXEL}"] and "script" not in page.tags
     assert "@import" not in text and "url(" not in text
     assert "the static view" in text and "A &lt;table&gt;" in text and "secret" not in text and "Another" not in text

@@ -89,7 +89,10 @@ def test_an_audit_is_of_each_score_of_a_file_with_either_statistics(tmp_path):
     assert row.tolist()[:2] == pytest.approx([100 * ranking.average_precision(), 100 * ranking.trapezoid()])
     assert tuple(row[["lowest", "highest"]] / 100) == pytest.approx(ranking.bounds())
     assert row.tied == pytest.approx(100 * np.mean([(scores == s).sum() > 1 for s in scores]))
-    assert show.audit(stats.audit(arrays)).loc["mine", "By trapezoids"] == f"{row.trapezoid:.2f}"
+    text = show.audit(stats.audit(arrays))
+    ties = ["Lowest order of ties", "Highest order of ties"]
+    assert text.columns.tolist() == ["Average precision", "By trapezoids", *ties, "Images that share a score"]
+    assert text.loc["mine"].tolist() == [f"{value:.2f}" for value in row]
 
 
 @pytest.mark.parametrize(
@@ -290,13 +293,19 @@ def test_the_leaderboard_is_of_means_with_three_sources_of_uncertainty_apart(run
         assert row.average_precision == pytest.approx(values.mean()) and row.trial_std == pytest.approx(trials.std())
         over = scipy.stats.ttest_1samp(classes, 0).confidence_interval()
         assert (row.class_low, row.class_high) == pytest.approx((over.low, over.high))
-        assert row.images_high - row.average_precision == pytest.approx(1.959964 * found.resampled[method, score].std())
+        half = Z * found.resampled[method, score].std()
+        assert (row.images_low, row.images_high) == pytest.approx((values.mean() - half, values.mean() + half))
         for name, other in others.items():
             assert row[name] == pytest.approx(other[(other.method == method) & (other.score == score)].value.mean())
     for _, part in board.groupby(level="method"):
         assert part.average_precision.is_monotonic_decreasing
     text = show.leaderboard(board)
-    assert {"95 % over test images", "Std over trials", "95 % over held-out classes"} < set(text.columns)
+    about = ["95 % over test images", "Std over trials", "95 % over held-out classes"]
+    assert text.columns.tolist() == ["Average precision (%)", *about, "AUROC (%)", "FPR at 95 % recall (%)"]
+    row = board.iloc[0]
+    texts = [f"{row.images_low:.2f} to {row.images_high:.2f}", f"{row.trial_std:.2f}"]
+    texts += [f"{row.class_low:.2f} to {row.class_high:.2f}", f"{row.auroc:.2f}", f"{row.fpr95:.2f}"]
+    assert text.iloc[0].tolist() == [f"{row.average_precision:.2f}", *texts]
     assert text.index.get_level_values("Detector")[board.index.get_level_values("score") == "odin"][0] == "ODIN (the paper's)"
     assert "The paper" not in text
 
@@ -333,6 +342,10 @@ def test_the_two_families_and_no_other_contrast_is_tested(runs, found):
     text = show.contrasts(table)
     assert list(text.columns[:3]) == ["Difference (points)", "95 % over held-out classes", "95 % over test images"]
     assert list(text.columns[-2:]) == ["p", "p by Holm"]  # last
+    row = table.iloc[0]
+    texts = [f"{row.difference:+.2f}", f"{row.low:+.2f} to {row.high:+.2f}", f"{row.images_low:+.2f} to {row.images_high:+.2f}"]
+    texts += [f"{row.above} of 10", *(show.p_value(p).removeprefix("= ") for p in (row.p, row.holm))]
+    assert text.iloc[0].tolist() == texts
     every = stats.effects(found, "msp"), stats.effects(found, "classification")
     assert [len(e) for e in every] == [6, 4] and not any({"p", "holm"} & set(e.columns) for e in every)
     both = every[1].merge(table, on=["method", "score", "against"])
@@ -375,6 +388,11 @@ def test_a_class_that_lacks_a_run_is_left_out_and_data_sets_are_pooled(runs, tmp
     part = stats.measured([(experiment, fewer)], resamples=3)
     assert [name for _, name in part.classes.index] == [str(k) for k in range(10) if k != 3]
     assert stats.contrasts(part).classes.eq(9).all()
+    without = stats.measured([(experiment, [r for r in records if r.hold_out != "3"])], resamples=3)
+    pd.testing.assert_frame_equal(stats.leaderboard(part), stats.leaderboard(without))  # in no column is anything of it
+    short = [r for r in records if (r.hold_out, r.method, r.trial) != ("3", "rotation", 1)]
+    board = stats.leaderboard(stats.measured([(experiment, short)], resamples=3))
+    assert board.trial_std["rotation"].isna().all() and board.trial_std["classification"].notna().all()  # of whole trials
     other = made_up(tmp_path, images=150, dataset="cifar10", trials=1, scores=SCORES)
     pairs = [(experiment, records), (other, store.collect(other.folder))]
     both, *each = (stats.measured(those, resamples=3) for those in (pairs, pairs[:1], pairs[1:]))
@@ -441,7 +459,9 @@ def test_pairs_that_others_rank_otherwise(found):
                 expected.add((method, a, b))
     assert {(r.method, r.better, r.worse) for r in table.itertuples()} == expected and expected
     assert (table.average_precision > 0).all() and (table[["auroc", "fpr95"]] < 0).any(axis=1).all()
-    assert len(show.reversals(table, most=1)) == 1
+    (largest,) = show.reversals(table, most=1).itertuples(index=False)
+    row = table.loc[table.average_precision.idxmax()]
+    assert [*largest] == [f"{row[name]:+.2f}" for name in ("average_precision", "auroc", "fpr95")]
 
 
 def test_by_prevalence_is_the_mean_of_the_runs(runs, found):
@@ -455,13 +475,15 @@ def test_by_prevalence_is_the_mean_of_the_runs(runs, found):
         mean = literal(runs, at).groupby(["method", "score"]).value.mean()
         for pair in table.columns:
             assert table.loc[share, pair] == pytest.approx(mean[pair])
-    assert show.prevalences(table).columns.tolist() == ["1.0%", "50.0%"]
+    text = show.prevalences(table)
+    assert text.columns.tolist() == ["1.0%", "50.0%"]
+    assert text.loc[("Rotation-augmented", "KNN")].tolist() == [f"{value:.2f}" for value in table["rotation", "knn"]]
 
 
 def probed(found, seed=0):
     values = np.random.default_rng(seed).random((len(found.classes), 2)) * 20
     columns = pd.MultiIndex.from_product([["Gaussian", "edges"], ["average_precision", "low", "high"]])
-    return pd.DataFrame(np.repeat(values, 3, 1) + [0, -1, 1] * 2, found.classes.index, columns)
+    return pd.DataFrame(np.repeat(values, 3, 1) + [0, -1, 2] * 2, found.classes.index, columns)
 
 
 def test_correlations_are_spearmans_over_classes(found):
@@ -473,6 +495,9 @@ def test_correlations_are_spearmans_over_classes(found):
         assert row.rho == pytest.approx(known.statistic) and -1 <= row.low < row.rho < row.high <= 1
         deviation = np.sqrt((1 + row.rho**2 / 2) / 7)
         assert (np.arctanh(row.high) - np.arctanh(row.low)) / 2 == pytest.approx(1.959964 * deviation)
+        at = ["MSP (the paper's)", "ODIN (the paper's)", "Energy", "KNN"][SCORES.index(row.score)]
+        text = show.correlations(alike).loc[(show.label(row.method), at), row.probe]
+        assert text == f"{row.rho:+.2f} ({row.low:+.2f} to {row.high:+.2f})"
     same = table.copy()
     same["Gaussian", "average_precision"] = 1.0
     assert stats.correlations(found, same).query("probe == 'Gaussian'").rho.isna().all()
@@ -484,10 +509,11 @@ def test_correlations_are_spearmans_over_classes(found):
 
 def test_the_forest_has_a_row_a_score_the_classes_as_dots_and_both_intervals(found):
     table, tested = stats.effects(found, "msp"), stats.contrasts(found)
+    tested["holm"] = np.linspace(0.1, 0.9, len(tested))  # a p of its own for each row
     (axis,) = plots.forest(found, table, "Above MSP", tested[tested.family == "detectors"]).axes
-    shown = [text.get_text().removesuffix(" *") for text in axis.get_yticklabels()]
-    first = table[table.method == "classification"].set_index("score")
-    assert shown == [show.label(s) for s in first.difference.sort_values().index]
+    shown = [text.get_text() for text in axis.get_yticklabels()]
+    rising = table[table.method == "classification"].set_index("score").difference.sort_values().index
+    assert shown == [show.label(s) + " *" * (s == "odin") for s in rising]
     lines = {tuple(line.get_xdata()): line for line in axis.lines}
     for row in table.itertuples():
         gain = found.classes[row.method, row.score] - found.classes[row.method, "msp"]
@@ -499,7 +525,13 @@ def test_the_forest_has_a_row_a_score_the_classes_as_dots_and_both_intervals(fou
         assert len({line.get_color() for line in (dots, thin, thick, mean)}) == 1
     colours = {line.get_color() for line in axis.lines if line.get_marker() == "D"}
     assert len(colours) == 2 and "over held-out classes" in axis.get_xlabel() and "over test images" in axis.get_xlabel()
-    assert [text.get_text() for text in axis.texts].count("p = 1.000") == (tested.holm[tested.family == "detectors"] == 1).sum()
+    p = tested[tested.family == "detectors"].set_index("score").holm
+    assert sorted((text.xy[1], text.get_text()) for text in axis.texts) == [
+        (k, f"p {show.p_value(p[s])}") for k, s in enumerate(rising)
+    ]
+    legend = {text: line.get_color() for line, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+    methods = ("classification", "rotation")
+    assert legend == {show.label(m): plots.colours(methods)[m] for m in methods}
 
 
 def test_no_more_than_six_curves_are_drawn_in_a_panel_unless_asked(runs, found):
@@ -521,12 +553,17 @@ def test_no_more_than_six_curves_are_drawn_in_a_panel_unless_asked(runs, found):
 
 def test_the_probes_figure_shows_each_class_where_it_lies(found):
     table = probed(found)
-    figure = plots.probes(found, table, stats.correlations(found, table), "odin")
+    alike = stats.correlations(found, table)
+    figure, alike = plots.probes(found, table, alike, "odin"), alike[alike.score == "odin"].set_index(["method", "probe"])
     for axis, probe in zip(figure.axes, ("Gaussian", "edges"), strict=True):
         x = table[probe, "average_precision"]
         points = [tuple(map(tuple, c.lines[0].get_xydata())) for c in axis.containers]
         expected = [tuple(zip(x, found.classes[m, "odin"], strict=True)) for m in ("classification", "rotation")]
         np.testing.assert_allclose(points, expected)
+        for bars, method in zip(axis.containers, ("classification", "rotation"), strict=True):
+            assert f"{show.label(method)}: rank correlation {show.correlation(alike.loc[(method, probe)])}," in bars.get_label()
+            ends = [segment[:, 0] for segment in bars.lines[2][0].get_segments()]
+            np.testing.assert_allclose(ends, table[probe][["low", "high"]])
         assert [text.get_text() for text in axis.texts] == [name for _, name in found.classes.index]
 
 
@@ -557,3 +594,11 @@ def test_the_answer_names_the_best_detector_and_what_is_certain(tmp_path):
     assert sure in text
     assert "Rotation's gain survives with Energy: +" in text and "one trial" in text and "with 3 of 3 scores." in text
     assert text.count(". ") == 2
+    tested, other = stats.contrasts(found), gained.assign(difference=-1.0, low=-2.0, high=0.5)
+    best = tested[tested.score == "energy"].iloc[0]
+    intervals = f"{best.low:+.2f} to {best.high:+.2f}, over test images {best.images_low:+.2f} to {best.images_high:+.2f}"
+    assert f"(95 % over 10 held-out classes {intervals}; mixed statistics, one trial)" in text
+    text = show.answer(tested.assign(holm=0.06), gained.assign(low=-1.0), other, experiment, records)
+    assert "none is significantly above MSP" in text and "significantly below: none." in text
+    assert "gain stays, but less certainly, with" in text and "upright statistics: -1.00, -2.00 to +0.50)" in text
+    assert "gain does not survive with" in show.answer(tested, other, gained, experiment, records)

@@ -218,6 +218,8 @@ def test_a_subset_is_its_average_row_beside_the_papers_with_skew():
     assert summary["rotation", "msp", "paper"]["fungus"] == 44.19 and summary["rotation", "msp", "paper_std"]["fungus"] == 1.86
     runs = [r.model_copy(update={"skew": skew}) for r, skew in zip(RECORDS, (0.1, 0.2, 0.3, 0.1, 0.1, 0.1), strict=True)]
     text = show.with_skew(summary, [(experiment(), runs)])
+    html = text._repr_html_()
+    assert "<b>32.50</b>" in html and "<b>15.00</b>" not in html and "<b>22.50</b>" not in html
     assert text.iloc[0, 0] == "15.00" and text["Rotation-augmented", "Accuracy", "here"]["fungus"] == "85.00"
     here, paper = show.counts(tables.all_classes({"imagenet_fungus": table})).iloc[0]
     assert here == "6 of 6, +27.50 points, p = 0.031" and paper.startswith("5 of 6, ")  # ODIN 50, MSP 20 to 25; 2 / 2^6
@@ -338,6 +340,15 @@ def test_the_weight_of_the_best_mean_is_chosen_once_all_are_run_and_kept_beside_
     assert chosen == {("digits", "rotation"): 0.5, ("birds", "rotation"): 7.0}
     unfinished = tables.by_weight([*runs[:-1], (experiments[-1], [])])
     assert not unfinished.chosen.any() and "not run" in show.weights(unfinished)["Validation accuracy"].tolist()
+    assert not tables.by_weight([*runs[:-1], (experiments[-1], runs[-1][1][:1])]).chosen.any()  # one of two trials
+    upright = [(e.model_copy(update={"statistics": "upright"}), records) for e, records in runs]
+    for r in (r for _, records in runs for r in records):
+        r.metrics["accuracy@upright"] = 0.5
+    assert tables.by_weight(upright).accuracy.eq(50).all()
+    papers = {("cifar10", "rotation"): "0.5", ("stl10", "rotation"): "1.0", ("imagenet_dog", "cpc"): "10.0"}
+    papers |= {("imagenet_dog", "rotation"): "0.5 or 1.0", ("cifar10", "classification"): ""}
+    shown = pd.concat([table[:1].assign(dataset=d, method=m) for d, m in papers])
+    assert show.weights(shown)["In the paper"].tolist() == [*papers.values()]
 
 
 def test_durations_are_in_the_unit_that_fits():
