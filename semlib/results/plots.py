@@ -183,20 +183,10 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
     figure.legend(list(handles.values()), list(handles), **where)
     title = f"Precision-recall of the held-out class{'es' * (len(classes) > 1)}, {experiment.dataset_name}"
     title += f": {len(classes)} of {every}, where methods differ most" * (len(classes) < every)
-    averaged = _averaged(records, "mean ± std")
+    averaged = show.averaged(records, "mean ± std of ")
     below = f"({experiment.profile}, {experiment.statistics} statistics; average precision in %, {averaged}{fewer})"
     figure.suptitle(f"{title}\n{below}", fontsize=8.5)
     return figure
-
-
-def _averaged(records: Sequence[Record], how: str = "mean") -> str:
-    said = _trials(records)
-    return said if said == "one trial" else f"{how} of {said}"
-
-
-def _trials(records: Sequence[Record]) -> str:
-    trials = len({record.trial for record in records})
-    return "one trial" if trials == 1 else f"{trials} trials"
 
 
 def _panels(experiment: Experiment, records: Sequence[Record]) -> tuple[list[str], int]:
@@ -276,7 +266,7 @@ def gain_by_class(experiment: Experiment, records: Sequence[Record], panels: int
     title = f"How far each method is above {label('classification').lower()}, by held-out class"
     title += f": {last} of {every}, where the differences are largest" * (last < every)
     title += f"; the first {len(scores)} of {len(experiment.scores)} scores" * (len(scores) < len(experiment.scores))
-    figure.suptitle(f"{title}\n({show.title(experiment)}, {_averaged(records)})", fontsize=8.5)
+    figure.suptitle(f"{title}\n({show.title(experiment)}, {show.averaged(records)})", fontsize=8.5)
     return figure
 
 
@@ -309,7 +299,7 @@ def gain_by_labels(runs: Sequence[tuple[Experiment, Sequence[Record]]], method: 
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set(xscale="log", xlabel="training images a class (logarithmic)", ylabel="gain (points)")
         axis.set_title(label(measure) + " average precision" * (measure != "accuracy"))
-        below = {n: _trials(records) for n, _, records in points}
+        below = {n: show.averaged(records, "") for n, _, records in points}
         lacking = tables.rows(every[every.classes < every.planned])
         below |= {row.images: f"{row.classes or 'none'} of {row.planned} run" for row in lacking}
         axis.set_xticks(numbers, [f"{n:,.0f}\n{below[n]}" for n in numbers])
@@ -318,9 +308,6 @@ def gain_by_labels(runs: Sequence[tuple[Experiment, Sequence[Record]]], method: 
             axis.set_xlim(low / 1.4, high * 1.8)
         if len(gained) <= PANELS:
             _name_lines(axis, gained, numbers)
-        there = {
-            n: where for n, where in tables.PAPERS_IMAGES.items() if points and min(numbers) / 1.5 < n < max(numbers) * 1.5
-        }
         for n in there:
             axis.axvline(n, color="0.5", linewidth=0.8, linestyle=":")
     legend = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))  # one line of each kind
@@ -337,7 +324,7 @@ def _name_lines(axis: Axes, lines: pd.DataFrame, x: Sequence[float]) -> None:
     """Each line's name beside its last point, moved up or down where names would overlap; lines: a row each."""
     low, high = axis.get_ylim()
     last = lines.apply(pd.Series.last_valid_index, axis=1)
-    for column in lines:
+    for column, place in zip(lines, x, strict=True):
         ends = lines.loc[last == column, column].sort_values()
         at, least = ends.to_numpy().copy(), 0.036 * (high - low)
         for _ in range(200):
@@ -345,8 +332,7 @@ def _name_lines(axis: Axes, lines: pd.DataFrame, x: Sequence[float]) -> None:
             at[:-1] -= overlap
             at[1:] += overlap
         for name, y in zip(ends.index, at, strict=True):
-            where = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
-            axis.annotate(name, (x[lines.columns.get_loc(column)], y), **where, fontsize=7, color="0.4")
+            axis.annotate(name, (place, y), (5, 0), textcoords="offset points", va="center", fontsize=7, color="0.4")
 
 
 @legible

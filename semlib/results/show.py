@@ -201,13 +201,13 @@ def primary(table: pd.DataFrame, experiment: Experiment, records: Sequence[Recor
     what = f"MSP's average precision, mixed statistics, {experiment.train_per_class or 'all'} training images a class"
     if math.isnan(row.gain):
         return f"**Primary result**: {what}: not run."
-    done, planned, trials = len(records), len(plan.planned(experiment)), len({record.trial for record in records})
+    done, planned = len(records), len(plan.planned(experiment))
     interval = f", 95 % interval over {row.classes} classes {row.low:+.2f} to {row.high:+.2f}" * (not math.isnan(row.low))
     p = f", Wilcoxon's p {p_value(row.p)}" * (not math.isnan(row.p))
     so_far = f" So far {done} of {planned} runs are finished: not yet the result." * (done < planned)
     return (
         f"**Primary result**: {what}, rotation against classification: {row.gain:+.2f} points{interval}{p}; above in "
-        f"{row.above} of {row.classes} classes; {'one trial' if trials == 1 else f'mean of {trials} trials'}.{so_far}"
+        f"{row.above} of {row.classes} classes; {averaged(records)}.{so_far}"
     )
 
 
@@ -358,7 +358,6 @@ def answer(
         return ""
     best, data = detectors.loc[detectors.difference.idxmax()], DATASETS.get(experiment.dataset_name, experiment.dataset_name)
     few = f" with {experiment.train_per_class} labels a class" * bool(experiment.train_per_class)
-    trials = len({record.trial for record in records})
     above, certain = (detectors.difference > 0).sum(), detectors[detectors.holm < 0.05]
     up, down = (", ".join(map(label, certain.score[side])) for side in (certain.difference > 0, certain.difference < 0))
     gain, msp, other = gains.loc[best.score], gains.loc["msp"], others.loc[best.score]
@@ -368,7 +367,7 @@ def answer(
         f"On {data}{few} {above} of {len(detectors)} detectors are above MSP for the plain classifier, {label(best.score)} "
         f"highest: {best.difference:+.2f} points of average precision (95 % over {best.classes} held-out classes "
         f"{best.low:+.2f} to {best.high:+.2f}, over test images {best.images_low:+.2f} to {best.images_high:+.2f}; "
-        f"{experiment.statistics} statistics, {'one trial' if trials == 1 else f'mean of {trials} trials'}). "
+        f"{experiment.statistics} statistics, {averaged(records)}). "
         f"Corrected by Holm for these {len(detectors)} contrasts, {up or 'none'} {'are' if ', ' in up else 'is'} significantly "
         f"above MSP ({label(best.score)}: p {p_value(best.holm)}, above in {best.above} of {best.classes} classes); "
         f"significantly below: {down or 'none'}. Rotation's gain {verdict} with {label(best.score)}: "
@@ -387,6 +386,12 @@ def _wins(classes: pd.DataFrame, better: tuple[str, str], worse: tuple[str, str]
         return "not run"
     wins, p = f"{(gain > 0).sum()} of {len(gain)}", stats.wilcoxon(gain)
     return wins if math.isnan(p) else f"{wins}, {gain.mean():+.2f} points, p {p_value(p)}"
+
+
+def averaged(records: Sequence[Record], how: str = "mean of ") -> str:
+    """mean of 3 trials, or one trial; how: what stands before several."""
+    trials = len({record.trial for record in records})
+    return "one trial" if trials == 1 else f"{how}{trials} trials"
 
 
 def p_value(value: float) -> str:
