@@ -7,8 +7,8 @@ class (`class_`, or low and high: a t-interval over the classes). Measures of on
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -222,7 +222,7 @@ def measured(runs: Sequence[tuple[Experiment, Sequence[Record]]], resamples: int
     """
     check([experiment for experiment, _ in runs])
     rankings = {key: ranking for experiment, records in runs for key, ranking in _rankings(experiment, records)}
-    classes = _by_class({key: 100 * ranking.average_precision() for key, ranking in rankings.items()})
+    classes = _by_class(rankings, Ranking.average_precision)
     drawn = {}
     complete = ((key, ranking) for key, ranking in rankings.items() if key[:2] in classes.index)
     for (_, _, *pair), values in _resampled(complete, resamples, seed).items():
@@ -255,10 +255,11 @@ def _resampled(
     return {key: np.mean(trials, axis=0) for key, trials in drawn.items()}
 
 
-def _by_class(values: Mapping[Key, float]) -> pd.DataFrame:
-    """Mean over trials: rows (dataset, hold_out) that have a value in every column, columns (method, score)."""
-    if not values:
+def _by_class(rankings: Mapping[Key, Ranking], measure: Callable[[Ranking], float]) -> pd.DataFrame:
+    """Percent, mean over trials: rows (dataset, hold_out) that have a value in every column, columns (method, score)."""
+    if not rankings:
         return pd.DataFrame(index=pd.MultiIndex.from_arrays([[], []]), columns=pd.MultiIndex.from_arrays([[], []]))
+    values = {key: 100 * measure(ranking) for key, ranking in rankings.items()}
     series = pd.Series(values).rename_axis(["dataset", "hold_out", "method", "trial", "score"])
     table = series.groupby(level=["dataset", "hold_out", "method", "score"]).mean().unstack(["method", "score"])
     columns = dict.fromkeys((method, score) for _, _, method, _, score in values)  # in the experiments' order
@@ -282,10 +283,7 @@ def leaderboard(found: Measured) -> pd.DataFrame:
     images_low to images_high: 95 % over other test images, as many; trial_std: standard deviation of that mean over trials;
     class_low to class_high: 95 % over other held-out classes. auroc, fpr95: as peers report it. paper: the paper's mean.
     """
-    rows, others = [], {}
-    for name in ("auroc", "fpr95"):
-        values = {key: 100 * getattr(ranking, name)() for key, ranking in found.rankings.items()}
-        others[name] = _by_class(values).reindex(found.classes.index).mean()
+    rows, others = [], {"auroc": _means(found, Ranking.auroc), "fpr95": _means(found, Ranking.fpr95)}
     for method, score in found.classes.columns:
         values = found.classes[method, score]
         half = Z * found.resampled[method, score].std() if len(values) else math.nan
@@ -298,6 +296,11 @@ def leaderboard(found: Measured) -> pd.DataFrame:
     methods = list(dict.fromkeys(row["method"] for row in rows))
     rows.sort(key=lambda row: (methods.index(row["method"]), -row["average_precision"]))
     return pd.DataFrame(rows, columns=BOARD).set_index(["method", "score"])
+
+
+def _means(found: Measured, measure: Callable[[Ranking], float]) -> pd.Series:
+    """A measure's means over held-out classes, by method and score."""
+    return _by_class(found.rankings, measure).reindex(found.classes.index).mean()
 
 
 def _trials(found: Measured, method: str, score: str) -> pd.Series:
@@ -373,10 +376,7 @@ def reversals(board: pd.DataFrame) -> pd.DataFrame:
 
 def by_prevalence(found: Measured, prevalences: Sequence[float] = PREVALENCES) -> pd.DataFrame:
     """Average precision in percent, mean over held-out classes, a row a share of anomalies, columns (method, score)."""
-    rows = []
-    for share in prevalences:
-        table = _by_class({k: 100 * r.average_precision(share) for k, r in found.rankings.items()})
-        rows.append(table.reindex(found.classes.index).mean())
+    rows = [_means(found, partial(Ranking.average_precision, prevalence=share)) for share in prevalences]
     return pd.DataFrame(rows, index=pd.Index(prevalences, name="prevalence"))
 
 
