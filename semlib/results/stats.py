@@ -52,9 +52,9 @@ class Ranking:
             raise ValueError("is_anomaly should hold True and False (or 1 and 0), both of them")
         if np.isnan(scores).any():
             raise ValueError(f"{np.isnan(scores).sum()} of {len(scores)} scores are NaN")
-        self.anomaly, self._scores = anomaly.astype(bool), scores.astype(float)  # kept ranks are unsigned
-        self.strata = self.anomaly if strata is None else np.asarray(strata)
-        self.curve = Curve.of(self.anomaly, self._scores)
+        self.is_anomaly, self.scores = anomaly.astype(bool), scores.astype(float)  # kept ranks are unsigned
+        self.strata = self.is_anomaly if strata is None else np.asarray(strata)
+        self.curve = Curve.of(self.is_anomaly, self.scores)
         false = self.curve.flagged - self.curve.found
         self.anomalies = int(self.curve.found[-1])
         self.recall = self.curve.found / self.anomalies  # of each step, from the highest score on
@@ -70,7 +70,7 @@ class Ranking:
         return float((np.diff(self.recall, prepend=0) * self._precision(prevalence)).sum())
 
     def _precision(self, prevalence: float | None = None) -> np.ndarray:
-        share = self.anomalies / len(self.anomaly) if prevalence is None else prevalence
+        share = self.anomalies / len(self.is_anomaly) if prevalence is None else prevalence
         true, false = share * self.recall, (1 - share) * self.fallout
         return true / (true + false)
 
@@ -90,20 +90,20 @@ class Ranking:
 
     def bounds(self) -> tuple[float, float]:
         """The lowest and the highest average precision of all orders that the ties leave open."""
-        orders = (np.lexsort((first, self._level)) for first in (self.anomaly, ~self.anomaly))
-        low, high = (Ranking(self.anomaly[order], -np.arange(len(order))).average_precision() for order in orders)
+        orders = (np.lexsort((first, self._level)) for first in (self.is_anomaly, ~self.is_anomaly))
+        low, high = (Ranking(self.is_anomaly[order], -np.arange(len(order))).average_precision() for order in orders)
         return low, high
 
     @cached_property
     def _level(self) -> np.ndarray:
         """(N,): each image's step; 0 has the highest score."""
-        return np.searchsorted(-self.curve.thresholds, -self._scores)
+        return np.searchsorted(-self.curve.thresholds, -self.scores)
 
     @cached_property
     def _steps(self) -> tuple[np.ndarray, ...]:
         """Images down to the last step with an anomaly, where each such step begins in them; the same for anomalies alone."""
         order = np.argsort(self._level, kind="stable")
-        sorted_, true = self._level[order], order[self.anomaly[order]]
+        sorted_, true = self._level[order], order[self.is_anomaly[order]]
         found = np.unique(self._level[true])
         ends = np.searchsorted(sorted_, found, side="right")
         return order[: ends[-1]], np.r_[0, ends[:-1]], true, np.searchsorted(self._level[true], found)
@@ -186,7 +186,7 @@ def audit(arrays: Mapping[str, np.ndarray], statistics: str = "mixed") -> pd.Dat
             continue
         ranking = Ranking(arrays["is_anomaly"], arrays[key])
         together = np.diff(ranking.curve.flagged, prepend=0)  # images of one score
-        tied = together[together > 1].sum() / len(ranking.anomaly)
+        tied = together[together > 1].sum() / len(ranking.is_anomaly)
         rows[name] = [ranking.average_precision(), ranking.trapezoid(), *ranking.bounds(), tied]
     columns = ["average_precision", "trapezoid", "lowest", "highest", "tied"]
     return 100 * pd.DataFrame.from_dict(rows, orient="index", columns=columns)
