@@ -10,6 +10,7 @@ import json
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,23 +138,16 @@ def _imports(statement: ast.stmt, module: str, is_package: bool) -> Iterator[str
     """The modules that a statement can import, at once or when a function in it is called."""
     package = module if is_package else module.rpartition(".")[0]
     for node in ast.walk(statement):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            try:
+        with suppress(ImportError):  # beyond the top: it fails when it is imported
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
                 base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            except ImportError:  # beyond the top: it fails when it is imported
-                continue
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]  # of a package also its modules
-        elif isinstance(node, ast.Call) and _last(node.func) in ("import_module", "__import__") and node.args:
-            texts = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
-            try:
-                names = [importlib.util.resolve_name(texts[0], texts[1] if texts[1:] else package)] if texts else []
-            except ImportError:
-                continue
-        else:
-            continue
-        yield from names
+                yield from (base, *(f"{base}.{alias.name}" for alias in node.names))  # of a package also its modules
+            elif isinstance(node, ast.Call) and _last(node.func) in ("import_module", "__import__"):
+                texts = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+                if texts:
+                    yield importlib.util.resolve_name(texts[0], texts[1] if texts[1:] else package)
 
 
 def _reached(body: list[ast.stmt], attribute: str, module: str, is_package: bool) -> list[ast.stmt]:
