@@ -591,9 +591,8 @@ def save_several(figure: Figure, path: Path, runs: Sequence[tuple[Experiment, Se
     """Likewise a figure of several experiments."""
     share = sum(len(records) for _, records in runs) / sum(len(plan.planned(experiment)) for experiment, _ in runs)
     before = 0.0
-    if path.exists():
-        with suppress(Exception), Image.open(path) as file:  # not one of ours: anything but nothing replaces it
-            before = 1e-9
-            file.load()  # fails where it is damaged
-            before = float(file.info[SHARE])
+    with suppress(Exception), Image.open(path) as file:  # not there, or not one of ours: anything but nothing replaces it
+        before = 1e-9
+        file.load()  # fails where it is damaged
+        before = float(file.info[SHARE])
     tables.save_complete(path, share, before, lambda file: figure.savefig(file, format="png", metadata={SHARE: str(share)}))
