@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from semlib.config import ConfigError
-from semlib.files import ROOT, one_line
+from semlib.files import ROOT, one_line, stamp
 
 INSTALLED = {"site-packages", "dist-packages"}
 # by these a function reaches names and modules that it doesn't say
@@ -23,7 +23,7 @@ DYNAMIC = {"globals", "locals", "vars", "eval", "exec", "modules", "__subclasses
 DYNAMIC |= {"import_module", "__import__", "run_path", "run_module"}
 DEFINITIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
-Files = dict[str, tuple[Path, tuple | None, bytes]]  # modules: where their sources lie, size and times, and what they said
+Files = dict[str, tuple[Path, tuple | None, bytes]]  # modules: where their sources lie, stamps, and what they said
 
 _loaded: dict[str, Files] = {}  # a module and the user's that it imports, as they were imported
 _digests: dict[str, tuple[Files, str]] = {}
@@ -65,7 +65,7 @@ def digest(name: str) -> str:
 
 def _imported(module: str) -> Any:
     before = _loaded.get(module)
-    if before and module in sys.modules and all(_stamp(path) == stamp for path, stamp, _ in before.values()):
+    if before and module in sys.modules and all(stamp(path) == then for path, then, _ in before.values()):
         return sys.modules[module]
     importlib.invalidate_caches()
     now = _files(module)
@@ -84,15 +84,7 @@ def _imported(module: str) -> Any:
 def _files(module: str) -> Files:
     """A module and the user's that it imports."""
     paths = [(name, path) for name in _closure(module, None) if (path := _file(name))]
-    return {name: (path, _stamp(path), path.read_bytes()) for name, path in paths}
-
-
-def _stamp(path: Path) -> tuple | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+    return {name: (path, stamp(path), path.read_bytes()) for name, path in paths}
 
 
 def _closure(module: str, attribute: str | None) -> dict[str, list[ast.stmt]]:
