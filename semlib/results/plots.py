@@ -196,8 +196,7 @@ def _panels(experiment: Experiment, records: Sequence[Record]) -> tuple[list[str
         return classes, len(classes)
     found = without_average(tables.by_class(experiment, records))
     means = found.xs((experiment.scores[0], "mean"), axis=1, level=("measure", "statistic"))  # (classes, methods)
-    apart = (means.max(axis=1) - means.min(axis=1)).fillna(-1).sort_values(ascending=False, kind="stable")
-    chosen = set(apart.index[:PANELS])
+    chosen = (means.max(axis=1) - means.min(axis=1)).fillna(-1).nlargest(PANELS).index
     return [name for name in classes if name in chosen], len(classes)
 
 

@@ -453,8 +453,7 @@ def gains_by_class(experiment: Experiment, records: Sequence[Record], most: int 
     table = tables.by_class(experiment, records)
     average, classes = average_of(table), without_average(table).index
     gained = {(m, s): gain(table, m, s).reindex(classes) for m, s in itertools.product(others, experiment.scores)}
-    sizes = pd.DataFrame(gained, index=classes).abs().max(axis=1).fillna(-1).sort_values(ascending=False, kind="stable")
-    largest = set(sizes.index[:most])
+    largest = pd.DataFrame(gained, index=classes).abs().max(axis=1).fillna(-1).nlargest(most).index
     chosen = [name for name in classes if name in largest]
     deviations = _deviations(experiment, [record for record in records if record.hold_out in largest], seed)
     parts = []
