@@ -109,15 +109,11 @@ class Ranked(stats.Ranking):
     def __init__(self, record: Record, arrays: Mapping[str, np.ndarray], column: str, end: str):
         super().__init__(arrays["is_anomaly"], arrays[column])
         self.recorded, self.skew = record.metrics[column], record.skew
-        self._arrays, self._end = arrays, end
+        self._record, self._arrays, self._end = record, arrays, end
 
-    @property
-    def labels(self) -> np.ndarray:
-        return self._arrays["label"]
-
-    @property
-    def predicted(self) -> np.ndarray:
-        return self._arrays[f"predicted{self._end}"]
+    def classes(self, image: int) -> list[str]:
+        """The image's class and the predicted one."""
+        return [self._record.classes[self._arrays[name][image]] for name in ("label", f"predicted{self._end}")]
 
     @cached_property
     def measures(self) -> dict[str, float]:
