@@ -121,8 +121,7 @@ def counts(table: pd.DataFrame) -> pd.DataFrame:
     classes' means. The classes of a data set are not quite independent: their trainings share images.
     """
     classes = without_average(table)
-    methods = list(dict.fromkeys(table.columns.get_level_values("method")))
-    measures = list(dict.fromkeys(table.columns.get_level_values("measure")))
+    methods, measures = (list(table.columns.unique(level)) for level in ("method", "measure"))
     pairs = [((m, "odin"), (m, "msp")) for m in methods if {"odin", "msp"} <= set(measures)]
     pairs += [((m, s), ("classification", s)) for m in methods if m != "classification" for s in measures]
     rows, (in_method, in_measure) = {}, _labels(table)
@@ -141,9 +140,9 @@ def masking(table: pd.DataFrame) -> pd.DataFrame:
     """
     paper = tables.published("masking_ablation")
     average = table.loc[average_of(table)]
-    whole = "paper" in table.columns.get_level_values("statistic") and average.xs("paper", level="statistic").any()
+    whole = "paper" in table.columns.unique("statistic") and average.xs("paper", level="statistic").any()
     rows = {}
-    for method in dict.fromkeys(table.columns.get_level_values("method")):
+    for method in table.columns.unique("method"):
         here = [mean_std(*(average[method, measure, s] for s in ("mean", "std"))) for measure in ("accuracy", "msp")]
         row = paper.reindex([method]).iloc[0]
         printed = [mean_std(row[m], row[f"{m}_std"], absent="") for m in ("accuracy", "msp")]
@@ -312,13 +311,9 @@ def reversals(table: pd.DataFrame, most: int = 10) -> pd.DataFrame:
 
 def prevalences(table: pd.DataFrame) -> pd.DataFrame:
     """A table of `stats.by_prevalence` as text, a column for each share of anomalies."""
-    text = (
-        table.T.map(lambda value: "-" if math.isnan(value) else f"{value:.2f}")
-        .rename(columns="{:.1%}".format)
-        .rename_axis(columns="Anomalies")
-    )
+    text = table.T.map(lambda value: "-" if math.isnan(value) else f"{value:.2f}").rename(columns="{:.1%}".format)
     text.index = pd.MultiIndex.from_tuples([(label(m), _detector(s)) for m, s in text.index], names=["Method", "Detector"])
-    return text
+    return text.rename_axis(columns="Anomalies")
 
 
 def correlations(table: pd.DataFrame) -> pd.DataFrame:
@@ -327,9 +322,8 @@ def correlations(table: pd.DataFrame) -> pd.DataFrame:
     text = table.assign(method=table.method.map(label), score=table.score.map(_detector), cell=list(cells))
     shown = text.pivot(index=["method", "score"], columns="probe", values="cell")
     order = text[["method", "score"]].drop_duplicates().itertuples(index=False)
-    return shown.loc[list(map(tuple, order)), list(dict.fromkeys(table.probe))].rename_axis(
-        ["Method", "Detector"], columns=None
-    )
+    shown = shown.loc[list(map(tuple, order)), table.probe.unique()]
+    return shown.rename_axis(["Method", "Detector"], columns=None)
 
 
 def correlation(row: Any) -> str:
