@@ -9,7 +9,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -46,10 +46,7 @@ def cifar10(root: Path) -> Dataset:
     """CIFAR-10 from its publisher, downloaded and checked by torchvision."""
     from torchvision.datasets import CIFAR10
 
-    try:
-        parts = [CIFAR10(root, train=train, download=True) for train in (True, False)]
-    except Exception as error:
-        raise _not_here("cifar10", root, error) from error
+    parts = _downloaded("cifar10", root, (CIFAR10(root, train=train, download=True) for train in (True, False)))
     train, test = (ImageSet(part.data.transpose(0, 3, 1, 2), np.asarray(part.targets, np.int64)) for part in parts)
     return Dataset("cifar10", train, test, tuple(parts[0].classes))
 
@@ -58,10 +55,7 @@ def stl10(root: Path) -> Dataset:
     """STL-10's labelled images (5,000 to train, 8,000 to test, 96x96), downloaded and checked by torchvision."""
     from torchvision.datasets import STL10
 
-    try:
-        parts = [STL10(root, split=split, download=True) for split in ("train", "test")]
-    except Exception as error:
-        raise _not_here("stl10", root, error) from error
+    parts = _downloaded("stl10", root, (STL10(root, split=split, download=True) for split in ("train", "test")))
     train, test = (ImageSet(part.data, np.asarray(part.labels, np.int64)) for part in parts)
     return Dataset("stl10", train, test, CLASSES["stl10"])
 
@@ -75,11 +69,15 @@ def stl10_folds(root: Path) -> np.ndarray:
         raise DataError(f"{path} can't be read ({one_line(error)}); delete the folder to fetch it again") from error
 
 
-def _not_here(name: str, root: Path, error: Exception) -> DataError:
-    return DataError(
-        f"{name}: its files are missing or damaged and could not be downloaded ({one_line(error)}); "
-        f"run again when online, or put a prepared {name}.npz into {root}"
-    )
+def _downloaded(name: str, root: Path, parts: Iterator[Any]) -> list[Any]:
+    """torchvision's training and test part; DataError if it can't download them."""
+    try:
+        return list(parts)
+    except Exception as error:
+        raise DataError(
+            f"{name}: its files are missing or damaged and could not be downloaded ({one_line(error)}); "
+            f"run again when online, or put a prepared {name}.npz into {root}"
+        ) from error
 
 
 BUILT_IN: dict[str, Callable[[Path, int | None, str | None], Dataset]] = {
