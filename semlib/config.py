@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -88,22 +88,19 @@ def _labels(value: Any) -> Any:
 
 Number = Annotated[float, BeforeValidator(_number)]
 Text = Annotated[str, BeforeValidator(_text), Field(min_length=1)]
-Names = Annotated[tuple[Text, ...], BeforeValidator(_tuple), Field(min_length=1), AfterValidator(_once)]
 ClassName = Annotated[Text, AfterValidator(lambda name: unicodedata.normalize("NFC", name))]  # as data sets have them
-OptionalNames = Annotated[Names | None, BeforeValidator(_none)]
-ClassNames = Annotated[tuple[ClassName, ...], BeforeValidator(_tuple), Field(min_length=1), AfterValidator(_once)]
 MOST = 10**6  # of anything that is counted: more is a slip, and could fill the memory before it is noticed
 Count = Annotated[int, Field(ge=1, le=MOST)]
-OptionalCount = Annotated[Annotated[int, Field(ge=0, le=MOST)] | None, BeforeValidator(_none)]
-PerClass = Annotated[Count | None, BeforeValidator(_none)]
+Weight = Annotated[Number, Field(ge=0)]
+T = TypeVar("T")
+Listed = Annotated[tuple[T, ...], BeforeValidator(_tuple), Field(min_length=1), AfterValidator(_once)]  # or one alone
+Names = Listed[Text]
+OrNone = Annotated[T | None, BeforeValidator(_none)]  # or the text none
+OptionalCount = OrNone[Annotated[int, Field(ge=0, le=MOST)]]
+OptionalSide = OrNone[Annotated[int, Field(ge=8, le=10**4)]]
+PerClass = OrNone[Count]
 Labels = Annotated[PerClass, BeforeValidator(_labels)]
 EpochsByLabels = Annotated[Annotated[dict[Labels, Count], Field(min_length=1)] | None, BeforeValidator(_distinct)]
-OptionalSide = Annotated[Annotated[int, Field(ge=8, le=10**4)] | None, BeforeValidator(_none)]
-Fold = Annotated[Annotated[int, Field(ge=0, le=9)] | None, BeforeValidator(_none)]
-OptionalText = Annotated[Text | None, BeforeValidator(_none)]
-OptionalDigest = Annotated[Annotated[str, Field(pattern=r"^[0-9a-f]{8}-[0-9a-f]{8}$")] | None, BeforeValidator(_none)]
-Weight = Annotated[Number, Field(ge=0)]
-Weights = Annotated[tuple[Weight, ...], BeforeValidator(_tuple), Field(min_length=1), AfterValidator(_once)]
 
 
 def _check_names(field: str, names: Iterable[str], known: tuple[str, ...]) -> None:
@@ -124,7 +121,7 @@ class Which(Group):
     """Results lie in `outputs/<profile>/`."""
     dataset: Text = "cifar10"
     """A name, or a folder with `train/<class>/*` and `test/<class>/*`."""
-    hold_out: ClassNames = ("all",)
+    hold_out: Listed[ClassName] = ("all",)
     """Class names; all: each class in turn; none: no class."""
     methods: Names = ("classification", "rotation")
     """classification, rotation, center_mask, cpc, package.module:function, or external:name of imported scores."""
@@ -134,7 +131,7 @@ class Which(Group):
     """Number of the first: 3 with trials 2 makes trials 3 and 4."""
     missing: Literal["skip", "train"] = "skip"
     """What to do about a run that isn't in outputs/ yet."""
-    data_digest: OptionalDigest = None
+    data_digest: OrNone[Annotated[str, Field(pattern=r"^[0-9a-f]{8}-[0-9a-f]{8}$")]] = None
     """The version of the data set that runs are of; None: the one that is here."""
 
 
@@ -145,7 +142,7 @@ class Data(Group):
     """Pixels a side of prepared images; None: 32 for own ones, 256 for ImageNet's."""
     train_per_class: PerClass = None
     """Training images of each class, drawn anew for each trial and hold-out; None: all."""
-    fold: Fold = None
+    fold: OrNone[Annotated[int, Field(ge=0, le=9)]] = None
     """STL-10: one of its 10 predefined folds of 1,000 training images."""
     evaluate_on: Literal["test", "validation"] = "test"
     """validation: images kept from training; no test image is loaded."""
@@ -193,7 +190,7 @@ class Training(Group):
     """Negatives: other patches of the same image (Appendix C), or of the whole batch."""
     cpc_augment: bool = False
     """Each patch in one colour, flipped and shifted."""
-    mask_fill: Annotated[Number | None, BeforeValidator(_none)] = None
+    mask_fill: OrNone[Number] = None
     """Value in [0, 1] of center_mask's blanked pixels; None: the training mean."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 where the processor has it."""
@@ -231,9 +228,9 @@ class Machine(Group):
     """weights.pt beside a record, so that a new score needs no training."""
     score_batch: Count = 500
     """Images in a forward pass when scoring."""
-    data_root: OptionalText = None
+    data_root: OrNone[Text] = None
     """None: $SEMLIB_DATA, else data/."""
-    ilsvrc: OptionalText = None
+    ilsvrc: OrNone[Text] = None
     """ImageNet's subsets: the ILSVRC2012 folder; None: $SEMLIB_ILSVRC."""
     outputs: Text = "outputs"
     """The folder of results."""
@@ -314,10 +311,10 @@ def documented() -> str:
 class Several(Group):
     """Parameters that make several experiments out of one notebook."""
 
-    settings: OptionalNames = None  # files of parameters; the notebook's own go over them
-    dataset: OptionalNames = None  # a list of names: the same settings for each
+    settings: OrNone[Names] = None  # files of parameters; the notebook's own go over them
+    dataset: OrNone[Names] = None  # a list of names: the same settings for each
     labels: EpochsByLabels = None  # train_per_class or all: epochs
-    auxiliary_weights: Annotated[dict[Text, Weights] | None, BeforeValidator(_none)] = None  # of each method, to compare
+    auxiliary_weights: OrNone[dict[Text, Listed[Weight]]] = None  # of each method, to compare
 
     @model_validator(mode="after")
     def _consistent(self) -> "Several":

@@ -8,6 +8,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -51,6 +52,17 @@ def file_name(*words: str) -> str:
     if tidy == text and not any("-" in word for word in words):
         return text
     return f"{tidy}-{hashlib.sha256(repr(words).encode(errors='surrogatepass')).hexdigest()[:8]}"
+
+
+def stamp(path: Path) -> tuple[int, int, int, int] | None:
+    """Size, times and inode, unlike before if a file was edited or replaced (a copy may bring size and time along).
+
+    None if it isn't there.
+    """
+    with suppress(OSError):
+        status = path.stat()
+        return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+    return None
 
 
 def check_writable(folder: Path, needed: int = 0) -> None:

@@ -10,11 +10,12 @@ import json
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from semlib.config import ConfigError
-from semlib.files import ROOT, one_line
+from semlib.files import ROOT, one_line, stamp
 
 INSTALLED = {"site-packages", "dist-packages"}
 # by these a function reaches names and modules that it doesn't say
@@ -22,7 +23,7 @@ DYNAMIC = {"globals", "locals", "vars", "eval", "exec", "modules", "__subclasses
 DYNAMIC |= {"import_module", "__import__", "run_path", "run_module"}
 DEFINITIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
-Files = dict[str, tuple[Path, tuple | None, bytes]]  # modules: where their sources lie, size and times, and what they said
+Files = dict[str, tuple[Path, tuple | None, bytes]]  # modules: where their sources lie, stamps, and what they said
 
 _loaded: dict[str, Files] = {}  # a module and the user's that it imports, as they were imported
 _digests: dict[str, tuple[Files, str]] = {}
@@ -64,7 +65,7 @@ def digest(name: str) -> str:
 
 def _imported(module: str) -> Any:
     before = _loaded.get(module)
-    if before and module in sys.modules and all(_stamp(path) == stamp for path, stamp, _ in before.values()):
+    if before and module in sys.modules and all(stamp(path) == then for path, then, _ in before.values()):
         return sys.modules[module]
     importlib.invalidate_caches()
     now = _files(module)
@@ -83,15 +84,7 @@ def _imported(module: str) -> Any:
 def _files(module: str) -> Files:
     """A module and the user's that it imports."""
     paths = [(name, path) for name in _closure(module, None) if (path := _file(name))]
-    return {name: (path, _stamp(path), path.read_bytes()) for name, path in paths}
-
-
-def _stamp(path: Path) -> tuple | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+    return {name: (path, stamp(path), path.read_bytes()) for name, path in paths}
 
 
 def _closure(module: str, attribute: str | None) -> dict[str, list[ast.stmt]]:
@@ -137,23 +130,16 @@ def _imports(statement: ast.stmt, module: str, is_package: bool) -> Iterator[str
     """The modules that a statement can import, at once or when a function in it is called."""
     package = module if is_package else module.rpartition(".")[0]
     for node in ast.walk(statement):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            try:
+        with suppress(ImportError):  # beyond the top: it fails when it is imported
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
                 base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            except ImportError:  # beyond the top: it fails when it is imported
-                continue
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]  # of a package also its modules
-        elif isinstance(node, ast.Call) and _last(node.func) in ("import_module", "__import__") and node.args:
-            texts = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
-            try:
-                names = [importlib.util.resolve_name(texts[0], texts[1] if texts[1:] else package)] if texts else []
-            except ImportError:
-                continue
-        else:
-            continue
-        yield from names
+                yield from (base, *(f"{base}.{alias.name}" for alias in node.names))  # of a package also its modules
+            elif isinstance(node, ast.Call) and _last(node.func) in ("import_module", "__import__"):
+                texts = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+                if texts:
+                    yield importlib.util.resolve_name(texts[0], texts[1] if texts[1:] else package)
 
 
 def _reached(body: list[ast.stmt], attribute: str, module: str, is_package: bool) -> list[ast.stmt]:

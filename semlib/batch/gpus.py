@@ -5,7 +5,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -51,8 +51,6 @@ def claim(devices: Sequence[str]) -> Generator[str, None, None]:
 
 
 def _taken(lock: FileLock) -> bool:
-    try:
+    with suppress(Timeout):
         lock.acquire(timeout=0)
-    except Timeout:
-        return False
-    return True
+    return lock.is_locked

@@ -9,7 +9,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import yaml
 from semlib.batch import gpus, notebooks, progress
 from semlib.batch.notebooks import NO_CHECKOUT
 from semlib.config import ConfigError, Experiment
-from semlib.files import CHECKOUT, ROOT, file_name, one_line, save_atomically, short
+from semlib.files import CHECKOUT, ROOT, check_writable, file_name, one_line, save_atomically, short
 from semlib.results import show
 from semlib.runs import machine, plan, store
 
@@ -190,8 +189,7 @@ def _environment(where: Path) -> dict[str, str]:
     """This process's; Snakemake keeps files in the user's cache folder, and where that can't be written in the grid's."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # noqa: PTH111 - Path's can raise
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=cache).close()
+        check_writable(cache)
         return dict(os.environ)
     except OSError:
         return os.environ | {"XDG_CACHE_HOME": str(where / "cache")}

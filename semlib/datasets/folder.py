@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
 from semlib.datasets.arrays import DataError, Dataset, ImageSet, check_memory, class_name
-from semlib.files import one_line
+from semlib.files import one_line, stamp
 
 PREPARATION = 2  # raised when the same files give other pixels: folders are prepared anew
 LAYOUT = "lay images out as train/<class>/* and test/<class>/*"
@@ -164,9 +164,7 @@ def listing(root: Path) -> str:
     sha = hashlib.sha256(f"preparation {PREPARATION}\n".encode())
     for part in ("train", "test"):
         for path, label in files(root, part):
-            stat = path.stat()
-            what = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)  # a copy may bring size and time along
-            sha.update(os.fsencode(path.relative_to(root)) + f"\0{label}\0{what}\n".encode())
+            sha.update(os.fsencode(path.relative_to(root)) + f"\0{label}\0{stamp(path)}\n".encode())
     return sha.hexdigest()
 
 

@@ -113,14 +113,9 @@ def prepare(name: str, side: int = SIDE, root: str | Path | None = None) -> Data
     seen = Seen()
     pixels = decode_all(stream, counts.sum(), side, name, seen)
     seen.warn(name)
-    labels = np.repeat(np.tile(np.arange(len(synsets)), 2), counts)
+    both = ImageSet(pixels, np.repeat(np.tile(np.arange(len(synsets)), 2), counts))
     train = counts[: len(synsets)].sum()
-    return Dataset(
-        name,
-        ImageSet(pixels[:train], labels[:train]),
-        ImageSet(pixels[train:], labels[train:]),
-        tuple(synsets.values()),
-    )
+    return Dataset(name, both[:train], both[train:], tuple(synsets.values()))
 
 
 def members(name: str, part: str, root: str | Path | None = None) -> dict[str, tuple[int, Iterable[Named]]]:

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -46,10 +46,7 @@ def cifar10(root: Path) -> Dataset:
     """CIFAR-10 from its publisher, downloaded and checked by torchvision."""
     from torchvision.datasets import CIFAR10
 
-    try:
-        parts = [CIFAR10(root, train=train, download=True) for train in (True, False)]
-    except Exception as error:
-        raise _not_here("cifar10", root, error) from error
+    parts = _downloaded("cifar10", root, (CIFAR10(root, train=train, download=True) for train in (True, False)))
     train, test = (ImageSet(part.data.transpose(0, 3, 1, 2), np.asarray(part.targets, np.int64)) for part in parts)
     return Dataset("cifar10", train, test, tuple(parts[0].classes))
 
@@ -58,10 +55,7 @@ def stl10(root: Path) -> Dataset:
     """STL-10's labelled images (5,000 to train, 8,000 to test, 96x96), downloaded and checked by torchvision."""
     from torchvision.datasets import STL10
 
-    try:
-        parts = [STL10(root, split=split, download=True) for split in ("train", "test")]
-    except Exception as error:
-        raise _not_here("stl10", root, error) from error
+    parts = _downloaded("stl10", root, (STL10(root, split=split, download=True) for split in ("train", "test")))
     train, test = (ImageSet(part.data, np.asarray(part.labels, np.int64)) for part in parts)
     return Dataset("stl10", train, test, CLASSES["stl10"])
 
@@ -75,11 +69,15 @@ def stl10_folds(root: Path) -> np.ndarray:
         raise DataError(f"{path} can't be read ({one_line(error)}); delete the folder to fetch it again") from error
 
 
-def _not_here(name: str, root: Path, error: Exception) -> DataError:
-    return DataError(
-        f"{name}: its files are missing or damaged and could not be downloaded ({one_line(error)}); "
-        f"run again when online, or put a prepared {name}.npz into {root}"
-    )
+def _downloaded(name: str, root: Path, parts: Iterator[Any]) -> list[Any]:
+    """torchvision's training and test part; DataError if it can't download them."""
+    try:
+        return list(parts)
+    except Exception as error:
+        raise DataError(
+            f"{name}: its files are missing or damaged and could not be downloaded ({one_line(error)}); "
+            f"run again when online, or put a prepared {name}.npz into {root}"
+        ) from error
 
 
 BUILT_IN: dict[str, Callable[[Path, int | None, str | None], Dataset]] = {
@@ -122,22 +120,17 @@ def load(
     images are not read. ilsvrc: the ILSVRC2012 folder (None: $SEMLIB_ILSVRC). DataError names the choices, or the file
     that can't be read.
     """
-    data = _load(name, root, side, fold, validation, ilsvrc)
-    if name in imagenet.SUBSETS and not validation:
-        imagenet.warn_if_fewer(data)
-    return data
-
-
-def _load(
-    name: str, root: str | Path | None, side: int | None, fold: int | None, validation: bool, ilsvrc: str | None = None
-) -> Dataset:
     if fold is not None and name != "stl10":
         raise DataError(f"{name} has no folds; only stl10 has predefined ones, 0 to 9")
     path = _prepare(name, root, side, ilsvrc)
     data = read(path, folder_name(name), tests=not validation) if path else digits()
     if path and fold is not None:
         data = Dataset(data.name, data.train[_fold(path, fold, len(data.train))], data.test, data.classes)
-    return _with_validation(data) if validation else data
+    if validation:
+        return _with_validation(data)
+    if name in imagenet.SUBSETS:
+        imagenet.warn_if_fewer(data)
+    return data
 
 
 def _prepare(name: str, root: str | Path | None, side: int | None, ilsvrc: str | None = None) -> Path | None:
@@ -185,7 +178,7 @@ def digests(
         return None
     path, part = _prepare(name, root, side), f"fold {fold}, validation {validation}"
     if path is None:
-        return _load(name, root, side, fold, validation).digests
+        return load(name, root, side, fold, validation).digests
     status, beside = path.stat(), path.with_suffix(".digests.json")
     now = {"size": status.st_size, "modified": status.st_mtime_ns, "changed": status.st_ctime_ns}
     which = (beside, part, *now.values())
@@ -195,7 +188,8 @@ def digests(
             read_back = json.loads(beside.read_bytes())
             known = read_back if {key: read_back.get(key) for key in now} == now else {}
         if not re.fullmatch(r"[0-9a-f]{64} [0-9a-f]{64}", str(known.get(part))):
-            known |= now | {part: " ".join(_load(name, root, side, fold, validation).digests)}
+            with warnings.catch_warnings(action="ignore"):  # of images that are lacking, which is said when they are used
+                known |= now | {part: " ".join(load(name, root, side, fold, validation).digests)}
             with suppress(OSError):  # a folder that can't be written to: the next process computes them again
                 save_atomically(beside, lambda file: file.write(json.dumps(known, indent=1).encode()))
         _digests[which] = Digests(*known[part].split())

@@ -183,20 +183,10 @@ def precision_recall(experiment: Experiment, records: Sequence[Record], columns:
     figure.legend(list(handles.values()), list(handles), **where)
     title = f"Precision-recall of the held-out class{'es' * (len(classes) > 1)}, {experiment.dataset_name}"
     title += f": {len(classes)} of {every}, where methods differ most" * (len(classes) < every)
-    averaged = _averaged(records, "mean ± std")
+    averaged = show.averaged(records, "mean ± std of ")
     below = f"({experiment.profile}, {experiment.statistics} statistics; average precision in %, {averaged}{fewer})"
     figure.suptitle(f"{title}\n{below}", fontsize=8.5)
     return figure
-
-
-def _averaged(records: Sequence[Record], how: str = "mean") -> str:
-    said = _trials(records)
-    return said if said == "one trial" else f"{how} of {said}"
-
-
-def _trials(records: Sequence[Record]) -> str:
-    trials = len({record.trial for record in records})
-    return "one trial" if trials == 1 else f"{trials} trials"
 
 
 def _panels(experiment: Experiment, records: Sequence[Record]) -> tuple[list[str], int]:
@@ -206,8 +196,7 @@ def _panels(experiment: Experiment, records: Sequence[Record]) -> tuple[list[str
         return classes, len(classes)
     found = without_average(tables.by_class(experiment, records))
     means = found.xs((experiment.scores[0], "mean"), axis=1, level=("measure", "statistic"))  # (classes, methods)
-    apart = (means.max(axis=1) - means.min(axis=1)).fillna(-1).sort_values(ascending=False, kind="stable")
-    chosen = set(apart.index[:PANELS])
+    chosen = (means.max(axis=1) - means.min(axis=1)).fillna(-1).nlargest(PANELS).index
     return [name for name in classes if name in chosen], len(classes)
 
 
@@ -276,7 +265,7 @@ def gain_by_class(experiment: Experiment, records: Sequence[Record], panels: int
     title = f"How far each method is above {label('classification').lower()}, by held-out class"
     title += f": {last} of {every}, where the differences are largest" * (last < every)
     title += f"; the first {len(scores)} of {len(experiment.scores)} scores" * (len(scores) < len(experiment.scores))
-    figure.suptitle(f"{title}\n({show.title(experiment)}, {_averaged(records)})", fontsize=8.5)
+    figure.suptitle(f"{title}\n({show.title(experiment)}, {show.averaged(records)})", fontsize=8.5)
     return figure
 
 
@@ -309,7 +298,7 @@ def gain_by_labels(runs: Sequence[tuple[Experiment, Sequence[Record]]], method: 
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set(xscale="log", xlabel="training images a class (logarithmic)", ylabel="gain (points)")
         axis.set_title(label(measure) + " average precision" * (measure != "accuracy"))
-        below = {n: _trials(records) for n, _, records in points}
+        below = {n: show.averaged(records, "") for n, _, records in points}
         lacking = tables.rows(every[every.classes < every.planned])
         below |= {row.images: f"{row.classes or 'none'} of {row.planned} run" for row in lacking}
         axis.set_xticks(numbers, [f"{n:,.0f}\n{below[n]}" for n in numbers])
@@ -318,9 +307,6 @@ def gain_by_labels(runs: Sequence[tuple[Experiment, Sequence[Record]]], method: 
             axis.set_xlim(low / 1.4, high * 1.8)
         if len(gained) <= PANELS:
             _name_lines(axis, gained, numbers)
-        there = {
-            n: where for n, where in tables.PAPERS_IMAGES.items() if points and min(numbers) / 1.5 < n < max(numbers) * 1.5
-        }
         for n in there:
             axis.axvline(n, color="0.5", linewidth=0.8, linestyle=":")
     legend = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))  # one line of each kind
@@ -337,7 +323,7 @@ def _name_lines(axis: Axes, lines: pd.DataFrame, x: Sequence[float]) -> None:
     """Each line's name beside its last point, moved up or down where names would overlap; lines: a row each."""
     low, high = axis.get_ylim()
     last = lines.apply(pd.Series.last_valid_index, axis=1)
-    for column in lines:
+    for column, place in zip(lines, x, strict=True):
         ends = lines.loc[last == column, column].sort_values()
         at, least = ends.to_numpy().copy(), 0.036 * (high - low)
         for _ in range(200):
@@ -345,8 +331,7 @@ def _name_lines(axis: Axes, lines: pd.DataFrame, x: Sequence[float]) -> None:
             at[:-1] -= overlap
             at[1:] += overlap
         for name, y in zip(ends.index, at, strict=True):
-            where = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
-            axis.annotate(name, (x[lines.columns.get_loc(column)], y), **where, fontsize=7, color="0.4")
+            axis.annotate(name, (place, y), (5, 0), textcoords="offset points", va="center", fontsize=7, color="0.4")
 
 
 @legible
@@ -605,9 +590,8 @@ def save_several(figure: Figure, path: Path, runs: Sequence[tuple[Experiment, Se
     """Likewise a figure of several experiments."""
     share = sum(len(records) for _, records in runs) / sum(len(plan.planned(experiment)) for experiment, _ in runs)
     before = 0.0
-    if path.exists():
-        with suppress(Exception), Image.open(path) as file:  # not one of ours: anything but nothing replaces it
-            before = 1e-9
-            file.load()  # fails where it is damaged
-            before = float(file.info[SHARE])
+    with suppress(Exception), Image.open(path) as file:  # not there, or not one of ours: anything but nothing replaces it
+        before = 1e-9
+        file.load()  # fails where it is damaged
+        before = float(file.info[SHARE])
     tables.save_complete(path, share, before, lambda file: figure.savefig(file, format="png", metadata={SHARE: str(share)}))

@@ -121,8 +121,7 @@ def counts(table: pd.DataFrame) -> pd.DataFrame:
     classes' means. The classes of a data set are not quite independent: their trainings share images.
     """
     classes = without_average(table)
-    methods = list(dict.fromkeys(table.columns.get_level_values("method")))
-    measures = list(dict.fromkeys(table.columns.get_level_values("measure")))
+    methods, measures = (list(table.columns.unique(level)) for level in ("method", "measure"))
     pairs = [((m, "odin"), (m, "msp")) for m in methods if {"odin", "msp"} <= set(measures)]
     pairs += [((m, s), ("classification", s)) for m in methods if m != "classification" for s in measures]
     rows, (in_method, in_measure) = {}, _labels(table)
@@ -141,9 +140,9 @@ def masking(table: pd.DataFrame) -> pd.DataFrame:
     """
     paper = tables.published("masking_ablation")
     average = table.loc[average_of(table)]
-    whole = "paper" in table.columns.get_level_values("statistic") and average.xs("paper", level="statistic").any()
+    whole = "paper" in table.columns.unique("statistic") and average.xs("paper", level="statistic").any()
     rows = {}
-    for method in dict.fromkeys(table.columns.get_level_values("method")):
+    for method in table.columns.unique("method"):
         here = [mean_std(*(average[method, measure, s] for s in ("mean", "std"))) for measure in ("accuracy", "msp")]
         row = paper.reindex([method]).iloc[0]
         printed = [mean_std(row[m], row[f"{m}_std"], absent="") for m in ("accuracy", "msp")]
@@ -201,13 +200,13 @@ def primary(table: pd.DataFrame, experiment: Experiment, records: Sequence[Recor
     what = f"MSP's average precision, mixed statistics, {experiment.train_per_class or 'all'} training images a class"
     if math.isnan(row.gain):
         return f"**Primary result**: {what}: not run."
-    done, planned, trials = len(records), len(plan.planned(experiment)), len({record.trial for record in records})
+    done, planned = len(records), len(plan.planned(experiment))
     interval = f", 95 % interval over {row.classes} classes {row.low:+.2f} to {row.high:+.2f}" * (not math.isnan(row.low))
     p = f", Wilcoxon's p {p_value(row.p)}" * (not math.isnan(row.p))
     so_far = f" So far {done} of {planned} runs are finished: not yet the result." * (done < planned)
     return (
         f"**Primary result**: {what}, rotation against classification: {row.gain:+.2f} points{interval}{p}; above in "
-        f"{row.above} of {row.classes} classes; {'one trial' if trials == 1 else f'mean of {trials} trials'}.{so_far}"
+        f"{row.above} of {row.classes} classes; {averaged(records)}.{so_far}"
     )
 
 
@@ -312,13 +311,9 @@ def reversals(table: pd.DataFrame, most: int = 10) -> pd.DataFrame:
 
 def prevalences(table: pd.DataFrame) -> pd.DataFrame:
     """A table of `stats.by_prevalence` as text, a column for each share of anomalies."""
-    text = (
-        table.T.map(lambda value: "-" if math.isnan(value) else f"{value:.2f}")
-        .rename(columns="{:.1%}".format)
-        .rename_axis(columns="Anomalies")
-    )
+    text = table.T.map(lambda value: "-" if math.isnan(value) else f"{value:.2f}").rename(columns="{:.1%}".format)
     text.index = pd.MultiIndex.from_tuples([(label(m), _detector(s)) for m, s in text.index], names=["Method", "Detector"])
-    return text
+    return text.rename_axis(columns="Anomalies")
 
 
 def correlations(table: pd.DataFrame) -> pd.DataFrame:
@@ -327,9 +322,8 @@ def correlations(table: pd.DataFrame) -> pd.DataFrame:
     text = table.assign(method=table.method.map(label), score=table.score.map(_detector), cell=list(cells))
     shown = text.pivot(index=["method", "score"], columns="probe", values="cell")
     order = text[["method", "score"]].drop_duplicates().itertuples(index=False)
-    return shown.loc[list(map(tuple, order)), list(dict.fromkeys(table.probe))].rename_axis(
-        ["Method", "Detector"], columns=None
-    )
+    shown = shown.loc[list(map(tuple, order)), table.probe.unique()]
+    return shown.rename_axis(["Method", "Detector"], columns=None)
 
 
 def correlation(row: Any) -> str:
@@ -358,7 +352,6 @@ def answer(
         return ""
     best, data = detectors.loc[detectors.difference.idxmax()], DATASETS.get(experiment.dataset_name, experiment.dataset_name)
     few = f" with {experiment.train_per_class} labels a class" * bool(experiment.train_per_class)
-    trials = len({record.trial for record in records})
     above, certain = (detectors.difference > 0).sum(), detectors[detectors.holm < 0.05]
     up, down = (", ".join(map(label, certain.score[side])) for side in (certain.difference > 0, certain.difference < 0))
     gain, msp, other = gains.loc[best.score], gains.loc["msp"], others.loc[best.score]
@@ -368,7 +361,7 @@ def answer(
         f"On {data}{few} {above} of {len(detectors)} detectors are above MSP for the plain classifier, {label(best.score)} "
         f"highest: {best.difference:+.2f} points of average precision (95 % over {best.classes} held-out classes "
         f"{best.low:+.2f} to {best.high:+.2f}, over test images {best.images_low:+.2f} to {best.images_high:+.2f}; "
-        f"{experiment.statistics} statistics, {'one trial' if trials == 1 else f'mean of {trials} trials'}). "
+        f"{experiment.statistics} statistics, {averaged(records)}). "
         f"Corrected by Holm for these {len(detectors)} contrasts, {up or 'none'} {'are' if ', ' in up else 'is'} significantly "
         f"above MSP ({label(best.score)}: p {p_value(best.holm)}, above in {best.above} of {best.classes} classes); "
         f"significantly below: {down or 'none'}. Rotation's gain {verdict} with {label(best.score)}: "
@@ -387,6 +380,12 @@ def _wins(classes: pd.DataFrame, better: tuple[str, str], worse: tuple[str, str]
         return "not run"
     wins, p = f"{(gain > 0).sum()} of {len(gain)}", stats.wilcoxon(gain)
     return wins if math.isnan(p) else f"{wins}, {gain.mean():+.2f} points, p {p_value(p)}"
+
+
+def averaged(records: Sequence[Record], how: str = "mean of ") -> str:
+    """mean of 3 trials, or one trial; how: what stands before several."""
+    trials = len({record.trial for record in records})
+    return "one trial" if trials == 1 else f"{how}{trials} trials"
 
 
 def p_value(value: float) -> str:

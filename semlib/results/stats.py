@@ -7,8 +7,8 @@ class (`class_`, or low and high: a t-interval over the classes). Measures of on
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -52,9 +52,9 @@ class Ranking:
             raise ValueError("is_anomaly should hold True and False (or 1 and 0), both of them")
         if np.isnan(scores).any():
             raise ValueError(f"{np.isnan(scores).sum()} of {len(scores)} scores are NaN")
-        self.anomaly, self._scores = anomaly.astype(bool), scores.astype(float)  # kept ranks are unsigned
-        self.strata = self.anomaly if strata is None else np.asarray(strata)
-        self.curve = Curve.of(self.anomaly, self._scores)
+        self.is_anomaly, self.scores = anomaly.astype(bool), scores.astype(float)  # kept ranks are unsigned
+        self.strata = self.is_anomaly if strata is None else np.asarray(strata)
+        self.curve = Curve.of(self.is_anomaly, self.scores)
         false = self.curve.flagged - self.curve.found
         self.anomalies = int(self.curve.found[-1])
         self.recall = self.curve.found / self.anomalies  # of each step, from the highest score on
@@ -70,7 +70,7 @@ class Ranking:
         return float((np.diff(self.recall, prepend=0) * self._precision(prevalence)).sum())
 
     def _precision(self, prevalence: float | None = None) -> np.ndarray:
-        share = self.anomalies / len(self.anomaly) if prevalence is None else prevalence
+        share = self.anomalies / len(self.is_anomaly) if prevalence is None else prevalence
         true, false = share * self.recall, (1 - share) * self.fallout
         return true / (true + false)
 
@@ -90,20 +90,20 @@ class Ranking:
 
     def bounds(self) -> tuple[float, float]:
         """The lowest and the highest average precision of all orders that the ties leave open."""
-        orders = (np.lexsort((first, self._level)) for first in (self.anomaly, ~self.anomaly))
-        low, high = (Ranking(self.anomaly[order], -np.arange(len(order))).average_precision() for order in orders)
+        orders = (np.lexsort((first, self._level)) for first in (self.is_anomaly, ~self.is_anomaly))
+        low, high = (Ranking(self.is_anomaly[order], -np.arange(len(order))).average_precision() for order in orders)
         return low, high
 
     @cached_property
     def _level(self) -> np.ndarray:
         """(N,): each image's step; 0 has the highest score."""
-        return np.searchsorted(-self.curve.thresholds, -self._scores)
+        return np.searchsorted(-self.curve.thresholds, -self.scores)
 
     @cached_property
     def _steps(self) -> tuple[np.ndarray, ...]:
         """Images down to the last step with an anomaly, where each such step begins in them; the same for anomalies alone."""
         order = np.argsort(self._level, kind="stable")
-        sorted_, true = self._level[order], order[self.anomaly[order]]
+        sorted_, true = self._level[order], order[self.is_anomaly[order]]
         found = np.unique(self._level[true])
         ends = np.searchsorted(sorted_, found, side="right")
         return order[: ends[-1]], np.r_[0, ends[:-1]], true, np.searchsorted(self._level[true], found)
@@ -186,7 +186,7 @@ def audit(arrays: Mapping[str, np.ndarray], statistics: str = "mixed") -> pd.Dat
             continue
         ranking = Ranking(arrays["is_anomaly"], arrays[key])
         together = np.diff(ranking.curve.flagged, prepend=0)  # images of one score
-        tied = together[together > 1].sum() / len(ranking.anomaly)
+        tied = together[together > 1].sum() / len(ranking.is_anomaly)
         rows[name] = [ranking.average_precision(), ranking.trapezoid(), *ranking.bounds(), tied]
     columns = ["average_precision", "trapezoid", "lowest", "highest", "tied"]
     return 100 * pd.DataFrame.from_dict(rows, orient="index", columns=columns)
@@ -222,7 +222,7 @@ def measured(runs: Sequence[tuple[Experiment, Sequence[Record]]], resamples: int
     """
     check([experiment for experiment, _ in runs])
     rankings = {key: ranking for experiment, records in runs for key, ranking in _rankings(experiment, records)}
-    classes = _by_class({key: 100 * ranking.average_precision() for key, ranking in rankings.items()})
+    classes = _by_class(rankings, Ranking.average_precision)
     drawn = {}
     complete = ((key, ranking) for key, ranking in rankings.items() if key[:2] in classes.index)
     for (_, _, *pair), values in _resampled(complete, resamples, seed).items():
@@ -255,10 +255,11 @@ def _resampled(
     return {key: np.mean(trials, axis=0) for key, trials in drawn.items()}
 
 
-def _by_class(values: Mapping[Key, float]) -> pd.DataFrame:
-    """Mean over trials: rows (dataset, hold_out) that have a value in every column, columns (method, score)."""
-    if not values:
+def _by_class(rankings: Mapping[Key, Ranking], measure: Callable[[Ranking], float]) -> pd.DataFrame:
+    """Percent, mean over trials: rows (dataset, hold_out) that have a value in every column, columns (method, score)."""
+    if not rankings:
         return pd.DataFrame(index=pd.MultiIndex.from_arrays([[], []]), columns=pd.MultiIndex.from_arrays([[], []]))
+    values = {key: 100 * measure(ranking) for key, ranking in rankings.items()}
     series = pd.Series(values).rename_axis(["dataset", "hold_out", "method", "trial", "score"])
     table = series.groupby(level=["dataset", "hold_out", "method", "score"]).mean().unstack(["method", "score"])
     columns = dict.fromkeys((method, score) for _, _, method, _, score in values)  # in the experiments' order
@@ -282,10 +283,7 @@ def leaderboard(found: Measured) -> pd.DataFrame:
     images_low to images_high: 95 % over other test images, as many; trial_std: standard deviation of that mean over trials;
     class_low to class_high: 95 % over other held-out classes. auroc, fpr95: as peers report it. paper: the paper's mean.
     """
-    rows, others = [], {}
-    for name in ("auroc", "fpr95"):
-        values = {key: 100 * getattr(ranking, name)() for key, ranking in found.rankings.items()}
-        others[name] = _by_class(values).reindex(found.classes.index).mean()
+    rows, others = [], {"auroc": _means(found, Ranking.auroc), "fpr95": _means(found, Ranking.fpr95)}
     for method, score in found.classes.columns:
         values = found.classes[method, score]
         half = Z * found.resampled[method, score].std() if len(values) else math.nan
@@ -298,6 +296,11 @@ def leaderboard(found: Measured) -> pd.DataFrame:
     methods = list(dict.fromkeys(row["method"] for row in rows))
     rows.sort(key=lambda row: (methods.index(row["method"]), -row["average_precision"]))
     return pd.DataFrame(rows, columns=BOARD).set_index(["method", "score"])
+
+
+def _means(found: Measured, measure: Callable[[Ranking], float]) -> pd.Series:
+    """A measure's means over held-out classes, by method and score."""
+    return _by_class(found.rankings, measure).reindex(found.classes.index).mean()
 
 
 def _trials(found: Measured, method: str, score: str) -> pd.Series:
@@ -373,10 +376,7 @@ def reversals(board: pd.DataFrame) -> pd.DataFrame:
 
 def by_prevalence(found: Measured, prevalences: Sequence[float] = PREVALENCES) -> pd.DataFrame:
     """Average precision in percent, mean over held-out classes, a row a share of anomalies, columns (method, score)."""
-    rows = []
-    for share in prevalences:
-        table = _by_class({k: 100 * r.average_precision(share) for k, r in found.rankings.items()})
-        rows.append(table.reindex(found.classes.index).mean())
+    rows = [_means(found, partial(Ranking.average_precision, prevalence=share)) for share in prevalences]
     return pd.DataFrame(rows, index=pd.Index(prevalences, name="prevalence"))
 
 
@@ -453,8 +453,7 @@ def gains_by_class(experiment: Experiment, records: Sequence[Record], most: int 
     table = tables.by_class(experiment, records)
     average, classes = average_of(table), without_average(table).index
     gained = {(m, s): gain(table, m, s).reindex(classes) for m, s in itertools.product(others, experiment.scores)}
-    sizes = pd.DataFrame(gained, index=classes).abs().max(axis=1).fillna(-1).sort_values(ascending=False, kind="stable")
-    largest = set(sizes.index[:most])
+    largest = pd.DataFrame(gained, index=classes).abs().max(axis=1).fillna(-1).nlargest(most).index
     chosen = [name for name in classes if name in largest]
     deviations = _deviations(experiment, [record for record in records if record.hold_out in largest], seed)
     parts = []

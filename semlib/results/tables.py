@@ -70,8 +70,7 @@ def by_class(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
     """
     runs = measurements(experiment, records)
     rows = [name or "none" for name in plan.held_out(experiment)]
-    paper, columns = _paper(experiment, rows), {}
-    average = average_row(rows)
+    average, columns = average_row(rows), {}
     index = rows if rows == ["none"] else [*rows, average]
     for method in experiment.methods:
         for measure in ("accuracy",) if rows == ["none"] else (*experiment.scores, "accuracy"):
@@ -80,19 +79,10 @@ def by_class(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
             trials = trials.loc[index]
             columns[method, measure, "mean"] = trials.mean(axis=1)
             columns[method, measure, "std"] = trials.std(axis=1, ddof=1)
-            if f"{method}_{measure}" in paper:
-                columns[method, measure, "paper"] = paper[f"{method}_{measure}"]
-                columns[method, measure, "paper_std"] = paper[f"{method}_{measure}_std"]
-    table = pd.DataFrame(columns, index=index)
-    table.columns.names = ("method", "measure", "statistic")
-    return table
-
-
-def _paper(experiment: Experiment, rows: list[str]) -> pd.DataFrame:
-    """The paper's table of this data set, if it has one; its average row only where all of its classes are asked for."""
-    table = paper(experiment.dataset, rows, experiment.architecture, experiment.train_per_class)
-    whole = set(table.index) == {*rows, "average"}
-    return table.reindex([*rows, "average"] if whole else rows)
+    printed = paper(experiment.dataset, rows, experiment.architecture, experiment.train_per_class)
+    if set(printed.index) != {*rows, AVERAGE}:
+        printed = printed.drop(index=AVERAGE, errors="ignore")  # it is of all classes
+    return _beside(pd.DataFrame(columns, index), printed)
 
 
 def by_subset(tables: Mapping[str, pd.DataFrame], paper: pd.DataFrame) -> pd.DataFrame:
@@ -103,7 +93,7 @@ def by_subset(tables: Mapping[str, pd.DataFrame], paper: pd.DataFrame) -> pd.Dat
     rows = {name.removeprefix("imagenet_"): table.loc[average_of(table)] for name, table in tables.items()}
     whole = [name for name, row in rows.items() if row[row.index.get_level_values("statistic") == "paper"].notna().any()]
     paper = paper.reindex([name for name in whole if name in paper.index])
-    return _stacked(rows, paper).rename_axis(index="Subset")
+    return _beside(pd.DataFrame(rows).T, paper).rename_axis(index="Subset")
 
 
 def all_classes(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -118,12 +108,11 @@ def generalization(runs: Sequence[tuple[Experiment, Sequence[Record]]]) -> pd.Da
     columns = {f"{method}_accuracy{end}": {name: paper[f"{name}{end}"][method] for name in whole}
                for method in paper.index for end in ("", "_std")}  # fmt: skip
     rows = {e.dataset_name: by_class(e, records).loc["none"] for e, records in runs}
-    return _stacked(rows, pd.DataFrame(columns)).rename_axis(index="Data set")
+    return _beside(pd.DataFrame(rows).T, pd.DataFrame(columns)).rename_axis(index="Data set")
 
 
-def _stacked(rows: Mapping[str, pd.Series], paper: pd.DataFrame) -> pd.DataFrame:
-    """Rows of several tables of by_class as one table, the paper's columns from `paper` where it has such a row."""
-    here = pd.DataFrame(rows).T
+def _beside(here: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
+    """The means and deviations in `here`, by method, measure and statistic, with the paper's beside where it has such rows."""
     columns = {}
     for method, measure in dict.fromkeys((m, s) for m, s, _ in here.columns):
         columns |= {(method, measure, statistic): here[method, measure, statistic] for statistic in ("mean", "std")}

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from semlib.config import EXTERNAL, ConfigError, Experiment
 from semlib.datasets import Digests
-from semlib.files import one_line, save_atomically, short
+from semlib.files import one_line, save_atomically, short, stamp
 from semlib.runs import plan
 from semlib.runs.plan import Run
 
@@ -109,10 +109,10 @@ class Record(BaseModel):
     def check(self) -> None:
         """ValueError if scores.npz is damaged; an unchanged file is read once a process."""
         path = self._home / "scores.npz"
-        status = path.stat() if path.exists() else None
-        which = status and (path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, *self.scores_sha256.items())
+        now = stamp(path)
+        which = now and (path, *now, *self.scores_sha256.items())
         if which not in _checked:
-            if status is None or hashlib.sha256(path.read_bytes()).hexdigest() != self.scores_sha256.get(path.name):
+            if now is None or hashlib.sha256(path.read_bytes()).hexdigest() != self.scores_sha256.get(path.name):
                 self.scores()  # arrays may have been added by a process that was killed before it wrote the record
             _checked.add(which)
 

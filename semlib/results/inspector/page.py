@@ -234,7 +234,7 @@ class Page:
         for said, indices in one.behind(share).items():
             cells = []
             for k in indices[:ACROSS]:
-                is_, taken_for = (escape(self.results.known[number[k]]) for number in (one.labels, one.predicted))
+                is_, taken_for = map(escape, one.classes(k))
                 told = f'"test image {k}: {is_}, predicted {taken_for}, score {one.scores[k]:.4g}"'
                 image = f"<img alt={told} title={told} {_source(test.images[k])}>"
                 cells.append(f"{image}{is_} → {taken_for}<br>{one.scores[k]:.4g}")

@@ -103,28 +103,22 @@ def overview(tables: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
     return table[[name for name in table if name in has or table[name].nunique() > 1]]
 
 
-class Ranked:
+class Ranked(stats.Ranking):
     """The test images of a run (N,) with one of its scores, higher = more anomalous."""
 
     def __init__(self, record: Record, arrays: Mapping[str, np.ndarray], column: str, end: str):
-        self.average_precision, self.skew = record.metrics[column], record.skew
-        self.scores, self.is_anomaly = arrays[column].astype(float), arrays["is_anomaly"]
-        self._arrays, self._end = arrays, end
-        self._ranking = stats.Ranking(self.is_anomaly, self.scores)
-        self.curve = self._ranking.curve
+        super().__init__(arrays["is_anomaly"], arrays[column])
+        self.recorded, self.skew = record.metrics[column], record.skew
+        self._record, self._arrays, self._end = record, arrays, end
 
-    @property
-    def labels(self) -> np.ndarray:
-        return self._arrays["label"]
-
-    @property
-    def predicted(self) -> np.ndarray:
-        return self._arrays[f"predicted{self._end}"]
+    def classes(self, image: int) -> list[str]:
+        """The image's class and the predicted one."""
+        return [self._record.classes[self._arrays[name][image]] for name in ("label", f"predicted{self._end}")]
 
     @cached_property
     def measures(self) -> dict[str, float]:
         """In percent; average precision as recorded."""
-        numbers = (self.average_precision, self._ranking.auroc(), self._ranking.fpr95())
+        numbers = (self.recorded, self.auroc(), self.fpr95())
         return {name: 100 * number for name, number in zip(MEASURES, numbers, strict=True)}
 
     def at(self, share: float) -> Point:
