@@ -222,7 +222,8 @@ class Page:
     def at_threshold(self, choice: Choice, share: float, by: Sequence[str] = WHICH) -> Styler:
         """Precision, recall, flagged and missed, means over what `by` does not name."""
         rows = self.results.selection(choice, share).groupby(list(by), sort=False)[list(NUMBERS)].mean()
-        over = f" (means over {len(choice.trials)} trials and {len(choice.classes)} classes)" if by != WHICH else ""
+        trials, classes = len(choice.trials), len(choice.classes)
+        over = f" (means over {trials} trial{'s' * (trials > 1)} and {classes} class{'es' * (classes > 1)})" * (by != WHICH)
         return styled(rows, f"Flagging the most anomalous {100 * share:.3g} % of the test images{over}", NUMBERS)
 
     def images(self, hold_out: str, side: Side, share: float, test: ImageSet | str) -> Styler:
