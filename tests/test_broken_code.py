@@ -74,14 +74,16 @@ def test_whatever_a_score_does_all_others_and_the_weights_are_as_without_it(plac
     assert found[0] == found[1]
 
 
-def test_a_fitted_score_is_given_copies(place):
+def test_a_fitted_score_is_given_copies_and_random_numbers_of_its_own(place):
     write(place, "def s(train, labels, net):", "    train.features[:] = 0", "    labels[:] = 0", "    net.train()",
-          "    def f(x):", "        x.logits[:] = 0", "        return x.features.sum(1)", "    return f")  # fmt: skip
-    for k, order in enumerate((["mine:s", "msp", "knn", "energy"], ["knn", "energy", "mine:s", "msp"])):
-        runs.complete(tiny(place, profile=f"p{k}", scores=order, methods="classification"))
-    runs.complete(tiny(place, profile="plain", scores=["msp", "knn", "energy"], methods="classification"))
+          "    def f(x):", "        x.logits[:] = 0", "        return x.features.sum(1) + torch.rand(len(x.features)).numpy()",
+          "    return f")  # fmt: skip
+    fixed = {"methods": "classification", "average_last_epochs": 2}  # trained on after the first of two evaluations
+    for k, order in enumerate((["mine:s", "msp", "cosine", "energy"], ["cosine", "energy", "mine:s", "msp"])):
+        runs.complete(tiny(place, profile=f"p{k}", scores=order, **fixed))
+    runs.complete(tiny(place, profile="plain", scores=["msp", "cosine", "energy"], **fixed))
     first, second, plain = (next(iter(scores(e).values())) for e in (
-        tiny(place, profile=name, methods="classification") for name in ("p0", "p1", "plain")))  # fmt: skip
+        tiny(place, profile=name, **fixed) for name in ("p0", "p1", "plain")))  # fmt: skip
     assert first == second and {name: first[name] for name in plain} == plain
 
 

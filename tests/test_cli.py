@@ -135,6 +135,15 @@ def test_a_notebook_whose_kernel_died_says_so_where_it_stopped_and_in_the_report
     assert "failed: DeadKernelError" in report.write(tmp_path, "demo").read_text().partition("</nav>")[0]
 
 
+def test_what_no_cell_says_is_added_to_the_last_that_began(tmp_path):
+    began = (True, True, False)
+    cells = [nbformat.v4.new_code_cell(metadata={"papermill": {"start_time": "2026" if one else None}}) for one in began]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "n.ipynb")
+    notebooks.say_why(tmp_path / "n.ipynb", TimeoutError("a cell took too long"))
+    said = [[output.evalue for output in cell.outputs] for cell in nbformat.read(tmp_path / "n.ipynb", 4).cells]
+    assert said == [[], ["a cell took too long"], []]
+
+
 @pytest.mark.notebook
 def test_a_training_that_fails_leaves_its_traceback(tmp_path):
     tiny_data(tmp_path / "data")

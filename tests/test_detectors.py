@@ -256,6 +256,16 @@ def test_the_number_of_vims_main_directions_is_by_the_width(units, main):
 # -- known limits -----------------------------------------------------------------------------------------------------
 
 
+def test_knn_tells_neighbours_apart_that_float32_can_not():
+    rng = np.random.default_rng(0)
+    bank = (rng.random((1, 8)) * (1 + 1e-6 * rng.random((200, 8)))).astype(np.float32)
+    queries = rng.random((5, 8)).astype(np.float32)
+    train, test = (metrics.Features(rows, np.zeros((len(rows), 2), np.float32)) for rows in (bank, queries))
+    units, labels = [unit(row.astype(np.float64)) for row in bank], np.arange(200) % 2
+    wanted = [sorted(np.linalg.norm(unit(row.astype(np.float64)) - u) for u in units)[49] for row in queries]
+    np.testing.assert_allclose(metrics.fit("knn", train, labels, nn.Identity())(test), wanted, rtol=1e-13)
+
+
 def test_knn_of_training_images_with_one_image_a_class_is_0():
     case = made_up(classes=4, images=7)  # N // C = 1
     assert (case._replace(test=case.train).scores("knn") == 0).all()

@@ -67,6 +67,8 @@ def test_the_documents_loop_is_imported_and_stands_beside_semlibs_own(tmp_path):
     for key, name in (("msp", "msp"), ("energy", "energy"), ("external:margin", "margin")):
         assert record.metrics[key] == pytest.approx(average_precision_score(labels == 8, outside[name]))
     assert record.metrics["accuracy"] == (labels == outside["predicted"])[labels != 8].mean() > 0.9
+    assert all(record.metrics[f"{name}@upright"] == record.metrics[name] for name in ("accuracy", *record.scoring))
+    assert (record.skew, record.train_images) == ((labels == 8).mean(), len(datasets.load("digits").train))
 
     table = tables.by_class(both, [own, record])
     assert table["external:perceptron", "external:margin", "mean"]["8"] == 100 * record.metrics["external:margin"]
@@ -135,6 +137,8 @@ WRONG = {
     "other classes": ({"classes": ["a", "b", "c", "d"]}, ("classes", "zero, one, two, three")),
     "other digest": ({"test_digest": "a" * 64}, ("test_digest: is of other images than tiny has here",)),
     "no digest": ({"test_digest": "a" * 8}, ("test_digest: should be 64 hexadecimal digits", "'aaaaaaaa'")),
+    "class twice": (CUB | {"classes": ["jay", "owl", "owl", "tit"]}, ("classes: should be three names or more, each once",)),
+    "class above": (CUB | {"classes": ["jay", "owl", "..", "tit"]}, ("classes: should be", "folders are named so")),
     "two classes": (CUB | {"classes": ["a", "b"]}, ("classes: should be three names or more",)),
 }  # fmt: skip
 
@@ -180,7 +184,8 @@ def test_a_wrong_parameter_is_one_line_too(folder, capsys, changes, said):
 
 
 def test_what_was_imported_stays(folder, capsys):
-    first = scores(folder)
+    data = datasets.load("tiny", folder / "data")
+    first = scores(folder, classes=data.classes, train_digest=data.digests.train, test_digest=data.digests.test)
     add(folder, first)
     before = contents(folder / "outputs")
     add(folder, first)

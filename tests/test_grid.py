@@ -24,7 +24,7 @@ from semlib.__main__ import main
 from semlib.batch import gpus, grid, notebooks
 from semlib.files import file_name
 from semlib.results import names
-from semlib.runs import plan, store
+from semlib.runs import machine, plan, store
 
 HOLD_OUTS = ["zero", "two", "three"]
 TWO = "benchmark-tiny-zero-two.done"
@@ -234,8 +234,12 @@ def test_jobs_are_the_runs_of_a_table_each_once(split, classes, count):
     assert not grid.jobs([table3[0].model_copy(update={"missing": "skip"})], split, classes)
 
 
-def test_a_dry_run_counts_the_runs_and_their_time_and_writes_nothing(tmp_path, capsys):
+def test_a_dry_run_counts_the_runs_and_their_time_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    """By the median of what this device took."""
     experiment = helpers.made_up(tmp_path, dataset="cifar10", methods="classification", trials=1)
+    for record, device in zip(store.finished(experiment), ("abacus", "slide rule"), strict=False):
+        store.rewrite(record, device=device, seconds=100.0)
+    monkeypatch.setattr(machine, "device_name", lambda device: "abacus")
     settings = {"dataset": "cifar10", "outputs": str(tmp_path), "profile": "made_up", "trials": 3, "missing": "train"}
     for name in ("table3_cifar10", "masking_ablation"):
         methods = ["classification", "rotation" if name == "table3_cifar10" else "center_mask"]

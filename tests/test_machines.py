@@ -79,8 +79,14 @@ QUOTAS = {
     "version 2": ("0::/", {"cpu.max": "150000 100000"}, 2),
     "version 2, none": ("0::/", {"cpu.max": "max 100000"}, None),
     "version 2, of a group above": ("0::/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": "300000 100000"}, 3),
+    "version 2, the least of all": ("0::/a/b", {"a/b/cpu.max": "400000 100000", "a/cpu.max": "150000 100000"}, 2),
     "version 1": ("4:cpu,cpuacct:/", {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 1),
     "version 1, none": ("4:cpu,cpuacct:/x\n0::/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+    "version 1, of another controller": (
+        "3:cpuset:/",
+        {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"},
+        None,
+    ),
     "nothing there": ("3:cpuset:/", {}, None),
 }
 

@@ -21,9 +21,10 @@ SCORES = ("msp", "odin", "knn", "energy")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with an image folder pets/, and a run on it with bee held out: the folder and the record."""
+    """A folder with an image folder pets/, and a run on some of it with bee held out: the folder and the record."""
     folder = tmp_path_factory.mktemp("pets")
     settings = {"dataset": str(pets(folder, seed=0)), "hold_out": "bee", "methods": "classification", "image_side": 8}
+    settings |= {"train_per_class": 5, "first_trial": 1, "epsilon": 0.01}
     (record,) = runs.complete(tiny(folder, **settings, batch_size=8, epochs=1, scores=SCORES))
     return folder, record
 
@@ -246,6 +247,17 @@ def test_greys_of_16_bits_are_scaled_as_the_data_sets_were(tmp_path, capsys):
     Image.fromarray(np.full((8, 8), 4095, np.uint16)).save(tmp_path / "new" / "bright.png")
     with pytest.warns(UserWarning, match="new: no 16-bit grey has a value above 4095, and digits has none of so few bits"):
         datasets.unlabelled(tmp_path / "new", datasets.load("digits"), "digits", None, None)
+
+
+def test_of_two_odins_the_one_that_is_asked_for_is_compared_with_its_own(on_tiny):
+    """At temperature 1 without a step it is MSP; without settings it is the record's plain one."""
+    folder, _ = on_tiny
+    (record,) = runs.complete(tiny(folder, methods="classification", epochs=1, temperature=1, epsilon=0))
+    (folder / "new").mkdir()
+    Image.new("L", (8, 8)).save(folder / "new" / "a.png")
+    plain, other = (score(folder, record, folder / "new", *more) for more in ([], parameters(temperature=1, epsilon=0)))
+    assert other.odin_percentile.tolist() == other.msp_percentile.tolist() == plain.msp_percentile.tolist() > [1]
+    assert other.odin.tolist() == other.msp.tolist() != plain.odin.tolist()
 
 
 def test_ranks_need_the_test_images_that_they_are_of(on_tiny, capsys):

@@ -324,6 +324,11 @@ def test_half_transparent_is_half_white(tmp_path):
     assert folder.decode(tmp_path / "a.png", 8)[:, 0, 0].tolist() == [255, 127, 127]
 
 
+def test_a_transparent_grey_of_16_bits_is_white(tmp_path):
+    Image.fromarray(np.full((16, 16), 300, np.uint16)).save(tmp_path / "a.png", transparency=300)
+    assert (folder.decode(tmp_path / "a.png", 8) == 255).all()
+
+
 def greys(root, most, count=2, kind="png"):
     """A folder of 16-bit greys: ramps from 0 to `most` in the first training image, half as far in all others."""
     ants(root, count=count)
@@ -353,7 +358,7 @@ def test_one_bright_image_keeps_the_scale_of_all(tmp_path):
 
 
 def png16(values):
-    """An RGB PNG of 16 bits a channel, which Pillow doesn't write. values: uint16 (H, W, 3)."""
+    """An RGB or RGBA PNG of 16 bits a channel, which Pillow doesn't write. values: uint16 (H, W, 3 or 4)."""
     import struct
     import zlib
 
@@ -361,14 +366,16 @@ def png16(values):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 2, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, {3: 2, 4: 6}[values.shape[2]], 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
+@pytest.mark.parametrize("alpha", [False, True])
 @pytest.mark.parametrize("most", [4000, 60000])
-def test_colours_of_12_bits_in_16_are_refused_and_of_16_read(tmp_path, say, most):
+def test_colours_of_12_bits_in_16_are_refused_and_of_16_read(tmp_path, say, most, alpha):
     root = ants(tmp_path / "own")
     values = np.linspace(0, most, 768).astype(np.uint16).reshape(16, 16, 3)
+    values = np.concatenate([values, np.full((16, 16, 1), 65535, np.uint16)], axis=2) if alpha else values
     (root / "train" / "ant" / "x.png").write_bytes(png16(values))
     if most > 4095:
         assert prepare(say, root)[0] == 0

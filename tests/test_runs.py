@@ -27,7 +27,7 @@ from sklearn.metrics import average_precision_score
 from semlib import checkpoint, config, datasets, metrics, models, runs
 from semlib.config import ConfigError, Experiment
 from semlib.results import show, tables
-from semlib.runs import execute, plan, store
+from semlib.runs import execute, plan, scoring, store
 
 FILES = {"record.json", "scores.npz", "history.csv", "weights.pt"}
 LOCKS = ("run.lock",)
@@ -375,7 +375,12 @@ DAMAGES = {
     "scores.npz: bits flipped": flip_bits,
     "scores.npz: lost": lambda path: path.unlink(),
     "scores.npz: one value changed": lambda path: np.savez(path, **changed(path)),
+    "scores.npz: not what its record was written for": lambda path: other_digests(path.with_name("record.json")),
 }
+
+
+def other_digests(path):
+    path.write_text(re.sub(r'"(msp|scores\.npz)": "', r"\g<0>0", path.read_text()))
 
 
 def changed(path):
@@ -390,6 +395,7 @@ def test_a_damaged_run_is_named_not_used_and_trained_again(folder, damage):
     experiment = tiny(folder, methods="classification")
     (run,) = plan.planned(experiment)
     whole, name = scores(experiment), damage.split(":")[0]
+    assert len(store.finished(experiment)) == 1  # was whole, in this process
     DAMAGES[damage](run.home / name)
     with pytest.warns(UserWarning, match=re.escape(str(run.home / name))):
         assert store.finished(experiment) == []
@@ -849,6 +855,11 @@ def test_a_run_is_scored_at_its_end_with_every_score_that_is_asked_for(untrained
             assert record.metrics[name + end] == pytest.approx(average_precision_score(arrays["is_anomaly"], values), abs=1e-12)
 
 
+@pytest.mark.parametrize("count", [2**16, 2**16 + 1])
+def test_ranks_stay_apart_however_many_images_there_are(count):
+    assert np.array_equal(scoring.ranks(np.arange(count) / 3), np.arange(count))
+
+
 def test_detectors_added_later_are_those_from_the_start_and_of_the_kept_network(folder, untrained, no_training, monkeypatch):
     later = runs.complete(tiny(folder, scores=config.SCORES))
     monkeypatch.undo()
@@ -1136,6 +1147,22 @@ def test_a_run_that_another_process_holds_is_waited_for_with_its_name(untrained,
     assert len(said) == 1 and run.title in said[0]
     assert f"process {os.getpid()} on {socket.gethostname()}, since 20" in said[0]
     assert not list(run.home.glob("*.owner"))
+
+
+def test_the_record_of_another_process_that_was_quicker_stands(untrained, monkeypatch):
+    """Both train where locks do nothing."""
+    experiment, train, quicker = tiny(untrained, methods="classification", epochs=1), execute.training.train, []
+    (run,) = plan.planned(experiment)
+
+    def slow(*args, **options):
+        monkeypatch.setattr(execute.training, "train", train)
+        quicker.append((execute._train(run, runs.load(experiment)), contents(run.home)))
+        return train(*args, **options)
+
+    monkeypatch.setattr(execute.training, "train", slow)
+    (record,) = runs.complete(experiment)
+    ((first, files),) = quicker
+    assert record == first and contents(run.home, ("run.lock",)).items() <= files.items()
 
 
 def test_the_record_is_written_last(untrained, monkeypatch):

@@ -401,6 +401,16 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, capsys,
     assert [f"{name} in run can't be read" in said for name in CHECKPOINTS] == [True, count == 2]
 
 
+@pytest.mark.parametrize("error", [OSError, MemoryError])
+def test_a_checkpoint_that_can_not_be_read_at_the_moment_stays(tmp_path, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    train(checkpoint=(kept := Checkpoint(tmp_path / "c.pt")))
+    monkeypatch.setattr("semlib.checkpoint.zipfile.ZipFile", fail)
+    assert kept.restore(network(), {}, torch.Generator()) is None and all(file.exists() for file in kept.files)
+
+
 def test_another_machine_goes_on_and_says_so(tmp_path, capsys):
     train(checkpoint=Checkpoint(tmp_path / "c.pt", machine={"threads": 1}))
     capsys.readouterr()
