@@ -123,11 +123,11 @@ def test_without_o_the_table_goes_into_the_runs_profile(on_tiny, monkeypatch):
     Image.new("RGB", (20, 20)).save(folder / "new" / "black.png")
     words = [str(folder / "new"), *parameters(data_root=folder / "data", threads=1)]
     assert main(["score", str(record.home), *words]) == 0
-    assert (folder / "outputs" / "test" / "score-new-tiny-one-classification-0.csv").exists()
+    assert (folder / "outputs" / "test" / f"score-new-tiny-one-classification-{record.home.name}.csv").exists()
     record.home.rename(folder / "mine")
     monkeypatch.chdir(folder / "data")
     assert main(["score", str(folder / "mine"), *words]) == 0
-    assert {path.suffix for path in (folder / "data").glob("score-new-tiny-one-classification-0.*")} == {".csv", ".png"}
+    assert {path.suffix for path in (folder / "data").glob("score-new-tiny-one-classification-trial_0-*.*")} == {".csv", ".png"}
 
 
 WRONG = {

@@ -57,7 +57,7 @@ def usual_place(record: Record, folder: Path) -> Path:
     """Where the table of a folder's images goes: into the run's profile, or where that can't be told into this folder."""
     home = record.trained.absolute()
     where = home.parents[4] if home.match(f"runs/{record.place}") else Path.cwd()
-    name = f"score-{folder.absolute().name}-{record.dataset}-{record.hold_out or 'none'}-{record.method}-{record.trial}"
+    name = f"score-{folder.absolute().name}-{record.dataset}-{record.hold_out or 'none'}-{record.method}-{record.place.name}"
     return where / (re.sub(r"[^\w.-]+", "_", name) + ".csv")
 
 
