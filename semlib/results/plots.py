@@ -330,8 +330,10 @@ def _name_lines(axis: Axes, lines: pd.DataFrame, x: Sequence[float]) -> None:
             overlap = np.clip(least - np.diff(at), 0, None) / 2
             at[:-1] -= overlap
             at[1:] += overlap
+            at = at.clip(low + least / 2, high - least / 2)
         for name, y in zip(ends.index, at, strict=True):
-            axis.annotate(name, (place, y), (5, 0), textcoords="offset points", va="center", fontsize=7, color="0.4")
+            look = {"va": "center", "fontsize": 7, "color": "0.4", "bbox": {"color": "white", "pad": 0.3}}
+            axis.annotate(name, (place, y), (5, 0), textcoords="offset points", **look)
 
 
 @legible
