@@ -332,7 +332,7 @@ def _name_lines(axis: Axes, lines: pd.DataFrame, x: Sequence[float]) -> None:
             at[1:] += overlap
             at = at.clip(low + least / 2, high - least / 2)
         for name, y in zip(ends.index, at, strict=True):
-            look = {"va": "center", "fontsize": 7, "color": "0.4", "bbox": {"color": "white", "pad": 0.3}}
+            look: dict[str, Any] = {"va": "center", "fontsize": 7, "color": "0.4", "bbox": {"color": "white", "pad": 0.3}}
             axis.annotate(name, (place, y), (5, 0), textcoords="offset points", **look)
 
 
