@@ -53,7 +53,7 @@ def grouped(records: Iterable[Record], experiment: Experiment) -> dict[str, list
     titles, other = {}, {}
     for (dataset, _), members in groups.items():
         rivals = [_shared(others[0]) for (name, _), others in groups.items() if name == dataset]
-        title, here = dataset + _apart(_shared(members[0]), rivals), data_here(members[0], experiment)
+        title, here = dataset + _apart(_shared(members[0]), _unlike(rivals)), data_here(members[0], experiment)
         if here in (None, members[0].data):
             titles[title] = members
         else:
@@ -86,10 +86,16 @@ def _key(settings: Mapping[str, Any]) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
-def _apart(settings: Mapping[str, Any], among: Sequence[Mapping[str, Any]]) -> str:
-    """What tells these settings from the others, " (epochs 10)"; empty if nothing does."""
-    names = [name for name in settings if len({_key({name: other.get(name)}) for other in among}) > 1]
-    return f" ({', '.join(f'{name} {settings[name]}' for name in names)})" if names else ""
+def _unlike(among: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of the settings in which these differ."""
+    names = dict.fromkeys(itertools.chain(*among))
+    return [name for name in names if len({_key({name: settings.get(name)}) for settings in among}) > 1]
+
+
+def _apart(settings: Mapping[str, Any], unlike: Sequence[str]) -> str:
+    """What tells these settings from others, " (epochs 10)"; empty if nothing does."""
+    told = [f"{name} {settings[name]}" for name in unlike if name in settings]
+    return f" ({', '.join(told)})" if told else ""
 
 
 def overview(tables: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
@@ -287,7 +293,8 @@ def _names(items: Sequence[Any], base: Callable[[Any], str], settings: Callable[
     among = defaultdict(list)
     for item in items:
         among[base(item)].append(settings(item))
-    return lambda item: label(base(item), among) + _apart(settings(item), among[base(item)])
+    unlike = {name: _unlike(those) for name, those in among.items()}
+    return lambda item: label(base(item), among) + _apart(settings(item), unlike[base(item)])
 
 
 @cache
