@@ -54,7 +54,7 @@ def page(request, address, tmp_path):
     """The notebook with all its cells run; afterwards nothing may have failed on the page or been asked of the net."""
     errors, elsewhere = [], []
     with lab.browser(*SIZES[request.param]) as page:
-        page.on("pageerror", lambda error: str(error).startswith(MANGLED) or errors.append(str(error)))
+        page.on("pageerror", lambda error: str(error).startswith(MANGLED) or errors.append(error.stack or str(error)))
         page.on("request", lambda asked: elsewhere.append(asked.url) if "//127.0.0.1" not in asked.url.split("?")[0] else None)
         lab.execute(page, address, NOTEBOOK, dark=request.param == "desktop")
         until(page, 10, TITLES)
