@@ -120,17 +120,22 @@ def load(
     images are not read. ilsvrc: the ILSVRC2012 folder (None: $SEMLIB_ILSVRC). DataError names the choices, or the file
     that can't be read.
     """
+    data = _load(name, root, side, fold, validation, ilsvrc)
+    if name in imagenet.SUBSETS and not validation:
+        imagenet.warn_if_fewer(data)
+    return data
+
+
+def _load(
+    name: str, root: str | Path | None, side: int | None, fold: int | None, validation: bool, ilsvrc: str | None = None
+) -> Dataset:
     if fold is not None and name != "stl10":
         raise DataError(f"{name} has no folds; only stl10 has predefined ones, 0 to 9")
     path = _prepare(name, root, side, ilsvrc)
     data = read(path, folder_name(name), tests=not validation) if path else digits()
     if path and fold is not None:
         data = Dataset(data.name, data.train[_fold(path, fold, len(data.train))], data.test, data.classes)
-    if validation:
-        return _with_validation(data)
-    if name in imagenet.SUBSETS:
-        imagenet.warn_if_fewer(data)
-    return data
+    return _with_validation(data) if validation else data
 
 
 def _prepare(name: str, root: str | Path | None, side: int | None, ilsvrc: str | None = None) -> Path | None:
@@ -178,7 +183,7 @@ def digests(
         return None
     path, part = _prepare(name, root, side), f"fold {fold}, validation {validation}"
     if path is None:
-        return load(name, root, side, fold, validation).digests
+        return _load(name, root, side, fold, validation).digests
     status, beside = path.stat(), path.with_suffix(".digests.json")
     now = {"size": status.st_size, "modified": status.st_mtime_ns, "changed": status.st_ctime_ns}
     which = (beside, part, *now.values())
@@ -188,8 +193,7 @@ def digests(
             read_back = json.loads(beside.read_bytes())
             known = read_back if {key: read_back.get(key) for key in now} == now else {}
         if not re.fullmatch(r"[0-9a-f]{64} [0-9a-f]{64}", str(known.get(part))):
-            with warnings.catch_warnings(action="ignore"):  # of images that are lacking, which is said when they are used
-                known |= now | {part: " ".join(load(name, root, side, fold, validation).digests)}
+            known |= now | {part: " ".join(_load(name, root, side, fold, validation).digests)}
             with suppress(OSError):  # a folder that can't be written to: the next process computes them again
                 save_atomically(beside, lambda file: file.write(json.dumps(known, indent=1).encode()))
         _digests[which] = Digests(*known[part].split())

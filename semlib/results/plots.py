@@ -503,7 +503,7 @@ def samples(images: Mapping[str, np.ndarray], title: str) -> Figure:
 
 
 def _sheet(rows: Sequence[tuple[str, Sequence[tuple[np.ndarray, str]]]], title: str, side: float = 1.25) -> Figure:
-    """A row of images (C, H, W) with captions for each text; side: inches of an image."""
+    """A contact sheet: of each row its text, then images (C, H, W), each below its caption; side: inches of an image."""
     columns, lines = (max(len(cells) for _, cells in rows), max(c.count("\n") + bool(c) for _, cells in rows for _, c in cells))
     beside, above = 0.08 * max(len(line) for text, _ in rows for line in text.splitlines() or [""]), 0.11 * lines
     size = (max(6, side * columns + beside), (side + above) * len(rows) + 0.4)
