@@ -23,6 +23,15 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    import torch
+
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+    return request.param
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """A test draws the same random numbers whether or not others ran before it."""

@@ -129,9 +129,10 @@ def test_max_softmax_tells_apart_what_ties_in_float32():
 
 @pytest.mark.parametrize("epsilon", [5e-5, 1e-3])
 @pytest.mark.parametrize("temperature", [1.0, 1000.0])
-def test_odin_and_the_change_it_makes_are_those_of_float64(network, temperature, epsilon):
+def test_odin_and_the_change_it_makes_are_those_of_float64(network, temperature, epsilon, device):
     net, images = network
-    before, after = (metrics.odin(net, images, temperature, e) for e in (0.0, epsilon))
+    there = copy.deepcopy(net).to(device), images.to(device)
+    before, after = (metrics.odin(*there, temperature, e).cpu() for e in (0.0, epsilon))
     exact_before, exact_after = (literal_odin(net, images, temperature, e) for e in (0.0, epsilon))
     assert after.dtype == torch.float64 and after.shape == (len(images),)
     np.testing.assert_allclose(after, exact_after, rtol=FLOAT32)
@@ -225,8 +226,8 @@ IMAGES = datasets.load("digits").test.images[:30]
 
 @pytest.mark.parametrize("batch_size", [1, 7, 30, 500])
 @pytest.mark.parametrize("context", [nullcontext, torch.no_grad, torch.inference_mode])
-def test_score_is_the_computation_image_by_image(trained, batch_size, context):
-    net = copy.deepcopy(trained[0]).train()  # evaluated in evaluation mode all the same
+def test_score_is_the_computation_image_by_image(trained, batch_size, context, device):
+    net = copy.deepcopy(trained[0]).train().to(device)  # evaluated in evaluation mode all the same
     functions = {
         "msp": metrics.max_softmax,
         "odin": partial(metrics.odin, temperature=10.0, epsilon=0.01),
@@ -237,7 +238,7 @@ def test_score_is_the_computation_image_by_image(trained, batch_size, context):
     }
     with context():
         predicted, scores = metrics.score(net, IMAGES, functions, batch_size)
-    net.eval()
+    net.eval().cpu()
     singles = [torch.from_numpy(image[None]).float() / 255 for image in IMAGES]
     logits = [net(single).detach() for single in singles]
     expected = {

@@ -75,14 +75,14 @@ def test_in_bfloat16_each_pass_computes_with_the_weights_that_the_last_step_left
 
 
 @pytest.mark.parametrize("weight", [0.5, 1.0, 0.0])
-def test_epoch_equals_a_literal_loop(weight):
+def test_epoch_equals_a_literal_loop(weight, device):
     """Nesterov momentum 0.9 and weight decay 5e-4 written out by hand; auxiliary step, weighted, then class step."""
     data, batch = noise(), 32
     rates = iter((0.1, 0.02, 0.004))  # step schedule: 0, 1/3 and 2/3 of all steps done
     how = experiment(epochs=1, dropout=0.0, crop_padding=0, flip=False, auxiliary_weight=weight)
     net = network({"rotation": 4}, dropout=0.0)
     literal = copy.deepcopy(net).train()
-    training.train(net, data, how, auxiliary.rotation, seed=5)
+    training.train(net, data, how, auxiliary.rotation, seed=5, device=device)
 
     momenta = {"auxiliary": {}, "class": {}}  # two optimisers, each with momenta of its own
 
@@ -96,8 +96,8 @@ def test_epoch_equals_a_literal_loop(weight):
             v = momenta[task][name] = g if name not in momenta[task] else 0.9 * momenta[task][name] + g
             w.data -= rate * (g + 0.9 * v)
 
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(5)).numpy()
-    for index in order.reshape(-1, batch):
+    order = torch.randperm(len(data), generator=torch.Generator(device).manual_seed(5), device=device)
+    for index in order.cpu().numpy().reshape(-1, batch):
         rate = next(rates)
         turned = np.stack([np.rot90(image, k, (1, 2)) for image in data.images[index[: batch // 4]] for k in range(4)])
         logits = literal(torch.tensor(turned / 255, dtype=torch.float32), head="rotation")
@@ -107,7 +107,7 @@ def test_epoch_equals_a_literal_loop(weight):
 
     start = network({"rotation": 4}, dropout=0.0).state_dict()
     for name, value in literal.state_dict().items():
-        torch.testing.assert_close(net.state_dict()[name], value, rtol=1e-4, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(net.state_dict()[name].cpu(), value, rtol=1e-4, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
         if "weight" in name:
             assert not torch.equal(value, start[name])
 
@@ -314,9 +314,9 @@ def test_evaluating_more_often_changes_nothing(method):
 @pytest.mark.parametrize("method", LOSSES)
 @pytest.mark.parametrize("bfloat16", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("count", [1, 2])
-def test_resumed_training_is_bit_identical(tmp_path, threads, count, bfloat16, method):
+def test_resumed_training_is_bit_identical(tmp_path, threads, count, bfloat16, method, device):
     threads(count)
-    whole, history = train(method=method, autocast=bfloat16)
+    whole, history = train(method=method, autocast=bfloat16, device=device)
     net, evaluated, kept = None, [], Checkpoint(tmp_path / "checkpoint.pt")
 
     def attempt(stop):
@@ -331,7 +331,7 @@ def test_resumed_training_is_bit_identical(tmp_path, threads, count, bfloat16, m
             return {"probe": float(net.stem.weight.detach().double().sum())}
 
         torch.manual_seed(1000 + stop)  # nor does the caller's random state
-        options = {"autocast": bfloat16, "evaluate": evaluate, "checkpoint": kept, "evaluate_every": 1}
+        options = {"autocast": bfloat16, "evaluate": evaluate, "checkpoint": kept, "evaluate_every": 1, "device": device}
         return training.train(net, noise(), experiment(), LOSSES[method], **options)
 
     for stop in (1, 2, 4):
@@ -503,3 +503,14 @@ def test_float32_is_computed_without_tf32():
         how = experiment(epochs=1, batch_size=16).training
         training.train(network(), noise(16), how, loss, autocast=autocast)
     assert seen == {False: True, True: False}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_compiled_network_trains_to_what_another_does():
+    start, trained = network({"rotation": 4}, dropout=0.0), []
+    for compiled in (False, True):
+        trained.append(copy.deepcopy(start))
+        training.train(trained[-1], noise(), experiment(epochs=1), auxiliary.rotation, device="cuda", compile=compiled)
+    for (name, plain), same in zip(trained[0].state_dict().items(), trained[1].state_dict().values(), strict=True):
+        torch.testing.assert_close(same, plain, rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
