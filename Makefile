@@ -38,8 +38,10 @@ COMPUTING := $(patsubst %,tests/test_%.py,runs new_images own_network training c
 test-avx2: $(VENV)/ready
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PYTEST) $(QUICK) $(COMPUTING)
 
+# The browser's alone: beside processes that train, pages answer late
 test-all: $(VENV)/ready
-	$(PYTEST) -m "slow or notebook or browser or slurm or data"
+	$(BIN)/python -m pytest tests/test_browser.py
+	$(PYTEST) -m "slow or notebook or slurm or data"
 
 # Random kills of the demo's grid: an hour for 200
 N ?= 200

@@ -11,13 +11,14 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from helpers import ROOT, environment
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-sync", "--disable-background-networking"]
-QUIET += ["--disable-component-update"]  # nothing asks for the internet; --no-sandbox: it must work as root
+QUIET += ["--disable-component-update", "--disable-gpu"]  # nothing asks for the internet; --no-sandbox: it must work as root
 OPEN = """async ([path, theme]) => {
     const app = window.jupyterapp;
     await app.restored;
@@ -76,10 +77,15 @@ def _answer(address: str, process: subprocess.Popen, log: Path) -> None:
 @contextmanager
 def browser(width: int = 1280, height: int = 900):
     """A page of a headless Chromium, of this size."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import Error, sync_playwright
 
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        start = partial(playwright.chromium.launch, executable_path=CHROMIUM, args=QUIET, timeout=180_000)
+        try:
+            chromium = start()
+        except Error as error:  # Chromium itself may not start at first where there is much to do
+            print(f"Chromium is started anew after: {error}")
+            chromium = start()
         try:
             yield chromium.new_page(viewport={"width": width, "height": height})
         finally:

@@ -314,9 +314,9 @@ def test_evaluating_more_often_changes_nothing(method):
 @pytest.mark.parametrize("method", LOSSES)
 @pytest.mark.parametrize("bfloat16", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("count", [1, 2])
-def test_resumed_training_is_bit_identical(tmp_path, threads, count, bfloat16, method, device):
+def test_resumed_training_is_bit_identical(tmp_path, threads, count, bfloat16, method):
     threads(count)
-    whole, history = train(method=method, autocast=bfloat16, device=device)
+    whole, history = train(method=method, autocast=bfloat16)
     net, evaluated, kept = None, [], Checkpoint(tmp_path / "checkpoint.pt")
 
     def attempt(stop):
@@ -331,7 +331,7 @@ def test_resumed_training_is_bit_identical(tmp_path, threads, count, bfloat16, m
             return {"probe": float(net.stem.weight.detach().double().sum())}
 
         torch.manual_seed(1000 + stop)  # nor does the caller's random state
-        options = {"autocast": bfloat16, "evaluate": evaluate, "checkpoint": kept, "evaluate_every": 1, "device": device}
+        options = {"autocast": bfloat16, "evaluate": evaluate, "checkpoint": kept, "evaluate_every": 1}
         return training.train(net, noise(), experiment(), LOSSES[method], **options)
 
     for stop in (1, 2, 4):
