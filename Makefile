@@ -26,7 +26,7 @@ paper: grid
 # Two files of tests side by side, a thread each, in the files' order: those that take longest come early
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-QUICK := -m "not slow and not notebook and not browser and not slurm and not data"
+QUICK := -m "not slow and not notebook and not browser and not slurm and not data and not gpu"
 
 test: $(VENV)/ready
 	$(PYTEST) $(QUICK)
@@ -41,6 +41,7 @@ test-avx2: $(VENV)/ready
 # The browser's alone: beside processes that train, pages answer late
 test-all: $(VENV)/ready
 	$(BIN)/python -m pytest tests/test_browser.py
+	$(BIN)/python -m pytest -m gpu
 	$(PYTEST) -m "slow or notebook or slurm or data"
 
 # Random kills of the demo's grid: an hour for 200

@@ -12,6 +12,12 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 
+def pytest_configure(config):
+    """A GPU is for the tests marked so, by -m gpu: no two trainings on it end alike to the bit."""
+    if "gpu" not in config.option.markexpr.replace("not gpu", ""):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """Networks this small run several times faster on one thread where processors are shared."""
@@ -28,7 +34,7 @@ def device(request):
     import torch
 
     if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("there is no GPU")
+        pytest.skip("needs a GPU, and -m gpu")
     return request.param
 
 

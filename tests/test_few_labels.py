@@ -352,6 +352,8 @@ def test_the_primary_result_is_a_sentence_and_says_what_is_not_finished():
     assert "So far" not in said and f"above in {row.above} of 8 classes" in said
     part = measured([1] * 8, lacking={("3", "rotation")})
     assert "So far 30 of 32 runs are finished: not yet the result." in show.primary(stats.gains([part]), *part)
+    uneven = found[0], found[1][:-1]
+    assert "mean of 1 to 2 trials. So far 31 of 32" in show.primary(stats.gains([uneven]), *uneven)
     assert show.primary(stats.gains([(found[0], [])]), found[0], []).endswith("not run.")
 
 

@@ -199,6 +199,7 @@ with gpus.claim(["0"]) as gpu:
 """
     owner = subprocess.Popen([sys.executable, "-c", code], env=environment(), stdout=subprocess.PIPE, text=True)
     assert owner.stdout.readline() == "0\n"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with gpus.claim(["0", "1"]) as gpu:
         assert gpu == "1" == os.environ["CUDA_VISIBLE_DEVICES"]
     killer = threading.Timer(0.5, owner.kill)

@@ -54,8 +54,8 @@ def imported(path) -> set[str]:
 def test_what_is_committed_stays_small():
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
     sizes = {name: (ROOT / name).stat().st_size for name in tracked if name and (ROOT / name).is_file()}
-    # 40 runs at 500 labels with the scores of sixteen detectors under both statistics are 31 MB
-    assert sum(sizes.values()) < 75e6, sorted(sizes, key=sizes.get)[-10:]
+    # 79 runs at 500 labels with the scores of sixteen detectors under both statistics are 61 MB
+    assert sum(sizes.values()) < 100e6, sorted(sizes, key=sizes.get)[-10:]
     assert not [name for name in sizes if name.endswith((".pt", ".pth"))]
 
 

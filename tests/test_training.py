@@ -506,7 +506,7 @@ def test_float32_is_computed_without_tf32():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and -m gpu")
 def test_a_compiled_network_trains_to_what_another_does():
     start, trained = network({"rotation": 4}, dropout=0.0), []
     for compiled in (False, True):

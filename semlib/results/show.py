@@ -383,9 +383,10 @@ def _wins(classes: pd.DataFrame, better: tuple[str, str], worse: tuple[str, str]
 
 
 def averaged(records: Sequence[Record], how: str = "mean of ") -> str:
-    """mean of 3 trials, or one trial; how: what stands before several."""
-    trials = len({record.trial for record in records})
-    return "one trial" if trials == 1 else f"{how}{trials} trials"
+    """mean of 3 trials, of 1 to 3 where some runs are missing, or one trial; how: what stands before several."""
+    counts = Counter((record.dataset, record.hold_out, record.method) for record in records).values()
+    fewest, most = min(counts, default=0), max(counts, default=0)
+    return "one trial" if most == 1 else f"{how}{f'{fewest} to ' * (fewest < most)}{most} trials"
 
 
 def p_value(value: float) -> str:
