@@ -386,6 +386,8 @@ def test_headings_and_remarks_say_how_many():
     assert "20 training images a class" in show.heading(experiment)
     assert any("Trained on 20 images of each class, drawn anew" in line for line in show.remarks(experiment, records))
     whole = config.create({"dataset": "digits"})
+    said = "Averages are of the trials that have every class: 2 with Classification-only, 1 with Rotation-augmented."
+    assert said in show.remarks(experiment, records[:-1]) and said not in show.remarks(experiment, records)
     assert "a class" not in show.heading(whole) + " ".join(show.remarks(whole, []))
 
 

@@ -119,7 +119,8 @@ def test_remarks_say_how_much_was_run_and_on_what():
     lines = show.remarks(experiment(), RECORDS)
     assert len(lines) == 1 and "6 of 12 runs" in lines[0] and "abacus (6)" in lines[0] and "6 min" in lines[0]
     other = record("2", "rotation", 0, 0.5, 0.6, 0.98, data=MADE_UP)
-    _, warning = show.remarks(experiment(), [*RECORDS, other])
+    _, averages, warning = show.remarks(experiment(), [*RECORDS, other])
+    assert averages.endswith("every class: 2 with Classification-only, 1 with Rotation-augmented.")
     here = plan.here(experiment())
     assert "NOT COMPARABLE" in warning and f"{here} (6)" in warning and "dddddddd-eeeeeeee (1)" in warning
     assert "0 of 12 runs" in show.summary(experiment(), [])

@@ -471,6 +471,13 @@ def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:
     paper = imagenet.COUNTS.get(experiment.dataset, (0, 0))[0]
     fewer = sorted({r.train_images for r in records if paper and r.train_images and r.train_images != paper})
     lines = [f"{len(records)} of {len(plan.planned(experiment))} runs are finished{where}."]
+    pairs, every = {(record.method, record.trial) for record in own}, set(plan.held_out(experiment))
+    whole = Counter(
+        method for method, trial in pairs if every <= {r.hold_out for r in own if (r.method, r.trial) == (method, trial)}
+    )
+    if len(set(whole.values())) > 1:
+        counts = ", ".join(f"{whole[method]} with {label(method)}" for method in experiment.methods if whole[method])
+        lines.append(f"Averages are of the trials that have every class: {counts}.")
     if outside := [record for record in records if record.external]:
         named = _counted(label(record.method) for record in outside)
         lines.append(f"Trained elsewhere, their scores imported, how is not known here: {named}.")
