@@ -40,9 +40,9 @@ test-avx2: $(VENV)/ready
 
 # The browser's alone: beside processes that train, pages answer late
 test-all: $(VENV)/ready
-	$(BIN)/python -m pytest tests/test_browser.py
 	$(BIN)/python -m pytest -m gpu
 	$(PYTEST) -m "slow or notebook or slurm or data"
+	$(BIN)/python -m pytest tests/test_browser.py
 
 # Random kills of the demo's grid: an hour for 200
 N ?= 200

@@ -51,7 +51,7 @@ def train(
     transform(images, generator): what classification steps do to their float images after crop and flip.
     evaluate(epoch): measures to add to the history, called every evaluate_every epochs and for the last ones.
     checkpoint: resumed from if there is one; it is left in place at the end. Resumed on the same CPU (threads,
-    precision), training ends bit for bit as if it had never stopped; on a GPU no two trainings do (cuDNN's convolutions).
+    precision), training ends bit for bit as if it had never stopped; on a GPU it may differ.
     FloatingPointError if a loss isn't finite.
     """
     net.to(device).to(memory_format=torch.channels_last)

@@ -18,7 +18,8 @@ from helpers import ROOT, environment
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-sync", "--disable-background-networking"]
-QUIET += ["--disable-component-update", "--disable-gpu"]  # nothing asks for the internet; --no-sandbox: it must work as root
+QUIET += ["--disable-component-update"]  # nothing asks for the internet; --no-sandbox: it must work as root
+QUIET += ["--disable-gpu"]  # or a process more tries to draw with one, and pages wait for it
 OPEN = """async ([path, theme]) => {
     const app = window.jupyterapp;
     await app.restored;

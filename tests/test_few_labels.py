@@ -353,7 +353,7 @@ def test_the_primary_result_is_a_sentence_and_says_what_is_not_finished():
     part = measured([1] * 8, lacking={("3", "rotation")})
     assert "So far 30 of 32 runs are finished: not yet the result." in show.primary(stats.gains([part]), *part)
     uneven = found[0], found[1][:-1]
-    assert "mean of 1 to 2 trials. So far 31 of 32" in show.primary(stats.gains([uneven]), *uneven)
+    assert "mean of 1 or 2 trials. So far 31 of 32" in show.primary(stats.gains([uneven]), *uneven)
     assert show.primary(stats.gains([(found[0], [])]), found[0], []).endswith("not run.")
 
 
@@ -388,6 +388,8 @@ def test_headings_and_remarks_say_how_many():
     whole = config.create({"dataset": "digits"})
     said = "Averages are of the trials that have every class: 2 with Classification-only, 1 with Rotation-augmented."
     assert said in show.remarks(experiment, records[:-1]) and said not in show.remarks(experiment, records)
+    fewer = [record for record in records if (record.hold_out, record.trial) != ("7", 1)]
+    assert said.replace("2 with", "1 with") in show.remarks(experiment, fewer)
     assert "a class" not in show.heading(whole) + " ".join(show.remarks(whole, []))
 
 

@@ -907,8 +907,6 @@ def test_weights_are_not_kept_where_not_asked_for(untrained):
 
 def test_weights_of_a_gpu_are_scored_on_a_cpu(folder, monkeypatch, no_training):
     """A file that torch.save wrote on a GPU, as a machine without one meets it."""
-    if torch.cuda.is_available():
-        pytest.skip("shows what happens where there is no GPU")
     for path in (folder / "outputs").rglob("weights.pt"):
         state = torch.load(path)
         with monkeypatch.context() as patch:
@@ -999,8 +997,6 @@ def test_a_user_function_that_cannot_be_used_is_one_clear_line(untrained, field,
     ],
 )
 def test_a_wrong_name_is_one_line_with_the_choices(untrained, no_training, wrong, said):
-    if "device" in wrong and torch.cuda.is_available():
-        pytest.skip("there is a GPU here")
     with pytest.raises(ConfigError) as error:
         runs.complete(tiny(untrained, **wrong))
     assert "\n" not in str(error.value) and all(words in str(error.value) for words in said)

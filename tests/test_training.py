@@ -507,10 +507,13 @@ def test_float32_is_computed_without_tf32():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and -m gpu")
-def test_a_compiled_network_trains_to_what_another_does():
+def test_a_compiled_network_trains_to_what_another_does(monkeypatch):
+    compiled, compile = [], torch.compile
+    monkeypatch.setattr(torch, "compile", lambda *given, **how: compiled.append(given) or compile(*given, **how))
     start, trained = network({"rotation": 4}, dropout=0.0), []
-    for compiled in (False, True):
+    for so in (False, True):
         trained.append(copy.deepcopy(start))
-        training.train(trained[-1], noise(), experiment(epochs=1), auxiliary.rotation, device="cuda", compile=compiled)
+        training.train(trained[-1], noise(), experiment(epochs=1), auxiliary.rotation, device="cuda", compile=so)
+        assert len(compiled) == so
     for (name, plain), same in zip(trained[0].state_dict().items(), trained[1].state_dict().values(), strict=True):
         torch.testing.assert_close(same, plain, rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")

@@ -383,10 +383,11 @@ def _wins(classes: pd.DataFrame, better: tuple[str, str], worse: tuple[str, str]
 
 
 def averaged(records: Sequence[Record], how: str = "mean of ") -> str:
-    """mean of 3 trials, of 1 to 3 where some runs are missing, or one trial; how: what stands before several."""
+    """mean of 3 trials, of 1 or 2 where some runs are missing, or one trial; how: what stands before several."""
     counts = Counter((record.dataset, record.hold_out, record.method) for record in records).values()
     fewest, most = min(counts, default=0), max(counts, default=0)
-    return "one trial" if most == 1 else f"{how}{f'{fewest} to ' * (fewest < most)}{most} trials"
+    between = {most: "", most - 1: f"{fewest} or "}.get(fewest, f"{fewest} to ")
+    return "one trial" if most == 1 else f"{how}{between}{most} trials"
 
 
 def p_value(value: float) -> str:
@@ -471,11 +472,12 @@ def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:
     paper = imagenet.COUNTS.get(experiment.dataset, (0, 0))[0]
     fewer = sorted({r.train_images for r in records if paper and r.train_images and r.train_images != paper})
     lines = [f"{len(records)} of {len(plan.planned(experiment))} runs are finished{where}."]
-    pairs, every = {(record.method, record.trial) for record in own}, set(plan.held_out(experiment))
+    pairs, every = {(record.method, record.trial) for record in records}, set(plan.held_out(experiment))
     whole = Counter(
-        method for method, trial in pairs if every <= {r.hold_out for r in own if (r.method, r.trial) == (method, trial)}
+        method for method, trial in pairs if every <= {r.hold_out for r in records if (r.method, r.trial) == (method, trial)}
     )
-    if len(set(whole.values())) > 1:
+    begun = Counter(method for method, _ in pairs if whole[method])
+    if begun != whole or len(set(whole.values())) > 1:
         counts = ", ".join(f"{whole[method]} with {label(method)}" for method in experiment.methods if whole[method])
         lines.append(f"Averages are of the trials that have every class: {counts}.")
     if outside := [record for record in records if record.external]:
