@@ -117,7 +117,8 @@ def test_saved_csv_has_each_mean_directly_before_its_std(tmp_path):
 
 def test_remarks_say_how_much_was_run_and_on_what():
     lines = show.remarks(experiment(), RECORDS)
-    assert len(lines) == 1 and "6 of 12 runs" in lines[0] and "abacus (6)" in lines[0] and "6 min" in lines[0]
+    assert "6 of 12 runs" in lines[0] and "abacus (6)" in lines[0] and "6 min" in lines[0]
+    assert lines[1:] == ["Averages are of the trials that have every class: 2 with Classification-only."]
     other = record("2", "rotation", 0, 0.5, 0.6, 0.98, data=MADE_UP)
     _, averages, warning = show.remarks(experiment(), [*RECORDS, other])
     assert averages.endswith("every class: 2 with Classification-only, 1 with Rotation-augmented.")
