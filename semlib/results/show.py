@@ -368,7 +368,7 @@ def answer(
         f"{gain.difference:+.2f} points ({gain.low:+.2f} to {gain.high:+.2f} "
         f"over held-out classes; {unlike} statistics: {other.difference:+.2f}, {other.low:+.2f} to {other.high:+.2f}) beside "
         f"{msp.difference:+.2f} ({msp.low:+.2f} to {msp.high:+.2f}) with MSP; it is positive with "
-        f"{(gains.difference > 0).sum()} of {len(gains)} scores."
+        f"{(gains.difference > 0).sum()} of {len(gains)} scores, its interval with {(gains.low > 0).sum()}."
     )
 
 
