@@ -65,7 +65,9 @@ def test_the_lines_of_python_run(tmp_path):
 
 
 def test_every_file_and_heading_that_a_page_names_is_there():
-    for path in re.findall(r"(?:notebooks|params|semlib|docs|outputs/(?:cpu|paper))/[\w/-]+\.(?:ipynb|yaml|py|png|md)", TEXT):
+    for path in re.findall(
+        r"(?:notebooks|params|semlib|docs|outputs/(?:cpu|fast|paper))/[\w/-]+\.(?:ipynb|yaml|py|png|md)", TEXT
+    ):
         assert (ROOT / path).exists(), path
     pages = {ROOT / "README.md": README} | {ROOT / "docs" / f"{name}.md": text for name, text in PAGES.items()}
     for page, text in pages.items():

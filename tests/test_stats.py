@@ -592,7 +592,11 @@ def test_the_answer_names_the_best_detector_and_what_is_certain(tmp_path):
     assert text.startswith("On digits 1 of 2 detectors are above MSP for the plain classifier, Energy highest: +")
     sure = "Energy is significantly above MSP (Energy: p = 0.004, above in 10 of 10 classes); significantly below: ODIN."
     assert sure in text
-    assert "Rotation's gain survives with Energy: +" in text and "one trial" in text and "with 3 of 3 scores." in text
+    assert (
+        "Rotation's gain survives with Energy: +" in text
+        and "one trial" in text
+        and "with 3 of 3 scores, its interval with 3." in text
+    )
     assert text.count(". ") == 2
     tested, other = stats.contrasts(found), gained.assign(difference=-1.0, low=-2.0, high=0.5)
     best = tested[tested.score == "energy"].iloc[0]
