@@ -304,7 +304,7 @@ def gain_by_labels(runs: Sequence[tuple[Experiment, Sequence[Record]]], method: 
         axis.set_xticks(numbers, [f"{n:,.0f}\n{below[n]}" for n in numbers])
         axis.minorticks_off()
         if points:
-            axis.set_xlim(low / 1.4, high * 1.8)
+            axis.set_xlim(low / 1.4, high * max(1.8, (high / low) ** 0.23))  # room for names
         if len(gained) <= PANELS:
             _name_lines(axis, gained, numbers)
         for n in there:
