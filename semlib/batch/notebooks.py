@@ -122,7 +122,9 @@ def execute(notebook: Path, out: Path, parameters: dict[str, Any], timeout: int 
     import papermill
     from traitlets.config import Config
 
-    logging.getLogger("papermill").setLevel(logging.ERROR)  # no warning of parameters that the cell leaves at their default
+    # No warning of parameters that the cell leaves at their default; what it logs as errors it raises, too, but for a kernel
+    # that it finds dead after stopping it.
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
     paths = [literal(short(path)) for path in (notebook, out)]  # of this folder, before it is the root
     with _kernels(threads) as folder:
         # ipc: kernels side by side can't take each other's ports
