@@ -489,12 +489,12 @@ def probed(found, seed=0):
 def test_correlations_are_spearmans_over_classes(found):
     table = probed(found)
     alike = stats.correlations(found, table)
-    assert len(alike) == 2 * 8
+    assert len(alike) == 2 * 8 and alike.rho.min() < 0 < alike.rho.max()
     for row in alike.itertuples():
         known = scipy.stats.spearmanr(found.classes[row.method, row.score], table[row.probe, "average_precision"])
         assert row.rho == pytest.approx(known.statistic) and -1 <= row.low < row.rho < row.high <= 1
-        deviation = np.sqrt((1 + row.rho**2 / 2) / 7)
-        assert (np.arctanh(row.high) - np.arctanh(row.low)) / 2 == pytest.approx(1.959964 * deviation)
+        half = 1.959964 * np.sqrt((1 + row.rho**2 / 2) / 7)
+        assert np.arctanh([row.low, row.high]) == pytest.approx(np.arctanh(row.rho) + [-half, half])
         at = ["MSP (the paper's)", "ODIN (the paper's)", "Energy", "KNN"][SCORES.index(row.score)]
         text = show.correlations(alike).loc[(show.label(row.method), at), row.probe]
         assert text == f"{row.rho:+.2f} ({row.low:+.2f} to {row.high:+.2f})"
