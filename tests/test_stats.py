@@ -494,7 +494,7 @@ def test_correlations_are_spearmans_over_classes(found):
         known = scipy.stats.spearmanr(found.classes[row.method, row.score], table[row.probe, "average_precision"])
         assert row.rho == pytest.approx(known.statistic) and -1 <= row.low < row.rho < row.high <= 1
         half = 1.959964 * np.sqrt((1 + row.rho**2 / 2) / 7)
-        assert np.arctanh([row.low, row.high]) == pytest.approx(np.arctanh(row.rho) + [-half, half])
+        assert np.arctanh([row.low, row.high]) == pytest.approx(np.arctanh(row.rho) + half * np.array([-1, 1]))
         at = ["MSP (the paper's)", "ODIN (the paper's)", "Energy", "KNN"][SCORES.index(row.score)]
         text = show.correlations(alike).loc[(show.label(row.method), at), row.probe]
         assert text == f"{row.rho:+.2f} ({row.low:+.2f} to {row.high:+.2f})"
