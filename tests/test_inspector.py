@@ -660,7 +660,10 @@ def test_with_nothing_in_outputs_it_says_what_to_run(tmp_path):
 
 @pytest.mark.slow
 def test_every_change_is_computed_in_three_tenths_of_a_second(tmp_path):
-    """10 classes x 2 methods x 3 trials of 10,000 scores, both scores shown; in processor time, as others use it too."""
+    """10 classes x 2 methods x 3 trials of 10,000 scores, both scores shown; in processor time, as others use it too.
+
+    What takes less than 2 ms was no change.
+    """
     inspector = Inspector(made_up(tmp_path, images=10_000, dataset="cifar10"))
     inspector.lists[2].value = ["MSP", "ODIN"]
 

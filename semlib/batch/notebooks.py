@@ -122,8 +122,8 @@ def execute(notebook: Path, out: Path, parameters: dict[str, Any], timeout: int 
     import papermill
     from traitlets.config import Config
 
-    # No warning of parameters that the cell leaves at their default; what it logs as errors it raises, too, but for a kernel
-    # that it finds dead after stopping it.
+    # No warnings of parameters that the cell leaves at their default, no errors: it raises those too, but for that of a kernel
+    # which it has stopped itself and finds dead.
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
     paths = [literal(short(path)) for path in (notebook, out)]  # of this folder, before it is the root
     with _kernels(threads) as folder:
