@@ -66,7 +66,7 @@ docs: $(VENV)/ready
 lint: $(VENV)/ready
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/ty check semlib
+	$(BIN)/ty check semlib workbench
 
 # The environment of requirements.lock, then semlib itself; LOCK= takes the newest releases instead, after make clean
 $(VENV)/ready: pyproject.toml $(LOCK)

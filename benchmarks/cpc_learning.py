@@ -1,9 +1,10 @@
 """Does CPC learn? python benchmarks/cpc_learning.py --data imagenet_dog --negatives batch --seed 0
 
-The CPC task alone trains the encoder of wrn-imagenet-cpc at widening 1. Printed: the loss on images that were not trained on,
-as a share of chance (the logarithm of the number of candidates), and the test accuracy of a linear probe on the frozen
-codes, before and after. Digits are enlarged; imagenet_dog is read from $SEMLIB_ILSVRC. The number of threads, and bfloat16
-where the processor has it, are part of a result: a training this short ends differently with others.
+The CPC task alone trains the encoder of wrn-imagenet-cpc at widening 1. Printed: the loss on images
+that were not trained on, as a share of chance (the logarithm of the number of candidates), and the
+test accuracy of a linear probe on the frozen codes, before and after. Digits are enlarged;
+imagenet_dog is read from $SEMLIB_ILSVRC. The number of threads, and bfloat16 where the processor
+has it, are part of a result: a training this short ends differently with others.
 """
 
 import argparse
@@ -19,10 +20,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from semlib import auxiliary, config, datasets, models, training
+from semlib import auxiliary, models, training
 from semlib.datasets import Dataset, ImageSet
 from semlib.models.cpc import patches
-from semlib.runs import machine
+from workbench.experiment import create
+from workbench.images import prepared
+from workbench.runs import machine
 
 SIDES = {"digits": 128, "imagenet_dog": 224}  # pixels a side of crops: 3x3 and 6x6 patches
 BATCH, PEAK, WEIGHT = 8, 0.4, 10.0  # images, learning rate, the paper's lambda
@@ -34,56 +37,85 @@ def main() -> None:
     parser.add_argument("--negatives", choices=["image", "batch"], default="batch")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--augment", action=argparse.BooleanOptionalAction, default=True, help="augmented patches")
+    parser.add_argument(
+        "--augment", action=argparse.BooleanOptionalAction, default=True, help="augmented patches"
+    )
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    share, before, after = measure(load(args.data), args.negatives, args.seed, args.steps, args.augment)
+    share, before, after = measure(
+        load(args.data), args.negatives, args.seed, args.steps, args.augment
+    )
     print(f"{vars(args)}: loss {share:.3f} of chance, probe {before:.1f} -> {after:.1f} %")
 
 
 def load(name: str) -> Dataset:
     """The data set; digits enlarged to 144x144 pixels in three equal channels."""
-    data = datasets.load(name)
+    data = prepared.load(name)
     if name != "digits":
         return data
     return Dataset(data.name, _enlarged(data.train), _enlarged(data.test), data.classes)
 
 
 def _enlarged(part: ImageSet) -> ImageSet:
-    large = F.interpolate(torch.from_numpy(part.images).float(), size=(144, 144), mode="bilinear").round().byte()
+    large = (
+        F.interpolate(torch.from_numpy(part.images).float(), size=(144, 144), mode="bilinear")
+        .round()
+        .byte()
+    )
     return ImageSet(large.expand(-1, 3, -1, -1).numpy(), part.labels)
 
 
-def measure(data: Dataset, negatives: str, seed: int, steps: int = 1500, augment: bool = True) -> tuple[float, float, float]:
-    """The unseen images' loss as a share of chance, and the probe's accuracy in percent before and after training."""
+def measure(
+    data: Dataset, negatives: str, seed: int, steps: int = 1500, augment: bool = True
+) -> tuple[float, float, float]:
+    """The unseen images' loss as a share of chance, and the probe's accuracy in percent before and
+    after training.
+    """
     side = SIDES[data.name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         shape, half = (3, side, side), {"mean": [0.5] * 3, "std": [0.25] * 3}
         net = models.build("wrn-imagenet-cpc", len(data.classes), shape, widen_factor=1, **half)
         net.to(memory_format=torch.channels_last)
-        with torch.no_grad():  # statistics: without them the untrained encoder would be worse than it is
+        with (
+            torch.no_grad()
+        ):  # statistics: without them the untrained encoder would be worse than it is
             for images in itertools.islice(batches(data.train, side, BATCH), 0, None, 5):
                 net(patches(images), head="cpc")
         before = probe(net.eval(), data, side)
         learn(net, data.train, side, negatives, seed, steps, augment)
     with torch.no_grad():
-        unseen = [auxiliary.cpc(net.eval(), images, negatives).item() for images in batches(data.test[::10], side, BATCH)][:-1]
+        unseen = [
+            auxiliary.cpc(net.eval(), images, negatives).item()
+            for images in batches(data.test[::10], side, BATCH)
+        ][:-1]
     candidates = (side // 32 - 1) ** 2 * (BATCH if negatives == "batch" else 1)
     return float(np.mean(unseen)) / math.log(candidates), before, probe(net, data, side)
 
 
-def learn(net: models.WideResNet, data: ImageSet, side: int, negatives: str, seed: int, steps: int, augment: bool) -> None:
+def learn(
+    net: models.WideResNet,
+    data: ImageSet,
+    side: int,
+    negatives: str,
+    seed: int,
+    steps: int,
+    augment: bool,
+) -> None:
     """The CPC task alone: the rate rises to its peak in a quarter of the steps and falls to zero."""
-    bfloat16 = machine.precision(config.create({"device": "cpu"})) == "bfloat16"
+    bfloat16 = machine.precision(create({"device": "cpu"})) == "bfloat16"
     rng, places = np.random.default_rng(seed), data.images.shape[2] - side + 1
-    optimizer = torch.optim.SGD(net.train().parameters(), lr=PEAK, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(
+        net.train().parameters(), lr=PEAK, momentum=0.9, nesterov=True, weight_decay=5e-4
+    )
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = PEAK * training.rate_factor("one_cycle", step / steps)
         chosen, (top, left) = rng.choice(len(data), BATCH), rng.integers(0, places, 2)
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            loss = auxiliary.cpc(net, crop(data.images[chosen], side, top, left), negatives, augment)
+            loss = auxiliary.cpc(
+                net, crop(data.images[chosen], side, top, left), negatives, augment
+            )
         optimizer.zero_grad()
         (WEIGHT * loss).backward()
         optimizer.step()
@@ -91,10 +123,17 @@ def learn(net: models.WideResNet, data: ImageSet, side: int, negatives: str, see
 
 @torch.no_grad()
 def probe(net: models.WideResNet, data: Dataset, side: int) -> float:
-    """Test accuracy, in percent, of a linear classifier on the mean and deviation of an image's codes."""
+    """Test accuracy, in percent, of a linear classifier on the mean and deviation of an image's
+    codes.
+    """
     features = []
     for part in (data.train, data.test):
-        codes = torch.cat([net(patches(images), head="cpc")[..., 0, :].flatten(1, 2) for images in batches(part, side, 50)])
+        codes = torch.cat(
+            [
+                net(patches(images), head="cpc")[..., 0, :].flatten(1, 2)
+                for images in batches(part, side, 50)
+            ]
+        )
         features.append(torch.cat([codes.mean(1), codes.std(1)], dim=1).numpy())
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     return 100 * classifier.fit(features[0], data.train.labels).score(features[1], data.test.labels)
@@ -103,7 +142,10 @@ def probe(net: models.WideResNet, data: Dataset, side: int) -> float:
 def batches(data: ImageSet, side: int, size: int) -> Iterator[Tensor]:
     """The centres of all images, float (size, 3, side, side)."""
     edge = (data.images.shape[2] - side) // 2
-    return (crop(data.images[start : start + size], side, edge, edge) for start in range(0, len(data), size))
+    return (
+        crop(data.images[start : start + size], side, edge, edge)
+        for start in range(0, len(data), size)
+    )
 
 
 def crop(images: np.ndarray, side: int, top: int, left: int) -> Tensor:

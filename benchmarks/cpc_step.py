@@ -1,7 +1,9 @@
-"""The cost of a CPC step as a multiple of the same network's classification step: python benchmarks/cpc_step.py.
+"""The cost of a CPC step as a multiple of the same network's classification step: python
+benchmarks/cpc_step.py.
 
-Forward, backward and update of wrn-imagenet-cpc; the two steps take turns, and their medians are compared. Peak memory is
-the process's after the first CPC step, before any of classification. Written to benchmarks/cpc_step.json.
+Forward, backward and update of wrn-imagenet-cpc; the two steps take turns, and their medians are
+compared. Peak memory is the process's after the first CPC step, before any of classification.
+Written to benchmarks/cpc_step.json.
 """
 
 import argparse
@@ -11,8 +13,9 @@ import report
 import torch
 import torch.nn.functional as F
 
-from semlib import auxiliary, config, models
-from semlib.runs import machine
+from semlib import auxiliary, models
+from workbench.experiment import create
+from workbench.runs import machine
 
 
 def main() -> None:
@@ -24,7 +27,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    bfloat16 = machine.precision(config.create({"device": args.device})) == "bfloat16"
+    bfloat16 = machine.precision(create({"device": args.device})) == "bfloat16"
     row = measure(args.device, args.batch, args.side, args.repeats, bfloat16)
     report.write(__file__, [row], args.device)
 
@@ -32,11 +35,21 @@ def main() -> None:
 def measure(device: str, batch: int, side: int, repeats: int, autocast: bool) -> dict[str, float]:
     """Seconds a step of either task, their ratio, and the peak of memory in GB."""
     torch.manual_seed(0)
-    net = models.build("wrn-imagenet-cpc", 11, (3, side, side)).to(device, memory_format=torch.channels_last)
-    images = torch.rand(batch, 3, side, side, device=device).contiguous(memory_format=torch.channels_last)
+    net = models.build("wrn-imagenet-cpc", 11, (3, side, side)).to(
+        device, memory_format=torch.channels_last
+    )
+    images = torch.rand(batch, 3, side, side, device=device).contiguous(
+        memory_format=torch.channels_last
+    )
     labels = torch.arange(batch, device=device) % 11
-    losses = {"cpc": lambda: auxiliary.cpc(net, images), "classification": lambda: F.cross_entropy(net(images), labels)}
-    optimizers = {task: torch.optim.SGD(net.parameters(), 1e-4, momentum=0.9, nesterov=True) for task in losses}
+    losses = {
+        "cpc": lambda: auxiliary.cpc(net, images),
+        "classification": lambda: F.cross_entropy(net(images), labels),
+    }
+    optimizers = {
+        task: torch.optim.SGD(net.parameters(), 1e-4, momentum=0.9, nesterov=True)
+        for task in losses
+    }
 
     def step(task: str) -> None:
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=autocast):
@@ -46,11 +59,20 @@ def measure(device: str, batch: int, side: int, repeats: int, autocast: bool) ->
         optimizers[task].step()
 
     step("cpc")
-    peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.startswith("cuda") else report.peak_gb()
+    peak = (
+        torch.cuda.max_memory_allocated(device) / 2**30
+        if device.startswith("cuda")
+        else report.peak_gb()
+    )
     step("classification")
     seconds = report.alternate({task: partial(step, task) for task in losses}, repeats)
-    found = {"batch": batch, "side": side, "bfloat16": autocast} | {f"{task} s": round(seconds[task], 3) for task in losses}
-    return found | {"multiple": round(seconds["cpc"] / seconds["classification"], 2), "peak_gb": round(peak, 3)}
+    found = {"batch": batch, "side": side, "bfloat16": autocast} | {
+        f"{task} s": round(seconds[task], 3) for task in losses
+    }
+    return found | {
+        "multiple": round(seconds["cpc"] / seconds["classification"], 2),
+        "peak_gb": round(peak, 3),
+    }
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Seconds to fit and score each detector from features in memory: python benchmarks/detectors.py --threads 2
+"""Seconds to fit and score each detector from features in memory: python benchmarks/detectors.py
+--threads 2
 
-semlib against pytorch-ood's detectors of the same name (pip install pytorch-ood) on the same made-up features, at the size of
-CIFAR-10 with a class held out; they take turns, medians. And Spearman's correlation of the two scores over the test images.
+semlib against pytorch-ood's detectors of the same name (pip install pytorch-ood) on the same
+made-up features, at the size of CIFAR-10 with a class held out; they take turns, medians. And
+Spearman's correlation of the two scores over the test images.
 """
 
 import argparse
@@ -30,19 +32,32 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     net, train, labels, test = made_up(args.train, args.test, args.width, args.classes)
-    for detector in DETECTORS:  # semlib's memory by itself, with that of PyTorch and of the features
+    for (
+        detector
+    ) in DETECTORS:  # semlib's memory by itself, with that of PyTorch and of the features
         metrics.fit(detector, train, labels, net)(test)
     memory, rows = report.peak_gb(), []
     for name in DETECTORS:
         contestants = {"semlib": lambda name=name: metrics.fit(name, train, labels, net)(test)}
         if name in COUNTERPARTS:
-            contestants["pytorch-ood"] = lambda name=name: COUNTERPARTS[name](net, train, labels, test)
+            contestants["pytorch-ood"] = lambda name=name: COUNTERPARTS[name](
+                net, train, labels, test
+            )
         found = {}
-        seconds = report.alternate({key: partial(keep, found, key, run) for key, run in contestants.items()}, args.rounds)
-        agreement = spearmanr(found["semlib"], found["pytorch-ood"]).statistic if len(found) > 1 else None
+        seconds = report.alternate(
+            {key: partial(keep, found, key, run) for key, run in contestants.items()}, args.rounds
+        )
+        agreement = (
+            spearmanr(found["semlib"], found["pytorch-ood"]).statistic if len(found) > 1 else None
+        )
         row = {"detector": name, **{f"{key}, s": round(value, 2) for key, value in seconds.items()}}
-        rows.append(row | ({} if agreement is None else {"rank correlation": round(float(agreement), 6)}))
-    total = {f"{key}, s": round(sum(row.get(f"{key}, s", 0) for row in rows), 1) for key in ("semlib", "pytorch-ood")}
+        rows.append(
+            row | ({} if agreement is None else {"rank correlation": round(float(agreement), 6)})
+        )
+    total = {
+        f"{key}, s": round(sum(row.get(f"{key}, s", 0) for row in rows), 1)
+        for key in ("semlib", "pytorch-ood")
+    }
     report.write(__file__, [*rows, {"detector": "all", **total}], semlib_peak_gb=round(memory, 2))
 
 
@@ -50,11 +65,17 @@ def keep(found: dict[str, np.ndarray], name: str, run: Callable[[], np.ndarray])
     found[name] = run()
 
 
-def made_up(train: int, test: int, width: int, classes: int) -> tuple[nn.Module, Features, np.ndarray, Features]:
-    """A head, and ReLU-like features around a direction of each class; of the test images a tenth is of none."""
+def made_up(
+    train: int, test: int, width: int, classes: int
+) -> tuple[nn.Module, Features, np.ndarray, Features]:
+    """A head, and ReLU-like features around a direction of each class; of the test images a tenth
+    is of none.
+    """
     random, net = np.random.default_rng(0), nn.Module()
     head = nn.Linear(width, classes)
-    head.weight.data = torch.from_numpy(random.normal(size=(classes, width)).astype(np.float32)) / width**0.5
+    head.weight.data = (
+        torch.from_numpy(random.normal(size=(classes, width)).astype(np.float32)) / width**0.5
+    )
     net.heads = nn.ModuleDict({"classification": head})
     weight, bias = (values.detach().numpy() for values in (head.weight, head.bias))
 
@@ -64,7 +85,12 @@ def made_up(train: int, test: int, width: int, classes: int) -> tuple[nn.Module,
         return Features(values, values @ weight.T + bias)
 
     labels, others = random.integers(0, classes, train), random.integers(0, classes, test)
-    return net, features(labels, np.ones(train)), labels, features(others, random.random(test) > 0.1)
+    return (
+        net,
+        features(labels, np.ones(train)),
+        labels,
+        features(others, random.random(test) > 0.1),
+    )
 
 
 def of_logits(score) -> object:
@@ -84,7 +110,9 @@ def fitted(make) -> object:
 
 
 def maps(values: np.ndarray) -> Tensor:
-    return torch.from_numpy(values)[:, :, None, None]  # (N, D, 1, 1), as its detectors of feature maps have it
+    return torch.from_numpy(values)[
+        :, :, None, None
+    ]  # (N, D, 1, 1), as its detectors of feature maps have it
 
 
 def react(net: nn.Module, train: Features, labels: np.ndarray, test: Features) -> np.ndarray:
@@ -94,7 +122,9 @@ def react(net: nn.Module, train: Features, labels: np.ndarray, test: Features) -
 
 
 def scale(net: nn.Module, train: Features, labels: np.ndarray, test: Features) -> np.ndarray:
-    detector = theirs.SCALE(None, lambda x: net.heads["classification"](x.flatten(1)), percentile=0.85)
+    detector = theirs.SCALE(
+        None, lambda x: net.heads["classification"](x.flatten(1)), percentile=0.85
+    )
     return detector.predict_feature_maps(maps(test.features)).numpy()
 
 

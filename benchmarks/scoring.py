@@ -1,8 +1,10 @@
-"""Scoring images a second, MSP and ODIN together: python benchmarks/scoring.py --network wrn-16-2 --threads 2
+"""Scoring images a second, MSP and ODIN together: python benchmarks/scoring.py --network wrn-16-2
+--threads 2
 
-semlib against pytorch-ood's two detectors one after the other (pip install pytorch-ood) on the same network, trained for a
-moment, and the same batches, which take turns; medians. And how the scores agree with float64: the largest difference of
-MSP, and the correlation, over images, of what ODIN's perturbation adds.
+semlib against pytorch-ood's two detectors one after the other (pip install pytorch-ood) on the same
+network, trained for a moment, and the same batches, which take turns; medians. And how the scores
+agree with float64: the largest difference of MSP, and the correlation, over images, of what ODIN's
+perturbation adds.
 """
 
 import argparse
@@ -15,8 +17,9 @@ import throughput
 import torch
 from pytorch_ood.detector import ODIN, MaxSoftmax
 
-from semlib import config, metrics, training
+from semlib import metrics, training
 from semlib.datasets import ImageSet
+from workbench.experiment import create
 
 TEMPERATURE, EPSILON = 1000.0, 5e-5
 
@@ -36,14 +39,20 @@ def main() -> None:
     contiguous = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
     contestants = {
         "pytorch-ood": lambda: theirs(contiguous, images, args.device),
-        "pytorch-ood, channels last": lambda: theirs(net, images, args.device, memory_format=torch.channels_last),
+        "pytorch-ood, channels last": lambda: theirs(
+            net, images, args.device, memory_format=torch.channels_last
+        ),
         "semlib": lambda: ours(net, images),
     }
     found = {name: run() for name, run in contestants.items()}
     seconds = report.alternate(contestants, args.rounds)
     few = images[:200]
     with torch.no_grad():
-        exact = metrics.max_softmax(copy.deepcopy(net).double()(pixels(few, args.device).double())).cpu().numpy()
+        exact = (
+            metrics.max_softmax(copy.deepcopy(net).double()(pixels(few, args.device).double()))
+            .cpu()
+            .numpy()
+        )
     rows = [
         {
             "network": args.network,
@@ -59,13 +68,21 @@ def main() -> None:
 
 
 def trained(name: str, count: int, device: str):
-    """The network after two epochs on noise whose brightness is its class, so that it is sure of some; and the noise."""
+    """The network after two epochs on noise whose brightness is its class, so that it is sure of
+    some; and the noise.
+    """
     side, classes, _, _ = throughput.NETWORKS[name]
     data = throughput.noise(count, side, classes)
     bright = (data.images * ((1 + data.labels) / classes)[:, None, None, None]).astype(np.uint8)
     net = throughput.build(name)
-    how = {"epochs": 2, "batch_size": min(64, count), "norm_batch": None, "schedule": "one_cycle", "device": device}
-    training.train(net, ImageSet(bright, data.labels), config.create(how).training, device=device)
+    how = {
+        "epochs": 2,
+        "batch_size": min(64, count),
+        "norm_batch": None,
+        "schedule": "one_cycle",
+        "device": device,
+    }
+    training.train(net, ImageSet(bright, data.labels), create(how).training, device=device)
     return net.eval(), bright
 
 
@@ -75,7 +92,9 @@ def ours(net, images):
 
 
 def pixels(images: np.ndarray, device: str, memory_format=torch.contiguous_format) -> torch.Tensor:
-    return (torch.from_numpy(images).to(device).float() / 255).contiguous(memory_format=memory_format)
+    return (torch.from_numpy(images).to(device).float() / 255).contiguous(
+        memory_format=memory_format
+    )
 
 
 def theirs(net, images, device, batch: int = 500, **layout):
@@ -92,7 +111,9 @@ def theirs(net, images, device, batch: int = 500, **layout):
 
 
 def agreement(net, images, semlib: bool) -> float:
-    """Pearson's correlation, over images, of what the perturbation adds to the score with the same in float64."""
+    """Pearson's correlation, over images, of what the perturbation adds to the score with the same
+    in float64.
+    """
 
     def added(kind):
         module = copy.deepcopy(net).to(kind)

@@ -1,9 +1,11 @@
-"""Start-up of one Papermill job, up to its first training step, and data preparation: python benchmarks/startup.py
+"""Start-up of one Papermill job, up to its first training step, and data preparation: python
+benchmarks/startup.py
 
-A hold-out of digits through `semlib run`, alone (--checked: as a grid starts it, which has checked the parameters and
-prepared the data for all its jobs). The auxiliary loss is this file's: its first call with a whole batch is the first training
-step; before, it is tried on fewer images. The data are 1,000 made-up photographs, prepared as one's own images, and a made-up
-prepared file as large as CIFAR-10's.
+A hold-out of digits through `semlib run`, alone (--checked: as a grid starts it, which has checked
+the parameters and prepared the data for all its jobs). The auxiliary loss is this file's: its first
+call with a whole batch is the first training step; before, it is tried on fewer images. The data
+are 1,000 made-up photographs, prepared as one's own images, and a made-up prepared file as large as
+CIFAR-10's.
 """
 
 import argparse
@@ -22,13 +24,38 @@ import numpy as np
 import report
 from PIL import Image
 
-from semlib import datasets
+from workbench.images import prepared
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = 32
-JOB = ["run", "notebooks/holdout.ipynb", "-p", "methods", "[startup:loss]", "-p", "missing", "train"]
-JOB += ["-p", "epochs", "1", "-p", "threads", "1", "-p", "trials", "1", "-p", "hold_out", "3", "-p", "batch_size", str(BATCH)]
-IMPORTS = ("torch", "semlib.runs.store", "semlib.runs.execute", "semlib.results.plots")
+JOB = [
+    "run",
+    "notebooks/holdout.ipynb",
+    "-p",
+    "methods",
+    "[startup:loss]",
+    "-p",
+    "missing",
+    "train",
+]
+JOB += [
+    "-p",
+    "epochs",
+    "1",
+    "-p",
+    "threads",
+    "1",
+    "-p",
+    "trials",
+    "1",
+    "-p",
+    "hold_out",
+    "3",
+    "-p",
+    "batch_size",
+    str(BATCH),
+]
+IMPORTS = ("torch", "workbench.runs.store", "workbench.runs.execute", "workbench.results.plots")
 
 
 def loss(net, images):
@@ -53,32 +80,56 @@ def main() -> None:
         return whole
 
     ways = {"semlib run": [], "semlib run, in a grid": ["--checked"]}
-    contestants = {f"{title}: whole job": partial(run, title, words) for title, words in ways.items()}
+    contestants = {
+        f"{title}: whole job": partial(run, title, words) for title, words in ways.items()
+    }
     for name in IMPORTS:
         words = [sys.executable, "-c", f"import {name}"]
-        contestants[f"a process that imports {name}"] = partial(subprocess.run, words, cwd=ROOT, check=True)
+        contestants[f"a process that imports {name}"] = partial(
+            subprocess.run, words, cwd=ROOT, check=True
+        )
     with tempfile.TemporaryDirectory() as folder:
         seconds = report.alternate(contestants | data(folder), args.rounds)
     seconds = {title: statistics.median(times) for title, times in first.items()} | seconds
-    report.write(__file__, [{"what": what, "seconds": round(median, 2)} for what, median in seconds.items()])
+    report.write(
+        __file__, [{"what": what, "seconds": round(median, 2)} for what, median in seconds.items()]
+    )
 
 
 def job(words: list[str]) -> tuple[float, float]:
     """Seconds to the first training step, and to the end."""
     with tempfile.TemporaryDirectory() as folder:
         stamp = Path(folder, "first")
-        places = {"SEMLIB_STARTUP": str(stamp), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}"}
-        command = [sys.executable, "-m", "semlib", *JOB, *words, "-p", "outputs", folder, "-o", f"{folder}/out.ipynb"]
+        places = {
+            "SEMLIB_STARTUP": str(stamp),
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}",
+        }
+        command = [
+            sys.executable,
+            "-m",
+            "semlib",
+            *JOB,
+            *words,
+            "-p",
+            "outputs",
+            folder,
+            "-o",
+            f"{folder}/out.ipynb",
+        ]
         begun = time.time()
         subprocess.run(command, cwd=ROOT, env=os.environ | places, check=True, capture_output=True)
         return float(stamp.read_text()) - begun, time.time() - begun
 
 
 def data(folder: str) -> dict[str, Callable[[], object]]:
-    """Two contestants: preparing photographs as one's own images, and reading a prepared file with its digest."""
+    """Two contestants: preparing photographs as one's own images, and reading a prepared file with
+    its digest.
+    """
     rng = np.random.default_rng(0)
     for k in range(1000):
-        path = Path(folder, "birds", "test" if k % 5 == 0 else "train", f"class {k % 10 // 5}", f"{k}.jpg")
+        path = Path(
+            folder, "birds", "test" if k % 5 == 0 else "train", f"class {k % 10 // 5}", f"{k}.jpg"
+        )
         path.parent.mkdir(parents=True, exist_ok=True)
         coarse = Image.fromarray(rng.integers(0, 256, (8, 10, 3), dtype=np.uint8))
         coarse.resize((500, 375), Image.Resampling.BICUBIC).save(path)
@@ -88,10 +139,12 @@ def data(folder: str) -> dict[str, Callable[[], object]]:
         arrays[f"{part}_labels"] = rng.integers(0, 10, n)
     np.savez(Path(folder, "like_cifar10.npz"), **arrays)
     return {
-        "1,000 photographs of 500 x 375 prepared at 64": lambda: datasets.load(
+        "1,000 photographs of 500 x 375 prepared at 64": lambda: prepared.load(
             f"{folder}/birds", tempfile.mkdtemp(dir=folder), 64
         ),
-        "a prepared file of 60,000 images read, and its digest": lambda: datasets.load("like_cifar10", folder).digests,
+        "a prepared file of 60,000 images read, and its digest": lambda: (
+            prepared.load("like_cifar10", folder).digests
+        ),
     }
 
 

@@ -1,7 +1,9 @@
-"""Listing 640 finished runs of 10,000 test images each, and building their table: python benchmarks/tables_640.py
+"""Listing 640 finished runs of 10,000 test images each, and building their table: python
+benchmarks/tables_640.py
 
-Made-up scores of CIFAR-10's ten classes, two methods and 32 trials. Each record is read and each array checked against its
-SHA-256. Printed: seconds of each, and the process's peak memory with that of the libraries and of making the runs.
+Made-up scores of CIFAR-10's ten classes, two methods and 32 trials. Each record is read and each
+array checked against its SHA-256. Printed: seconds of each, and the process's peak memory with that
+of the libraries and of making the runs.
 """
 
 import sys
@@ -11,8 +13,8 @@ from pathlib import Path
 
 import report
 
-from semlib.results import show, tables
-from semlib.runs import store
+from workbench.results import show, tables
+from workbench.runs import store
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 import helpers
@@ -40,7 +42,12 @@ def measure(experiment) -> dict[str, float]:
         text(table)
     show.remarks(experiment, records)
     building = time.perf_counter() - begun - listing
-    return {"runs": listed, "list_s": round(listing, 3), "table_s": round(building, 3), "peak_gb": round(report.peak_gb(), 3)}
+    return {
+        "runs": listed,
+        "list_s": round(listing, 3),
+        "table_s": round(building, 3),
+        "peak_gb": round(report.peak_gb(), 3),
+    }
 
 
 if __name__ == "__main__":

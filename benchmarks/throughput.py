@@ -1,10 +1,13 @@
-"""Training images a second, semlib against the usual loop: python benchmarks/throughput.py [NETWORK ...]
+"""Training images a second, semlib against the usual loop: python benchmarks/throughput.py [NETWORK
+...]
 
-The usual loop: torchvision's transforms on PIL images in a DataLoader with workers, NCHW, float32, SGD. Below it, one by one
-on top of each other: bfloat16 (where the processor has it), images that stay on the device, channels last, a fused optimiser,
-compilation (on a GPU). The last row is semlib's own training loop. All take turns; medians of an epoch's seconds, what comes
-before the first one left out. The peak is that of large matrix products in the same run, on a GPU TF32's for float32, which
-is what convolutions compute in. On a CPU the networks made for GPUs get turns of three batches of 8.
+The usual loop: torchvision's transforms on PIL images in a DataLoader with workers, NCHW, float32,
+SGD. Below it, one by one on top of each other: bfloat16 (where the processor has it), images that
+stay on the device, channels last, a fused optimiser, compilation (on a GPU). The last row is
+semlib's own training loop. All take turns; medians of an epoch's seconds, what comes before the
+first one left out. The peak is that of large matrix products in the same run, on a GPU TF32's for
+float32, which is what convolutions compute in. On a CPU the networks made for GPUs get turns of
+three batches of 8.
 """
 
 import argparse
@@ -22,11 +25,13 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
-from semlib import config, models, training
+from semlib import models, training
 from semlib.datasets import ImageSet, augmentation
-from semlib.runs import machine
+from workbench.experiment import create
+from workbench.runs import machine
 
-# pixels a side, classes, batch size, and what differs from the architecture: the paper's networks, then fast's and cpu's
+# pixels a side, classes, batch size, and what differs from the architecture: the paper's networks,
+# then fast's and cpu's
 NETWORKS = {
     "wrn-28-10": (32, 9, 512, {}),
     "wrn-stl10": (96, 9, 256, {}),
@@ -42,7 +47,9 @@ SWITCHES = ("bfloat16", "resident", "channels_last", "fused", "compile")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("networks", nargs="*", default=list(NETWORKS), metavar="NETWORK", help=", ".join(NETWORKS))
+    parser.add_argument(
+        "networks", nargs="*", default=list(NETWORKS), metavar="NETWORK", help=", ".join(NETWORKS)
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
@@ -65,7 +72,9 @@ def main() -> None:
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
     rows, peaks = [], peak(args.device)
-    also = {"workers": args.workers} | {f"{name} peak TFLOP/s": round(value / 1e12, 3) for name, value in peaks.items()}
+    also = {"workers": args.workers} | {
+        f"{name} peak TFLOP/s": round(value / 1e12, 3) for name, value in peaks.items()
+    }
     for name in args.networks:
         rows += measure(name, args, peaks)
         report.write(__file__, rows, args.device, **also)
@@ -76,7 +85,7 @@ def measure(name: str, args: argparse.Namespace, peaks: dict[str, float]) -> lis
     torch.compiler.reset()
     side, classes, batch, _ = NETWORKS[name]
     flops, gpu = operations(build(name), side, classes), args.device.startswith("cuda")
-    bfloat16 = machine.precision(config.create({"device": args.device})) == "bfloat16"
+    bfloat16 = machine.precision(create({"device": args.device})) == "bfloat16"
     batch, steps = (8, 3) if flops > FOR_GPUS and not gpu else (batch, args.steps)
     data = noise(batch * steps, side, classes)
     left_out = ([] if gpu else ["compile"]) + ([] if bfloat16 else ["bfloat16"])
@@ -84,7 +93,9 @@ def measure(name: str, args: argparse.Namespace, peaks: dict[str, float]) -> lis
     contestants: dict[str, Callable[[], object]] = {}
     for count in range(len(switches) + 1):
         on = dict.fromkeys(switches[:count], True)
-        contestants["usual loop" if not on else f"+ {switches[count - 1]}"] = usual(name, data, batch, args, **on)
+        contestants["usual loop" if not on else f"+ {switches[count - 1]}"] = usual(
+            name, data, batch, args, **on
+        )
     contestants["semlib"] = ours(name, data, batch, args)
     for run in contestants.values():
         run()  # workers, caches, compilation
@@ -93,8 +104,16 @@ def measure(name: str, args: argparse.Namespace, peaks: dict[str, float]) -> lis
     for contestant, elapsed in seconds.items():
         speed = len(data) / elapsed
         highest = peaks["bfloat16" if bfloat16 and contestant != "usual loop" else "float32"]
-        row = {"network": name, "batch": batch, "contestant": contestant, "images/s": round(speed, 1)}
-        row |= {"TFLOP/s": round(speed * flops / 1e12, 3), "of the peak": f"{speed * flops / highest:.0%}"}
+        row = {
+            "network": name,
+            "batch": batch,
+            "contestant": contestant,
+            "images/s": round(speed, 1),
+        }
+        row |= {
+            "TFLOP/s": round(speed * flops / 1e12, 3),
+            "of the peak": f"{speed * flops / highest:.0%}",
+        }
         rows.append(row | {"times the usual": round(seconds["usual loop"] / elapsed, 2)})
     return rows
 
@@ -128,16 +147,35 @@ class Pictures(Dataset):
         return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
-def usual(name, data, batch, args, bfloat16=False, resident=False, channels_last=False, fused=False, compile=False):
+def usual(
+    name,
+    data,
+    batch,
+    args,
+    bfloat16=False,
+    resident=False,
+    channels_last=False,
+    fused=False,
+    compile=False,
+):
     """A function that trains for an epoch as one usually does, with these measures."""
     device, side = torch.device(args.device), NETWORKS[name][0]
     layout = torch.channels_last if channels_last else torch.contiguous_format
     net = build(name).to(device, memory_format=layout)
     forward = torch.compile(net, dynamic=False) if compile else net
-    how = {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "fused": fused or None}
+    how = {
+        "lr": 0.1,
+        "momentum": 0.9,
+        "nesterov": True,
+        "weight_decay": 5e-4,
+        "fused": fused or None,
+    }
     optimizer = torch.optim.SGD(net.parameters(), **how)
     generator = torch.Generator(device).manual_seed(0)
-    kept = torch.from_numpy(augmentation.pad(data.images, side // 8)).to(device), torch.from_numpy(data.labels).to(device)
+    kept = (
+        torch.from_numpy(augmentation.pad(data.images, side // 8)).to(device),
+        torch.from_numpy(data.labels).to(device),
+    )
     loader = DataLoader(
         Pictures(data), batch, True, num_workers=args.workers, persistent_workers=args.workers > 0, drop_last=True,
         pin_memory=device.type == "cuda",
@@ -156,7 +194,9 @@ def usual(name, data, batch, args, bfloat16=False, resident=False, channels_last
         for images, labels in batches():
             images = images.to(device, memory_format=layout, non_blocking=True)
             with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                loss = F.cross_entropy(forward(images).float(), labels.to(device, non_blocking=True))
+                loss = F.cross_entropy(
+                    forward(images).float(), labels.to(device, non_blocking=True)
+                )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -167,10 +207,22 @@ def usual(name, data, batch, args, bfloat16=False, resident=False, channels_last
 def ours(name, data, batch, args):
     """A function that trains for an epoch with semlib's loop and returns its seconds."""
     compiled = args.device.startswith("cuda")
-    how = {"epochs": 1, "batch_size": batch, "norm_batch": None, "evaluate_every": 1, "device": args.device}
-    experiment, net = config.create(how | {"compile": compiled}), build(name)
-    where = {"device": args.device, "autocast": machine.precision(experiment) == "bfloat16", "evaluate": lambda epoch: {}}
-    return lambda: training.train(net, data, experiment.training, compile=experiment.compile, **where)[-1]["seconds"]
+    how = {
+        "epochs": 1,
+        "batch_size": batch,
+        "norm_batch": None,
+        "evaluate_every": 1,
+        "device": args.device,
+    }
+    experiment, net = create(how | {"compile": compiled}), build(name)
+    where = {
+        "device": args.device,
+        "autocast": machine.precision(experiment) == "bfloat16",
+        "evaluate": lambda epoch: {},
+    }
+    return lambda: training.train(
+        net, data, experiment.training, compile=experiment.compile, **where
+    )[-1]["seconds"]
 
 
 def operations(net: nn.Module, side: int, classes: int) -> float:
@@ -184,7 +236,9 @@ def operations(net: nn.Module, side: int, classes: int) -> float:
 def peak(device: str, side: int | None = None) -> dict[str, float]:
     """FLOP/s of a large matrix product in each precision that the device computes in."""
     side, found = side or (8192 if device.startswith("cuda") else 2048), {}
-    has_bfloat16 = machine.has_bfloat16(config.create({"device": device}))  # emulated it takes minutes, and is nobody's peak
+    has_bfloat16 = machine.has_bfloat16(
+        create({"device": device})
+    )  # emulated it takes minutes, and is nobody's peak
     for kind in (torch.float32, torch.bfloat16) if has_bfloat16 else (torch.float32,):
         a, b = (torch.rand(side, side, device=device).to(kind) for _ in range(2))
         best = float("inf")

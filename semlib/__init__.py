@@ -1,1 +1,3 @@
-"""Detecting semantic anomalies (Ahmed & Courville, AAAI 2020): the hold-out-class benchmark, as a package."""
+"""Detecting semantic anomalies (Ahmed & Courville, AAAI 2020): the hold-out-class benchmark, as a
+package.
+"""

@@ -10,7 +10,7 @@ import torch
 
 
 def state(device: torch.device) -> dict[str, Any]:
-    """All that these generators will draw, of plain values and tensors."""
+    """What these generators will draw next, as plain values and tensors."""
     kind, keys, *rest = np.random.get_state(legacy=True)
     return {
         "cpu_generator": torch.get_rng_state(),
@@ -21,14 +21,12 @@ def state(device: torch.device) -> dict[str, Any]:
 
 
 def set_state(state: dict[str, Any], device: torch.device) -> None:
-    """Set them to what `state` said; a checkpoint of earlier days knows only PyTorch's."""
     torch.set_rng_state(state["cpu_generator"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda_generator"], device)
-    if "numpy_generator" in state:
-        kind, keys, *rest = state["numpy_generator"]
-        np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-        random.setstate(state["python_generator"])
+    kind, keys, *rest = state["numpy_generator"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    random.setstate(state["python_generator"])
 
 
 @contextmanager
@@ -42,3 +40,15 @@ def seeded(seed: int, device: str | torch.device = "cpu") -> Generator[None, Non
         yield
     finally:
         set_state(before, torch.device(device))
+
+
+@contextmanager
+def continuing(drawn: dict[str, Any], device: torch.device) -> Generator[None, None, None]:
+    """All of them go on from `drawn`, which is brought up to date; afterwards they are as they were."""
+    before = state(device)
+    try:
+        set_state(drawn, device)
+        yield
+        drawn.update(state(device))
+    finally:
+        set_state(before, device)

@@ -1,4 +1,6 @@
-"""A data set and an experiment so small that a run takes a fraction of a second, and the package as a user starts it."""
+"""A data set and an experiment so small that a run takes a fraction of a second, and the package as
+a user starts it.
+"""
 
 import os
 import subprocess
@@ -11,10 +13,10 @@ import yaml
 from PIL import Image
 from sklearn.metrics import average_precision_score
 
-from semlib import config, datasets
-from semlib.config import Experiment
 from semlib.datasets import Dataset, Digests, ImageSet
-from semlib.runs import plan, store
+from workbench.experiment import Experiment, create
+from workbench.images import prepared
+from workbench.runs import plan, store
 
 ROOT = Path(__file__).parents[1]
 MADE_UP = Digests("d" * 64, "e" * 64)
@@ -78,8 +80,10 @@ loss.heads = {"mine": 2}
 
 
 def tiny_data(root: Path) -> Path:
-    """Write tiny.npz, 256 + 100 of scikit-learn's digits 0 to 3; every two has a white corner, so a batch shows its class."""
-    digits = datasets.load("digits", root)
+    """Write tiny.npz, 256 + 100 of scikit-learn's digits 0 to 3; every two has a white corner, so a
+    batch shows its class.
+    """
+    digits = prepared.load("digits", root)
     parts = []
     for part, each in ((digits.train, 64), (digits.test, 25)):
         chosen = np.concatenate([np.flatnonzero(part.labels == k)[:each] for k in range(4)])
@@ -109,11 +113,13 @@ def pets(root, seed: int):
 def tiny(folder: Path, **changes) -> Experiment:
     """The tiny experiment: data in folder/data, outputs in folder/outputs."""
     places = {"data_root": str(folder / "data"), "outputs": str(folder / "outputs")}
-    return config.create(TINY | places | changes)
+    return create(TINY | places | changes)
 
 
 def tiny_benchmark(folder: Path, **changes) -> tuple[Path, Experiment]:
-    """A copy of the demo's parameter file with tiny values, folder/benchmark.yaml, and the experiment that it makes."""
+    """A copy of the demo's parameter file with tiny values, folder/benchmark.yaml, and the
+    experiment that it makes.
+    """
     settings = yaml.safe_load((ROOT / "params" / "demo" / "benchmark.yaml").read_text())
     settings |= TINY | {"outputs": str(folder / "outputs"), "epochs": 2} | changes
     (folder / "benchmark.yaml").write_text(yaml.safe_dump(settings))
@@ -131,43 +137,65 @@ def semlib_path(folder: Path) -> str:
 
 
 def environment(**changes: object) -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT)} | {name: str(value) for name, value in changes.items()}
+    return (
+        os.environ
+        | {"PYTHONPATH": str(ROOT)}
+        | {name: str(value) for name, value in changes.items()}
+    )
 
 
 def semlib(*words: object, **changes: object) -> subprocess.CompletedProcess:
     """`python -m semlib ...` from the checkout's root; changes: of its environment."""
     command = [sys.executable, "-m", "semlib", *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, env=environment(**changes), capture_output=True, text=True, timeout=900)
+    return subprocess.run(
+        command, cwd=ROOT, env=environment(**changes), capture_output=True, text=True, timeout=900
+    )
 
 
 def contents(folder: Path, but: tuple[str, ...] = ()) -> dict[str, tuple[int, bytes]]:
     """Time and bytes of every file in a folder: to say that nothing there was touched."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.name not in but)
-    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in files
+    }
 
 
 def scores(experiment: Experiment) -> dict[tuple, dict[str, bytes]]:
-    """Of every planned run the arrays in its scores.npz, as bytes: equal if and only if bit for bit the same."""
+    """Of every planned run the arrays in its scores.npz, as bytes: equal if and only if bit for bit
+    the same.
+    """
     found = {}
     for run in plan.planned(experiment):
         with np.load(run.home / "scores.npz", allow_pickle=False) as file:
-            found[run.hold_out, run.method, run.trial] = {name: file[name].tobytes() for name in file.files}
+            found[run.hold_out, run.method, run.trial] = {
+                name: file[name].tobytes() for name in file.files
+            }
     return found
 
 
-def made_up(folder: Path, images: int = 200, seed: int = 0, data: Digests | None = None, **changes) -> Experiment:
-    """Finished runs with random scores, without training: the held-out class's are higher. The experiment that they are of.
+def made_up(
+    folder: Path, images: int = 200, seed: int = 0, data: Digests | None = None, **changes
+) -> Experiment:
+    """Finished runs with random scores, without training: the held-out class's are higher. The
+    experiment that they are of.
 
-    Each class has the same number of images; half of all scores are rounded, so that there are ties.
+    Each class has the same number of images; half of all scores are rounded, so that there are
+    ties.
     """
-    experiment = config.create({"outputs": str(folder), "data_root": str(folder / "no data"), "profile": "made_up"} | changes)
-    classes = datasets.classes(experiment.dataset)
+    experiment = create(
+        {"outputs": str(folder), "data_root": str(folder / "no data"), "profile": "made_up"}
+        | changes
+    )
+    classes = prepared.classes(experiment.dataset)
     label = np.arange(images, dtype=np.int16) % len(classes)
     for k, run in enumerate(plan.planned(experiment)):
         rng = np.random.default_rng([seed, k])
         is_anomaly = label == classes.index(run.hold_out)
         known = np.flatnonzero(np.array(classes) != run.hold_out)
-        predicted = np.where(is_anomaly | (rng.random(images) < 0.1), rng.choice(known, images), label).astype(np.int16)
+        predicted = np.where(
+            is_anomaly | (rng.random(images) < 0.1), rng.choice(known, images), label
+        ).astype(np.int16)
         arrays = {"label": label, "predicted": predicted, "is_anomaly": is_anomaly}
         scoring = plan.scoring(experiment)
         for name in scoring:
@@ -182,9 +210,21 @@ def finish(run: plan.Run, classes: tuple[str, ...], arrays: dict, scoring: dict)
     """Write a run's files, with scikit-learn's average precision."""
     skew = float(arrays["is_anomaly"].mean())
     scores = [name for name in arrays if name.partition("@")[0] in scoring]
-    metrics = {name: float(average_precision_score(arrays["is_anomaly"], arrays[name])) for name in scores}
-    fields = {"recipe": plan.RECIPE, "dataset": run.dataset, "hold_out": run.hold_out, "method": run.method}
-    fields |= {"trial": run.trial, "address": run.address, "settings": run.settings, "sources": run.sources}
+    metrics = {
+        name: float(average_precision_score(arrays["is_anomaly"], arrays[name])) for name in scores
+    }
+    fields = {
+        "recipe": plan.RECIPE,
+        "dataset": run.dataset,
+        "hold_out": run.hold_out,
+        "method": run.method,
+    }
+    fields |= {
+        "trial": run.trial,
+        "address": run.address,
+        "settings": run.settings,
+        "sources": run.sources,
+    }
     fields |= {"classes": classes, "scoring": scoring, "skew": skew}
     fields |= {
         "metrics": metrics | {"accuracy": 0.9, "accuracy@upright": 0.9},
@@ -192,6 +232,13 @@ def finish(run: plan.Run, classes: tuple[str, ...], arrays: dict, scoring: dict)
         "test_digest": run.data.test,
         "finished": f"2026-01-01T00:00:{run.trial:02}",
     }
-    made = {"seconds": 1.0, "device": "abacus", "precision": "float32", "threads": 1, "versions": {}, "commit": None}
+    made = {
+        "seconds": 1.0,
+        "device": "abacus",
+        "precision": "float32",
+        "threads": 1,
+        "versions": {},
+        "commit": None,
+    }
     sha256 = store.write_scores(run.home / "scores.npz", arrays)
     return store.write_record(run.home, **fields, **made, scores_sha256=sha256)

@@ -1,7 +1,9 @@
-"""Kill grids at random until N kills are done, then compare with an undisturbed one: make kills N=200
+"""Kill grids at random until N kills are done, then compare with an undisturbed one: make kills
+N=200
 
-Every 3 to 20 seconds SIGKILL ends a kernel, a Papermill process, Snakemake alone, or everything at once; the same command
-then goes on. Each grid that ends, and the last one, must have the scores of the undisturbed grid to the bit.
+Every 3 to 20 seconds SIGKILL ends a kernel, a Papermill process, Snakemake alone, or everything at
+once; the same command then goes on. Each grid that ends, and the last one, must have the scores of
+the undisturbed grid to the bit.
 """
 
 import argparse
@@ -20,12 +22,17 @@ from pathlib import Path
 import psutil
 from helpers import ROOT, environment, scores
 
-from semlib.batch import notebooks
-from semlib.config import Experiment
-from semlib.runs import store
+from workbench.batch import notebooks
+from workbench.experiment import Experiment
+from workbench.runs import store
 
 PARAMS = ROOT / "params" / "demo" / "benchmark.yaml"
-VICTIMS = {"kernel": "from ipykernel import", "papermill": "semlib run", "snakemake": "snakemake --snakefile", "everything": ""}
+VICTIMS = {
+    "kernel": "from ipykernel import",
+    "papermill": "semlib run",
+    "snakemake": "snakemake --snakefile",
+    "everything": "",
+}
 
 
 def main() -> None:
@@ -39,8 +46,12 @@ def main() -> None:
         args.log.write_text("\n".join(lines) + "\n")
 
 
-def run(folder: Path, kills: int, *given: str, pause: tuple[float, float] = (3, 20), seed: int = 0) -> list[str]:
-    """What happened, line by line; AssertionError if a score differs. given: further words of the grid's command."""
+def run(
+    folder: Path, kills: int, *given: str, pause: tuple[float, float] = (3, 20), seed: int = 0
+) -> list[str]:
+    """What happened, line by line; AssertionError if a score differs. given: further words of the
+    grid's command.
+    """
     chance, lines, counts, begun = random.Random(seed), [], Counter(), time.monotonic()
 
     def say(text: str) -> None:
@@ -50,7 +61,17 @@ def run(folder: Path, kills: int, *given: str, pause: tuple[float, float] = (3, 
     with (folder / "log").open("w") as log:
 
         def start(name: str) -> subprocess.Popen:
-            words = [sys.executable, "-m", "semlib", "grid", str(PARAMS), "-p", "outputs", str(folder / name), *given]
+            words = [
+                sys.executable,
+                "-m",
+                "semlib",
+                "grid",
+                str(PARAMS),
+                "-p",
+                "outputs",
+                str(folder / name),
+                *given,
+            ]
             how = {"cwd": ROOT, "env": environment(), "start_new_session": True}
             return subprocess.Popen(words, stdout=log, stderr=log, **how)
 
@@ -71,20 +92,29 @@ def run(folder: Path, kills: int, *given: str, pause: tuple[float, float] = (3, 
                 process = start(f"grid-{grids}")
             if process.wait() == 0 or sum(counts.values()) == kills:
                 assert process.returncode == 0, (folder / "log").read_text()
-                assert scores(experiment(folder / f"grid-{grids}", given)) == whole, f"grid {grids} differs"
+                assert scores(experiment(folder / f"grid-{grids}", given)) == whole, (
+                    f"grid {grids} differs"
+                )
                 say(f"grid {grids} is complete: its scores equal the undisturbed one's to the bit")
                 grids += 1
-    say(f"{kills} kills ({', '.join(f'{n} {name}' for name, n in sorted(counts.items()))}) over {grids} grids")
+    say(
+        f"{kills} kills ({', '.join(f'{n} {name}' for name, n in sorted(counts.items()))}) over {grids} grids"
+    )
     return lines
 
 
 def experiment(outputs: Path, given: Sequence[str]) -> Experiment:
-    pairs = [*zip(given[1::3], given[2::3], strict=True), ("outputs", str(outputs))]  # -p NAME VALUE
+    pairs = [
+        *zip(given[1::3], given[2::3], strict=True),
+        ("outputs", str(outputs)),
+    ]  # -p NAME VALUE
     return notebooks.parameters(ROOT / "notebooks" / "benchmark.ipynb", [PARAMS], pairs)[1][0]
 
 
 def kill(grid: subprocess.Popen, chance: random.Random) -> str | None:
-    """SIGKILL one process below the grid, or all; the victim's kind, None if there is none of that kind now."""
+    """SIGKILL one process below the grid, or all; the victim's kind, None if there is none of that
+    kind now.
+    """
     victim = chance.choice(list(VICTIMS))
     below = psutil.Process(grid.pid).children(recursive=True)
     found = [p for p in below if VICTIMS[victim] in _words(p)]

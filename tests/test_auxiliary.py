@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from semlib import auxiliary, config, models
+from semlib import auxiliary, models
+from workbench.experiment import ConfigError, Experiment
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def network(norm_batch=None):
     torch.manual_seed(0)
-    return models.build("wrn-10-1", 5, (3, 8, 8), heads=auxiliary.rotation.heads, norm_batch=norm_batch)
+    return models.build(
+        "wrn-10-1", 5, (3, 8, 8), heads=auxiliary.rotation.heads, norm_batch=norm_batch
+    )
 
 
 def test_quarter_turns_are_numpys_side_by_side():
@@ -47,14 +50,16 @@ def test_the_rotation_loss_trains_the_shared_weights_and_its_own_head():
     auxiliary.rotation(net, torch.rand(4, 3, 8, 8)).backward()
     untouched = {name for name, parameter in net.named_parameters() if parameter.grad is None}
     assert untouched == {"heads.classification.weight", "heads.classification.bias"}
-    assert all(parameter.grad.any() for name, parameter in net.named_parameters() if name not in untouched)
+    assert all(
+        parameter.grad.any() for name, parameter in net.named_parameters() if name not in untouched
+    )
 
 
 def test_methods_are_found_by_name():
-    experiment = config.Experiment(cpc_negatives="batch")
+    experiment = Experiment(cpc_negatives="batch")
     assert auxiliary.find("classification", experiment) is None
     assert auxiliary.find("rotation", experiment) is auxiliary.rotation
     assert auxiliary.find("semlib.auxiliary:rotation", experiment) is auxiliary.rotation
     assert auxiliary.find("cpc", experiment).keywords == {"negatives": "batch", "augment": False}
-    with pytest.raises(config.ConfigError, match=r"semlib\.auxiliary:rotate: .*package\.module:function"):
+    with pytest.raises(ConfigError, match=r"semlib\.auxiliary:rotate: .*package\.module:function"):
         auxiliary.find("semlib.auxiliary:rotate", experiment)

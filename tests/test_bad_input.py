@@ -1,7 +1,8 @@
-"""Bad input: a wrong parameter, file or command line ends in one line that names it; a damaged file is named, no code run.
+"""Bad input: a wrong parameter, file or command line ends in one line that names it; a damaged file
+is named, no code run.
 
-What carries checksums is read exactly or refused. record.json, the CSV and YAML files and photographs carry none: of them
-only what is no longer of their form can be noticed.
+What carries checksums is read exactly or refused. record.json, the CSV and YAML files and
+photographs carry none: of them only what is no longer of their form can be noticed.
 """
 
 import ast
@@ -35,12 +36,26 @@ from test_publishers import encoded
 from test_publishers import tar_bytes as tar
 from torchvision.datasets import CIFAR10, STL10
 
-from semlib import checkpoint, config, datasets, runs, training
-from semlib.__main__ import main
-from semlib.checkpoint import Checkpoint
-from semlib.config import ConfigError, Experiment
+from semlib import datasets, training
 from semlib.datasets import DataError, folder, imagenet, ood
-from semlib.runs import plan, store
+from workbench import checkpoint, runs
+from workbench.checkpoint import Checkpoint
+from workbench.cli import main
+from workbench.experiment import (
+    CHOSEN_WEIGHTS,
+    METHODS,
+    MOST,
+    SCORES,
+    ConfigError,
+    Experiment,
+    Several,
+    chosen_weight,
+    create,
+    read_parameters,
+    several,
+)
+from workbench.images import prepared
+from workbench.runs import plan, store
 
 HOLDOUT = "notebooks/holdout.ipynb"
 GRID = ["grid", "params/demo/benchmark.yaml"]
@@ -57,7 +72,9 @@ def is_one_line(error, *said):
 
 # --- valid and invalid values of each field, by its annotation
 
-NAMES = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), min_size=1).filter(lambda text: text.lower() != "none")
+NAMES = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), min_size=1).filter(
+    lambda text: text.lower() != "none"
+)
 COMPOSED = NAMES.map(lambda text: unicodedata.normalize("NFC", text))
 FUNCTIONS = st.from_regex(r"[a-z]{1,5}(\.[a-z]{1,5})?:[a-z]{1,5}", fullmatch=True)
 CONTROL = st.from_regex(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -72,12 +89,18 @@ def annotated(kind, *limits):
     """Of a field's annotation the plain type, the limits, as {"ge": 1}, and whether it may be None."""
     if get_origin(kind) is Annotated:
         kind, *more = get_args(kind)
-        return annotated(kind, *limits, *(limit for part in more for limit in getattr(part, "metadata", [part])))
+        return annotated(
+            kind, *limits, *(limit for part in more for limit in getattr(part, "metadata", [part]))
+        )
     if NoneType in get_args(kind):
         (inner,) = set(get_args(kind)) - {NoneType}
         return *annotated(inner, *limits)[:2], True
     names = ("ge", "gt", "le", "lt", "pattern", "max_length")
-    return kind, {name: getattr(limit, name) for limit in limits for name in names if hasattr(limit, name)}, False
+    return (
+        kind,
+        {name: getattr(limit, name) for limit in limits for name in names if hasattr(limit, name)},
+        False,
+    )
 
 
 def valid(kind, limits, optional):
@@ -90,29 +113,57 @@ def valid(kind, limits, optional):
         float: st.floats(least, most, exclude_min="gt" in limits, exclude_max="lt" in limits),
         str: st.from_regex(limits["pattern"], fullmatch=True) if "pattern" in limits else NAMES,
     }[kind]
-    values = values.filter(lambda text: len(text) <= limits["max_length"]) if "max_length" in limits else values
+    values = (
+        values.filter(lambda text: len(text) <= limits["max_length"])
+        if "max_length" in limits
+        else values
+    )
     return st.none() | values if optional else values
 
 
 def invalid(kind, limits, optional):
-    text = st.text(string.ascii_letters).filter(lambda text: text.lower() not in ("none", "inf", "nan", "infinity"))
+    text = st.text(string.ascii_letters).filter(
+        lambda text: text.lower() not in ("none", "inf", "nan", "infinity")
+    )
     wrong = [JUNK] if optional else [JUNK, st.none()]
     if get_origin(kind) is Literal:
-        wrong += [text.filter(lambda value: value not in get_args(kind)), st.booleans(), st.integers()]
+        wrong += [
+            text.filter(lambda value: value not in get_args(kind)),
+            st.booleans(),
+            st.integers(),
+        ]
     elif kind is bool:
         wrong += [text, st.integers(), st.floats()]
     elif kind is int:
-        least, most = int(limits["ge"]), int(limits["le"])  # without limits a slip could fill the memory
-        wrong += [text, st.booleans(), st.floats(), st.integers(max_value=least - 1), st.integers(min_value=most + 1)]
+        least, most = (
+            int(limits["ge"]),
+            int(limits["le"]),
+        )  # without limits a slip could fill the memory
+        wrong += [
+            text,
+            st.booleans(),
+            st.floats(),
+            st.integers(max_value=least - 1),
+            st.integers(min_value=most + 1),
+        ]
         wrong += [HUGE, HUGE.map(lambda value: -value)]
     elif kind is float:
-        wrong += [text, st.booleans(), st.sampled_from([float("nan"), float("inf"), "-inf", "nan", 10**400]), HUGE]
+        wrong += [
+            text,
+            st.booleans(),
+            st.sampled_from([float("nan"), float("inf"), "-inf", "nan", 10**400]),
+            HUGE,
+        ]
         wrong += [st.floats(max_value=limits["ge"], exclude_max=True)] if "ge" in limits else []
         wrong += [st.floats(max_value=limits["gt"])] if "gt" in limits else []
         wrong += [st.floats(limits["lt"])] if "lt" in limits else []
     elif kind is str:
         wrong += [st.just(""), st.booleans(), st.floats(), CONTROL, st.just("\ud800")]
-        wrong += [st.text().filter(lambda value: not re.search(limits["pattern"], value))] if "pattern" in limits else []
+        wrong += (
+            [st.text().filter(lambda value: not re.search(limits["pattern"], value))]
+            if "pattern" in limits
+            else []
+        )
         wrong += [st.just("x" * (limits["max_length"] + 1))] if "max_length" in limits else []
     return st.one_of(wrong)
 
@@ -123,30 +174,54 @@ def lists(of):
 
 COUNTS = st.integers(1, 1000)
 LISTED = {
-    "hold_out": st.sampled_from([["all"], ["none"]]) | lists(COMPOSED.filter(lambda name: name not in ("all", "none"))),
-    "methods": lists(st.sampled_from(config.METHODS) | FUNCTIONS),
-    "scores": lists(st.sampled_from(config.SCORES) | FUNCTIONS),
+    "hold_out": st.sampled_from([["all"], ["none"]])
+    | lists(COMPOSED.filter(lambda name: name not in ("all", "none"))),
+    "methods": lists(st.sampled_from(METHODS) | FUNCTIONS),
+    "scores": lists(st.sampled_from(SCORES) | FUNCTIONS),
 }
 TOGETHER = (  # those that hang together
-    st.fixed_dictionaries({"batch_size": st.integers(2, config.MOST), "norm_batch": st.none() | st.just(0)})
+    st.fixed_dictionaries(
+        {"batch_size": st.integers(2, MOST), "norm_batch": st.none() | st.just(0)}
+    )
     | st.builds(lambda n, k: {"batch_size": max(2, n * k), "norm_batch": n}, COUNTS, COUNTS),
-    st.builds(lambda some, more: {"average_last_epochs": some, "epochs": some + more}, COUNTS, COUNTS | st.just(0)),
+    st.builds(
+        lambda some, more: {"average_last_epochs": some, "epochs": some + more},
+        COUNTS,
+        COUNTS | st.just(0),
+    ),
 )
 FIELDS = {name: annotated(field.annotation, *field.metadata)
           for name, field in Experiment.model_fields.items() if name not in LISTED}  # fmt: skip
 ALONE = {name: valid(*field) for name, field in FIELDS.items()
          if name not in ("batch_size", "norm_batch", "average_last_epochs", "epochs")}  # fmt: skip
-ALONE["dataset"] = NAMES.filter(lambda name: name.strip("/.~"))  # a folder without a name is refused
-VALID = st.builds(lambda values, a, b: values | a | b, st.fixed_dictionaries({}, optional=LISTED | ALONE), *TOGETHER)
+ALONE["dataset"] = NAMES.filter(
+    lambda name: name.strip("/.~")
+)  # a folder without a name is refused
+VALID = st.builds(
+    lambda values, a, b: values | a | b,
+    st.fixed_dictionaries({}, optional=LISTED | ALONE),
+    *TOGETHER,
+)
 
 TWICE = lists(NAMES).map(lambda names: [*names, names[0]])
-WRONG_LISTS = JUNK | st.none() | st.booleans() | st.floats() | st.sampled_from([[], "", ["3", 3]]) | TWICE
-UNKNOWN = NAMES.filter(lambda name: ":" not in name and name not in (*config.METHODS, *config.SCORES))
+WRONG_LISTS = (
+    JUNK | st.none() | st.booleans() | st.floats() | st.sampled_from([[], "", ["3", 3]]) | TWICE
+)
+UNKNOWN = NAMES.filter(lambda name: ":" not in name and name not in (*METHODS, *SCORES))
 WRONG = st.one_of(  # the field that is to be named, and the parameters
-    *(st.tuples(st.just(name), st.fixed_dictionaries({name: invalid(*field)})) for name, field in FIELDS.items()),
+    *(
+        st.tuples(st.just(name), st.fixed_dictionaries({name: invalid(*field)}))
+        for name, field in FIELDS.items()
+    ),
     *(st.tuples(st.just(name), st.fixed_dictionaries({name: WRONG_LISTS})) for name in LISTED),
-    st.builds(lambda names, word: ("hold_out", {"hold_out": [*names, word]}), lists(NAMES), st.sampled_from(["all", "none"])),
-    st.builds(lambda field, name: (field, {field: name}), st.sampled_from(["methods", "scores"]), UNKNOWN),
+    st.builds(
+        lambda names, word: ("hold_out", {"hold_out": [*names, word]}),
+        lists(NAMES),
+        st.sampled_from(["all", "none"]),
+    ),
+    st.builds(
+        lambda field, name: (field, {field: name}), st.sampled_from(["methods", "scores"]), UNKNOWN
+    ),
     COUNTS.map(lambda n: ("batch_size", {"norm_batch": n + 1, "batch_size": 2 * n + 3})),
     COUNTS.map(lambda n: ("average_last_epochs", {"epochs": n, "average_last_epochs": n + 1})),
 )
@@ -163,14 +238,21 @@ def place(tmp_path_factory):
 @few(60)
 @given(values=VALID)
 def test_any_experiment_is_the_same_after_yaml(place, values):
-    experiment = config.create(values)
+    experiment = create(values)
     (place / "valid.yaml").write_text(yaml.safe_dump(experiment.model_dump(mode="json")))
-    read = config.read_parameters(place / "valid.yaml")
-    again = config.create(read)
-    assert again == experiment and config.several(read) == (experiment,)
-    again, experiment = (e.model_copy(update={"precision": "float32"}) for e in (again, experiment))  # auto asks the device
-    for method in config.METHODS if ":" not in experiment.architecture else ():  # a user's network has to be there
-        assert plan.Run(again, "cat", method, 0).address == plan.Run(experiment, "cat", method, 0).address
+    read = read_parameters(place / "valid.yaml")
+    again = create(read)
+    assert again == experiment and several(read) == (experiment,)
+    again, experiment = (
+        e.model_copy(update={"precision": "float32"}) for e in (again, experiment)
+    )  # auto asks the device
+    for method in (
+        METHODS if ":" not in experiment.architecture else ()
+    ):  # a user's network has to be there
+        assert (
+            plan.Run(again, "cat", method, 0).address
+            == plan.Run(experiment, "cat", method, 0).address
+        )
 
 
 @few(150)
@@ -178,21 +260,28 @@ def test_any_experiment_is_the_same_after_yaml(place, values):
 def test_a_wrong_value_is_one_line_that_names_its_field(wrong, others):
     field, values = wrong
     with pytest.raises(ConfigError) as error:
-        config.create(others | values)
+        create(others | values)
     assert is_one_line(error.value, field), error.value
     several_data_sets = field == "dataset" and isinstance(values[field], list)
-    if not several_data_sets and values.get("auxiliary_weight", 0) is not None:  # None: the chosen one
+    if (
+        not several_data_sets and values.get("auxiliary_weight", 0) is not None
+    ):  # None: the chosen one
         with pytest.raises(ConfigError) as error:
-            config.several(others | values)
+            several(others | values)
         assert is_one_line(error.value, field), error.value
 
 
 @few(60)
-@given(values=VALID, name=st.sampled_from(sorted(Experiment.model_fields)), at=st.integers(0, 30), letter=st.text(max_size=2))
+@given(
+    values=VALID,
+    name=st.sampled_from(sorted(Experiment.model_fields)),
+    at=st.integers(0, 30),
+    letter=st.text(max_size=2),
+)
 def test_a_misspelt_parameter_is_one_line_with_the_choices(values, name, at, letter):
     misspelt = name[: at % len(name)] + letter + name[at % len(name) + 1 :]
-    assume(misspelt not in Experiment.model_fields and misspelt not in config.Several.model_fields)
-    for make in (config.create, config.several):
+    assume(misspelt not in Experiment.model_fields and misspelt not in Several.model_fields)
+    for make in (create, several):
         with pytest.raises(ConfigError) as error:
             make({misspelt: 3, **values})
         assert is_one_line(error.value, "unknown parameter", name), error.value
@@ -202,10 +291,13 @@ WRONG_WEIGHTS = JUNK | st.sampled_from([[], [0.5, -1], [True], [0.1, "0.1"], flo
 
 
 @few(40)
-@given(st.dictionaries(UNKNOWN, st.just([1.0]), min_size=1) | st.fixed_dictionaries({"rotation": WRONG_WEIGHTS}))
+@given(
+    st.dictionaries(UNKNOWN, st.just([1.0]), min_size=1)
+    | st.fixed_dictionaries({"rotation": WRONG_WEIGHTS})
+)
 def test_wrong_auxiliary_weights_are_one_line(weights):
     with pytest.raises(ConfigError) as error:
-        config.several({"auxiliary_weights": weights})
+        several({"auxiliary_weights": weights})
     assert is_one_line(error.value, "auxiliary_weights"), error.value
 
 
@@ -214,7 +306,9 @@ def test_wrong_auxiliary_weights_are_one_line(weights):
 
 def laughs(line):
     """Ten lines each of which says the one before nine times."""
-    return "a0: &a0 {b: c}\n" + "".join(f"a{k}: &a{k} {line.format(', '.join([f'*a{k - 1}'] * 9))}\n" for k in range(1, 11))
+    return "a0: &a0 {b: c}\n" + "".join(
+        f"a{k}: &a{k} {line.format(', '.join([f'*a{k - 1}'] * 9))}\n" for k in range(1, 11)
+    )
 
 
 FILES = {
@@ -245,12 +339,63 @@ FILES = {
     "its own settings": "settings: wrong.yaml",
 }
 PIECES = [
-    *("epochs", "dataset", "3", "[", "]", "{", "}", "'", '"', "#", "~", "0x", "1:60", "2001-99-99", ".nan", "é", "9" * 5000),
-    *("!!set", "!!omap", "!!int", "!!float", "!!bool", "!!binary", "!!timestamp", "!!python/name:os.system", "%YAML 9"),
-    *(": ", "- ", "? ", "| ", "> ", "&a ", "*a", "<<: ", "\n", "---\n", " ", "  ", "\t", "\0", "\ufeff", "\u2028"),
+    *(
+        "epochs",
+        "dataset",
+        "3",
+        "[",
+        "]",
+        "{",
+        "}",
+        "'",
+        '"',
+        "#",
+        "~",
+        "0x",
+        "1:60",
+        "2001-99-99",
+        ".nan",
+        "é",
+        "9" * 5000,
+    ),
+    *(
+        "!!set",
+        "!!omap",
+        "!!int",
+        "!!float",
+        "!!bool",
+        "!!binary",
+        "!!timestamp",
+        "!!python/name:os.system",
+        "%YAML 9",
+    ),
+    *(
+        ": ",
+        "- ",
+        "? ",
+        "| ",
+        "> ",
+        "&a ",
+        "*a",
+        "<<: ",
+        "\n",
+        "---\n",
+        " ",
+        "  ",
+        "\t",
+        "\0",
+        "\ufeff",
+        "\u2028",
+    ),
 ]
-NESTED = st.recursive(NAMES | st.integers() | st.none(), lambda of: st.lists(of) | st.dictionaries(NAMES, of), max_leaves=5)
-SOME = st.dictionaries(st.sampled_from([*Experiment.model_fields, *config.Several.model_fields, "epoch"]), NESTED, min_size=1)
+NESTED = st.recursive(
+    NAMES | st.integers() | st.none(),
+    lambda of: st.lists(of) | st.dictionaries(NAMES, of),
+    max_leaves=5,
+)
+SOME = st.dictionaries(
+    st.sampled_from([*Experiment.model_fields, *Several.model_fields, "epoch"]), NESTED, min_size=1
+)
 ANY_FILE = st.one_of(
     st.binary(),
     st.text(st.characters()).map(lambda text: text.encode("utf-8", "surrogatepass")),
@@ -263,11 +408,18 @@ ANY_FILE = st.one_of(
 def test_a_file_that_holds_no_parameters_is_one_line_at_once(command, tmp_path, monkeypatch, what):
     monkeypatch.chdir(tmp_path)
     path, content = tmp_path / "wrong.yaml", FILES[what]
-    path.write_bytes(content if isinstance(content, bytes) else content.replace("wrong.yaml", str(path)).encode())
+    path.write_bytes(
+        content if isinstance(content, bytes) else content.replace("wrong.yaml", str(path)).encode()
+    )
     started = time.process_time()  # a loaded machine is no fault
     with pytest.raises(ConfigError) as error:
-        config.several(config.read_parameters(path))
-    named = {"a huge hexadecimal": "epochs", "a billion laughs": "epochs", "a billion merges": "'b'", "itself": "epochs"}
+        several(read_parameters(path))
+    named = {
+        "a huge hexadecimal": "epochs",
+        "a billion laughs": "epochs",
+        "a billion merges": "'b'",
+        "itself": "epochs",
+    }
     assert is_one_line(error.value, named.get(what, "wrong.yaml")), error.value
     refused(command, "run", HOLDOUT, "-f", path, *parameters(outputs=tmp_path / "outputs"))
     assert list(tmp_path.iterdir()) == [path] and time.process_time() - started < 10
@@ -279,13 +431,13 @@ def test_any_file_is_parameters_or_one_line(place, content):
     path = place / "any.yaml"
     path.write_bytes(content)
     try:
-        read = config.read_parameters(path)
+        read = read_parameters(path)
     except ConfigError as error:
         assert is_one_line(error, "any.yaml"), error
         return
     assert isinstance(read, dict) and all(isinstance(name, str) for name in read)
     try:
-        assert config.several(read)
+        assert several(read)
     except ConfigError as error:
         assert is_one_line(error), error
 
@@ -295,7 +447,9 @@ def test_any_file_is_parameters_or_one_line(place, content):
 
 @pytest.fixture(scope="module")
 def command(place):
-    """The command line in this process, as a function: (status, stderr). Starting anything or changing a file is an error."""
+    """The command line in this process, as a function: (status, stderr). Starting anything or
+    changing a file is an error.
+    """
 
     def start(*args, **kwargs):
         raise AssertionError("started")
@@ -308,7 +462,9 @@ def command(place):
             except SystemExit as exit:
                 status = exit.code
         assert (contents(place), {*place.rglob("*")}) == before, "something was written"
-        return status, re.sub(r"^usage: (.*\n)*.*?: (?=error: )", "", said.getvalue())  # argparse's own
+        return status, re.sub(
+            r"^usage: (.*\n)*.*?: (?=error: )", "", said.getvalue()
+        )  # argparse's own
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEMLIB_DATA", str(place / "data"))
@@ -319,10 +475,21 @@ def command(place):
 
 def refused(command, *words, said=()):
     status, text = command(*words)
-    assert status == 2 and text.startswith("error: ") and text.count("\n") == 1 and all(part in text for part in said), text
+    assert (
+        status == 2
+        and text.startswith("error: ")
+        and text.count("\n") == 1
+        and all(part in text for part in said)
+    ), text
 
 
-TINY = {"dataset": "tiny", "hold_out": "one", "missing": "train", "architecture": "wrn-10-1", "norm_batch": None}
+TINY = {
+    "dataset": "tiny",
+    "hold_out": "one",
+    "missing": "train",
+    "architecture": "wrn-10-1",
+    "norm_batch": None,
+}
 NOT_HERE = {
     "hold_out": ["cta", "[one, cta]", "[all, one]", "''"],
     "dataset": ["tinny", "..", "/", "x" * 300, "~nobody/birds", ""],
@@ -331,7 +498,15 @@ NOT_HERE = {
     "scores": ["engergy", "absent.module:score", "math:sqrt", "json:absent"],
     "device": ["cuda:99", "tpu"],
     "fold": [3],
-    "epochs": ["!!python/object/apply:os.system [true]", "[", "9" * 5000, "2001-99-99", "&a [*a]", "1.5", "''"],
+    "epochs": [
+        "!!python/object/apply:os.system [true]",
+        "[",
+        "9" * 5000,
+        "2001-99-99",
+        "&a [*a]",
+        "1.5",
+        "''",
+    ],
     "outputs": ["/dev/null/x"],
     "profile": ["../x", "x" * 300],
     "data_root": ["/dev/null/x"],
@@ -342,7 +517,9 @@ NOT_HERE = {
 }
 
 
-@pytest.mark.parametrize("verb", [["run", HOLDOUT], ["run", "notebooks/benchmark.ipynb"], GRID], ids=" ".join)
+@pytest.mark.parametrize(
+    "verb", [["run", HOLDOUT], ["run", "notebooks/benchmark.ipynb"], GRID], ids=" ".join
+)
 @pytest.mark.parametrize("name", NOT_HERE)
 def test_what_is_not_here_or_does_not_fit_is_one_line(command, place, verb, name):
     for text in NOT_HERE[name]:
@@ -351,22 +528,37 @@ def test_what_is_not_here_or_does_not_fit_is_one_line(command, place, verb, name
 
 @few(60)
 @given(wrong=WRONG, by_file=st.booleans())
-def test_a_wrong_parameter_in_a_file_or_on_the_command_line_is_one_line(command, place, wrong, by_file):
+def test_a_wrong_parameter_in_a_file_or_on_the_command_line_is_one_line(
+    command, place, wrong, by_file
+):
     field, values = wrong
-    assume(not (field == "dataset" and isinstance(values[field], list)) and values.get("auxiliary_weight", 0) is not None)
+    assume(
+        not (field == "dataset" and isinstance(values[field], list))
+        and values.get("auxiliary_weight", 0) is not None
+    )
     assume(not isinstance(values[field], int) or abs(values[field]) < 10**4000)
     places = parameters(outputs=place / "outputs") if field != "outputs" else []
     if by_file:
         (place / "wrong.yaml").write_text(yaml.safe_dump(values))
         refused(command, "run", HOLDOUT, "-f", place / "wrong.yaml", *places)
-    elif not isinstance(Experiment.model_fields[field].default, str | tuple):  # text fields take any text
-        flow = yaml.safe_dump(list(values.values()), default_flow_style=True, width=10**6).strip()[1:-1]
-        assume(not flow.startswith("-") and len(values) == 1)  # a word that argparse would take for an option
+    elif not isinstance(
+        Experiment.model_fields[field].default, str | tuple
+    ):  # text fields take any text
+        flow = yaml.safe_dump(list(values.values()), default_flow_style=True, width=10**6).strip()[
+            1:-1
+        ]
+        assume(
+            not flow.startswith("-") and len(values) == 1
+        )  # a word that argparse would take for an option
         refused(command, *GRID, *places, "-p", field, flow, said=[field])
 
 
 @few(40)
-@given(name=NAMES.filter(lambda name: len(name.encode()) < 200 and name[0] != "-" and not {"/", *name} <= {"/", "."}))
+@given(
+    name=NAMES.filter(
+        lambda name: len(name.encode()) < 200 and name[0] != "-" and not {"/", *name} <= {"/", "."}
+    )
+)
 def test_names_of_nothing_are_one_line(command, place, name):
     name = "absent " + name.replace("/", "-")
     root = ["--root", place / "data"]
@@ -379,7 +571,17 @@ def test_names_of_nothing_are_one_line(command, place, name):
     refused(command, "run", HOLDOUT, "-p", name, "3", said=["unknown parameter"])
 
 
-NO_NOTEBOOK = ["", "{", "[1]", "{}", "é", '{"nbformat": 4, "cells": 3}', '{"cells": [3]}', '{"nbformat": "x"}', "[" * 10**5]
+NO_NOTEBOOK = [
+    "",
+    "{",
+    "[1]",
+    "{}",
+    "é",
+    '{"nbformat": 4, "cells": 3}',
+    '{"cells": [3]}',
+    '{"nbformat": "x"}',
+    "[" * 10**5,
+]
 
 
 @pytest.mark.parametrize("content", NO_NOTEBOOK, ids=lambda content: content[:30])
@@ -393,8 +595,19 @@ def test_what_is_no_notebook_is_one_line(command, tmp_path, content):
 
 
 WORDS = [
-    *([], ["fly"], ["run"], ["grid"], ["report"], ["data", "burn", "digits"], ["data", "prepare", "digits", "--side", "0"]),
-    *(["run", HOLDOUT, *more] for more in (["-p", "epochs"], ["--timeout", "soon"], ["--timeout", "-1"], ["-o", "/tmp"])),
+    *(
+        [],
+        ["fly"],
+        ["run"],
+        ["grid"],
+        ["report"],
+        ["data", "burn", "digits"],
+        ["data", "prepare", "digits", "--side", "0"],
+    ),
+    *(
+        ["run", HOLDOUT, *more]
+        for more in (["-p", "epochs"], ["--timeout", "soon"], ["--timeout", "-1"], ["-o", "/tmp"])
+    ),
     *(["run", HOLDOUT, "-o", "/dev/null/x.ipynb"], [*GRID, "--jobs", "0"], ["run", "README.md"]),
 ]
 
@@ -408,7 +621,12 @@ def test_words_that_make_no_command_are_refused(command, words):
                                    ["data", "check", os.fsdecode(b"caf\xe9")]], ids=["run", "data"])  # fmt: skip
 def test_the_same_through_a_process(words, tmp_path):
     done = semlib(*words, SEMLIB_DATA=tmp_path)
-    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and not done.stdout
+    assert (
+        done.returncode == 2
+        and done.stderr.startswith("error: ")
+        and done.stderr.count("\n") == 1
+        and not done.stdout
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -416,7 +634,9 @@ def test_the_same_through_a_process(words, tmp_path):
 
 
 def damaged(whole):
-    """The file cut short, or with bits flipped, or with bytes of chance in place of some, or between."""
+    """The file cut short, or with bits flipped, or with bytes of chance in place of some, or
+    between.
+    """
     place, noise = st.integers(0, len(whole) - 1), st.binary(min_size=1, max_size=64)
 
     def flipped(bits):
@@ -427,7 +647,9 @@ def damaged(whole):
 
     return st.one_of(
         place.map(lambda end: whole[:end]),
-        st.lists(st.integers(0, 8 * len(whole) - 1), min_size=1, max_size=8, unique=True).map(flipped),
+        st.lists(st.integers(0, 8 * len(whole) - 1), min_size=1, max_size=8, unique=True).map(
+            flipped
+        ),
         st.builds(lambda at, some: whole[:at] + some + whole[at + len(some) :], place, noise),
         st.builds(lambda at, some: whole[:at] + some + whole[at:], place, noise),
     )
@@ -469,29 +691,38 @@ def scores(where, patch):
 
 def history(where, patch):
     record = store.find(finished(where))
-    (record.home / "history.csv").write_text("epoch,loss,accuracy,seconds\n1,2.3,0.1,1.5\n2,1.9,0.4,3.0\n")
+    (record.home / "history.csv").write_text(
+        "epoch,loss,accuracy,seconds\n1,2.3,0.1,1.5\n2,1.9,0.4,3.0\n"
+    )
     return record.home / "history.csv", record.history
 
 
 def chosen_weights(where, patch):
     run = finished(where)
-    path = run.experiment.folder / config.CHOSEN_WEIGHTS
-    path.write_text("dataset,method,auxiliary_weight,accuracy\ncifar10,rotation,4,9\ndigits,rotation,0.25,98\n")
-    return path, lambda: config.chosen_weight(run.experiment)
+    path = run.experiment.folder / CHOSEN_WEIGHTS
+    path.write_text(
+        "dataset,method,auxiliary_weight,accuracy\ncifar10,rotation,4,9\ndigits,rotation,0.25,98\n"
+    )
+    return path, lambda: chosen_weight(run.experiment)
 
 
 def prepared(where, patch):
     part = datasets.ImageSet(pixels(6, 1, 2, 2), np.arange(6) % 3)
-    datasets.loading.write(where / "own.npz", datasets.Dataset("own", part, part, ("ant", "bee", "cat")))
-    return where / "own.npz", lambda: datasets.load("own", where)
+    datasets.loading.write(
+        where / "own.npz", datasets.Dataset("own", part, part, ("ant", "bee", "cat"))
+    )
+    return where / "own.npz", lambda: prepared.load("own", where)
 
 
 def names(where, patch):
-    return prepared(where, patch)[0], lambda: datasets.classes("own", where)
+    return prepared(where, patch)[0], lambda: prepared.classes("own", where)
 
 
 def state(where, patch):
-    torch.save({"net": {"w": torch.arange(300.0)}, "progress": ([{"loss": 1.0}], 2.5, 3)}, where / "state.pt")
+    torch.save(
+        {"net": {"w": torch.arange(300.0)}, "progress": ([{"loss": 1.0}], 2.5, 3)},
+        where / "state.pt",
+    )
     return where / "state.pt", lambda: checkpoint.read(where / "state.pt")
 
 
@@ -519,10 +750,16 @@ def ilsvrc(name):
 
     def make(where, patch):
         spiders = imagenet.SUBSETS["imagenet_spider"]
-        ids = np.array([(k, wnid) for k, wnid in enumerate(spiders, 1)], dtype=[("ILSVRC2012_ID", "O"), ("WNID", "O")])
+        ids = np.array(
+            [(k, wnid) for k, wnid in enumerate(spiders, 1)],
+            dtype=[("ILSVRC2012_ID", "O"), ("WNID", "O")],
+        )
         savemat(meta := io.BytesIO(), {"synsets": ids})
         truth = "\n".join(str(k) for k in range(1, 7)).encode()
-        train = {f"{wnid}.tar": tar({f"{wnid}_{j}.JPEG": picture("BMP", 8) for j in range(2)}) for wnid in spiders}
+        train = {
+            f"{wnid}.tar": tar({f"{wnid}_{j}.JPEG": picture("BMP", 8) for j in range(2)})
+            for wnid in spiders
+        }
         val = {f"ILSVRC2012_val_{k:08}.JPEG": picture("BMP", 8) for k in range(1, 7)}
         kit = {"kit/meta.mat": meta.getvalue(), "kit/ILSVRC2012_validation_ground_truth.txt": truth}
         (where / imagenet.TRAIN_TAR).write_bytes(tar(train))
@@ -539,10 +776,12 @@ def cifar10(name):
         home.mkdir()
         for batch in [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]:
             (home / batch).write_bytes(pickle.dumps({"data": pixels(2, 3072), "labels": [3, 4]}))
-        (home / "batches.meta").write_bytes(pickle.dumps({"label_names": list(datasets.classes("cifar10", where))}))
+        (home / "batches.meta").write_bytes(
+            pickle.dumps({"label_names": list(prepared.classes("cifar10", where))})
+        )
         publish(patch, CIFAR10, home)
         patch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": md5(home / "batches.meta")})
-        return home / name, lambda: unprepared(where) and datasets.load("cifar10", where), where
+        return home / name, lambda: unprepared(where) and prepared.load("cifar10", where), where
 
     return make
 
@@ -555,10 +794,14 @@ def stl10(name):
             (home / f"{part}_X.bin").write_bytes(pixels(20, 3, 96, 96).tobytes())
             (home / f"{part}_y.bin").write_bytes(bytes(k % 10 + 1 for k in range(20)))
         (home / "unlabeled_X.bin").write_bytes(b"")
-        (home / "class_names.txt").write_text("\n".join(datasets.classes("stl10", where)))
+        (home / "class_names.txt").write_text("\n".join(prepared.classes("stl10", where)))
         (home / "fold_indices.txt").write_text("\n".join(f"{k} {k + 1} {k + 2}" for k in range(10)))
         publish(patch, STL10, home)
-        return home / name, lambda: unprepared(where) and datasets.load("stl10", where, fold=3), where
+        return (
+            home / name,
+            lambda: unprepared(where) and prepared.load("stl10", where, fold=3),
+            where,
+        )
 
     return make
 
@@ -571,7 +814,10 @@ def publish(patch, data, home):
     """Take these files for the publisher's; there is no network."""
     for which in ("train_list", "test_list"):
         patch.setattr(data, which, [[name, md5(home / name)] for name, *_ in getattr(data, which)])
-    patch.setattr("urllib.request.urlopen", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("no network")))
+    patch.setattr(
+        "urllib.request.urlopen",
+        lambda *args, **kwargs: (_ for _ in ()).throw(OSError("no network")),
+    )
 
 
 def photograph(kind):
@@ -592,7 +838,10 @@ CHECKED = {  # read exactly or refused
     imagenet.DEVKIT: (ilsvrc(imagenet.DEVKIT), DataError),
     **{name: (cifar10(name), DataError) for name in ("data_batch_2", "test_batch", "batches.meta")},
     **{name: (stl10(name), DataError) for name in ("train_X.bin", "test_y.bin", "class_names.txt")},
-    **{f"shape of a {kind}": (photograph(kind), DataError) for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "TGA")},
+    **{
+        f"shape of a {kind}": (photograph(kind), DataError)
+        for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "TGA")
+    },
 }
 UNCHECKED = {
     "record.json": (record, ValueError),
@@ -614,7 +863,9 @@ def test_a_damaged_file_is_read_exactly_or_named(tmp_path, monkeypatch, one_thre
     @given(damaged(whole))
     def check(content):
         path.write_bytes(content)
-        os.utime(path, ns=(0, next(times)))  # what is known of a file of the same time isn't read again
+        os.utime(
+            path, ns=(0, next(times))
+        )  # what is known of a file of the same time isn't read again
         try:
             found = read()
         except documented as error:
@@ -642,7 +893,9 @@ def flip_one_bit(path):
     """Of the largest member of a zip file."""
     content = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as archive:
-        content[content.index(archive.read(max(archive.infolist(), key=lambda info: info.file_size)))] ^= 1
+        content[
+            content.index(archive.read(max(archive.infolist(), key=lambda info: info.file_size)))
+        ] ^= 1
     path.write_bytes(content)
 
 
@@ -650,7 +903,10 @@ def of_other_images(content, whole):
     """Whether a record names other test images: it is whole, and not this run's."""
     with contextlib.suppress(ValueError):
         one, other = json.loads(content), json.loads(whole)
-        return re.fullmatch("[0-9a-f]{64}", one["test_digest"]) and one["test_digest"] != other["test_digest"]
+        return (
+            re.fullmatch("[0-9a-f]{64}", one["test_digest"])
+            and one["test_digest"] != other["test_digest"]
+        )
     return False
 
 
@@ -669,7 +925,9 @@ def test_a_damaged_run_is_warned_of_and_not_used(tmp_path, name):
             found = store.find(run)
         if found is None and not of_other_images(content, whole):
             (said,) = (warning.message for warning in caught if warning.category is UserWarning)
-            assert is_one_line(said, str(run.home)), said  # another SHA-256 in the record is damage to the scores
+            assert is_one_line(said, str(run.home)), (
+                said
+            )  # another SHA-256 in the record is damage to the scores
         elif found:
             assert name == "record.json" or found == expected
 
@@ -694,9 +952,13 @@ class Evil:
         return os.mkdir, (str(self.proof),)
 
 
-@pytest.mark.parametrize("how", ["one bit", "truncated", "another network's", "no weights", "a command"])
+@pytest.mark.parametrize(
+    "how", ["one bit", "truncated", "another network's", "no weights", "a command"]
+)
 def test_damaged_weights_are_one_line_that_names_them_and_stay(trained, tmp_path, how):
-    experiment = tiny(trained, methods="classification", epochs=1, epsilon=0.01)  # a score that the run lacks
+    experiment = tiny(
+        trained, methods="classification", epochs=1, epsilon=0.01
+    )  # a score that the run lacks
     (run,) = plan.planned(experiment)
     path, proof = run.home / "weights.pt", tmp_path / "proof"
     whole, before = path.read_bytes(), contents(run.home, ("weights.pt", "run.lock"))
@@ -705,10 +967,17 @@ def test_damaged_weights_are_one_line_that_names_them_and_stay(trained, tmp_path
     elif how == "truncated":
         path.write_bytes(whole[:-100])
     else:
-        torch.save({"another network's": {"w": torch.ones(1)}, "no weights": 3, "a command": Evil(proof)}[how], path)
+        torch.save(
+            {"another network's": {"w": torch.ones(1)}, "no weights": 3, "a command": Evil(proof)}[
+                how
+            ],
+            path,
+        )
     with pytest.raises(ConfigError) as error:
         runs.complete(experiment)
-    assert is_one_line(error.value, "tiny, one held out, classification, trial 0", str(path)), error.value
+    assert is_one_line(error.value, "tiny, one held out, classification, trial 0", str(path)), (
+        error.value
+    )
     assert not proof.exists() and contents(run.home, ("weights.pt", "run.lock")) == before
     path.write_bytes(whole)
 
@@ -717,12 +986,20 @@ def test_damaged_weights_are_one_line_that_names_them_and_stay(trained, tmp_path
 def test_a_checkpoint_with_one_other_bit_is_not_gone_on_from(tmp_path, capsys, one_thread, how):
     """torch.load compares no checksum: training would go on from another weight."""
     tiny_data(tmp_path / "data")
-    experiment, proof = tiny(tmp_path, methods="classification", epochs=1, checkpoint_every=1), tmp_path / "proof"
-    images = datasets.load("tiny", tmp_path / "data").train[:64]
+    experiment, proof = (
+        tiny(tmp_path, methods="classification", epochs=1, checkpoint_every=1),
+        tmp_path / "proof",
+    )
+    images = prepared.load("tiny", tmp_path / "data").train[:64]
 
     def train(stamp):
         net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4, bias=False))
-        return training.train(net, images, experiment, checkpoint=Checkpoint(tmp_path / "run" / "checkpoint.pt", stamp))
+        return training.train(
+            net,
+            images,
+            experiment,
+            checkpoint=Checkpoint(tmp_path / "run" / "checkpoint.pt", stamp),
+        )
 
     train("a")
     path = tmp_path / "run" / "checkpoint.pt"
@@ -736,7 +1013,9 @@ def test_a_checkpoint_with_one_other_bit_is_not_gone_on_from(tmp_path, capsys, o
     assert "checkpoint.pt in run can't be read" in said and not proof.exists()
 
 
-@pytest.mark.parametrize("make", [scores, prepared, names, prepared_ood], ids=lambda make: make.__name__)
+@pytest.mark.parametrize(
+    "make", [scores, prepared, names, prepared_ood], ids=lambda make: make.__name__
+)
 def test_a_pickled_object_in_an_npz_is_refused_and_no_code_is_run(tmp_path, monkeypatch, make):
     path, read = make(tmp_path, monkeypatch)
     with np.load(path, allow_pickle=False) as file:
@@ -750,9 +1029,13 @@ def test_a_pickled_object_in_an_npz_is_refused_and_no_code_is_run(tmp_path, monk
 
 
 def test_postscript_is_not_run_and_a_strip_is_no_image(tmp_path, monkeypatch):
-    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *args, **kwargs: pytest.fail("run"))
+    monkeypatch.setattr(
+        "PIL.EpsImagePlugin.Ghostscript", lambda *args, **kwargs: pytest.fail("run")
+    )
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png", "EPS")
-    Image.new("1", (9_000_000, 8)).save(tmp_path / "b.png")  # resized to 224 pixels of height it would have 56 GB
+    Image.new("1", (9_000_000, 8)).save(
+        tmp_path / "b.png"
+    )  # resized to 224 pixels of height it would have 56 GB
     for name in ("a.png", "b.png"):
         with pytest.raises(DataError) as error:
             folder.decode(tmp_path / name, 224)
@@ -767,21 +1050,40 @@ def sources():
         yield path, path.read_text()
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         cells = nbformat.read(path, 4).cells
-        yield path, "\n".join(re.sub(r"(?m)^[%!].*", "", cell.source) for cell in cells if cell.cell_type == "code")
+        yield (
+            path,
+            "\n".join(
+                re.sub(r"(?m)^[%!].*", "", cell.source)
+                for cell in cells
+                if cell.cell_type == "code"
+            ),
+        )
 
 
 def unsafe(node):
     """What a node of a syntax tree does that could run code out of a file, or None."""
     if isinstance(node, ast.Import | ast.ImportFrom):
         imported = {getattr(node, "module", None), *(name.name for name in node.names)}
-        return imported & {"pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+        return imported & {
+            "pickle",
+            "cPickle",
+            "_pickle",
+            "marshal",
+            "shelve",
+            "dill",
+            "cloudpickle",
+            "joblib",
+        }
     if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "yaml":
         return not re.fullmatch(r"safe_load|safe_dump|compose|SafeLoader|MappingNode", node.attr)
     if isinstance(node, ast.Attribute) and ast.unparse(node) != "torch.compile":
         return re.search(r"pickle|os\.system|os\.popen", ast.unparse(node))
     if not isinstance(node, ast.Call):
         return None
-    called, words = ast.unparse(node.func), {word.arg: ast.unparse(word.value) for word in node.keywords}
+    called, words = (
+        ast.unparse(node.func),
+        {word.arg: ast.unparse(word.value) for word in node.keywords},
+    )
     return (
         called in ("eval", "exec", "compile", "__import__")
         or (called == "torch.load" and words.get("weights_only") != "True")
@@ -799,5 +1101,12 @@ def test_nothing_in_the_package_or_the_notebooks_runs_code_out_of_a_file():
             assert not unsafe(node), f"{path.name}: {ast.unparse(node)}"
             seen |= {ast.unparse(node.func)} if isinstance(node, ast.Call) else set()
     assert {"torch.load", "np.load", "yaml.safe_load"} <= seen
-    for text in ("import pickle", "torch.load(f)", "np.load(f)", "yaml.load(f, yaml.Loader)", "pd.read_pickle(f)", "eval(x)"):
+    for text in (
+        "import pickle",
+        "torch.load(f)",
+        "np.load(f)",
+        "yaml.load(f, yaml.Loader)",
+        "pd.read_pickle(f)",
+        "eval(x)",
+    ):
         assert any(unsafe(node) for node in ast.walk(ast.parse(text))), text

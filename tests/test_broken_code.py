@@ -1,4 +1,6 @@
-"""A user's score or task changes nothing but its own numbers, and one that is broken costs neither training nor the others."""
+"""A user's score or task changes nothing but its own numbers, and one that is broken costs neither
+training nor the others.
+"""
 
 import random
 import sys
@@ -9,10 +11,11 @@ import torch
 from helpers import OWN_NETWORK, parameters, scores, tiny, tiny_data
 from sklearn.metrics import average_precision_score
 
-from semlib import metrics, runs
-from semlib.__main__ import main
-from semlib.results import plots
-from semlib.runs import execute, store
+from semlib import metrics
+from workbench import runs
+from workbench.cli import main
+from workbench.results import plots
+from workbench.runs import execute, store
 
 HOLDOUT = "notebooks/holdout.ipynb"
 
@@ -32,7 +35,9 @@ def no_training(monkeypatch):
 
 
 def write(place, *lines):
-    (place / "mine.py").write_text("\n".join(("import random", "import numpy as np", "import torch", *lines, "")))
+    (place / "mine.py").write_text(
+        "\n".join(("import random", "import numpy as np", "import torch", *lines, ""))
+    )
 
 
 def weights(experiment):
@@ -40,14 +45,41 @@ def weights(experiment):
 
 
 MEDDLING = {
-    "dropout": ["net.train()", "found = torch.stack([net(images).logsumexp(1) for _ in range(3)]).var(0)"],
-    "in place": ["logits /= 2", "with torch.no_grad():", "    images += 0.5", "found = logits.logsumexp(1)"],
+    "dropout": [
+        "net.train()",
+        "found = torch.stack([net(images).logsumexp(1) for _ in range(3)]).var(0)",
+    ],
+    "in place": [
+        "logits /= 2",
+        "with torch.no_grad():",
+        "    images += 0.5",
+        "found = logits.logsumexp(1)",
+    ],
     "statistics": ["net.train()", "net(images + 1)", "net.eval()", "found = -net(images).amax(1)"],
-    "weights": ["with torch.no_grad():", "    net.heads['classification'].weight.mul_(2)", "found = net(images)[:, 0]"],
-    "frozen": ["net.requires_grad_(False)", "torch.set_grad_enabled(False)", "found = images.mean((1, 2, 3))"],
-    "a hook": ["net.register_forward_hook(lambda *a: a[2] * 0)", "found = net(images)[:, 0] + logits[:, 1]"],
-    "its graph": ["(found,) = torch.autograd.grad(logits.logsumexp(1).sum(), images)", "found = found.abs().sum((1, 2, 3))"],
-    "random": ["torch.manual_seed(1)", "np.random.seed(1)", "random.seed(1)", "found = logits[:, 0] + torch.rand(len(logits))"],
+    "weights": [
+        "with torch.no_grad():",
+        "    net.heads['classification'].weight.mul_(2)",
+        "found = net(images)[:, 0]",
+    ],
+    "frozen": [
+        "net.requires_grad_(False)",
+        "torch.set_grad_enabled(False)",
+        "found = images.mean((1, 2, 3))",
+    ],
+    "a hook": [
+        "net.register_forward_hook(lambda *a: a[2] * 0)",
+        "found = net(images)[:, 0] + logits[:, 1]",
+    ],
+    "its graph": [
+        "(found,) = torch.autograd.grad(logits.logsumexp(1).sum(), images)",
+        "found = found.abs().sum((1, 2, 3))",
+    ],
+    "random": [
+        "torch.manual_seed(1)",
+        "np.random.seed(1)",
+        "random.seed(1)",
+        "found = logits[:, 0] + torch.rand(len(logits))",
+    ],
 }
 
 
@@ -56,14 +88,21 @@ def test_whatever_a_score_does_all_others_and_the_weights_are_as_without_it(plac
     """In either order, and while training goes on: three epochs are averaged."""
     body = "\n    ".join(MEDDLING[how])
     write(place, f"def s(net, images, logits):\n    {body}\n    return found")
-    write_other = "def other(net, images):\n    return net(images).logsumexp(1) + torch.rand(len(images))"
+    write_other = (
+        "def other(net, images):\n    return net(images).logsumexp(1) + torch.rand(len(images))"
+    )
     (place / "mine.py").write_text((place / "mine.py").read_text() + "\n\n" + write_other + "\n")
     fixed = {"methods": "classification", "average_last_epochs": 3}
     plain = tiny(place, profile="plain", scores=["msp", "odin", "vim", "mine:other"], **fixed)
     runs.complete(plain)
     ((_, expected),) = scores(plain).items()
     found = []
-    for k, order in enumerate((["mine:s", "msp", "odin", "vim", "mine:other"], ["msp", "mine:other", "odin", "mine:s", "vim"])):
+    for k, order in enumerate(
+        (
+            ["mine:s", "msp", "odin", "vim", "mine:other"],
+            ["msp", "mine:other", "odin", "mine:s", "vim"],
+        )
+    ):
         experiment = tiny(place, profile=f"with{k}", scores=order, **fixed)
         runs.complete(experiment)
         ((_, arrays),) = scores(experiment).items()
@@ -78,8 +117,13 @@ def test_a_fitted_score_is_given_copies_and_random_numbers_of_its_own(place):
     write(place, "def s(train, labels, net):", "    train.features[:] = 0", "    labels[:] = 0", "    net.train()",
           "    def f(x):", "        x.logits[:] = 0", "        return x.features.sum(1) + torch.rand(len(x.features)).numpy()",
           "    return f")  # fmt: skip
-    fixed = {"methods": "classification", "average_last_epochs": 2}  # trained on after the first of two evaluations
-    for k, order in enumerate((["mine:s", "msp", "cosine", "energy"], ["cosine", "energy", "mine:s", "msp"])):
+    fixed = {
+        "methods": "classification",
+        "average_last_epochs": 2,
+    }  # trained on after the first of two evaluations
+    for k, order in enumerate(
+        (["mine:s", "msp", "cosine", "energy"], ["cosine", "energy", "mine:s", "msp"])
+    ):
         runs.complete(tiny(place, profile=f"p{k}", scores=order, **fixed))
     runs.complete(tiny(place, profile="plain", scores=["msp", "cosine", "energy"], **fixed))
     first, second, plain = (next(iter(scores(e).values())) for e in (
@@ -88,18 +132,24 @@ def test_a_fitted_score_is_given_copies_and_random_numbers_of_its_own(place):
 
 
 def test_a_task_that_leaves_the_network_in_evaluation_mode_is_restored(place):
-    """One that looks at the classes in evaluation mode: classification trains as without the mode that it left."""
+    """One that looks at the classes in evaluation mode: classification trains as without the mode
+    that it left.
+    """
     task = "def loss(net, images):\n    {}\n    return net(images, head='h').square().mean() * 0\n\n\nloss.heads = {{'h': 2}}"
     found = []
     for line in ("pass", "net.eval()"):
         write(place, task.format(line))
-        experiment = tiny(place, methods="mine:loss", dropout=0.3, auxiliary_weight=0.0, weight_decay=0.0)
+        experiment = tiny(
+            place, methods="mine:loss", dropout=0.3, auxiliary_weight=0.0, weight_decay=0.0
+        )
         found.append(weights_after(experiment))
     assert torch.equal(*found)
 
 
 def weights_after(experiment):
-    """Of one epoch's last classification head: it depends on dropout, not on the task's own pass over batch norm."""
+    """Of one epoch's last classification head: it depends on dropout, not on the task's own pass
+    over batch norm.
+    """
     seen = []
     epoch = execute.training._update
 
@@ -111,7 +161,9 @@ def weights_after(experiment):
 
     def build(run, split):
         net = network(run, split)
-        modules[:] = [m for m in net.modules() if isinstance(m, torch.nn.Dropout | torch.nn.BatchNorm2d)]
+        modules[:] = [
+            m for m in net.modules() if isinstance(m, torch.nn.Dropout | torch.nn.BatchNorm2d)
+        ]
         return net
 
     with pytest.MonkeyPatch.context() as patch:
@@ -125,7 +177,9 @@ def weights_after(experiment):
 DRAWS = "float(np.random.rand() + random.random() + torch.rand(()))"
 
 
-def test_what_a_task_draws_from_numpy_and_random_follows_the_trial_and_is_resumed(place, monkeypatch):
+def test_what_a_task_draws_from_numpy_and_random_follows_the_trial_and_is_resumed(
+    place, monkeypatch
+):
     write(place, "def loss(net, images):", f"    return (net(images, head='h') - {DRAWS}).square().mean()", "",
           "loss.heads = {'h': 2}")  # fmt: skip
     experiment = tiny(place, methods="mine:loss", trials=2)
@@ -156,28 +210,67 @@ def test_what_a_task_draws_from_numpy_and_random_follows_the_trial_and_is_resume
 
 WRONG_SCORES = {
     "another argument": ("def s(x):\n    return x", "missing 1 required positional argument: 'x'"),
-    "two of them": ("def s(logits, features):\n    return logits", "missing 1 required positional argument: 'features'"),
-    "a NumPy array": ("def s(logits):\n    return logits.numpy().max(1)", "should be a tensor, not a ndarray"),
+    "two of them": (
+        "def s(logits, features):\n    return logits",
+        "missing 1 required positional argument: 'features'",
+    ),
+    "a NumPy array": (
+        "def s(logits):\n    return logits.numpy().max(1)",
+        "should be a tensor, not a ndarray",
+    ),
     "nothing": ("def s(logits):\n    logits.max()", "should be a tensor, not a NoneType"),
     "NaN": ("def s(logits):\n    return logits[:, 0] * float('nan')", "is NaN for 16 of 16"),
-    "another shape": ("def s(logits):\n    return logits", "should be (16,), one number an image, not (16, 3)"),
-    "one number": ("def s(logits):\n    return logits.mean()", "should be (16,), one number an image, not ()"),
+    "another shape": (
+        "def s(logits):\n    return logits",
+        "should be (16,), one number an image, not (16, 3)",
+    ),
+    "one number": (
+        "def s(logits):\n    return logits.mean()",
+        "should be (16,), one number an image, not ()",
+    ),
     "an error": ("def s(logits):\n    return {}['a\\nkey']", "KeyError: "),
     "a fitted one's shape": (
         "def s(train, labels, net):\n    return lambda x: x.features",
         "one number an image, not (16, 64)",
     ),
-    "a fitted one's NaN": ("def s(train, labels, net):\n    return lambda x: x.logits[:, 0] * np.nan", "is NaN for 16"),
-    "fitted, not a function": ("def s(train, labels, net):\n    return train.logits", "not callable"),
-    "fitted, fewer arguments": ("def s(train):\n    return lambda x: x.logits[:, 0]", "unexpected keyword argument"),
+    "a fitted one's NaN": (
+        "def s(train, labels, net):\n    return lambda x: x.logits[:, 0] * np.nan",
+        "is NaN for 16",
+    ),
+    "fitted, not a function": (
+        "def s(train, labels, net):\n    return train.logits",
+        "not callable",
+    ),
+    "fitted, fewer arguments": (
+        "def s(train):\n    return lambda x: x.logits[:, 0]",
+        "unexpected keyword argument",
+    ),
 }
 WRONG_TASKS = {
-    "an argument more": ("def s(net, images, labels):\n    return 0", "missing 1 required positional argument: 'labels'"),
-    "a number": ("def s(net, images):\n    return 1.0", "a tensor of one number with a gradient, not a float"),
-    "no gradient": ("def s(net, images):\n    return images.mean()", "with a gradient, not a tensor ()"),
-    "no mean": ("def s(net, images):\n    return net(images)", "one number with a gradient, not a tensor (16, 3)"),
-    "NaN": ("def s(net, images):\n    return net(images).mean() * float('nan')", "its loss is nan before any training"),
-    "infinite": ("def s(net, images):\n    return net(images).mean().abs() * float('inf')", "its loss is inf"),
+    "an argument more": (
+        "def s(net, images, labels):\n    return 0",
+        "missing 1 required positional argument: 'labels'",
+    ),
+    "a number": (
+        "def s(net, images):\n    return 1.0",
+        "a tensor of one number with a gradient, not a float",
+    ),
+    "no gradient": (
+        "def s(net, images):\n    return images.mean()",
+        "with a gradient, not a tensor ()",
+    ),
+    "no mean": (
+        "def s(net, images):\n    return net(images)",
+        "one number with a gradient, not a tensor (16, 3)",
+    ),
+    "NaN": (
+        "def s(net, images):\n    return net(images).mean() * float('nan')",
+        "its loss is nan before any training",
+    ),
+    "infinite": (
+        "def s(net, images):\n    return net(images).mean().abs() * float('inf')",
+        "its loss is inf",
+    ),
     "no such head": ("def s(net, images):\n    return net(images, head='h').mean()", "h"),
     "an error": ("def s(net, images):\n    return images.reshape(7, 5)", "shape"),
     "heads": ("def s(net, images):\n    return net(images).mean()\n\n\ns.heads = 4", "int"),
@@ -185,16 +278,30 @@ WRONG_TASKS = {
 
 
 @pytest.mark.parametrize(
-    ("field", "wrong"), [("scores", w) for w in WRONG_SCORES] + [("methods", w) for w in WRONG_TASKS], ids=str
+    ("field", "wrong"),
+    [("scores", w) for w in WRONG_SCORES] + [("methods", w) for w in WRONG_TASKS],
+    ids=str,
 )
 def test_what_is_broken_is_one_line_before_training(place, no_training, capsys, field, wrong):
     source, said = (WRONG_SCORES if field == "scores" else WRONG_TASKS)[wrong]
     write(place, source)
-    given = tiny(place).model_dump(mode="json", include={"dataset", "outputs", "architecture", "epochs", "batch_size"})
+    given = tiny(place).model_dump(
+        mode="json", include={"dataset", "outputs", "architecture", "epochs", "batch_size"}
+    )
     names = {"scores": "[msp, mine:s]"} if field == "scores" else {"methods": "[rotation, mine:s]"}
-    assert main(["run", HOLDOUT, *parameters(**given | {"missing": "train", "hold_out": "one"} | names)]) == 2
+    assert (
+        main(
+            ["run", HOLDOUT, *parameters(**given | {"missing": "train", "hold_out": "one"} | names)]
+        )
+        == 2
+    )
     out = capsys.readouterr()
-    assert out.err.startswith("error: ") and out.err.count("\n") == 1 and "mine:s" in out.err and said in out.err, out.err
+    assert (
+        out.err.startswith("error: ")
+        and out.err.count("\n") == 1
+        and "mine:s" in out.err
+        and said in out.err
+    ), out.err
     assert not (place / "outputs").exists()
 
 
@@ -206,20 +313,28 @@ LATE = (  # each fails where a few images don't show it
 )
 
 
-def test_scores_that_fail_after_training_cost_neither_it_nor_the_others_nor_other_runs(place, monkeypatch):
+def test_scores_that_fail_after_training_cost_neither_it_nor_the_others_nor_other_runs(
+    place, monkeypatch
+):
     write(place, "\n\n\n".join(LATE))
     own = [f"mine:{name}" for name in ("nan", "shape", "fails", "fit")]
     experiment = tiny(place, scores=[*own[:2], "msp", "odin", *own[2:], "vim"])
     with pytest.raises(FloatingPointError) as error:
         runs.complete(experiment)
     text = str(error.value)
-    assert all(text.count(name) == 2 for name in own) and "classification, trial 0" in text and "rotation, trial 0" in text
+    assert (
+        all(text.count(name) == 2 for name in own)
+        and "classification, trial 0" in text
+        and "rotation, trial 0" in text
+    )
     usable = tiny(place, scores=["msp", "odin", "vim"])
     records = store.finished(usable)
     assert len(records) == 2 and not store.missing(usable) and len(store.missing(experiment)) == 2
     assert all(set(record.scoring) == {"msp", "odin", "vim"} for record in records)
     assert not [path for r in records for path in r.home.glob("checkpoint*")]
-    monkeypatch.setattr(execute.training, "train", lambda *args, **options: pytest.fail("trained again"))
+    monkeypatch.setattr(
+        execute.training, "train", lambda *args, **options: pytest.fail("trained again")
+    )
     with pytest.raises(FloatingPointError, match="mine:fails"):
         runs.complete(experiment)
     write(place, *(line.replace("16", "1000") for line in LATE))
@@ -245,8 +360,12 @@ def test_infinite_scores_are_ranked_in_the_record_and_in_figures(place):
     arrays = record.scores()
     assert np.isinf(arrays["mine:s"]).any()
     ranks = np.unique(arrays["mine:s"], return_inverse=True)[1]
-    assert record.metrics["mine:s"] == pytest.approx(average_precision_score(arrays["is_anomaly"], ranks))
-    assert record.metrics["mine:s"] == metrics.average_precision(arrays["is_anomaly"], arrays["mine:s"])
+    assert record.metrics["mine:s"] == pytest.approx(
+        average_precision_score(arrays["is_anomaly"], ranks)
+    )
+    assert record.metrics["mine:s"] == metrics.average_precision(
+        arrays["is_anomaly"], arrays["mine:s"]
+    )
     plots.precision_recall(experiment, [record]).canvas.draw()
     plots.ranked_images(record, runs.load(experiment), "mine:s").canvas.draw()
 
@@ -260,18 +379,29 @@ def test_a_task_that_fails_in_training_lets_the_other_runs_finish(place):
     with pytest.raises(LookupError, match="late") as error:
         runs.complete(experiment)
     assert [record.method for record in store.finished(experiment)] == ["classification"] * 2
-    assert "mine:loss, trial 0" in error.value.__notes__[0] and "mine:loss, trial 1" in error.value.__notes__[0]
+    assert (
+        "mine:loss, trial 0" in error.value.__notes__[0]
+        and "mine:loss, trial 1" in error.value.__notes__[0]
+    )
 
 
 def test_a_network_that_draws_its_weights_from_numpy_follows_the_trial(place):
     source = OWN_NETWORK.replace("def small(", "def undrawn(")
     lines = ["    net = undrawn(classes, image_shape, heads, mean, std)"]
-    lines += ["    torch.nn.init.constant_(net.heads['classification'].bias[:1], float(np.random.rand()))", "    return net"]
+    lines += [
+        "    torch.nn.init.constant_(net.heads['classification'].bias[:1], float(np.random.rand()))",
+        "    return net",
+    ]
     write(place, source, "def small(classes, image_shape, heads, mean, std):", *lines)
     values = []
     for seed, (profile, trial) in enumerate((("a", 0), ("b", 0), ("c", 1))):
         np.random.seed(seed)
-        how = {"architecture": "mine:small", "methods": "classification", "profile": profile, "first_trial": trial}
+        how = {
+            "architecture": "mine:small",
+            "methods": "classification",
+            "profile": profile,
+            "first_trial": trial,
+        }
         runs.complete(tiny(place, **how))
         values.append(next(iter(scores(tiny(place, **how)).values())))
     assert values[0] == values[1] != values[2]

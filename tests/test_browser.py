@@ -1,4 +1,5 @@
-"""The inspector in JupyterLab and a real browser: run all cells, change the controls, and look at what changed on the page.
+"""The inspector in JupyterLab and a real browser: run all cells, change the controls, and look at
+what changed on the page.
 
 $SEMLIB_SCREENSHOTS: a folder to keep the screenshots of every state in.
 """
@@ -12,13 +13,16 @@ import numpy as np
 import pytest
 from helpers import made_up
 
-from semlib import datasets
-from semlib.runs import plan, store
+from workbench.images import prepared
+from workbench.runs import plan, store
 
-NEEDED = [name for name in ("playwright", "jupyterlab") if not importlib.util.find_spec(name)] + ["chromium"] * (
-    not lab.CHROMIUM
-)
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(bool(NEEDED), reason=f"not installed: {', '.join(NEEDED)}")]
+NEEDED = [name for name in ("playwright", "jupyterlab") if not importlib.util.find_spec(name)] + [
+    "chromium"
+] * (not lab.CHROMIUM)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(bool(NEEDED), reason=f"not installed: {', '.join(NEEDED)}"),
+]
 NOTEBOOK = "inspect_pr_curves.ipynb"
 SIZES = {"laptop": (1280, 800), "desktop": (1920, 1080)}
 
@@ -31,7 +35,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def experiment(folder):
     """Made-up runs on the digits, whose images are there."""
-    digest = datasets.load("digits").digests
+    digest = prepared.load("digits").digests
     return made_up(folder / "outputs", images=600, dataset="digits", data=digest)
 
 
@@ -47,17 +51,30 @@ def address(folder, experiment):
 
 @pytest.fixture(params=SIZES)
 def page(request, address, tmp_path):
-    """The notebook with all its cells run; afterwards nothing may have failed on the page or been asked of the net."""
+    """The notebook with all its cells run; afterwards nothing may have failed on the page or been
+    asked of the net.
+    """
     errors, elsewhere = [], []
     with lab.browser(*SIZES[request.param]) as page:
         page.on("pageerror", lambda error: errors.append(error.stack or str(error)))
-        page.on("request", lambda asked: elsewhere.append(asked.url) if "//127.0.0.1" not in asked.url.split("?")[0] else None)
+        page.on(
+            "request",
+            lambda asked: (
+                elsewhere.append(asked.url)
+                if "//127.0.0.1" not in asked.url.split("?")[0]
+                else None
+            ),
+        )
         lab.execute(page, address, NOTEBOOK, dark=request.param == "desktop")
         until(page, 10, TITLES)
         page.keep = lambda name: keep(page, f"{request.param}-{name}", tmp_path)
         yield page
-        page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")  # the next test has a kernel of its own
-    assert errors == [] and [url for url in elsewhere if not url.startswith(("data:", "blob:"))] == []
+        page.evaluate(
+            "() => window.jupyterapp.serviceManager.sessions.shutdownAll()"
+        )  # the next test has a kernel of its own
+    assert (
+        errors == [] and [url for url in elsewhere if not url.startswith(("data:", "blob:"))] == []
+    )
 
 
 def keep(page, name: str, tmp_path: Path) -> None:
@@ -82,7 +99,9 @@ PLACE = """([panel, k]) => {  // the middle of the page, and the k-th point of t
 def until(page, count: int, what: str) -> None:
     """Wait until so many of these are on the page."""
     page.wait_for_function(
-        "([what, count]) => document.querySelectorAll(what).length === count", arg=[what, count], timeout=60_000
+        "([what, count]) => document.querySelectorAll(what).length === count",
+        arg=[what, count],
+        timeout=60_000,
     )
 
 
@@ -103,11 +122,15 @@ def changed(page, before: float) -> float:
 
 def arrays(experiment, hold_out: str, method: str, trial: int) -> dict:
     runs = plan.planned(experiment)
-    (run,) = [run for run in runs if (run.hold_out, run.method, run.trial) == (hold_out, method, trial)]
+    (run,) = [
+        run for run in runs if (run.hold_out, run.method, run.trial) == (hold_out, method, trial)
+    ]
     return store.find(run).scores()
 
 
-def test_a_point_says_what_its_threshold_does_and_a_click_puts_the_threshold_there(page, experiment):
+def test_a_point_says_what_its_threshold_does_and_a_click_puts_the_threshold_there(
+    page, experiment
+):
     """In the fourth panel, of class 3; the numbers and the histogram below follow."""
     page.keep("opened")
     until(page, 10 * 2 * 3, MARKS)
@@ -122,10 +145,13 @@ def test_a_point_says_what_its_threshold_does_and_a_click_puts_the_threshold_the
     numbers = arrays(experiment, "3", "classification", trial)
     above = numbers["msp"] >= threshold
     assert (above.sum(), (numbers["is_anomaly"] & ~above).sum()) == (flagged, missed)
-    assert f"3, trial {trial}Classification-only, MSPrecall {recall:.3f}, precision {precision:.3f}" in said[0]
-    assert f"threshold {threshold:.6g}flagged {flagged}, missed {missed}".replace("-", "\u2212") in said[0].replace(
-        "-", "\u2212"
+    assert (
+        f"3, trial {trial}Classification-only, MSPrecall {recall:.3f}, precision {precision:.3f}"
+        in said[0]
     )
+    assert f"threshold {threshold:.6g}flagged {flagged}, missed {missed}".replace(
+        "-", "\u2212"
+    ) in said[0].replace("-", "\u2212")
     page.keep("hover")
     before = share(page)
     page.mouse.down()
@@ -133,7 +159,9 @@ def test_a_point_says_what_its_threshold_does_and_a_click_puts_the_threshold_the
     assert changed(page, before) == pytest.approx(100 * flagged / 600, abs=1e-3)
     page.get_by_role("button", name="Histograms").click()
     until(page, 2, ".semlib .shape-group path")
-    lines = page.evaluate("() => document.querySelectorAll('.semlib .js-plotly-plot')[1].layout.shapes.map(shape => shape.x0)")
+    lines = page.evaluate(
+        "() => document.querySelectorAll('.semlib .js-plotly-plot')[1].layout.shapes.map(shape => shape.x0)"
+    )
     assert lines[0] == threshold and page.get_by_label("Held out", exact=True).input_value() == "3"
     page.keep("histograms")
     page.get_by_role("figure").nth(1).scroll_into_view_if_needed()
@@ -163,7 +191,9 @@ def test_whatever_the_mouse_does_the_keyboard_does_too(page, experiment):
     page.get_by_label("flag the top %").press("Enter")
     page.get_by_text("Flagging the most anomalous 55 %").first.wait_for()
     counts = []
-    for scores in (arrays(experiment, name, "rotation", trial)["msp"] for name in "38" for trial in range(3)):
+    for scores in (
+        arrays(experiment, name, "rotation", trial)["msp"] for name in "38" for trial in range(3)
+    ):
         counts.append((scores >= np.sort(scores)[-round(0.55 * len(scores))]).sum())
     assert f"{np.mean(counts):.6g}" in page.get_by_role("status").first.inner_text()
     assert page.get_by_role("figure", name="Precision-recall curves").count() == 1
@@ -176,7 +206,9 @@ def test_every_view_is_shown_and_fits(page):
     until(page, 10 * 2 + 2, ".semlib tbody tr")
     page.get_by_role("button", name="Images").click()
     page.locator(".semlib td img").first.wait_for()
-    assert page.locator(".semlib td img").evaluate_all("all => all.every(image => image.naturalWidth === 8)")
+    assert page.locator(".semlib td img").evaluate_all(
+        "all => all.every(image => image.naturalWidth === 8)"
+    )
     choose(page, "Held out", "7")
     page.locator('.semlib td img[alt*=": 7, predicted"]').first.wait_for()
     page.keep("images")
@@ -184,8 +216,12 @@ def test_every_view_is_shown_and_fits(page):
     until(page, 2, ".semlib .heatmaplayer .hm")
     page.wait_for_timeout(1000)
     page.keep("confusions")
-    widths = page.locator(".semlib .js-plotly-plot").evaluate_all("all => all.map(p => [p._fullLayout.width, p.clientWidth])")
-    assert len(widths) == 3 and all(drawn == there > 0.6 * page.viewport_size["width"] for drawn, there in widths)
+    widths = page.locator(".semlib .js-plotly-plot").evaluate_all(
+        "all => all.map(p => [p._fullLayout.width, p.clientWidth])"
+    )
+    assert len(widths) == 3 and all(
+        drawn == there > 0.6 * page.viewport_size["width"] for drawn, there in widths
+    )
     page.get_by_role("button", name="Runs").click()
     page.get_by_text("What has run").wait_for()
 
@@ -194,16 +230,25 @@ def test_pictures_and_selections_are_saved(page, folder, tmp_path):
     for ending, head in (("PNG", b"\x89PNG"), ("SVG", b"<svg")):
         with page.expect_download() as saved:
             page.get_by_role("figure").first.hover()
-            page.locator(f".semlib .modebar-btn[data-title^=Download][data-title$={ending}]").first.click()
+            page.locator(
+                f".semlib .modebar-btn[data-title^=Download][data-title$={ending}]"
+            ).first.click()
         saved.value.save_as(tmp_path / "picture")
         assert (tmp_path / "picture").read_bytes().startswith(head)
-    buttons = page.locator(".semlib .modebar-btn").evaluate_all("all => all.map(button => button.dataset.title)")
-    assert buttons and not [text for text in buttons if "hare" in text or "loud" in text]  # sends nothing away
+    buttons = page.locator(".semlib .modebar-btn").evaluate_all(
+        "all => all.map(button => button.dataset.title)"
+    )
+    assert buttons and not [
+        text for text in buttons if "hare" in text or "loud" in text
+    ]  # sends nothing away
     choose(page, "Table", "other: cifar10")
     until(page, 2, TITLES)
     page.keep("other profile")
     page.get_by_label("Save as").fill("kept")
-    for button, ending, head in (("figure (PDF)", "pdf", b"%PDF"), ("selection (CSV)", "csv", b"hold_out,")):
+    for button, ending, head in (
+        ("figure (PDF)", "pdf", b"%PDF"),
+        ("selection (CSV)", "csv", b"hold_out,"),
+    ):
         page.get_by_role("button", name=button).click()
         page.get_by_text(f"other/kept.{ending}").wait_for()
         assert (folder / "outputs" / "other" / f"kept.{ending}").read_bytes().startswith(head)

@@ -1,4 +1,6 @@
-"""Contrastive predictive coding against literal versions: its network, its loss, and that the two tasks keep to their own."""
+"""Contrastive predictive coding against literal versions: its network, its loss, and that the two
+tasks keep to their own.
+"""
 
 import itertools
 import json
@@ -15,22 +17,33 @@ import torch.nn.functional as F
 from helpers import ROOT, environment, tiny
 from torch import nn
 
-from semlib import auxiliary, config, metrics, models, runs, training
-from semlib.checkpoint import Checkpoint
+from semlib import auxiliary, metrics, models, training
 from semlib.datasets import ImageSet
 from semlib.models.conditional_norm import TASKS, BatchNorm, ConditionalBatchNorm
 from semlib.models.cpc import Predictions, augmented, patches
-from semlib.runs import store
+from workbench import runs
+from workbench.checkpoint import Checkpoint
+from workbench.experiment import ConfigError, Experiment, create
+from workbench.runs import store
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SETTINGS = {"architecture": "wrn-imagenet-cpc", "widen_factor": 1, "dropout": 0.3, "norm_batch": None}
+SETTINGS = {
+    "architecture": "wrn-imagenet-cpc",
+    "widen_factor": 1,
+    "dropout": 0.3,
+    "norm_batch": None,
+}
 LAST = tuple(f"blocks.{k}." for k in range(12, 16))  # the fourth group, classification's
 
 
-def network(seed: int = 0, side: int = 96, widen_factor: int | None = 1, **settings) -> models.WideResNet:
+def network(
+    seed: int = 0, side: int = 96, widen_factor: int | None = 1, **settings
+) -> models.WideResNet:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return models.build("wrn-imagenet-cpc", 3, (3, side, side), widen_factor=widen_factor, **settings)
+        return models.build(
+            "wrn-imagenet-cpc", 3, (3, side, side), widen_factor=widen_factor, **settings
+        )
 
 
 def trained(seed: int = 0, **settings) -> models.WideResNet:
@@ -51,12 +64,25 @@ def noise(count: int = 12, side: int = 96) -> ImageSet:
     return ImageSet(images, np.arange(count, dtype=np.int64) % 3)
 
 
-def train(net=None, data=None, loss=auxiliary.cpc, evaluate=None, autocast=False, checkpoint=None, **changes):
+def train(
+    net=None,
+    data=None,
+    loss=auxiliary.cpc,
+    evaluate=None,
+    autocast=False,
+    checkpoint=None,
+    **changes,
+):
     """The trained network's state."""
     net = net or network(dropout=0.3)
     small = {"epochs": 2, "batch_size": 4, "evaluate_every": 1, "learning_rate": 0.01}
-    experiment = config.create(SETTINGS | small | changes)
-    options = {"evaluate": evaluate, "evaluate_every": 1, "autocast": autocast, "checkpoint": checkpoint}
+    experiment = create(SETTINGS | small | changes)
+    options = {
+        "evaluate": evaluate,
+        "evaluate_every": 1,
+        "autocast": autocast,
+        "checkpoint": checkpoint,
+    }
     training.train(net, data or noise(), experiment.training, loss, **options)
     return net.state_dict()
 
@@ -86,26 +112,36 @@ def test_shapes_and_widths_are_those_of_the_imagenet_network():
         assert net(torch.rand(1, 3, 224, 224)).shape == (1, 3)
         own = {name: tensor.shape for name, tensor in net.state_dict().items() if "cpc" not in name}
         with torch.device("meta"):
-            base = models.build("wrn-imagenet", 3, (3, 224, 224), widen_factor=widen_factor).state_dict()
-        assert {name.replace(".classify", ""): shape for name, shape in own.items()} == {k: v.shape for k, v in base.items()}
+            base = models.build(
+                "wrn-imagenet", 3, (3, 224, 224), widen_factor=widen_factor
+            ).state_dict()
+        assert {name.replace(".classify", ""): shape for name, shape in own.items()} == {
+            k: v.shape for k, v in base.items()
+        }
 
 
 def test_every_zero_padding_is_numpys_symmetric_one():
     net, seen = network(side=96).double(), []
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
-            layer.register_forward_hook(lambda layer, given, found: seen.append((layer, given[0], found)))
+            layer.register_forward_hook(
+                lambda layer, given, found: seen.append((layer, given[0], found))
+            )
     images = torch.rand(1, 3, 96, 96, dtype=torch.float64)
     net(images), net(patches(images), head="cpc")
     assert len(seen) == (1 + 32) + (1 + 24)  # the whole network, then the patch encoder
     for layer, given, found in seen:
         padded = np.pad(given.detach().numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)), mode="symmetric")
-        torch.testing.assert_close(found, F.conv2d(torch.from_numpy(padded), layer.weight, stride=layer.stride))
+        torch.testing.assert_close(
+            found, F.conv2d(torch.from_numpy(padded), layer.weight, stride=layer.stride)
+        )
 
 
 def test_the_first_convolution_strides_and_the_encoder_is_the_first_three_groups_of_the_same_weights():
     net, images = trained(), torch.rand(2, 3, 64, 64)
-    x = F.avg_pool2d(F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), net.stem.weight, stride=2), 2)
+    x = F.avg_pool2d(
+        F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), net.stem.weight, stride=2), 2
+    )
     assert x.shape == (2, 16, 16, 16)
     for block in net.blocks[:12]:
         x = block(x, "cpc")
@@ -124,13 +160,22 @@ def test_conditional_normalisation_is_batch_norm_for_each_task_by_itself(task):
     for _ in range(2):
         images = torch.randn(12, 3, 5, 5) * torch.linspace(1, 9, 12)[:, None, None, None]
         assert torch.equal(conditional(images, task), plain(images))
-    assert identical(conditional[task].state_dict(), plain.state_dict()) and identical(conditional[other].state_dict(), before)
+    assert identical(conditional[task].state_dict(), plain.state_dict()) and identical(
+        conditional[other].state_dict(), before
+    )
 
 
 def test_all_methods_begin_with_the_same_trunk():
     first, rotation = network().state_dict(), network(heads={"rotation": 4}).state_dict()
-    assert all(torch.equal(first[name], rotation[name]) for name in first if not name.startswith("heads.cpc."))
-    assert {name for name in rotation if name not in first} == {"heads.rotation.weight", "heads.rotation.bias"}
+    assert all(
+        torch.equal(first[name], rotation[name])
+        for name in first
+        if not name.startswith("heads.cpc.")
+    )
+    assert {name for name in rotation if name not in first} == {
+        "heads.rotation.weight",
+        "heads.rotation.bias",
+    }
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -168,7 +213,9 @@ def test_a_prediction_sees_the_codes_of_its_row_and_above_only(rows):
 
 
 def literal_loss(predictions, negatives, steps=5):
-    """van den Oord's Eq. 4, term by term: predictions (N, rows, columns, 1 + steps, D) as nested lists of numbers."""
+    """van den Oord's Eq. 4, term by term: predictions (N, rows, columns, 1 + steps, D) as nested
+    lists of numbers.
+    """
     n, rows, columns = len(predictions), len(predictions[0]), len(predictions[0][0])
     places = list(itertools.product(range(rows), range(columns)))
     terms = []
@@ -178,7 +225,9 @@ def literal_loss(predictions, negatives, steps=5):
         predicted = predictions[image][row][column][step]
 
         def score(other, i, j, predicted=predicted):
-            return sum(p * c for p, c in zip(predicted, predictions[other][i][j][0], strict=True)) / len(predicted)
+            return sum(
+                p * c for p, c in zip(predicted, predictions[other][i][j][0], strict=True)
+            ) / len(predicted)
 
         among = [image] if negatives == "image" else range(n)
         total = sum(math.exp(score(other, i, j)) for other in among for i, j in places)
@@ -192,18 +241,31 @@ def test_the_loss_is_the_literal_one(negatives, rows, columns):
     torch.manual_seed(0)
     predictions = torch.randn(3, rows, columns, 6, 4, dtype=torch.float64)
     found = auxiliary.info_nce(predictions, negatives)
-    assert found.shape == () and found.item() == pytest.approx(literal_loss(predictions.tolist(), negatives), rel=1e-12)
+    assert found.shape == () and found.item() == pytest.approx(
+        literal_loss(predictions.tolist(), negatives), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("negatives", ["image", "batch"])
 def test_the_networks_loss_is_that_of_its_patches_one_by_one(negatives):
     net, images = trained(), torch.rand(2, 3, 128, 160, dtype=torch.float64)
-    cut = [[[image[:, y : y + 64, x : x + 64] for x in (0, 32, 64, 96)] for y in (0, 32, 64)] for image in images]
+    cut = [
+        [[image[:, y : y + 64, x : x + 64] for x in (0, 32, 64, 96)] for y in (0, 32, 64)]
+        for image in images
+    ]
     codes = torch.stack(
-        [torch.stack([torch.cat([net.double().features(p[None], "cpc") for p in row]) for row in i]) for i in cut]
+        [
+            torch.stack(
+                [torch.cat([net.double().features(p[None], "cpc") for p in row]) for row in i]
+            )
+            for i in cut
+        ]
     )
     predictions = net.heads["cpc"](codes)
-    mean, deviation = codes.mean(3, keepdim=True), (codes.var(3, keepdim=True, correction=0) + 1e-5).sqrt()
+    mean, deviation = (
+        codes.mean(3, keepdim=True),
+        (codes.var(3, keepdim=True, correction=0) + 1e-5).sqrt(),
+    )
     torch.testing.assert_close(predictions[..., 0, :], (codes - mean) / deviation)
     assert auxiliary.cpc(net, images, negatives).item() == pytest.approx(
         literal_loss(predictions.tolist(), negatives), rel=1e-9
@@ -214,7 +276,9 @@ def test_the_networks_loss_is_that_of_its_patches_one_by_one(negatives):
 @pytest.mark.parametrize("mode", [True, False])
 def test_at_initialisation_the_loss_is_that_of_chance(negatives, candidates, mode):
     net, images = network(seed=1).train(mode), torch.rand(3, 3, 224, 224)
-    assert auxiliary.cpc(net, images, negatives).item() == pytest.approx(math.log(candidates), rel=0.1)
+    assert auxiliary.cpc(net, images, negatives).item() == pytest.approx(
+        math.log(candidates), rel=0.1
+    )
 
 
 def test_in_bfloat16_the_logarithm_is_taken_in_float32():
@@ -232,11 +296,17 @@ def test_augmented_patches_are_a_channel_shifted_and_padded_symmetrically():
     found = augmented(images.expand(1500, 1, 1, 3, 64, 64))
     views = {}
     for channel, top, left, flip in itertools.product(range(3), range(9), range(9), (1, -1)):
-        view = np.pad(images[0, channel, top : top + 56, left : left + 56].numpy(), 4, mode="symmetric")[:, ::flip]
+        view = np.pad(
+            images[0, channel, top : top + 56, left : left + 56].numpy(), 4, mode="symmetric"
+        )[:, ::flip]
         views[view.tobytes()] = channel, top, left, flip
     assert found.shape == (1500, 1, 1, 3, 64, 64) and (found == found[:, :, :, :1]).all()
-    seen = [views[patch[0].numpy().tobytes()] for patch in found[:, 0, 0]]  # KeyError: a view that may not be
-    assert all({place[k] for place in seen} == {place[k] for place in views.values()} for k in range(4))
+    seen = [
+        views[patch[0].numpy().tobytes()] for patch in found[:, 0, 0]
+    ]  # KeyError: a view that may not be
+    assert all(
+        {place[k] for place in seen} == {place[k] for place in views.values()} for k in range(4)
+    )
     again = augmented(images.expand(1500, 1, 1, 3, 64, 64))
     assert not torch.equal(found, again)
 
@@ -245,7 +315,9 @@ def test_augmented_patches_are_a_channel_shifted_and_padded_symmetrically():
 
 
 def test_each_task_leaves_the_others_part_of_the_network():
-    """Snapshots before each forward pass, so that a step of one task lies between; momentum and decay would show."""
+    """Snapshots before each forward pass, so that a step of one task lies between; momentum and
+    decay would show.
+    """
     net, seen = network(dropout=0.3), []
 
     def snapshot(module, inputs, options):
@@ -256,9 +328,15 @@ def test_each_task_leaves_the_others_part_of_the_network():
     train(net)
     assert [task for task, _ in seen] == ["cpc", "classification"] * 6
     of_cpc = {name for name in net.state_dict() if ".cpc." in name}
-    of_classification = {n for n in net.state_dict() if ".classify." in n or n.startswith(("heads.classification.", *LAST))}
+    of_classification = {
+        n
+        for n in net.state_dict()
+        if ".classify." in n or n.startswith(("heads.classification.", *LAST))
+    }
     unused = {name for name in of_cpc if name.startswith(LAST)}  # CPC doesn't reach the last group
-    for (task, before), (_, after) in itertools.pairwise(seen[4:]):  # by now every weight has a gradient
+    for (task, before), (_, after) in itertools.pairwise(
+        seen[4:]
+    ):  # by now every weight has a gradient
         same = {name for name in before if torch.equal(before[name], after[name])} - {"mean", "std"}
         assert same == (of_classification | unused if task == "cpc" else of_cpc)
 
@@ -272,12 +350,14 @@ def test_upright_statistics_are_classifications_alone():
     buffers = {name for name in plain if name.endswith(("running_mean", "running_var"))}
     moved = {name for name in buffers if not torch.equal(plain[name], upright[name])}
     assert moved == {name for name in buffers if ".classify." in name}
-    torch.testing.assert_close(upright["blocks.0.norm1.classify.running_mean"], first, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        upright["blocks.0.norm1.classify.running_mean"], first, rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("bfloat16", [False, True], ids=["float32", "bfloat16"])
 def test_training_resumed_in_the_middle_is_bit_identical(tmp_path, bfloat16):
-    how = config.Experiment(cpc_negatives="batch", cpc_augment=True)
+    how = Experiment(cpc_negatives="batch", cpc_augment=True)
     options = {"loss": auxiliary.find("cpc", how), "autocast": bfloat16, "epochs": 3}
     whole, evaluated = train(**options), []
 
@@ -289,7 +369,12 @@ def test_training_resumed_in_the_middle_is_bit_identical(tmp_path, bfloat16):
 
     with pytest.raises(KeyboardInterrupt):
         train(evaluate=stop, checkpoint=Checkpoint(tmp_path / "c.pt"), **options)
-    resumed = train(network(seed=9, dropout=0.3), evaluate=stop, checkpoint=Checkpoint(tmp_path / "c.pt"), **options)
+    resumed = train(
+        network(seed=9, dropout=0.3),
+        evaluate=stop,
+        checkpoint=Checkpoint(tmp_path / "c.pt"),
+        **options,
+    )
     assert evaluated == [1, 2, 2, 3] and identical(resumed, whole)
 
 
@@ -307,8 +392,16 @@ def folder(tmp_path):
 
 
 def photo(folder, **changes):
-    small = SETTINGS | {"dataset": "photo", "hold_out": "red", "epochs": 2, "batch_size": 4, "auxiliary_weight": 10}
-    return tiny(folder, **(small | {"methods": ("classification", "cpc"), "learning_rate": 0.01} | changes))
+    small = SETTINGS | {
+        "dataset": "photo",
+        "hold_out": "red",
+        "epochs": 2,
+        "batch_size": 4,
+        "auxiliary_weight": 10,
+    }
+    return tiny(
+        folder, **(small | {"methods": ("classification", "cpc"), "learning_rate": 0.01} | changes)
+    )
 
 
 def test_a_run_of_method_cpc_is_recorded_as_others_are(folder):
@@ -318,9 +411,15 @@ def test_a_run_of_method_cpc_is_recorded_as_others_are(folder):
     assert history["auxiliary_loss"].between(0, 1.2 * math.log(4)).all()  # of 2x2 patches
     weights = {m: torch.load(r.home / "weights.pt", weights_only=True) for m, r in records.items()}
     start = weights["classification"]  # has CPC's part too, as it began
-    assert not start["heads.cpc.steps.weight"].any() and weights["cpc"]["heads.cpc.steps.weight"].any()
+    assert (
+        not start["heads.cpc.steps.weight"].any() and weights["cpc"]["heads.cpc.steps.weight"].any()
+    )
     settings = records["cpc"].settings
-    assert (settings["cpc_negatives"], settings["widen_factor"], settings["auxiliary_weight"]) == ("image", 1, 10)
+    assert (settings["cpc_negatives"], settings["widen_factor"], settings["auxiliary_weight"]) == (
+        "image",
+        1,
+        10,
+    )
     assert "cpc_negatives" not in records["classification"].settings
     other = photo(folder, methods="cpc", cpc_negatives="batch", cpc_augment=True)
     (record,) = runs.complete(other)
@@ -330,7 +429,9 @@ def test_a_run_of_method_cpc_is_recorded_as_others_are(folder):
 
 def test_rotation_trains_on_the_same_network(folder):
     (record,) = runs.complete(photo(folder, methods="rotation", epochs=1))
-    assert record.settings["architecture"] == "wrn-imagenet-cpc" and store.finished(photo(folder, methods="rotation", epochs=1))
+    assert record.settings["architecture"] == "wrn-imagenet-cpc" and store.finished(
+        photo(folder, methods="rotation", epochs=1)
+    )
 
 
 # --- errors
@@ -347,13 +448,19 @@ def test_a_choice_that_can_not_be_used_is_one_clear_line(folder):
             {"architecture": "wrn-16-1", "widen_factor": None},
             r"cpc needs .*not wrn-16-1; choose architecture wrn-imagenet-cpc$",
         ),
-        ({"crop_side": 64}, r"cpc needs images of at least 96x64 pixels, .* not 64x64; choose a larger crop_side"),
-        ({"architecture": "wrn-16-1"}, r"widen_factor: wrn-16-1 .*leave it out, or choose wrn-16-1$"),
+        (
+            {"crop_side": 64},
+            r"cpc needs images of at least 96x64 pixels, .* not 64x64; choose a larger crop_side",
+        ),
+        (
+            {"architecture": "wrn-16-1"},
+            r"widen_factor: wrn-16-1 .*leave it out, or choose wrn-16-1$",
+        ),
     ):
-        with pytest.raises(config.ConfigError, match=said) as error:
+        with pytest.raises(ConfigError, match=said) as error:
             runs.complete(photo(folder, **changes))
         assert "\n" not in str(error.value)
-    with pytest.raises(config.ConfigError, match="cpc_negatives: should be 'image' or 'batch'"):
+    with pytest.raises(ConfigError, match="cpc_negatives: should be 'image' or 'batch'"):
         photo(folder, cpc_negatives="other")
     with pytest.raises(ValueError, match="'others'; choose image, batch"):
         auxiliary.info_nce(torch.zeros(1, 2, 2, 6, 4), "others")
@@ -368,7 +475,9 @@ def test_a_choice_that_can_not_be_used_is_one_clear_line(folder):
 @pytest.mark.filterwarnings("ignore:imagenet_dog has")
 @pytest.mark.parametrize("negatives", ["batch", "image"])
 def test_it_learns_to_predict_and_its_codes_tell_classes(tmp_path, monkeypatch, negatives):
-    """One seed, negatives of the batch on photographs where they are at hand; LOG.md has three seeds of both kinds on them."""
+    """One seed, negatives of the batch on photographs where they are at hand; LOG.md has three
+    seeds of both kinds on them.
+    """
     name, source = "digits", os.environ.get("SEMLIB_TEST_DATA")
     if source and negatives == "batch":
         name = "imagenet_dog"
@@ -376,7 +485,9 @@ def test_it_learns_to_predict_and_its_codes_tell_classes(tmp_path, monkeypatch, 
     monkeypatch.setenv("SEMLIB_DATA", str(tmp_path))
     share, before, after = cpc_learning.measure(cpc_learning.load(name), negatives, seed=0)
     print(f"{name}, {negatives}: loss {share:.3f} of chance, probe {before:.1f} -> {after:.1f}")
-    assert share < 0.85 and after > before + 5  # chance is 1; LOG.md's six trainings: 0.65 to 0.68, 8 to 19 points
+    assert (
+        share < 0.85 and after > before + 5
+    )  # chance is 1; LOG.md's six trainings: 0.65 to 0.68, 8 to 19 points
 
 
 @pytest.mark.slow
@@ -386,5 +497,12 @@ sys.path.insert(0, "benchmarks")
 import cpc_step
 print(json.dumps(cpc_step.measure("cpu", batch=32, side=224, repeats=1, autocast=False)))"""
     command = [sys.executable, "-c", lines]
-    done = subprocess.run(command, cwd=ROOT, env=environment(OMP_NUM_THREADS=1), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment(OMP_NUM_THREADS=1),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert 1 < json.loads(done.stdout)["peak_gb"] < 8

@@ -1,4 +1,6 @@
-"""Detectors against slow float64 arithmetic spelled out here from the published formulas, and against known limits."""
+"""Detectors against slow float64 arithmetic spelled out here from the published formulas, and
+against known limits.
+"""
 
 import copy
 import math
@@ -17,7 +19,8 @@ from semlib import metrics, models
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# -- made-up features -------------------------------------------------------------------------------------------------
+# -- made-up features
+# -------------------------------------------------------------------------------------------------
 
 
 class Case(NamedTuple):
@@ -48,26 +51,38 @@ def evaluated(features, net):
     """Features with the logits that the head gives them, both rounded to float32."""
     weight, bias = parameters(net)
     features = np.asarray(features, np.float32)
-    return metrics.Features(features, (features.astype(np.float64) @ weight.T + bias).astype(np.float32))
+    return metrics.Features(
+        features, (features.astype(np.float64) @ weight.T + bias).astype(np.float32)
+    )
 
 
 def made_up(units=12, classes=3, images=90, seed=0):
-    """Classes of unequal size with non-negative, partly zero features; 20 test images, the last ten far from all classes.
+    """Classes of unequal size with non-negative, partly zero features; 20 test images, the last ten
+    far from all classes.
 
-    Unit 1 is zero in all training images, and not in all test images: its variance is the ridge alone.
+    Unit 1 is zero in all training images, and not in all test images: its variance is the ridge
+    alone.
     """
     rng = np.random.default_rng([seed, units, classes, images])
     centres = rng.normal(0.3, 1, (classes, units))
     shares = np.arange(1, classes + 1) / (classes * (classes + 1) / 2)
-    labels = rng.permutation(np.concatenate([np.arange(classes), rng.choice(classes, images - classes, p=shares)]))
+    labels = rng.permutation(
+        np.concatenate([np.arange(classes), rng.choice(classes, images - classes, p=shares)])
+    )
     features = np.maximum(rng.normal(centres[labels]), 0)
     features[:, 1] = 0
-    test = np.maximum(rng.normal(np.concatenate([centres[np.arange(10) % classes], rng.normal(0, 2, (10, units))])), 0)
+    test = np.maximum(
+        rng.normal(
+            np.concatenate([centres[np.arange(10) % classes], rng.normal(0, 2, (10, units))])
+        ),
+        0,
+    )
     net = network(rng.normal(0, 1, (classes, units)), rng.normal(0, 1, classes))
     return Case(evaluated(features, net), labels, net, evaluated(test, net))
 
 
-# -- what is expected, written out: given the training images and the head, the score of one image's features h, logits z --
+# -- what is expected, written out: given the training images and the head, the score of one image's
+# features h, logits z --
 
 
 def logsumexp(z):
@@ -85,7 +100,10 @@ def unit(h):
 
 
 def class_means(h, labels):
-    return [np.mean([row for row, k in zip(h, labels, strict=True) if k == c], axis=0) for c in range(max(labels) + 1)]
+    return [
+        np.mean([row for row, k in zip(h, labels, strict=True) if k == c], axis=0)
+        for c in range(max(labels) + 1)
+    ]
 
 
 def covariance(deviations):
@@ -121,7 +139,9 @@ def literal_entropy(h, z, labels, weight, bias):
 def literal_gen(h, z, labels, weight, bias):
     def score(h, z):
         p = probabilities(z)
-        others = [math.fsum(p[:k] + p[k + 1 :]) for k in range(len(p))]  # 1 - p without cancellation
+        others = [
+            math.fsum(p[:k] + p[k + 1 :]) for k in range(len(p))
+        ]  # 1 - p without cancellation
         return math.fsum(a**0.1 * b**0.1 for a, b in zip(p, others, strict=True))
 
     return score
@@ -137,7 +157,12 @@ def literal_rmd(h, z, labels, weight, bias):
     means, centre = class_means(h, labels), np.mean(h, axis=0)
     within = covariance([row - means[k] for row, k in zip(h, labels, strict=True)])
     total = covariance([row - centre for row in h])
-    return lambda h, z: -max(-squared_distance(h - mean, within) + squared_distance(h - centre, total) for mean in means)
+    return lambda h, z: (
+        -max(
+            -squared_distance(h - mean, within) + squared_distance(h - centre, total)
+            for mean in means
+        )
+    )
 
 
 def literal_knn(train_h, train_z, labels, weight, bias):
@@ -167,7 +192,11 @@ def literal_react(h, z, labels, weight, bias):
     place = 0.9 * (len(pooled) - 1)
     below = math.floor(place)
     threshold = pooled[below] + (place - below) * (pooled[below + 1] - pooled[below])
-    return lambda h, z: -logsumexp([w @ [min(v, threshold) for v in h] + b for w, b in zip(weight, bias, strict=True)])
+    return lambda h, z: (
+        -logsumexp(
+            [w @ [min(v, threshold) for v in h] + b for w, b in zip(weight, bias, strict=True)]
+        )
+    )
 
 
 def literal_scale(h, z, labels, weight, bias):
@@ -200,7 +229,11 @@ def literal_nnguide(train_h, train_z, labels, weight, bias):
     return score
 
 
-LITERAL = {name.removeprefix("literal_"): function for name, function in globals().items() if name.startswith("literal_")}
+LITERAL = {
+    name.removeprefix("literal_"): function
+    for name, function in globals().items()
+    if name.startswith("literal_")
+}
 OF_THE_HEAD = ("vim", "react", "scale", "fdbd")  # need its weight and bias
 every_detector = pytest.mark.parametrize("name", LITERAL)
 
@@ -208,30 +241,41 @@ every_detector = pytest.mark.parametrize("name", LITERAL)
 def expected(name, case):
     (h, z), weights = (array.astype(np.float64) for array in case.train), parameters(case.net)
     score = LITERAL[name](h, z, case.labels, *weights)
-    return [score(*image) for image in zip(*(array.astype(np.float64) for array in case.test), strict=True)]
+    return [
+        score(*image)
+        for image in zip(*(array.astype(np.float64) for array in case.test), strict=True)
+    ]
 
 
 def assert_same(found, wanted, tolerance):
     """Relative to each score, or to the largest where differences of large numbers nearly vanish."""
-    np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance * 1e-2 * np.abs(wanted).max())
+    np.testing.assert_allclose(
+        found, wanted, rtol=tolerance, atol=tolerance * 1e-2 * np.abs(wanted).max()
+    )
 
 
 def test_there_are_fifteen_and_each_names_its_source():
     assert set(metrics.DETECTORS) == set(LITERAL) and len(LITERAL) == 15
     for name, function in metrics.DETECTORS.items():
-        assert re.search(r"[A-Z]\w+.* (19|20)\d\d", function.__doc__ or ""), f"{name}: no author and year in its docstring"
+        assert re.search(r"[A-Z]\w+.* (19|20)\d\d", function.__doc__ or ""), (
+            f"{name}: no author and year in its docstring"
+        )
 
 
-# Float32 inputs are exact in float64, so only float64's rounding differs: about 1e-16 times the covariances' condition, 1e6
-# by the ridge. Anything computed in float32 would be off by 1e-7.
+# Float32 inputs are exact in float64, so only float64's rounding differs: about 1e-16 times the
+# covariances' condition, 1e6 by the ridge. Anything computed in float32 would be off by 1e-7.
 @every_detector
-@pytest.mark.parametrize("units, classes, images", [(8, 2, 60), (10, 6, 61), (21, 3, 200), (30, 5, 100), (40, 2, 300)])
+@pytest.mark.parametrize(
+    "units, classes, images", [(8, 2, 60), (10, 6, 61), (21, 3, 200), (30, 5, 100), (40, 2, 300)]
+)
 def test_scores_are_those_of_the_formula(name, units, classes, images):
     case = made_up(units, classes, images)
     scores = case.scores(name)
     assert isinstance(scores, np.ndarray) and scores.dtype == np.float64 and scores.shape == (20,)
     assert_same(scores, expected(name, case), 1e-9)
-    np.testing.assert_array_equal(scores, metrics.DETECTORS[name](case.train, case.labels, case.net)(case.test))
+    np.testing.assert_array_equal(
+        scores, metrics.DETECTORS[name](case.train, case.labels, case.net)(case.test)
+    )
 
 
 @pytest.mark.parametrize("name", ["nnguide", "knn", "fdbd", "react"])
@@ -240,30 +284,45 @@ def test_a_handful_of_training_images_is_enough(name):
     assert_same(case.scores(name), expected(name, case), 1e-9)
 
 
-@pytest.mark.parametrize("units, main", [(767, 383), (768, 512), pytest.param(2048, 1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "units, main", [(767, 383), (768, 512), pytest.param(2048, 1000, marks=pytest.mark.slow)]
+)
 def test_the_number_of_vims_main_directions_is_by_the_width(units, main):
-    """Each training image lies on an axis of its own, so that the main directions are the axes of the largest."""
+    """Each training image lies on an axis of its own, so that the main directions are the axes of
+    the largest.
+    """
     rng = np.random.default_rng(units)
     lengths = rng.permutation(units) + 1.0
     net = network(rng.normal(0, 1, (2, units)), [0, 0])  # a bias of 0: the origin is 0
     train, test = evaluated(np.diag(lengths), net), evaluated(rng.random((5, units)), net)
     minor = lengths <= units - main
     alpha = train.logits.max(1).mean(dtype=np.float64) / (lengths[minor].sum() / units)
-    wanted = [alpha * np.linalg.norm(h[minor]) - logsumexp(z) for h, z in zip(*(a.astype(float) for a in test), strict=True)]
+    wanted = [
+        alpha * np.linalg.norm(h[minor]) - logsumexp(z)
+        for h, z in zip(*(a.astype(float) for a in test), strict=True)
+    ]
     assert_same(metrics.fit("vim", train, np.arange(units) % 2, net)(test), wanted, 1e-9)
 
 
-# -- known limits -----------------------------------------------------------------------------------------------------
+# -- known limits ----------------------------------------------------------------------------------
+# -------------------
 
 
 def test_knn_tells_neighbours_apart_that_float32_can_not():
     rng = np.random.default_rng(0)
     bank = (rng.random((1, 8)) * (1 + 1e-6 * rng.random((200, 8)))).astype(np.float32)
     queries = rng.random((5, 8)).astype(np.float32)
-    train, test = (metrics.Features(rows, np.zeros((len(rows), 2), np.float32)) for rows in (bank, queries))
+    train, test = (
+        metrics.Features(rows, np.zeros((len(rows), 2), np.float32)) for rows in (bank, queries)
+    )
     units, labels = [unit(row.astype(np.float64)) for row in bank], np.arange(200) % 2
-    wanted = [sorted(np.linalg.norm(unit(row.astype(np.float64)) - u) for u in units)[49] for row in queries]
-    np.testing.assert_allclose(metrics.fit("knn", train, labels, nn.Identity())(test), wanted, rtol=1e-13)
+    wanted = [
+        sorted(np.linalg.norm(unit(row.astype(np.float64)) - u) for u in units)[49]
+        for row in queries
+    ]
+    np.testing.assert_allclose(
+        metrics.fit("knn", train, labels, nn.Identity())(test), wanted, rtol=1e-13
+    )
 
 
 def test_knn_of_training_images_with_one_image_a_class_is_0():
@@ -276,8 +335,12 @@ def test_knn_of_training_images_with_one_image_a_class_is_0():
 def test_the_length_of_a_feature_vector_is_of_no_account(name):
     case, rng = made_up(), np.random.default_rng(0)
 
-    def stretched(features, powers):  # powers of 2 are exact in float32; 2 ** -60 is far below any epsilon in a norm
-        return features._replace(features=features.features * np.float32(2.0) ** powers[:, None].astype(np.float32))
+    def stretched(
+        features, powers
+    ):  # powers of 2 are exact in float32; 2 ** -60 is far below any epsilon in a norm
+        return features._replace(
+            features=features.features * np.float32(2.0) ** powers[:, None].astype(np.float32)
+        )
 
     test = stretched(case.test, rng.integers(-60, 60, 20))
     assert_same(case._replace(test=test).scores(name), case.scores(name), 1e-13)
@@ -291,7 +354,9 @@ def vim_case(train):
     return evaluated(train, net), np.arange(len(train)) % 2, net
 
 
-@pytest.mark.parametrize("kind", ["axes", "oblique", "lower rank", "few images", "one unit", "zero"])
+@pytest.mark.parametrize(
+    "kind", ["axes", "oblique", "lower rank", "few images", "one unit", "zero"]
+)
 def test_vim_without_a_residual_is_an_error(kind):
     rng = np.random.default_rng(1)
     integers = partial(rng.integers, 0, 10)  # products are exact in float32
@@ -313,7 +378,8 @@ def test_vim_with_one_direction_beyond_the_main_ones_has_a_residual():
     assert np.isfinite(metrics.fit("vim", train, labels, net)(train)).all()
 
 
-# -- order and number of classes and images ---------------------------------------------------------------------------
+# -- order and number of classes and images
+# ---------------------------------------------------------------------------
 
 
 @every_detector
@@ -323,12 +389,17 @@ def test_an_image_has_the_same_score_whatever_images_stand_beside_it(name):
     together = score(case.test)
     order = np.random.default_rng(0).permutation(20)
     for part in (order, order[:7], order[:2], *np.arange(20)[:, None]):
-        assert_same(score(metrics.Features(*(array[part] for array in case.test))), together[part], 1e-12)
-    extreme = metrics.Features(*(np.concatenate([a, 1e3 * a, 0 * a, a[::-1] + 50]) for a in case.test))
+        assert_same(
+            score(metrics.Features(*(array[part] for array in case.test))), together[part], 1e-12
+        )
+    extreme = metrics.Features(
+        *(np.concatenate([a, 1e3 * a, 0 * a, a[::-1] + 50]) for a in case.test)
+    )
     assert_same(score(extreme)[:20], together, 1e-12)
 
 
-# -- confident logits and empty features ------------------------------------------------------------------------------
+# -- confident logits and empty features
+# ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["gen", "entropy"])
@@ -344,7 +415,9 @@ def test_very_confident_logits_are_as_in_300_digits(name, spread):
             p = [power / sum(powers) for power in powers]
             terms = [(q * (1 - q)) ** Decimal("0.1") if name == "gen" else -q * q.ln() for q in p]
             wanted.append(float(sum(terms)))
-    np.testing.assert_allclose(metrics.fit(name, case.train, case.labels, case.net)(test), wanted, rtol=1e-9)
+    np.testing.assert_allclose(
+        metrics.fit(name, case.train, case.labels, case.net)(test), wanted, rtol=1e-9
+    )
 
 
 @every_detector
@@ -353,7 +426,9 @@ def test_logits_whose_exponentials_overflow_give_finite_scores(name):
     case = made_up()
     weight, bias = parameters(case.net)
     net = network(250 * weight, 250 * bias)
-    confident = Case(evaluated(case.train.features, net), case.labels, net, evaluated(case.test.features, net))
+    confident = Case(
+        evaluated(case.train.features, net), case.labels, net, evaluated(case.test.features, net)
+    )
     assert min(confident.test.logits.max(), -confident.test.logits.min()) > 750
     assert np.isfinite(confident.scores(name)).all()
     if name != "entropy":  # of which 300 digits are compared above
@@ -375,12 +450,18 @@ def test_a_zero_feature_vector_has_a_finite_score(name, in_training):
     scores = case.scores(name)
     assert np.isfinite(scores).all()
     assert_same(scores, expected(name, case), 1e-9)
-    known = {"knn": 1.0, "cosine": 0.0, "nnguide": 0.0, "scale": -logsumexp(parameters(case.net)[1])}
+    known = {
+        "knn": 1.0,
+        "cosine": 0.0,
+        "nnguide": 0.0,
+        "scale": -logsumexp(parameters(case.net)[1]),
+    }
     if name in known:  # with normalised training features all at distance 1 from 0
         np.testing.assert_allclose(scores[3], known[name], rtol=1e-12)
 
 
-# -- what a fitted detector depends on --------------------------------------------------------------------------------
+# -- what a fitted detector depends on
+# --------------------------------------------------------------------------------
 
 
 @every_detector
@@ -388,7 +469,9 @@ def test_a_detector_neither_changes_nor_keeps_an_array_of_the_callers(name):
     case = made_up()
     kept = copy.deepcopy((case.train, case.labels, case.test, parameters(case.net)))
     wanted = case.scores(name)
-    score = metrics.fit(name, case.train, case.labels, case.net)  # overwritten before the first image is scored
+    score = metrics.fit(
+        name, case.train, case.labels, case.net
+    )  # overwritten before the first image is scored
     np.testing.assert_equal((case.train, case.labels, case.test, parameters(case.net)), kept)
     case.train.features[:], case.train.logits[:], case.labels[:] = np.nan, 1e9, 0
     for parameter in case.net.parameters():
@@ -397,7 +480,8 @@ def test_a_detector_neither_changes_nor_keeps_an_array_of_the_callers(name):
         np.testing.assert_array_equal(score(case.test), wanted)
 
 
-# -- features ---------------------------------------------------------------------------------------------------------
+# -- features --------------------------------------------------------------------------------------
+# -------------------
 
 
 def small_network(**settings):
@@ -427,7 +511,9 @@ def test_features_are_those_that_the_classification_head_sees():
         # Float32 convolutions in another memory layout or batch
         np.testing.assert_allclose(features, net.features(pixels), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(logits, net(pixels), rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(logits, net.heads["classification"](torch.from_numpy(features)), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            logits, net.heads["classification"](torch.from_numpy(features)), rtol=1e-4, atol=1e-5
+        )
     np.testing.assert_array_equal(images, kept)
 
 
@@ -449,7 +535,9 @@ def test_features_of_a_users_network_are_those_that_its_head_sees():
     torch.manual_seed(0)
     net, images = Own(), random_images(9)
     features, logits = metrics.features(net, images)
-    np.testing.assert_allclose(features, np.maximum(images.reshape(9, 64) / 255 - 0.5, 0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        features, np.maximum(images.reshape(9, 64) / 255 - 0.5, 0), rtol=1e-5, atol=1e-6
+    )
     weight, bias = parameters(net)
     np.testing.assert_allclose(logits, features @ weight.T + bias, rtol=1e-5, atol=1e-6)
 
@@ -482,7 +570,8 @@ def test_features_are_taken_without_dropout_and_the_modes_are_restored():
     assert all(parameter.grad is None and parameter.requires_grad for parameter in net.parameters())
 
 
-# -- errors -----------------------------------------------------------------------------------------------------------
+# -- errors ----------------------------------------------------------------------------------------
+# -------------------
 
 
 @pytest.mark.parametrize("name", ["Energy", "odin", "", "knn "])

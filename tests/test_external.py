@@ -11,13 +11,14 @@ import pytest
 from helpers import ROOT, contents, environment, made_up, parameters, tiny, tiny_data
 from sklearn.metrics import average_precision_score
 
-from semlib import config, datasets, runs
-from semlib.__main__ import main
-from semlib.config import ConfigError
-from semlib.results import plots, show, stats, tables
-from semlib.results.inspector.page import Page
-from semlib.results.inspector.results import Choice, Results, grouped, overview
-from semlib.runs import plan, store
+from workbench import runs
+from workbench.cli import main
+from workbench.experiment import ConfigError, create
+from workbench.images import prepared
+from workbench.results import plots, show, stats, tables
+from workbench.results.inspector.page import Page
+from workbench.results.inspector.results import Choice, Results, grouped, overview
+from workbench.runs import plan, store
 
 METHOD = "external:vit-b16"
 DIGESTS = {"train_digest": "1" * 64, "test_digest": "2" * 64}
@@ -34,9 +35,18 @@ def scores(folder, name="scores", seed=0, without=(), **changes):
     """An .npz of made-up scores of the tiny data set with the class one held out."""
     random, labels = np.random.default_rng(seed), np.arange(100) // 25
     arrays = {"dataset": "tiny", "hold_out": "one", "method": "vit-b16", "labels": labels}
-    arrays |= {"predicted": np.where(labels == 1, 3, labels), "msp": random.normal(labels == 1).round(1)}
-    arrays |= {"energy": random.normal(size=100).round(1), "margin": random.integers(0, 9, 100)} | changes
-    np.savez(folder / f"{name}.npz", **{key: value for key, value in arrays.items() if key not in without})
+    arrays |= {
+        "predicted": np.where(labels == 1, 3, labels),
+        "msp": random.normal(labels == 1).round(1),
+    }
+    arrays |= {
+        "energy": random.normal(size=100).round(1),
+        "margin": random.integers(0, 9, 100),
+    } | changes
+    np.savez(
+        folder / f"{name}.npz",
+        **{key: value for key, value in arrays.items() if key not in without},
+    )
     return folder / f"{name}.npz"
 
 
@@ -52,30 +62,69 @@ def test_the_documents_loop_is_imported_and_stands_beside_semlibs_own(tmp_path):
     text = (ROOT / "docs" / "external.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
     assert len([line for line in code.splitlines() if line.strip()]) <= 25
-    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment(), timeout=100).returncode == 0
-    named = re.search(r"-m semlib (import .*)", text)[1].replace("scores.npz", str(tmp_path / "scores.npz"))
-    experiment = made_up(tmp_path, 600, dataset="digits", hold_out="8", methods="classification", profile="demo", trials=1)
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env=environment(), timeout=100
+        ).returncode
+        == 0
+    )
+    named = re.search(r"-m semlib (import .*)", text)[1].replace(
+        "scores.npz", str(tmp_path / "scores.npz")
+    )
+    experiment = made_up(
+        tmp_path,
+        600,
+        dataset="digits",
+        hold_out="8",
+        methods="classification",
+        profile="demo",
+        trials=1,
+    )
     assert main([*named.split(), "-p", "outputs", str(tmp_path)]) == 0
 
-    parts = {"methods": ("classification", "external:perceptron"), "scores": ("msp", "energy", "external:margin")}
-    both = config.create(experiment.model_dump() | parts)
+    parts = {
+        "methods": ("classification", "external:perceptron"),
+        "scores": ("msp", "energy", "external:margin"),
+    }
+    both = create(experiment.model_dump() | parts)
     own, record = store.finished(both)
-    assert (own.method, own.external, record.method) == ("classification", None, "external:perceptron")
+    assert (own.method, own.external, record.method) == (
+        "classification",
+        None,
+        "external:perceptron",
+    )
     with np.load(tmp_path / "scores.npz") as file:
         labels, outside = file["labels"], dict(file)
-    assert np.array_equal(labels, datasets.load("digits").test.labels) and record.data == own.data
+    assert np.array_equal(labels, prepared.load("digits").test.labels) and record.data == own.data
     for key, name in (("msp", "msp"), ("energy", "energy"), ("external:margin", "margin")):
-        assert record.metrics[key] == pytest.approx(average_precision_score(labels == 8, outside[name]))
+        assert record.metrics[key] == pytest.approx(
+            average_precision_score(labels == 8, outside[name])
+        )
     assert record.metrics["accuracy"] == (labels == outside["predicted"])[labels != 8].mean() > 0.9
-    assert all(record.metrics[f"{name}@upright"] == record.metrics[name] for name in ("accuracy", *record.scoring))
-    assert (record.skew, record.train_images) == ((labels == 8).mean(), len(datasets.load("digits").train))
+    assert all(
+        record.metrics[f"{name}@upright"] == record.metrics[name]
+        for name in ("accuracy", *record.scoring)
+    )
+    assert (record.skew, record.train_images) == (
+        (labels == 8).mean(),
+        len(prepared.load("digits").train),
+    )
 
     table = tables.by_class(both, [own, record])
-    assert table["external:perceptron", "external:margin", "mean"]["8"] == 100 * record.metrics["external:margin"]
+    assert (
+        table["external:perceptron", "external:margin", "mean"]["8"]
+        == 100 * record.metrics["external:margin"]
+    )
     assert table["classification", "msp", "mean"]["8"] == 100 * own.metrics["msp"]
-    assert "perceptron" in show.as_text(table) and "perceptron (1)" in show.summary(both, [own, record])
-    gained = stats.gains([(both, [own, record])]).query("method == 'external:perceptron' and measure == 'msp'")
-    assert gained.gain.tolist() == pytest.approx([100 * (record.metrics["msp"] - own.metrics["msp"])] * 2)  # of both statistics
+    assert "perceptron" in show.as_text(table) and "perceptron (1)" in show.summary(
+        both, [own, record]
+    )
+    gained = stats.gains([(both, [own, record])]).query(
+        "method == 'external:perceptron' and measure == 'msp'"
+    )
+    assert gained.gain.tolist() == pytest.approx(
+        [100 * (record.metrics["msp"] - own.metrics["msp"])] * 2
+    )  # of both statistics
     (members,) = grouped(store.collect(experiment.folder), both).values()
     for statistics in plan.STATISTICS:
         results = Results(members, statistics)
@@ -93,16 +142,53 @@ def test_the_documents_command_shows_what_was_imported(tmp_path, capfd):
     """In a table's notebook, which trains nothing."""
     words = (ROOT / "docs" / "external.md").read_text().replace("\\\n", " ")
     words = re.search(r"-m semlib (run .*)", words)[1].replace('"', "").replace(", ", ",").split()
-    labels = datasets.load("digits").test.labels
-    what = {"dataset": "digits", "method": "perceptron", "labels": labels, "energy": labels, "margin": -labels}
+    labels = prepared.load("digits").test.labels
+    what = {
+        "dataset": "digits",
+        "method": "perceptron",
+        "labels": labels,
+        "energy": labels,
+        "margin": -labels,
+    }
     for name in ("7", "8"):
         predicted = np.where(labels == int(name), 0, labels)
-        np.savez(tmp_path / "scores.npz", hold_out=name, predicted=predicted, msp=(labels == 8).astype(float), **what)
-        assert main(["import", str(tmp_path / "scores.npz"), "-p", "outputs", str(tmp_path), "-p", "profile", "demo"]) == 0
-    assert main([*words, "-p", "outputs", str(tmp_path), "-p", "trials", "1", "-p", "hold_out", "[7,8]"]) == 0
+        np.savez(
+            tmp_path / "scores.npz",
+            hold_out=name,
+            predicted=predicted,
+            msp=(labels == 8).astype(float),
+            **what,
+        )
+        assert (
+            main(
+                [
+                    "import",
+                    str(tmp_path / "scores.npz"),
+                    "-p",
+                    "outputs",
+                    str(tmp_path),
+                    "-p",
+                    "profile",
+                    "demo",
+                ]
+            )
+            == 0
+        )
+    assert (
+        main(
+            [*words, "-p", "outputs", str(tmp_path), "-p", "trials", "1", "-p", "hold_out", "[7,8]"]
+        )
+        == 0
+    )
     out = capfd.readouterr().out
-    assert re.search(r"^8 .*100\.00", out, flags=re.M) and "2 of 4 runs are finished." in out and "perceptron (2)" in out
-    assert (tmp_path / "demo" / "benchmark-digits-7-8.png").exists() and not list(tmp_path.rglob("weights.pt"))
+    assert (
+        re.search(r"^8 .*100\.00", out, flags=re.M)
+        and "2 of 4 runs are finished." in out
+        and "perceptron (2)" in out
+    )
+    assert (tmp_path / "demo" / "benchmark-digits-7-8.png").exists() and not list(
+        tmp_path.rglob("weights.pt")
+    )
 
 
 WRONG = {
@@ -184,15 +270,23 @@ def test_a_wrong_parameter_is_one_line_too(folder, capsys, changes, said):
 
 
 def test_what_was_imported_stays(folder, capsys):
-    data = datasets.load("tiny", folder / "data")
-    first = scores(folder, classes=data.classes, train_digest=data.digests.train, test_digest=data.digests.test)
+    data = prepared.load("tiny", folder / "data")
+    first = scores(
+        folder, classes=data.classes, train_digest=data.digests.train, test_digest=data.digests.test
+    )
     add(folder, first)
     before = contents(folder / "outputs")
     add(folder, first)
     assert contents(folder / "outputs") == before
     other = scores(folder, "other", seed=1)
     refused(
-        folder, capsys, other, ("has other scores of tiny, one held out, external:vit-b16, trial 0", "another method or trial")
+        folder,
+        capsys,
+        other,
+        (
+            "has other scores of tiny, one held out, external:vit-b16, trial 0",
+            "another method or trial",
+        ),
     )
     add(folder, scores(folder, "next", seed=1, trial=1))
     found = store.finished(tiny(folder, methods=METHOD, trials=2))
@@ -201,7 +295,9 @@ def test_what_was_imported_stays(folder, capsys):
 
 
 def test_an_import_waits_for_another_of_the_same_name(folder, capsys, monkeypatch):
-    """Otherwise both find nothing there and the record of one could stand beside the scores of the other."""
+    """Otherwise both find nothing there and the record of one could stand beside the scores of the
+    other.
+    """
     monkeypatch.setattr(store, "PATIENCE", 0.1)
     add(folder, file := scores(folder))
     (run,) = plan.planned(tiny(folder, methods=METHOD))
@@ -210,7 +306,9 @@ def test_an_import_waits_for_another_of_the_same_name(folder, capsys, monkeypatc
         imported = other.submit(add, folder, file)
         with pytest.raises(TimeoutError):
             imported.result(timeout=2)
-        assert "waiting for tiny, one held out, external:vit-b16, trial 0" in capsys.readouterr().err
+        assert (
+            "waiting for tiny, one held out, external:vit-b16, trial 0" in capsys.readouterr().err
+        )
         assert not (run.home / "record.json").exists()
     assert store.find(run)
 
@@ -236,11 +334,17 @@ def test_scores_that_were_damaged_are_imported_again(folder):
         assert store.finished(tiny(folder, methods=METHOD)) == []
     with pytest.warns(UserWarning, match="not used"):
         add(folder, scores(folder))
-    assert len(store.finished(tiny(folder, methods=METHOD))) == len(store.collect(folder / "outputs" / "test")) == 1
+    assert (
+        len(store.finished(tiny(folder, methods=METHOD)))
+        == len(store.collect(folder / "outputs" / "test"))
+        == 1
+    )
 
 
 def test_scores_are_of_the_images_that_they_were_compared_with(folder):
-    """Of other images there is a further record: with other test images below the first, which stays."""
+    """Of other images there is a further record: with other test images below the first, which
+    stays.
+    """
     file, experiment = scores(folder), tiny(folder, methods=METHOD)
     add(folder, file)
     with np.load(folder / "data" / "tiny.npz") as prepared:
@@ -257,14 +361,29 @@ def test_scores_are_of_the_images_that_they_were_compared_with(folder):
 
 def test_no_training_waits_for_what_can_only_be_imported(folder):
     add(folder, scores(folder))
-    both = {"methods": ("classification", METHOD), "scores": ("msp", "energy", "external:margin"), "epochs": 1, "trials": 2}
+    both = {
+        "methods": ("classification", METHOD),
+        "scores": ("msp", "energy", "external:margin"),
+        "epochs": 1,
+        "trials": 2,
+    }
     own, outside, second = runs.complete(tiny(folder, **both))
-    assert [own.method, outside.method, second.method] == ["classification", METHOD, "classification"]
+    assert [own.method, outside.method, second.method] == [
+        "classification",
+        METHOD,
+        "classification",
+    ]
     assert own.metrics.keys() >= {"msp", "energy"} and "external:margin" not in own.metrics
-    assert runs.complete(tiny(folder, **both)) == [own, outside, second] and store.missing(tiny(folder, **both)) == []
+    assert (
+        runs.complete(tiny(folder, **both)) == [own, outside, second]
+        and store.missing(tiny(folder, **both)) == []
+    )
     said = show.remarks(tiny(folder, **both), [own, outside, second])
     assert len(said) == 3 and said[0].startswith("3 of 4 runs") and "vit-b16 (1)" in said[2]
-    assert said[1] == "Averages are of the trials that have every class: 2 with Classification-only, 1 with vit-b16."
+    assert (
+        said[1]
+        == "Averages are of the trials that have every class: 2 with Classification-only, 1 with vit-b16."
+    )
     text = show.as_text(tables.by_class(tiny(folder, **both), [own, outside, second]))
     assert text.count("not run") == 2  # margin of the classifier, for the class and on average
 
@@ -274,7 +393,9 @@ def test_a_misspelt_name_is_refused_with_those_that_were_imported(folder, field,
     with pytest.raises(ConfigError, match=r"choose from none.*semlib import"):
         runs.complete(tiny(folder, **{field: "external:x"}))
     add(folder, scores(folder))
-    with pytest.raises(ConfigError, match=f"{field}: external:x was not imported into .*; choose from {known}"):
+    with pytest.raises(
+        ConfigError, match=f"{field}: external:x was not imported into .*; choose from {known}"
+    ):
         runs.complete(tiny(folder, **{field: "external:x"}))
     assert not list((folder / "outputs").rglob("weights.pt"))
 
@@ -290,7 +411,9 @@ def test_settings_of_the_images_tell_tables_apart(folder):
     """With 20 labels a class it is another training, on other data than with all of them."""
     add(folder, scores(folder))
     add(folder, scores(folder, "few", seed=1, method="few"), train_per_class=20)
-    assert [record.method for record in store.finished(tiny(folder, methods=(METHOD, "external:few")))] == [METHOD]
+    assert [
+        record.method for record in store.finished(tiny(folder, methods=(METHOD, "external:few")))
+    ] == [METHOD]
     for changes in ({}, {"epochs": 1}, {"train_per_class": 20, "batch_size": 32}):
         runs.complete(tiny(folder, methods="classification", **changes))
     found = grouped(store.collect(folder / "outputs" / "test"), tiny(folder))
@@ -307,12 +430,22 @@ def test_nothing_held_out_and_the_scores_of_a_data_set_that_is_not_here(folder):
     assert record.hold_out is None and set(record.metrics) == {"accuracy", "accuracy@upright"}
     for k, name in enumerate(("plain", "new")):
         add(folder, scores(folder, name, seed=k, method=name, **CUB))
-    experiment = tiny(folder, dataset="cub", hold_out="owl", methods=("external:plain", "external:new"), missing="skip")
+    experiment = tiny(
+        folder,
+        dataset="cub",
+        hold_out="owl",
+        methods=("external:plain", "external:new"),
+        missing="skip",
+    )
     found = runs.complete(experiment)
     assert [str(record.data) for record in found] == ["11111111-22222222"] * 2
-    assert tables.by_class(experiment, found).loc["owl"].notna().sum() == 4  # MSP and accuracy, of one trial
+    assert (
+        tables.by_class(experiment, found).loc["owl"].notna().sum() == 4
+    )  # MSP and accuracy, of one trial
     (members,) = grouped(store.collect(experiment.folder), experiment).values()
-    assert Results(members).published("owl", "plain", "MSP") == pytest.approx((np.nan, np.nan), nan_ok=True)
+    assert Results(members).published("owl", "plain", "MSP") == pytest.approx(
+        (np.nan, np.nan), nan_ok=True
+    )
     assert overview({"cub": members})["trained elsewhere"].tolist() == [2]
 
 

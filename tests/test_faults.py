@@ -1,4 +1,6 @@
-"""Faults that runs and grids survive: signals, full and read-only disks, clocks, other processes. Kills: also test_runs."""
+"""Faults that runs and grids survive: signals, full and read-only disks, clocks, other processes.
+Kills: also test_runs.
+"""
 
 import hashlib
 import http.server
@@ -17,11 +19,23 @@ import nbformat
 import numpy as np
 import psutil
 import pytest
-from helpers import ROOT, TINY, contents, environment, parameters, scores, semlib, semlib_path, tiny, tiny_benchmark, tiny_data
+from helpers import (
+    ROOT,
+    TINY,
+    contents,
+    environment,
+    parameters,
+    scores,
+    semlib,
+    semlib_path,
+    tiny,
+    tiny_benchmark,
+    tiny_data,
+)
 
-from semlib import runs
-from semlib.batch import notebooks
-from semlib.runs import plan, store
+from workbench import runs
+from workbench.batch import notebooks
+from workbench.runs import plan, store
 
 ROOT_USER = pytest.mark.skipif(os.getuid() != 0, reason="mounting a small disk needs root")
 FILES = {"record.json", "scores.npz", "history.csv", "weights.pt"}
@@ -49,7 +63,12 @@ def disk(folder):
 
 def command(folder, *words, **changes):
     """`semlib run` of holdout.ipynb on the tiny data."""
-    settings = {**TINY, "outputs": folder / "outputs", "epochs": 40, "methods": "classification"} | changes
+    settings = {
+        **TINY,
+        "outputs": folder / "outputs",
+        "epochs": 40,
+        "methods": "classification",
+    } | changes
     given = parameters(**{name: value for name, value in settings.items() if value is not None})
     return ["run", "notebooks/holdout.ipynb", *given, "-o", folder / "out.ipynb", *words]
 
@@ -57,7 +76,9 @@ def command(folder, *words, **changes):
 def started(folder, *words, **changes):
     line = [sys.executable, "-m", "semlib", *map(str, command(folder, *words, **changes))]
     places = environment(SEMLIB_DATA=folder / "data")
-    return subprocess.Popen(line, cwd=ROOT, env=places, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        line, cwd=ROOT, env=places, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def until(condition, process, seconds=200):
@@ -83,7 +104,9 @@ def test_sigterm_stops_the_kernel_and_the_same_command_goes_on(folder):
     mine = kernels(process)
     process.terminate()
     said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130 and said.splitlines()[-1].startswith("stopped; the same command goes on")
+    assert process.returncode == 130 and said.splitlines()[-1].startswith(
+        "stopped; the same command goes on"
+    )
     assert mine and not any(map(psutil.pid_exists, mine)) and not list(folder.rglob("record.json"))
 
 
@@ -93,13 +116,17 @@ def test_a_kernel_killed_in_a_grid_runs_again_by_itself(folder):
     file, experiment = tiny_benchmark(folder, epochs=300, methods="classification", hold_out="one")
     line = [sys.executable, "-m", "semlib", "grid", file]
     places = environment(SEMLIB_DATA=folder / "data")
-    process = subprocess.Popen(list(map(str, line)), cwd=ROOT, env=places, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        list(map(str, line)), cwd=ROOT, env=places, stdout=subprocess.PIPE, text=True
+    )
     until(lambda: list(folder.rglob("checkpoint.pt")), process)
     for pid in kernels(process):
         os.kill(pid, signal.SIGKILL)
     said = process.communicate(timeout=200)[0]
     assert process.returncode == 0 and "1 of 1 runs are finished" in said
-    log = (folder / "outputs" / "test" / ".grid" / "benchmark" / "holdout" / "tiny-one.log").read_text()
+    log = (
+        folder / "outputs" / "test" / ".grid" / "benchmark" / "holdout" / "tiny-one.log"
+    ).read_text()
     assert "DeadKernelError" not in log  # the second one's
     runs.complete(whole := experiment.model_copy(update={"outputs": str(folder / "whole")}))
     assert scores(experiment) == scores(whole)
@@ -116,11 +143,18 @@ def test_a_full_disk_is_named_and_leaves_nothing_half_written(folder, disk):
     filler.write_bytes(bytes((64 << 20) - (400 << 10)))  # room for the lock, not for a checkpoint
     with pytest.raises(OSError, match=r"No space left on device: '.*checkpoint\.pt'"):
         runs.complete(experiment)
-    assert not list(run.home.glob("*.npz")) and not list(run.home.glob(".*.part")) and store.find(run) is None
+    assert (
+        not list(run.home.glob("*.npz"))
+        and not list(run.home.glob(".*.part"))
+        and store.find(run) is None
+    )
     filler.unlink()
     runs.complete(experiment)
     runs.complete(whole := tiny(folder, methods="classification", outputs=str(folder / "whole")))
-    assert scores(experiment) == scores(whole) and {path.name for path in run.home.iterdir()} - {"run.lock"} == FILES
+    assert (
+        scores(experiment) == scores(whole)
+        and {path.name for path in run.home.iterdir()} - {"run.lock"} == FILES
+    )
 
 
 @ROOT_USER
@@ -130,7 +164,11 @@ def test_a_read_only_folder_is_one_clear_line_before_anything_starts(folder, dis
     before = contents(folder)
     disk("remount,ro")
     done = semlib(*command(folder, epochs=9), SEMLIB_DATA=folder / "data")
-    assert done.returncode == 2 and done.stderr.startswith("error: outputs: ") and "Read-only" in done.stderr
+    assert (
+        done.returncode == 2
+        and done.stderr.startswith("error: outputs: ")
+        and "Read-only" in done.stderr
+    )
     assert done.stderr.count("\n") == 1 and contents(folder) == before
     assert len(runs.complete(tiny(folder, missing="skip"))) == 2  # looking needs no writing
 
@@ -160,7 +198,9 @@ def test_a_grid_whose_files_are_of_tomorrow_runs_what_is_missing_alone(folder):
     shutil.rmtree(lost.home)
     before = contents(kept.home)
     done = semlib("grid", file, SEMLIB_DATA=folder / "data")
-    assert done.returncode == 0 and "2 of 2 runs are finished" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "2 of 2 runs are finished" in done.stdout, (
+        done.stdout + done.stderr
+    )
     assert contents(kept.home) == before
     table = folder / "outputs" / "test" / "benchmark-tiny-one-two.ipynb"
     assert table.stat().st_mtime < tomorrow - 3600  # made anew
@@ -170,9 +210,11 @@ def test_a_grid_whose_files_are_of_tomorrow_runs_what_is_missing_alone(folder):
 
 TWICE = """
 import errno, fcntl, pathlib, sys, time
-from semlib import config, runs, training
-from semlib.runs import plan
-name, place, experiment = sys.argv[1], pathlib.Path(sys.argv[2]), config.create({settings!r})
+from semlib import training
+from workbench import runs
+from workbench.experiment import create
+from workbench.runs import plan
+name, place, experiment = sys.argv[1], pathlib.Path(sys.argv[2]), create({settings!r})
 def wait(*paths):
     while not all(path.exists() for path in paths):
         time.sleep(0.01)
@@ -210,7 +252,10 @@ def both(experiment, place, without_locks=""):
     code = TWICE.format(settings=experiment.model_dump(mode="json"), without_locks=without_locks)
     place.mkdir()
     words = [[sys.executable, "-c", code, name, place] for name in ("first", "second")]
-    pair = [subprocess.Popen(line, env=environment(), stdout=subprocess.PIPE, text=True) for line in words]
+    pair = [
+        subprocess.Popen(line, env=environment(), stdout=subprocess.PIPE, text=True)
+        for line in words
+    ]
     try:
         said = [process.communicate(timeout=200)[0] for process in pair]
     finally:
@@ -222,7 +267,9 @@ def both(experiment, place, without_locks=""):
 
 @pytest.mark.slow
 def test_two_processes_share_the_runs_of_a_table(folder):
-    """What the other one trains is left for last: with several runs neither waits while there is something to do."""
+    """What the other one trains is left for last: with several runs neither waits while there is
+    something to do.
+    """
     experiment = tiny(folder, trials=3, epochs=12)
     counts = both(experiment, folder / "both")
     assert sum(counts) == 6 == len(store.finished(experiment)) and min(counts) >= 1
@@ -235,33 +282,46 @@ def test_where_locks_do_nothing_the_first_record_stands(folder):
     (run,) = plan.planned(experiment)
     assert store.find(run) and {path.name for path in run.home.iterdir()} - {"run.lock"} == FILES
     late = (folder / "both" / "late").stat().st_mtime
-    assert all((run.home / name).stat().st_mtime < late for name in FILES)  # the second wrote none of them
+    assert all(
+        (run.home / name).stat().st_mtime < late for name in FILES
+    )  # the second wrote none of them
 
 
 @pytest.mark.notebook
 def test_a_grid_and_a_tables_notebook_at_once_train_each_run_once(folder):
-    """Both at once, in two checkouts' processes over one outputs folder; a user's loss counts the trainings."""
+    """Both at once, in two checkouts' processes over one outputs folder; a user's loss counts the
+    trainings.
+    """
     (folder / "counted.py").write_text(
         "import os, pathlib\n\n\ndef loss(net, images):\n"
         "    place = pathlib.Path(__file__).parent / f'trained-{os.getpid()}'\n    place.open('a').write('x')\n"
         "    return net(images, head='mine').square().mean()\n\n\nloss.heads = {'mine': 2}\n"
     )
-    file, _ = tiny_benchmark(folder, epochs=10, methods="counted:loss", hold_out=["one", "two", "three"])
+    file, _ = tiny_benchmark(
+        folder, epochs=10, methods="counted:loss", hold_out=["one", "two", "three"]
+    )
     places = environment(SEMLIB_DATA=folder / "data", PYTHONPATH=semlib_path(folder))
     start = [sys.executable, "-m", "semlib"]
     table = ["run", "notebooks/benchmark.ipynb", "-f", file, "-o", folder / "table.ipynb"]
-    pair = [subprocess.Popen([*start, *words], cwd=ROOT, env=places) for words in (["grid", file], table)]
+    pair = [
+        subprocess.Popen([*start, *words], cwd=ROOT, env=places)
+        for words in (["grid", file], table)
+    ]
     assert [process.wait(300) for process in pair] == [0, 0]
     assert len(list((folder / "outputs").rglob("record.json"))) == 3
     calls = [path.stat().st_size for path in folder.glob("trained-*")]
-    assert sum(calls) - len(calls) == 3 * 10 * 3  # runs, epochs, steps; each process tries the loss once before it trains
+    assert (
+        sum(calls) - len(calls) == 3 * 10 * 3
+    )  # runs, epochs, steps; each process tries the loss once before it trains
     nbformat.validate(nbformat.read(folder / "table.ipynb", 4))
 
 
 # --- a download
 @pytest.mark.slow
 def test_an_interrupted_download_is_done_again(tmp_path):
-    """torchvision's real download of a small CIFAR-10; the process is killed when half of the archive is there."""
+    """torchvision's real download of a small CIFAR-10; the process is killed when half of the
+    archive is there.
+    """
     batch = {"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1]}
     served = tmp_path / "served"
     inner = served / "cifar-10-batches-py"
@@ -271,7 +331,18 @@ def test_an_interrupted_download_is_done_again(tmp_path):
     names = [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]
     for name in names:
         (inner / name).write_bytes(pickle.dumps(batch))
-    labels = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    labels = [
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ]
     (inner / "batches.meta").write_bytes(pickle.dumps({"label_names": labels}))
     with tarfile.open(served / "small.tar.gz", "w:gz") as tar:
         tar.add(inner, inner.name)
@@ -301,7 +372,7 @@ CIFAR10.url, CIFAR10.filename = "http://127.0.0.1:{server.server_port}/small.tar
 CIFAR10.tgz_md5 = "{hashlib.md5(archive).hexdigest()}"
 CIFAR10.train_list, CIFAR10.test_list = {lists}
 CIFAR10.meta = {{"filename": "batches.meta", "key": "label_names", "md5": "{digest["batches.meta"]}"}}
-from semlib.__main__ import main
+from workbench.cli import main
 sys.exit(main(["data", "prepare", "cifar10", "--root", {str(tmp_path / "data")!r}]))
 """
     how = {"env": environment(), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -1,4 +1,6 @@
-"""What a machine has set (environment, home folder, kernels, quotas) changes no number and stops no run."""
+"""What a machine has set (environment, home folder, kernels, quotas) changes no number and stops no
+run.
+"""
 
 import json
 import os
@@ -11,26 +13,48 @@ import nbformat
 import pytest
 import throughput
 import torch
-from helpers import ROOT, environment, parameters, semlib, semlib_path, tiny, tiny_benchmark, tiny_data
+from helpers import (
+    ROOT,
+    environment,
+    parameters,
+    semlib,
+    semlib_path,
+    tiny,
+    tiny_benchmark,
+    tiny_data,
+)
 from nbclient import NotebookClient
 
-from semlib.__main__ import main
-from semlib.batch import notebooks
 from semlib.datasets import DataError, arrays
-from semlib.runs import machine, store
+from workbench.batch import notebooks
+from workbench.cli import main
+from workbench.runs import machine, store
 
 HOLDOUT = "notebooks/holdout.ipynb"
 
 
 def words(experiment):
-    given = {"dataset", "outputs", "architecture", "epochs", "batch_size", "missing", "hold_out", "weight_decay", "profile"}
-    return parameters(**experiment.model_dump(mode="json", include=given) | {"methods": "classification", "trials": 1})
+    given = {
+        "dataset",
+        "outputs",
+        "architecture",
+        "epochs",
+        "batch_size",
+        "missing",
+        "hold_out",
+        "weight_decay",
+        "profile",
+    }
+    return parameters(
+        **experiment.model_dump(mode="json", include=given)
+        | {"methods": "classification", "trials": 1}
+    )
 
 
 @pytest.mark.notebook
 def test_a_machines_own_settings_change_no_number_and_no_figure(tmp_path):
-    """Agg as backend, TeX in matplotlibrc, IPython's startup files, another environment's kernel, a long TMPDIR, no HOME, ASCII
-    output, braces in the outputs' path."""
+    """Agg as backend, TeX in matplotlibrc, IPython's startup files, another environment's kernel, a
+    long TMPDIR, no HOME, ASCII output, braces in the outputs' path."""
     data = tiny_data(tmp_path / "data")
     odd = tiny(tmp_path, outputs=str(tmp_path / "out {profile} {}"), hold_out="one")
     startup = tmp_path / "ipython" / "profile_default" / "startup"
@@ -39,13 +63,25 @@ def test_a_machines_own_settings_change_no_number_and_no_figure(tmp_path):
     (tmp_path / "startup.py").write_text("my_other_constant = 3\nepochs = 1\n")
     kernel = tmp_path / "jupyter" / "kernels" / "python3"
     kernel.mkdir(parents=True)
-    spec = {"argv": ["/no/such/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"], "display_name": "Python 3"}
+    spec = {
+        "argv": ["/no/such/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "display_name": "Python 3",
+    }
     (kernel / "kernel.json").write_text(json.dumps(spec | {"language": "python"}))
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nsavefig.dpi: 3\nfont.size: 40\n")
     long = tmp_path / ("long" * 25)
     long.mkdir()
-    machine_has = {"MPLBACKEND": "Agg", "MATPLOTLIBRC": tmp_path / "matplotlibrc", "IPYTHONDIR": tmp_path / "ipython"}
-    machine_has |= {"JUPYTER_PATH": tmp_path / "jupyter", "TMPDIR": long, "HOME": "/proc/no home", "PYTHONIOENCODING": "ascii"}
+    machine_has = {
+        "MPLBACKEND": "Agg",
+        "MATPLOTLIBRC": tmp_path / "matplotlibrc",
+        "IPYTHONDIR": tmp_path / "ipython",
+    }
+    machine_has |= {
+        "JUPYTER_PATH": tmp_path / "jupyter",
+        "TMPDIR": long,
+        "HOME": "/proc/no home",
+        "PYTHONIOENCODING": "ascii",
+    }
     machine_has |= {"PYTHONSTARTUP": tmp_path / "startup.py", "LC_ALL": "C"}
     twice = parameters(trials=2)  # for there to be a ± in the table
     done = semlib("run", HOLDOUT, *words(odd), *twice, SEMLIB_DATA=data, **machine_has)
@@ -55,7 +91,10 @@ def test_a_machines_own_settings_change_no_number_and_no_figure(tmp_path):
     plain = tiny(tmp_path, hold_out="one")
     again = semlib("run", HOLDOUT, *words(plain), *twice, SEMLIB_DATA=data)
     assert again.returncode == 0, again.stderr
-    scores = [{record.address: record.scores_sha256 for record in store.collect(e.folder)} for e in (odd, plain)]
+    scores = [
+        {record.address: record.scores_sha256 for record in store.collect(e.folder)}
+        for e in (odd, plain)
+    ]
     assert scores[0] == scores[1] and len(scores[0]) == 2
     (usual,) = (tmp_path / "outputs").rglob("*.ipynb")
     assert pictures(out) == pictures(usual) and pictures(out)
@@ -64,24 +103,47 @@ def test_a_machines_own_settings_change_no_number_and_no_figure(tmp_path):
 @pytest.mark.notebook
 def test_plain_papermill_or_lab_shows_figures_too(monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    code = "from semlib.results import plots\nplots._note('a figure');"
+    code = "from workbench.results import plots\nplots._note('a figure');"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
+    ).execute()
     assert ["image/png" in output.data for output in notebook.cells[0].outputs] == [True]
 
 
 def pictures(notebook):
-    outputs = [o for cell in nbformat.read(notebook, 4).cells if cell.cell_type == "code" for o in cell.outputs]
+    outputs = [
+        o
+        for cell in nbformat.read(notebook, 4).cells
+        if cell.cell_type == "code"
+        for o in cell.outputs
+    ]
     return [o["data"]["image/png"] for o in outputs if "image/png" in o.get("data", {})]
 
 
 QUOTAS = {
     "version 2": ("0::/", {"cpu.max": "150000 100000"}, 2),
     "version 2, none": ("0::/", {"cpu.max": "max 100000"}, None),
-    "version 2, of a group above": ("0::/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": "300000 100000"}, 3),
-    "version 2, the least of all": ("0::/a/b", {"a/b/cpu.max": "400000 100000", "a/cpu.max": "150000 100000"}, 2),
-    "version 1": ("4:cpu,cpuacct:/", {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 1),
-    "version 1, none": ("4:cpu,cpuacct:/x\n0::/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+    "version 2, of a group above": (
+        "0::/a/b",
+        {"a/b/cpu.max": "max 100000", "a/cpu.max": "300000 100000"},
+        3,
+    ),
+    "version 2, the least of all": (
+        "0::/a/b",
+        {"a/b/cpu.max": "400000 100000", "a/cpu.max": "150000 100000"},
+        2,
+    ),
+    "version 1": (
+        "4:cpu,cpuacct:/",
+        {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"},
+        1,
+    ),
+    "version 1, none": (
+        "4:cpu,cpuacct:/x\n0::/",
+        {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},
+        None,
+    ),
     "version 1, of another controller": (
         "3:cpuset:/",
         {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"},
@@ -105,7 +167,9 @@ def test_a_containers_quota_is_what_counts_as_cores(tmp_path, monkeypatch, case)
 
 
 def test_a_containers_memory_is_what_counts_as_free(tmp_path, monkeypatch):
-    """Of its group and those above; files that are kept in memory only while nothing else needs it are free."""
+    """Of its group and those above; files that are kept in memory only while nothing else needs it
+    are free.
+    """
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 10**9}))
     (tmp_path / "cgroup").write_text("4:memory:/\n0::/a/b\n")
     assert arrays.free_memory(tmp_path / "fs", tmp_path / "cgroup") == 10**9
@@ -113,7 +177,9 @@ def test_a_containers_memory_is_what_counts_as_free(tmp_path, monkeypatch):
         (tmp_path / "fs" / group).mkdir(parents=True)
         (tmp_path / "fs" / group / "memory.max").write_text(f"{limit}\n")
         (tmp_path / "fs" / group / "memory.current").write_text("3000\n")
-        (tmp_path / "fs" / group / "memory.stat").write_text("anon 1000\nactive_file 700\ninactive_file 40\nshmem 9\n")
+        (tmp_path / "fs" / group / "memory.stat").write_text(
+            "anon 1000\nactive_file 700\ninactive_file 40\nshmem 9\n"
+        )
     assert arrays.free_memory(tmp_path / "fs", tmp_path / "cgroup") == 2740
     (tmp_path / "fs" / "a" / "memory.max").write_text("4000\n")
     assert arrays.free_memory(tmp_path / "fs", tmp_path / "cgroup") == 1740
@@ -131,14 +197,18 @@ def test_system_wide_start_up_files_stay_out_of_a_kernel(tmp_path, monkeypatch):
         f"application.ENV_CONFIG_DIRS.append({str(tmp_path / 'environment')!r})\n"
     )
     monkeypatch.setenv("PYTHONPATH", semlib_path(tmp_path))
-    cell = nbformat.v4.new_code_cell("import sys; print({'system', 'environment'} & {*globals()}, sys.path[0] == '')")
+    cell = nbformat.v4.new_code_cell(
+        "import sys; print({'system', 'environment'} & {*globals()}, sys.path[0] == '')"
+    )
     notebook = nbformat.v4.new_notebook(cells=[cell])
     with notebooks._kernels(1):
         NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
     assert cell.outputs[0].text == "set() False\n"
 
 
-def test_a_grid_has_as_many_jobs_as_the_quota_allows_and_a_kernel_as_many_threads(tmp_path, monkeypatch, capsys):
+def test_a_grid_has_as_many_jobs_as_the_quota_allows_and_a_kernel_as_many_threads(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(machine, "quota", lambda: 3)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64), raising=False)
     monkeypatch.setenv("SEMLIB_DATA", str(tiny_data(tmp_path / "data")))
@@ -161,14 +231,20 @@ def no_bfloat16(monkeypatch):
 
 def test_bfloat16_is_said_to_be_emulated_where_it_is(tmp_path, monkeypatch, no_bfloat16, capsys):
     monkeypatch.setenv("SEMLIB_DATA", str(tiny_data(tmp_path / "data")))
-    monkeypatch.setattr(notebooks, "execute", lambda *args: (_ for _ in ()).throw(RuntimeError("not executed here")))
+    monkeypatch.setattr(
+        notebooks, "execute", lambda *args: (_ for _ in ()).throw(RuntimeError("not executed here"))
+    )
     experiment = tiny(tmp_path, hold_out="one")
-    with pytest.warns(UserWarning, match="precision: bfloat16 is emulated on this processor or GPU, and slower"):
+    with pytest.warns(
+        UserWarning, match="precision: bfloat16 is emulated on this processor or GPU, and slower"
+    ):
         main(["run", HOLDOUT, *words(experiment), *parameters(precision="bfloat16", device="cpu")])
     for precision in ("float32", "auto"):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            main(["run", HOLDOUT, *words(experiment), *parameters(precision=precision, device="cpu")])
+            main(
+                ["run", HOLDOUT, *words(experiment), *parameters(precision=precision, device="cpu")]
+            )
 
 
 def test_a_benchmarks_peak_is_of_what_the_processor_computes_in(monkeypatch, no_bfloat16):
@@ -179,23 +255,35 @@ def test_a_benchmarks_peak_is_of_what_the_processor_computes_in(monkeypatch, no_
 
 @pytest.mark.slow
 def test_an_installed_package_says_what_needs_the_checkout_and_does_the_rest(tmp_path):
-    shutil.copytree(ROOT / "semlib", tmp_path / "site" / "semlib", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "semlib", tmp_path / "site" / "semlib", ignore=shutil.ignore_patterns("__pycache__")
+    )
     (tmp_path / "mine.yaml").write_text("dataset: digits\n")
 
     def python(*words):
-        how = {"cwd": tmp_path, "env": environment(PYTHONPATH=tmp_path / "site"), "capture_output": True, "text": True}
+        how = {
+            "cwd": tmp_path,
+            "env": environment(PYTHONPATH=tmp_path / "site"),
+            "capture_output": True,
+            "text": True,
+        }
         return subprocess.run([sys.executable, *map(str, words)], **how, timeout=300)
 
-    for words in (["grid", "mine.yaml"], ["grid", "params/demo/benchmark.yaml", "--dry-run"], ["run", HOLDOUT]):
+    for words in (
+        ["grid", "mine.yaml"],
+        ["grid", "params/demo/benchmark.yaml", "--dry-run"],
+        ["run", HOLDOUT],
+    ):
         done = python("-m", "semlib", *words)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
         assert done.stderr.startswith("error: ") and "clone its repository" in done.stderr
-    assert python("-m", "semlib", "data", "prepare", "digits", "--root", tmp_path / "data").returncode == 0
-    assert "# Parameters" in python("-m", "semlib", "parameters").stdout
-    code = "from semlib import config, datasets, runs; from semlib.runs import store; e = config.create(dict(dataset='digits', "
-    code += (
-        "hold_out='3', trials=1, methods='classification', architecture='wrn-10-1', epochs=1, batch_size=64, missing='train', "
+    assert (
+        python("-m", "semlib", "data", "prepare", "digits", "--root", tmp_path / "data").returncode
+        == 0
     )
+    assert "# Parameters" in python("-m", "semlib", "parameters").stdout
+    code = "from semlib import config, datasets, runs; from workbench.runs import store; e = config.create(dict(dataset='digits', "
+    code += "hold_out='3', trials=1, methods='classification', architecture='wrn-10-1', epochs=1, batch_size=64, missing='train', "
     code += "norm_batch=None)); print(len(runs.complete(e)), e.folder)"
     done = python("-c", code)
     assert done.stdout.split() == ["1", str(tmp_path / "outputs" / "paper")], done.stderr

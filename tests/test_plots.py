@@ -1,4 +1,6 @@
-"""Figures of records, read back from what matplotlib draws: curves, bands, and which images stand in which row."""
+"""Figures of records, read back from what matplotlib draws: curves, bands, and which images stand
+in which row.
+"""
 
 import itertools
 import warnings
@@ -16,10 +18,16 @@ from sklearn.metrics import auc, average_precision_score
 
 from semlib import datasets
 from semlib.datasets import Dataset, ImageSet
-from semlib.results import names, plots, stats, tables
-from semlib.runs import plan, store
+from workbench.images import prepared
+from workbench.results import names, plots, stats, tables
+from workbench.runs import plan, store
 
-UNEVEN = {"images": 95, "dataset": "digits", "hold_out": ["1", "7"], "trials": 2}  # 10 images of class 1, 9 of class 7
+UNEVEN = {
+    "images": 95,
+    "dataset": "digits",
+    "hold_out": ["1", "7"],
+    "trials": 2,
+}  # 10 images of class 1, 9 of class 7
 
 
 @pytest.fixture(autouse=True)
@@ -34,8 +42,14 @@ def runs(folder, **changes):
     for record in store.collect(experiment.folder):
         arrays = record.scores()
         arrays |= {f"{name}@upright": -arrays[name] for name in record.scoring}
-        aps = {f"{s}@upright": average_precision_score(arrays["is_anomaly"], -arrays[s]) for s in record.scoring}
-        fields = {"scores_sha256": store.write_scores(record.home / "scores.npz", arrays), "metrics": record.metrics | aps}
+        aps = {
+            f"{s}@upright": average_precision_score(arrays["is_anomaly"], -arrays[s])
+            for s in record.scoring
+        }
+        fields = {
+            "scores_sha256": store.write_scores(record.home / "scores.npz", arrays),
+            "metrics": record.metrics | aps,
+        }
         store.write_record(record.home, **record.model_dump() | fields)
     return experiment, store.collect(experiment.folder)
 
@@ -57,14 +71,18 @@ def test_the_area_under_each_curve_is_the_mean_average_precision_of_its_runs(tmp
         is_anomaly = members[0].scores()["is_anomaly"]
         assert set(skew.get_ydata()) == {is_anomaly.mean()}
         pairs = [(method, score) for method in experiment.methods for score in experiment.scores]
-        for (method, score), curve, band, text in zip(pairs, curves, axis.collections, axis.texts, strict=True):
+        for (method, score), curve, band, text in zip(
+            pairs, curves, axis.collections, axis.texts, strict=True
+        ):
             assert curve.get_color() == colour[method] and text.get_color() == colour[method]
             aps = pd.Series([r.metrics[score + end] for r in members if r.method == method])
             assert auc(*drawn(curve)) == pytest.approx(aps.mean()) and len(aps) == 2
             said = f"{names.label(score)} {100 * aps.mean():.2f} ± {100 * aps.std():.2f}"
             assert text.get_text() == said
             each = [r.scores()[score + end] for r in members if r.method == method]
-            literal = np.array([literal_precisions(is_anomaly, values) for values in each])  # (trials, positives)
+            literal = np.array(
+                [literal_precisions(is_anomaly, values) for values in each]
+            )  # (trials, positives)
             np.testing.assert_allclose(curve.get_ydata()[1:], literal.mean(0))
             x, y = curve.get_data()
             corners = band.get_paths()[0].vertices
@@ -73,7 +91,9 @@ def test_the_area_under_each_curve_is_the_mean_average_precision_of_its_runs(tmp
                 half = literal[:, k - 1].std(ddof=1)
                 assert np.isclose(at, y[k] - half).any() and np.isclose(at, y[k] + half).any()
     labels = [text.get_text() for text in figure.legends[0].texts]
-    assert labels == [f"{names.label(m)}, {names.label(s)}" for m, s in pairs] + ["share of anomalies"]
+    assert labels == [f"{names.label(m)}, {names.label(s)}" for m, s in pairs] + [
+        "share of anomalies"
+    ]
 
 
 def literal_precisions(is_anomaly, values):
@@ -103,18 +123,36 @@ def test_of_many_classes_those_are_drawn_whose_methods_differ_most(tmp_path):
 
 
 def marks(figure, panel=0):
-    """By row the points of the filled and of the hollow mark, and the ends of the bar, as drawn in a panel."""
+    """By row the points of the filled and of the hollow mark, and the ends of the bar, as drawn in
+    a panel.
+    """
     first, axis = figure.axes[0], figure.axes[panel]
-    rows = dict(zip(first.get_yticks(), (text.get_text() for text in first.get_yticklabels()), strict=True))
+    rows = dict(
+        zip(first.get_yticks(), (text.get_text() for text in first.get_yticklabels()), strict=True)
+    )
     found = {"filled": {}, "hollow": {}, "bar": {}}
-    for line in (line for line in axis.lines if line.get_ydata()[0] in rows and line.get_xdata()[0] == line.get_xdata()[0]):
-        kind = "bar" if len(line.get_xdata()) == 2 else "hollow" if line.get_fillstyle() == "none" else "filled"
-        found[kind][rows[line.get_ydata()[0]]] = tuple(line.get_xdata()) if kind == "bar" else line.get_xdata()[0]
+    for line in (
+        line
+        for line in axis.lines
+        if line.get_ydata()[0] in rows and line.get_xdata()[0] == line.get_xdata()[0]
+    ):
+        kind = (
+            "bar"
+            if len(line.get_xdata()) == 2
+            else "hollow"
+            if line.get_fillstyle() == "none"
+            else "filled"
+        )
+        found[kind][rows[line.get_ydata()[0]]] = (
+            tuple(line.get_xdata()) if kind == "bar" else line.get_xdata()[0]
+        )
     return found
 
 
 @pytest.mark.parametrize("trials", [1, 2])
-def test_each_class_and_the_mean_have_their_difference_and_its_interval(tmp_path, trials, monkeypatch):
+def test_each_class_and_the_mean_have_their_difference_and_its_interval(
+    tmp_path, trials, monkeypatch
+):
     monkeypatch.setattr(stats, "WORK", 1)  # few resamples, for the literal one is slow
     experiment, records = runs(tmp_path, hold_out=["1", "7", "8"], trials=trials)
     figure = plots.gain_by_class(experiment, records)
@@ -123,7 +161,9 @@ def test_each_class_and_the_mean_have_their_difference_and_its_interval(tmp_path
         drawn, differences = marks(figure, k), {}
         counts = stats.draws(records[0].scores()["label"], stats.FEWEST_RESAMPLES)
         for hold_out in experiment.hold_out:
-            value, deviation = literal_difference([r for r in records if r.hold_out == hold_out], score, counts)
+            value, deviation = literal_difference(
+                [r for r in records if r.hold_out == hold_out], score, counts
+            )
             differences[hold_out] = value
             half = 1.959964 * deviation
             assert drawn["filled"][hold_out] == pytest.approx(value)
@@ -132,21 +172,32 @@ def test_each_class_and_the_mean_have_their_difference_and_its_interval(tmp_path
         half = students_t.ppf(0.975, 2) * values.std(ddof=1) / 3**0.5
         assert drawn["filled"]["mean"] == pytest.approx(values.mean())
         assert drawn["bar"]["mean"] == pytest.approx((values.mean() - half, values.mean() + half))
-        assert not drawn["hollow"] and "over test images" in axis.get_xlabel() and "over other held-out" in axis.get_xlabel()
+        assert (
+            not drawn["hollow"]
+            and "over test images" in axis.get_xlabel()
+            and "over other held-out" in axis.get_xlabel()
+        )
     assert ("one trial" if trials == 1 else "mean of 2 trials") in figure.get_suptitle()
-    for those, whole in ((records, True), (records[:-1], False)):  # of two trials each class is still there
+    for those, whole in (
+        (records, True),
+        (records[:-1], False),
+    ):  # of two trials each class is still there
         assert set(stats.gains_by_class(experiment, those).whole) == {whole}
 
 
 def literal_difference(records, score, counts):
-    """Rotation minus classification, means over trials in percent, and its deviation when the test images are drawn anew."""
+    """Rotation minus classification, means over trials in percent, and its deviation when the test
+    images are drawn anew.
+    """
     drawn = {"rotation": [], "classification": []}
     for record in records:
         arrays = record.scores()
         weights = [np.ones(len(counts)), *counts.T]
         drawn[record.method].append([average_precision_score(arrays["is_anomaly"], arrays[score], sample_weight=w)
                                      for w in weights])  # fmt: skip
-    value, *resampled = 100 * (np.mean(drawn["rotation"], axis=0) - np.mean(drawn["classification"], axis=0))
+    value, *resampled = 100 * (
+        np.mean(drawn["rotation"], axis=0) - np.mean(drawn["classification"], axis=0)
+    )
     return value, np.std(resampled, ddof=1)
 
 
@@ -157,16 +208,26 @@ def test_the_papers_differences_are_hollow_and_what_was_not_run_has_no_mark(tmp_
     figure = plots.gain_by_class(experiment, records)
     for panel, score in enumerate(experiment.scores):
         hollow = marks(figure, panel)["hollow"]
-        assert hollow == pytest.approx((table[f"rotation_{score}"] - table[f"classification_{score}"]).to_dict())
+        assert hollow == pytest.approx(
+            (table[f"rotation_{score}"] - table[f"classification_{score}"]).to_dict()
+        )
     hollow = marks(figure)["hollow"]
     without = [r for r in records if (r.hold_out, r.method) != ("cat", "rotation")]
     drawn = marks(plots.gain_by_class(experiment, without))
-    assert "cat" not in drawn["filled"] and "cat" not in drawn["bar"] and drawn["hollow"]["cat"] == hollow["cat"]
+    assert (
+        "cat" not in drawn["filled"]
+        and "cat" not in drawn["bar"]
+        and drawn["hollow"]["cat"] == hollow["cat"]
+    )
     assert "mean of those run" in drawn["filled"] and "mean of those run" not in drawn["hollow"]
     nine = pd.Series(drawn["filled"]).drop("mean of those run")
     half = students_t.ppf(0.975, 8) * nine.std() / 9**0.5
-    assert drawn["bar"]["mean of those run"] == pytest.approx((nine.mean() - half, nine.mean() + half))
-    assert "mean of those run" in marks(plots.gain_by_class(experiment, without, most=3))["filled"]  # the cat isn't drawn
+    assert drawn["bar"]["mean of those run"] == pytest.approx(
+        (nine.mean() - half, nine.mean() + half)
+    )
+    assert (
+        "mean of those run" in marks(plots.gain_by_class(experiment, without, most=3))["filled"]
+    )  # the cat isn't drawn
     few = experiment.model_copy(update={"train_per_class": 500})  # of which the paper has nothing
     assert not marks(plots.gain_by_class(few, records))["hollow"]
 
@@ -174,7 +235,11 @@ def test_the_papers_differences_are_hollow_and_what_was_not_run_has_no_mark(tmp_
 def test_nothing_to_compare_is_a_note(tmp_path):
     experiment, records = runs(tmp_path)
     plain = experiment.model_copy(update={"methods": ("classification",)})
-    for one, those in ((experiment, []), (plain, records), (experiment, [r for r in records if r.method == "rotation"])):
+    for one, those in (
+        (experiment, []),
+        (plain, records),
+        (experiment, [r for r in records if r.method == "rotation"]),
+    ):
         (axis,) = plots.gain_by_class(one, those).axes
         assert "not run with both" in axis.texts[0].get_text() and not axis.lines
 
@@ -184,32 +249,63 @@ def test_each_method_has_its_colour_and_place_and_of_many_scores_the_first_are_d
     experiment, records = runs(tmp_path, methods=methods, scores=["msp", "odin", "energy", "knn"])
     figure = plots.gain_by_class(experiment, records)
     assert len(figure.axes) == 3 and "the first 3 of 4 scores" in figure.get_suptitle()
-    colours, table = plots.colours(methods), stats.gains_by_class(experiment, records).query("hold_out != 'average'")
-    assert [text.get_text() for text in figure.legends[0].texts] == [names.label(method) for method in methods[1:]]
+    colours, table = (
+        plots.colours(methods),
+        stats.gains_by_class(experiment, records).query("hold_out != 'average'"),
+    )
+    assert [text.get_text() for text in figure.legends[0].texts] == [
+        names.label(method) for method in methods[1:]
+    ]
     patches = figure.legends[0].get_patches()
-    assert [patch.get_facecolor()[:3] for patch in patches] == [colours[method] for method in methods[1:]]
+    assert [patch.get_facecolor()[:3] for patch in patches] == [
+        colours[method] for method in methods[1:]
+    ]
     for axis, score in zip(figure.axes, experiment.scores, strict=False):
-        points = [line for line in axis.lines if line.get_marker() == "o" and line.get_fillstyle() == "full"]
+        points = [
+            line
+            for line in axis.lines
+            if line.get_marker() == "o" and line.get_fillstyle() == "full"
+        ]
         assert len(points) == 2 * 3 == len({line.get_ydata()[0] for line in points})
         rows = table[table.score == score].itertuples()
-        assert {(line.get_color(), line.get_xdata()[0]) for line in points} == {(colours[r.method], r.difference) for r in rows}
+        assert {(line.get_color(), line.get_xdata()[0]) for line in points} == {
+            (colours[r.method], r.difference) for r in rows
+        }
 
 
-def test_of_many_classes_those_with_the_largest_differences_are_drawn_and_the_mean_is_of_all(tmp_path, monkeypatch):
+def test_of_many_classes_those_with_the_largest_differences_are_drawn_and_the_mean_is_of_all(
+    tmp_path, monkeypatch
+):
     experiment, records = runs(tmp_path, hold_out="all", images=200)
     every = marks(plots.gain_by_class(experiment, records))["filled"]
-    figure = plots.gain_by_class(experiment.model_copy(update={"scores": ("msp",)}), records, most=3)
+    figure = plots.gain_by_class(
+        experiment.model_copy(update={"scores": ("msp",)}), records, most=3
+    )
     drawn = marks(figure)["filled"]
     largest = sorted(set(every) - {"mean"}, key=lambda name: -abs(every[name]))[:3]
-    assert drawn == {name: every[name] for name in (*sorted(largest), "mean")} and "3 of 10" in figure.get_suptitle()
+    assert (
+        drawn == {name: every[name] for name in (*sorted(largest), "mean")}
+        and "3 of 10" in figure.get_suptitle()
+    )
     asked = []
-    monkeypatch.setattr(stats, "_resampled", lambda rankings, resamples, seed: asked.append(resamples) or {})
-    for work, resamples in ((10**9, 200), (40 * 2 * 200 * 60, 60), (1, stats.FEWEST_RESAMPLES)):  # runs, scores, images
+    monkeypatch.setattr(
+        stats, "_resampled", lambda rankings, resamples, seed: asked.append(resamples) or {}
+    )
+    for work, resamples in (
+        (10**9, 200),
+        (40 * 2 * 200 * 60, 60),
+        (1, stats.FEWEST_RESAMPLES),
+    ):  # runs, scores, images
         monkeypatch.setattr(stats, "WORK", work)
         plots.gain_by_class(experiment, records)
         assert asked.pop() == resamples
-    full, part = (stats.gains_by_class(experiment, records, most).query("hold_out != 'average'") for most in (10, 3))
-    assert {*part.hold_out} == {*full.difference.abs().groupby(full.hold_out).max().nlargest(3).index}  # by either score
+    full, part = (
+        stats.gains_by_class(experiment, records, most).query("hold_out != 'average'")
+        for most in (10, 3)
+    )
+    assert {*part.hold_out} == {
+        *full.difference.abs().groupby(full.hold_out).max().nlargest(3).index
+    }  # by either score
 
 
 # --- names and their letters
@@ -227,7 +323,9 @@ def odd(tmp_path, monkeypatch):
     monkeypatch.setenv("SEMLIB_DATA", str(tmp_path))
     experiment = made_up(tmp_path / "outputs", 100, dataset="own", data_root=None, trials=2)
     records = store.finished(experiment)
-    history = pd.DataFrame({"epoch": [1, 2], "loss": [2, 1.0], "accuracy": [0.5, 0.6], "msp": [0.1, 0.2]})
+    history = pd.DataFrame(
+        {"epoch": [1, 2], "loss": [2, 1.0], "accuracy": [0.5, 0.6], "msp": [0.1, 0.2]}
+    )
     for record in records:
         history.to_csv(record.home / "history.csv", index=False)
     return experiment, records, data
@@ -236,30 +334,47 @@ def odd(tmp_path, monkeypatch):
 def test_names_are_shown_as_they_are_in_every_figure(odd, tmp_path):
     experiment, records, data = odd
     columns = pd.MultiIndex.from_product([["edges"], ["average_precision", "low", "high"]])
-    probe = pd.DataFrame([[k, k - 1, k + 1] for k in range(len(ODD))], pd.MultiIndex.from_product([["own"], ODD]), columns)
-    found, three = stats.measured([(experiment, records)], resamples=2), experiment.model_copy(update={"hold_out": ODD[:3]})
+    probe = pd.DataFrame(
+        [[k, k - 1, k + 1] for k in range(len(ODD))],
+        pd.MultiIndex.from_product([["own"], ODD]),
+        columns,
+    )
+    found, three = (
+        stats.measured([(experiment, records)], resamples=2),
+        experiment.model_copy(update={"hold_out": ODD[:3]}),
+    )
     files = pd.DataFrame({"file": ODD, "predicted": ODD, "msp": 0.5, "msp_percentile": 1.0})
     figures = {
         "precision_recall": plots.precision_recall(experiment, records),
         "gain_by_class": plots.gain_by_class(experiment, records),
         "probes": plots.probes(found, probe, stats.correlations(found, probe)),
-        "learning_curves": plots.learning_curves(three, [r for r in records if r.hold_out in ODD[:3]]),
+        "learning_curves": plots.learning_curves(
+            three, [r for r in records if r.hold_out in ODD[:3]]
+        ),
         "samples": plots.samples(dict.fromkeys(ODD, data.test.images[:2]), "$a$ title"),
         "most_anomalous": plots.most_anomalous(files, data.test.images),
     }
     for name, figure in figures.items():
-        figure.savefig(tmp_path / f"{name}.png", dpi=30)  # a text that is read as a formula, and is none, fails
+        figure.savefig(
+            tmp_path / f"{name}.png", dpi=30
+        )  # a text that is read as a formula, and is none, fails
         texts = [text for text in figure.findobj(Text) if text.get_text()]
         assert not any(text.get_parse_math() for text in texts if "$" in text.get_text()), name
         shown = {text.get_text().strip(" ") for text in texts if text.get_visible()}
         expected = (
-            ODD[:3] if name == "learning_curves" else [f"{k}\n{k}, 1.0" for k in ODD] if name == "most_anomalous" else ODD
+            ODD[:3]
+            if name == "learning_curves"
+            else [f"{k}\n{k}, 1.0" for k in ODD]
+            if name == "most_anomalous"
+            else ODD
         )
         assert {*expected} <= shown, (name, shown)
     ranked = plots.ranked_images(records[0], data)
     ranked.savefig(tmp_path / "ranked.png", dpi=30)
     captions = [text for axis in ranked.axes for text in axis.texts]
-    assert any("$5_note" in text.get_text() for text in captions) and not any(text.get_parse_math() for text in captions)
+    assert any("$5_note" in text.get_text() for text in captions) and not any(
+        text.get_parse_math() for text in captions
+    )
 
 
 def test_a_script_that_no_font_has_is_named_once(monkeypatch, tmp_path):
@@ -267,7 +382,10 @@ def test_a_script_that_no_font_has_is_named_once(monkeypatch, tmp_path):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(2):
-            figure = plots.samples({"\U0001b170\U0001b171": np.zeros((1, 1, 4, 4), np.uint8), "é": np.zeros((0,))}, "Nüshu")
+            figure = plots.samples(
+                {"\U0001b170\U0001b171": np.zeros((1, 1, 4, 4), np.uint8), "é": np.zeros((0,))},
+                "Nüshu",
+            )
             figure.savefig(tmp_path / "figure.png")
     (said,) = [str(warning.message) for warning in caught]
     assert "NUSHU (" in said and "font.family" in said and "LATIN" not in said
@@ -301,16 +419,24 @@ def test_methods_and_scores_each_have_a_look_of_their_own():
 def test_methods_differ_in_lightness_too_as_a_grey_print_shows_them(others):
     found = plots.colours((*plots.KNOWN, *(f"my:task_{k}" for k in range(others))))
     linear = [np.power((np.array(rgb) + 0.055) / 1.055, 2.4) for rgb in found.values()]
-    lightness = sorted(116 * np.cbrt(rgb @ [0.2126, 0.7152, 0.0722]) - 16 for rgb in linear)  # CIE L*
-    assert len(lightness) == 4 + others and np.diff(lightness).min() > 3 and lightness[-1] < 90  # white is 100
+    lightness = sorted(
+        116 * np.cbrt(rgb @ [0.2126, 0.7152, 0.0722]) - 16 for rgb in linear
+    )  # CIE L*
+    assert (
+        len(lightness) == 4 + others and np.diff(lightness).min() > 3 and lightness[-1] < 90
+    )  # white is 100
 
 
 @pytest.mark.parametrize("classes", [["1", "7"], ["0", "1", "2", "7"]])
 def test_learning_curves_are_means_with_a_band_of_one_deviation(tmp_path, classes):
-    """Of up to three classes a line each, whose band is over trials; of more the mean over classes and trials."""
+    """Of up to three classes a line each, whose band is over trials; of more the mean over classes
+    and trials.
+    """
     experiment, records = runs(tmp_path, images=20, hold_out=classes)
     rng = np.random.default_rng(0)
-    histories = [pd.DataFrame(rng.random((3, 3)), columns=["loss", "accuracy", "msp"]) for _ in records]
+    histories = [
+        pd.DataFrame(rng.random((3, 3)), columns=["loss", "accuracy", "msp"]) for _ in records
+    ]
     for record, history in zip(records, histories, strict=True):
         history.assign(epoch=[1, 2, 3]).to_csv(record.home / "history.csv", index=False)
     figure = plots.learning_curves(experiment, records)
@@ -321,12 +447,21 @@ def test_learning_curves_are_means_with_a_band_of_one_deviation(tmp_path, classe
         assert axis.get_ylabel().startswith(kinds[name])
         groups = {}
         for record, history in zip(records, histories, strict=True):
-            groups.setdefault((record.method, record.hold_out if len(classes) <= 3 else ""), []).append(unit * history[name])
-        means, stds = (sorted(np.array([f(g, axis=0) for g in groups.values()]).tolist()) for f in (np.mean, deviation))
+            groups.setdefault(
+                (record.method, record.hold_out if len(classes) <= 3 else ""), []
+            ).append(unit * history[name])
+        means, stds = (
+            sorted(np.array([f(g, axis=0) for g in groups.values()]).tolist())
+            for f in (np.mean, deviation)
+        )
         lines = [line.get_ydata() for line in axis.lines if len(line.get_ydata()) == 3]
         np.testing.assert_allclose(sorted(map(list, lines)), means)
         if len(classes) > 3:
-            coloured = {to_hex(line.get_color()): line.get_ydata() for line in axis.lines if len(line.get_ydata()) == 3}
+            coloured = {
+                to_hex(line.get_color()): line.get_ydata()
+                for line in axis.lines
+                if len(line.get_ydata()) == 3
+            }
             for method in experiment.methods:
                 colour = to_hex(plots.colours(experiment.methods)[method])
                 np.testing.assert_allclose(coloured[colour], np.mean(groups[method, ""], axis=0))
@@ -343,16 +478,20 @@ def numbered(count=95):
     """Test images each of which is its own number in grey."""
     images = np.arange(count, dtype=np.uint8).repeat(4).reshape(count, 1, 2, 2)
     test = ImageSet(images, np.arange(count) % 10)
-    return Dataset("digits", test, test, datasets.classes("digits"))
+    return Dataset("digits", test, test, prepared.classes("digits"))
 
 
 @pytest.mark.parametrize("statistics", ["mixed", "upright"])
-def test_ranked_images_are_the_highest_and_lowest_of_the_anomalies_and_of_the_others(tmp_path, statistics):
+def test_ranked_images_are_the_highest_and_lowest_of_the_anomalies_and_of_the_others(
+    tmp_path, statistics
+):
     data = numbered()
     _, records = runs(tmp_path, data=data.digests)
     record = next(r for r in records if (r.hold_out, r.method) == ("7", "rotation"))
     figure = plots.ranked_images(record, data, "odin", count=4, statistics=statistics)
-    assert figure.get_suptitle().startswith(f"ODIN ({statistics} statistics), Rotation-augmented, 7 held out")
+    assert figure.get_suptitle().startswith(
+        f"ODIN ({statistics} statistics), Rotation-augmented, 7 held out"
+    )
     arrays, end = record.scores(), plan.STATISTICS[statistics]
     scores, anomaly = arrays["odin" + end], arrays["is_anomaly"]
     rows = {f"{kind},\n{end} anomalous": (kind == "anomalies", sign) for kind in ("anomalies", "normal")
@@ -361,17 +500,27 @@ def test_ranked_images_are_the_highest_and_lowest_of_the_anomalies_and_of_the_ot
         assert axis.get_ylabel().startswith(said)
         shown = [int(image.get_array()[0, 0]) for image in axis.images]
         assert len(set(shown)) == 4 and all(anomaly[k] == is_anomaly for k in shown)
-        assert scores[shown].tolist() == sorted(scores[anomaly == is_anomaly], reverse=rising < 0)[:4]
+        assert (
+            scores[shown].tolist() == sorted(scores[anomaly == is_anomaly], reverse=rising < 0)[:4]
+        )
         for text, image, k in zip(axis.texts, axis.images, shown, strict=True):
             names = (record.classes[arrays[which][k]] for which in ("label", f"predicted{end}"))
             assert text.get_text() == f"{' → '.join(names)}\n{scores[k]:.4g}"
-            left, right, bottom, top = image.get_extent()  # the caption stands right above its image, which stands upright
-            assert text.get_position() == ((left + right) / 2, top) and bottom > top and axis.yaxis_inverted()
+            left, right, bottom, top = (
+                image.get_extent()
+            )  # the caption stands right above its image, which stands upright
+            assert (
+                text.get_position() == ((left + right) / 2, top)
+                and bottom > top
+                and axis.yaxis_inverted()
+            )
 
 
 def test_captions_and_images_of_any_shape_stay_in_their_places(tmp_path):
     images = np.zeros((3, 1, 20, 60), np.uint8)
-    names = pd.DataFrame({"file": ["f" * 90] * 3, "predicted": ["c" * 90] * 3, "msp": 0.5, "msp_percentile": 100.0})
+    names = pd.DataFrame(
+        {"file": ["f" * 90] * 3, "predicted": ["c" * 90] * 3, "msp": 0.5, "msp_percentile": 100.0}
+    )
     figure = plots.most_anomalous(names, images, columns=3)
     figure.draw_without_rendering()
     (axis,) = figure.axes
@@ -397,6 +546,14 @@ def test_no_ranked_image_is_in_two_rows(tmp_path):
 def test_images_that_were_not_scored_are_not_shown(tmp_path):
     data = numbered()
     _, records = runs(tmp_path, data=data.digests)
-    other = Dataset(data.name, data.train, ImageSet(data.test.images[::-1].copy(), data.test.labels), data.classes)
+    other = Dataset(
+        data.name,
+        data.train,
+        ImageSet(data.test.images[::-1].copy(), data.test.labels),
+        data.classes,
+    )
     figure = plots.ranked_images(records[0], other)
-    assert "not those that were scored" in figure.axes[0].texts[0].get_text() and not figure.axes[0].images
+    assert (
+        "not those that were scored" in figure.axes[0].texts[0].get_text()
+        and not figure.axes[0].images
+    )

@@ -1,5 +1,6 @@
-"""The paper's printed numbers (`semlib/results/published/`, in percent) against each other: the tables overlap, so a
-typing error in one shows in another. Where the paper disagrees with itself is listed here cell by cell.
+"""The paper's printed numbers (`semlib/results/published/`, in percent) against each other: the
+tables overlap, so a typing error in one shows in another. Where the paper disagrees with itself is
+listed here cell by cell.
 """
 
 from itertools import pairwise
@@ -23,7 +24,9 @@ IMAGENET = {
     "fungus": ("stinkhorn", "bolete", "hen-of-the-woods", "earthstar", "gyromitra", "coral fungus"),
 }  # fmt: skip
 HOLD_OUTS = {"table3_cifar10": CIFAR10, "table4_stl10": STL10} | {
-    f"appendix_{letter}_imagenet_{subset}": names for letter in "bc" for subset, names in IMAGENET.items()
+    f"appendix_{letter}_imagenet_{subset}": names
+    for letter in "bc"
+    for subset, names in IMAGENET.items()
 }
 ROWS = {name: (*classes, "average") for name, classes in HOLD_OUTS.items()} | {
     "table1_imagenet_subsets": tuple(IMAGENET),
@@ -78,13 +81,15 @@ def test_rows_columns_and_ranges(name):
 @pytest.mark.parametrize("name", [name for name in ROWS if name != "table1_imagenet_subsets"])
 def test_every_number_has_the_two_printed_decimals(name):
     cells = table(name, dtype=str).stack()
-    assert [cell for cell in cells if cell[-3:-2] != "."] == ["87.5"] * (name == "appendix_d_baseline")
+    assert [cell for cell in cells if cell[-3:-2] != "."] == ["87.5"] * (
+        name == "appendix_d_baseline"
+    )
 
 
 def test_printed_averages_are_the_means_of_the_class_rows():
-    # 0.005 is the rounding of the printed average; the rest is for floats. An average taken before its class
-    # rows were rounded may be off by 0.01, but only one is off by more than 0.005 and less than that (46.86),
-    # and the tighter bound catches more typing errors.
+    # 0.005 is the rounding of the printed average; the rest is for floats. An average taken before
+    # its class rows were rounded may be off by 0.01, but only one is off by more than 0.005 and
+    # less than that (46.86), and the tighter bound catches more typing errors.
     off = {}
     for name in HOLD_OUTS:
         values = table(name)
@@ -113,7 +118,8 @@ def test_masking_ablation_repeats_table_3():
 
 
 def test_subset_sizes_and_skews():
-    # Every synset has 1,300 training images but three hounds: otterhound 738, bluetick 1,136, redbone 1,290.
+    # Every synset has 1,300 training images but three hounds: otterhound 738, bluetick 1,136,
+    # redbone 1,290.
     missing = {"dog": (1300 - 738) + (1300 - 1136) + (1300 - 1290)}
     sizes = table("table1_imagenet_subsets")
     for subset, names in IMAGENET.items():

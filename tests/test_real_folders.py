@@ -1,4 +1,6 @@
-"""What people's images, names and files really look like, mostly through the command line; and what is refused of it."""
+"""What people's images, names and files really look like, mostly through the command line; and what
+is refused of it.
+"""
 
 import os
 import subprocess
@@ -12,13 +14,15 @@ import pytest
 from helpers import CLASSES, ROOT, contents, environment, made_up, parameters, tiny, tiny_data
 from PIL import Image
 
-from semlib import config, datasets, runs
-from semlib.__main__ import main
-from semlib.config import ConfigError
+from semlib import datasets
 from semlib.datasets import Dataset, ImageSet, folder
-from semlib.files import file_name
-from semlib.results import names, plots, show, tables
-from semlib.runs import plan, store
+from workbench import runs
+from workbench.cli import main
+from workbench.experiment import ConfigError, create
+from workbench.files import file_name
+from workbench.images import prepared
+from workbench.results import names, plots, show, tables
+from workbench.runs import plan, store
 
 
 def ants(root, classes=("ant", "bee", "cat"), size=(16, 16), count=2):
@@ -74,11 +78,16 @@ def test_every_image_below_a_class_is_read_whatever_its_depth_and_leftovers_are_
     for left in ("train/__MACOSX", "train/ant/@eaDir", "test/.git"):
         (root / left).mkdir()
         (root / left / "0.png").write_text("no image")
-    for left in ("train/ant/._0.png", "train/ant/Thumbs.db", "train/bee/Desktop.ini", "test/.DS_Store"):
+    for left in (
+        "train/ant/._0.png",
+        "train/ant/Thumbs.db",
+        "train/bee/Desktop.ini",
+        "test/.DS_Store",
+    ):
         (root / left).write_text("no image")
     status, out, _ = prepare(say, root)
     assert status == 0 and "10 training and 7 test images" in out
-    data = datasets.load(str(root), side=16)
+    data = prepared.load(str(root), side=16)
     assert np.bincount(data.train.labels).tolist() == [4, 4, 2]
     assert data.train.images[[2, 3], :, 0, 0].tolist() == [[200, 0, 0]] * 2
 
@@ -89,11 +98,17 @@ STRANGE = {
         (root / "test" / "bee" / "c").mkdir(),
         (root / "test" / "bee" / "c" / "b.png").symlink_to(root / "gone"),
     ),
-    "a class that is a link to nothing": lambda root: (root / "train" / "b.png").symlink_to(root / "gone"),
+    "a class that is a link to nothing": lambda root: (root / "train" / "b.png").symlink_to(
+        root / "gone"
+    ),
     "a pipe": lambda root: os.mkfifo(root / "train" / "cat" / "b.png"),
     "a link to itself": lambda root: (root / "train" / "cat" / "b.png").symlink_to("b.png"),
-    "a link to a folder above": lambda root: (root / "train" / "cat" / "b.png").symlink_to(root / "train" / "cat"),
-    "an image beside the classes": lambda root: Image.new("L", (9, 9)).save(root / "train" / "b.png"),
+    "a link to a folder above": lambda root: (root / "train" / "cat" / "b.png").symlink_to(
+        root / "train" / "cat"
+    ),
+    "an image beside the classes": lambda root: Image.new("L", (9, 9)).save(
+        root / "train" / "b.png"
+    ),
     "a flat test image": lambda root: Image.new("L", (9, 9)).save(root / "test" / "b.png"),
 }
 
@@ -106,7 +121,9 @@ def test_what_is_neither_image_nor_folder_is_counted_and_named(tmp_path, say, wh
     assert not [*tmp_path.glob("data/*")]
 
 
-@pytest.mark.parametrize(("part", "other"), [("test", "val"), ("test", "validation"), ("train", "Training")])
+@pytest.mark.parametrize(
+    ("part", "other"), [("test", "val"), ("test", "validation"), ("train", "Training")]
+)
 def test_a_part_of_another_name_is_offered(tmp_path, say, part, other):
     root = ants(tmp_path / "own")
     (root / part).rename(root / other)
@@ -134,7 +151,12 @@ def test_of_many_damaged_files_ten_are_named_and_the_rest_counted(tmp_path, say)
     for path in spoilt:
         path.write_text("no image")
     status, _, error = prepare(say, root)
-    assert status == 2 and "14 images" in error and "and 4 more" in error and error.count("can't be read as an image") == 10
+    assert (
+        status == 2
+        and "14 images" in error
+        and "and 4 more" in error
+        and error.count("can't be read as an image") == 10
+    )
     assert error.count("\n") == 1 and not [*tmp_path.glob("data/*.npz")]
 
 
@@ -142,12 +164,26 @@ def test_of_many_damaged_files_ten_are_named_and_the_rest_counted(tmp_path, say)
 
 
 COMPOSED, APART = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
-NO_NAMES = ["all", "none", " ant", "ant ", "a\nb", "a\tb", "a\x1bb", "a\u200bb", os.fsdecode(b"caf\xe9")]
+NO_NAMES = [
+    "all",
+    "none",
+    " ant",
+    "ant ",
+    "a\nb",
+    "a\tb",
+    "a\x1bb",
+    "a\u200bb",
+    os.fsdecode(b"caf\xe9"),
+]
 
 
 @pytest.mark.parametrize("name", NO_NAMES, ids=ascii)
 def test_a_class_whose_name_would_not_mean_itself_is_refused(tmp_path, say, name):
-    refused(prepare(say, ants(tmp_path / "own", ("ant", "bee", name))), "can't be a class's name", "rename it")
+    refused(
+        prepare(say, ants(tmp_path / "own", ("ant", "bee", name))),
+        "can't be a class's name",
+        "rename it",
+    )
     tiny_data(tmp_path / "data")
     if name.isascii():
         spoil(tmp_path, classes=np.array(["zero", "one", "two", name]))
@@ -175,8 +211,12 @@ def test_names_of_folders_are_composed_and_found_in_either_form(tmp_path, say):
     root = ants(tmp_path / "own", ("ant", "bee", APART))
     (root / "test" / APART).rename(root / "test" / COMPOSED)
     assert prepare(say, root)[0] == 0
-    assert datasets.classes(str(root)) == ("ant", "bee", COMPOSED) == datasets.load(str(root), side=16).classes
-    assert config.create({"hold_out": APART}).hold_out == (COMPOSED,)
+    assert (
+        prepared.classes(str(root))
+        == ("ant", "bee", COMPOSED)
+        == prepared.load(str(root), side=16).classes
+    )
+    assert create({"hold_out": APART}).hold_out == (COMPOSED,)
     (root / "test" / APART).mkdir()
     refused(prepare(say, root), "two folders called café")
 
@@ -194,7 +234,19 @@ def test_files_and_data_sets_whose_names_are_not_utf8(tmp_path, say):
     refused(prepare(say, tmp_path / os.fsdecode(b"\xe9")), "can't be a data set's name")
 
 
-ODD = ("average", "Average", "cifar10", "msp", "accuracy", "cpc", "Tomato:healthy", "Potato:healthy", "a$b$c", "_x", "<b>")
+ODD = (
+    "average",
+    "Average",
+    "cifar10",
+    "msp",
+    "accuracy",
+    "cpc",
+    "Tomato:healthy",
+    "Potato:healthy",
+    "a$b$c",
+    "_x",
+    "<b>",
+)
 
 
 def own(root, classes):
@@ -215,10 +267,17 @@ def test_every_name_means_itself_in_tables_files_and_figures(tmp_path, monkeypat
     shown = [*ODD, "Average / all"]
     assert list(text.index) == shown
     assert [row.split("  ")[0] for row in show.as_text(table).splitlines()[-len(shown) :]] == shown
-    means = {r: np.mean([x.metrics["msp"] * 100 for x in records if (x.hold_out, x.method) == (r, "rotation")]) for r in ODD}
+    means = {
+        r: np.mean(
+            [x.metrics["msp"] * 100 for x in records if (x.hold_out, x.method) == (r, "rotation")]
+        )
+        for r in ODD
+    }
     for name, mean in means.items():
         assert text.loc[name, ("Rotation-augmented", "MSP")].startswith(f"{mean:.2f}")
-    assert text.iloc[-1]["Rotation-augmented", "MSP"].startswith(f"{np.mean([*means.values()]):.2f}")
+    assert text.iloc[-1]["Rotation-augmented", "MSP"].startswith(
+        f"{np.mean([*means.values()]):.2f}"
+    )
     tables.save(table, tmp_path / "table.csv")
     rows = [line.split(",")[0] for line in (tmp_path / "table.csv").read_text().splitlines()]
     assert rows == ["hold_out", *ODD, "average / all"]
@@ -237,33 +296,54 @@ def test_the_average_keeps_its_name_where_no_class_has_it(tmp_path):
 
 def test_distinct_things_have_distinct_files_and_short_names(tmp_path):
     def named(notebook="holdout", **changes):
-        return config.create({"profile": "x", "dataset": "own"} | changes).output(notebook, ".ipynb").name
+        return create({"profile": "x", "dataset": "own"} | changes).output(notebook, ".ipynb").name
 
-    several = [("a b",), ("a_b",), ("+",), ("-",), ("a", "b"), ("a-b",), ("b", "a"), ("a",), ("é" * 120,)]
+    several = [
+        ("a b",),
+        ("a_b",),
+        ("+",),
+        ("-",),
+        ("a", "b"),
+        ("a-b",),
+        ("b", "a"),
+        ("a",),
+        ("é" * 120,),
+    ]
     several += [tuple(f"a class of a rather long name {k}" for k in range(n)) for n in (15, 16)]
     found = [named(hold_out=names) for names in several]
-    found += [named(dataset=f"/x/{name}") for name in ("a", "b", "own-a", "holdout", "out", "a b", "x" * 250, "x" * 249)]
+    found += [
+        named(dataset=f"/x/{name}")
+        for name in ("a", "b", "own-a", "holdout", "out", "a b", "x" * 250, "x" * 249)
+    ]
     found += [named("benchmark", dataset=f"/x/{name}") for name in ("bench", "mark", "benchmark")]
-    assert len({name.lower() for name in found}) == len(found) and max(len(name.encode()) for name in found) < 150
+    assert (
+        len({name.lower() for name in found}) == len(found)
+        and max(len(name.encode()) for name in found) < 150
+    )
     assert named() == "holdout-own.ipynb" and named(hold_out="cat") == "holdout-own-cat.ipynb"
     assert named("table3_cifar10", dataset="cifar10") == "table3_cifar10.ipynb"
-    assert file_name("a", "b") != file_name("a-b") and file_name("few_labels", "20_a_class") == "few_labels-20_a_class"
+    assert (
+        file_name("a", "b") != file_name("a-b")
+        and file_name("few_labels", "20_a_class") == "few_labels-20_a_class"
+    )
 
 
 def test_jobs_of_a_grid_have_distinct_short_names():
-    from semlib.batch import grid
+    from workbench.batch import grid
 
     every = ["a b", "a_b", "+", "*", "x" * 200, "x" * 201]
-    parts = [config.create({"dataset": "/x/own", "hold_out": name}) for name in every]
+    parts = [create({"dataset": "/x/own", "hold_out": name}) for name in every]
     found = grid.names(parts, "class")
     assert len(set(found)) == len(found) and max(map(len, found)) < 150
-    assert [grid.names([part], "class")[0] for part in parts] == found  # whatever else is run with it
+    assert [
+        grid.names([part], "class")[0] for part in parts
+    ] == found  # whatever else is run with it
 
 
 @pytest.mark.parametrize("dataset", ["..", "../", ".", "/", "/tmp/.."])
 def test_records_stay_in_runs_whatever_the_data_sets_path(tmp_path, dataset):
     try:
-        experiment = config.create({"dataset": dataset, "outputs": str(tmp_path)})
+        experiment = create({"dataset": dataset, "outputs": str(tmp_path)})
     except ConfigError as error:
         assert "has no name" in str(error) and dataset[0] == "/"
         return
@@ -276,7 +356,11 @@ def test_a_class_that_yaml_takes_for_something_else_is_to_be_quoted(tmp_path, sa
     tiny_data(tmp_path / "data")
     (tmp_path / "x.yaml").write_text(f"hold_out: {value}\n")
     words = few(tmp_path, but="hold_out")
-    refused(say("run", "notebooks/holdout.ipynb", "-f", tmp_path / "x.yaml", *words), "hold_out", "quotes")
+    refused(
+        say("run", "notebooks/holdout.ipynb", "-f", tmp_path / "x.yaml", *words),
+        "hold_out",
+        "quotes",
+    )
 
 
 # --- pixels
@@ -291,8 +375,20 @@ def spoil(tmp_path, **arrays):
 
 def few(tmp_path, but="", **changes):
     """Parameters of a small run on the tiny data set, as words."""
-    small = {"dataset": "tiny", "hold_out": "one", "missing": "train", "architecture": "wrn-10-1", "norm_batch": "none"}
-    small |= {"outputs": tmp_path / "outputs", "batch_size": 32, "epochs": 1, "trials": 1, "methods": "classification"}
+    small = {
+        "dataset": "tiny",
+        "hold_out": "one",
+        "missing": "train",
+        "architecture": "wrn-10-1",
+        "norm_batch": "none",
+    }
+    small |= {
+        "outputs": tmp_path / "outputs",
+        "batch_size": 32,
+        "epochs": 1,
+        "trials": 1,
+        "methods": "classification",
+    }
     return parameters(**{name: value for name, value in (small | changes).items() if name != but})
 
 
@@ -315,7 +411,7 @@ def test_what_is_transparent_is_white(tmp_path, say, file):
     root, how = ants(tmp_path / "own"), {"lossless": True} if kind == "webp" else {}
     disc(mode).save(root / "train" / "ant" / f"x.{kind}", **how)
     assert prepare(say, root)[0] == 0
-    image = datasets.load(str(root), side=16).train.images[2]
+    image = prepared.load(str(root), side=16).train.images[2]
     assert image[:, 0, 0].tolist() == [255] * 3 and image[:, 8, 8].tolist() == [0] * 3
 
 
@@ -330,44 +426,74 @@ def test_a_transparent_grey_of_16_bits_is_white(tmp_path):
 
 
 def greys(root, most, count=2, kind="png"):
-    """A folder of 16-bit greys: ramps from 0 to `most` in the first training image, half as far in all others."""
+    """A folder of 16-bit greys: ramps from 0 to `most` in the first training image, half as far in
+    all others.
+    """
     ants(root, count=count)
-    for k, path in enumerate(sorted(root.glob("train/*/*.png")) + sorted(root.glob("test/*/*.png"))):
-        ramp = np.linspace(0, most if k == 0 else most // 2, 256).round().astype(np.uint16).reshape(16, 16)
+    for k, path in enumerate(
+        sorted(root.glob("train/*/*.png")) + sorted(root.glob("test/*/*.png"))
+    ):
+        ramp = (
+            np.linspace(0, most if k == 0 else most // 2, 256)
+            .round()
+            .astype(np.uint16)
+            .reshape(16, 16)
+        )
         path.unlink()
         Image.fromarray(ramp).save(path.with_suffix(f".{kind}"))
     return root
 
 
 @pytest.mark.parametrize("kind", ["png", "tiff"])
-@pytest.mark.parametrize(("most", "bits"), [(255, 8), (1023, 10), (1024, 12), (4095, 12), (4096, 16), (65535, 16)])
+@pytest.mark.parametrize(
+    ("most", "bits"), [(255, 8), (1023, 10), (1024, 12), (4095, 12), (4096, 16), (65535, 16)]
+)
 def test_greys_of_fewer_than_16_bits_keep_their_levels_by_one_scale(tmp_path, most, bits, kind):
     root = greys(tmp_path / "own", most, kind=kind)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        data = datasets.load(str(root), tmp_path / "data", side=16)
-    assert [f"above {2**bits - 1}" in str(w.message) for w in caught if "16-bit" in str(w.message)] == [True] * (bits < 16)
-    assert data.train.images[0].max() == most >> bits - 8 and data.test.images.max() == most // 2 >> bits - 8
+        data = prepared.load(str(root), tmp_path / "data", side=16)
+    assert [
+        f"above {2**bits - 1}" in str(w.message) for w in caught if "16-bit" in str(w.message)
+    ] == [True] * (bits < 16)
+    assert (
+        data.train.images[0].max() == most >> bits - 8
+        and data.test.images.max() == most // 2 >> bits - 8
+    )
     assert len(np.unique(data.train.images[0])) == min(256, (most >> bits - 8) + 1)
 
 
 def test_one_bright_image_keeps_the_scale_of_all(tmp_path):
     root = greys(tmp_path / "own", 4000)
     Image.fromarray(np.full((16, 16), 60000, np.uint16)).save(root / "test" / "bee" / "x.png")
-    assert datasets.load(str(root), tmp_path / "data", side=16).train.images.max() == 4000 >> 8
+    assert prepared.load(str(root), tmp_path / "data", side=16).train.images.max() == 4000 >> 8
 
 
 def png16(values):
-    """An RGB or RGBA PNG of 16 bits a channel, which Pillow doesn't write. values: uint16 (H, W, 3 or 4)."""
+    """An RGB or RGBA PNG of 16 bits a channel, which Pillow doesn't write. values: uint16 (H, W, 3
+    or 4).
+    """
     import struct
     import zlib
 
     def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, {3: 2, 4: 6}[values.shape[2]], 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    head = struct.pack(
+        ">IIBBBBB", values.shape[1], values.shape[0], 16, {3: 2, 4: 6}[values.shape[2]], 0, 0, 0
+    )
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("alpha", [False, True])
@@ -375,11 +501,15 @@ def png16(values):
 def test_colours_of_12_bits_in_16_are_refused_and_of_16_read(tmp_path, say, most, alpha):
     root = ants(tmp_path / "own")
     values = np.linspace(0, most, 768).astype(np.uint16).reshape(16, 16, 3)
-    values = np.concatenate([values, np.full((16, 16, 1), 65535, np.uint16)], axis=2) if alpha else values
+    values = (
+        np.concatenate([values, np.full((16, 16, 1), 65535, np.uint16)], axis=2)
+        if alpha
+        else values
+    )
     (root / "train" / "ant" / "x.png").write_bytes(png16(values))
     if most > 4095:
         assert prepare(say, root)[0] == 0
-        assert datasets.load(str(root), side=16).train.images[2].max() == most >> 8
+        assert prepared.load(str(root), side=16).train.images[2].max() == most >> 8
     else:
         refused(prepare(say, root), "1 colour images of 16 bits", "save them with 8 bits")
 
@@ -387,11 +517,11 @@ def test_colours_of_12_bits_in_16_are_refused_and_of_16_read(tmp_path, say, most
 def test_a_prepared_folder_of_an_older_preparation_is_made_anew(tmp_path, monkeypatch):
     root = ants(tmp_path / "own")
     monkeypatch.setattr(folder, "PREPARATION", 1)
-    datasets.load(str(root), tmp_path / "data", side=16)
+    prepared.load(str(root), tmp_path / "data", side=16)
     (path,) = (tmp_path / "data").glob("*.npz")
     before = path.stat().st_ino
     monkeypatch.undo()
-    datasets.load(str(root), tmp_path / "data", side=16)
+    prepared.load(str(root), tmp_path / "data", side=16)
     assert path.stat().st_ino != before
 
 
@@ -400,7 +530,9 @@ def broken_exif(kind):
     return (
         b"Exif\0\0"
         + {
-            "points beyond": b"MM\0*\0\0\0\x08\0\x02" + beyond + b"\x01\x12\0\x03\0\0\0\x01\0\x01\0\0\0\0\0\0",
+            "points beyond": b"MM\0*\0\0\0\x08\0\x02"
+            + beyond
+            + b"\x01\x12\0\x03\0\0\0\x01\0\x01\0\0\0\0\0\0",
             "no TIFF": b"garbage that is no TIFF header",
             "cut": b"MM\0*\0\0\0\x08\0\x0c\x01",
         }[kind]
@@ -412,10 +544,17 @@ def broken_exif(kind):
 def test_damaged_metadata_do_not_keep_an_image_from_being_read(tmp_path, ending, kind):
     root = ants(tmp_path / "own")
     for k in range(3):
-        Image.new("RGB", (16, 16), (200, 100, 50)).save(root / "train" / "ant" / f"x{k}.{ending}", exif=broken_exif(kind))
-    with pytest.warns(UserWarning, match=r"own: 3 images have damaged metadata, .*x0\.\w+ among them"):
-        data = datasets.load(str(root), tmp_path / "data", side=16)
-    assert len(data.train) == 9 and np.abs(data.train.images[2, :, 8, 8] - np.array([200, 100, 50])).max() < 9
+        Image.new("RGB", (16, 16), (200, 100, 50)).save(
+            root / "train" / "ant" / f"x{k}.{ending}", exif=broken_exif(kind)
+        )
+    with pytest.warns(
+        UserWarning, match=r"own: 3 images have damaged metadata, .*x0\.\w+ among them"
+    ):
+        data = prepared.load(str(root), tmp_path / "data", side=16)
+    assert (
+        len(data.train) == 9
+        and np.abs(data.train.images[2, :, 8, 8] - np.array([200, 100, 50])).max() < 9
+    )
 
 
 # --- prepared files
@@ -426,10 +565,15 @@ def test_parts_that_lack_a_class_are_refused_before_training(tmp_path, say):
         tiny_data(tmp_path / "data")
         with np.load(tmp_path / "data" / "tiny.npz") as file:
             keep = file[f"{part}_labels"] != 2
-            spoil(tmp_path, **{f"{part}_{what}": file[f"{part}_{what}"][keep] for what in ("images", "labels")})
+            spoil(
+                tmp_path,
+                **{f"{part}_{what}": file[f"{part}_{what}"][keep] for what in ("images", "labels")},
+            )
         refused(say("data", "check", "tiny"), f"tiny has no {word} image of two")
         refused(say("run", "notebooks/holdout.ipynb", *few(tmp_path)), f"no {word} image of two")
-        refused(say("grid", "params/demo/benchmark.yaml", *few(tmp_path)), f"no {word} image of two")
+        refused(
+            say("grid", "params/demo/benchmark.yaml", *few(tmp_path)), f"no {word} image of two"
+        )
     assert not (tmp_path / "outputs").exists()
 
 
@@ -437,8 +581,16 @@ def with_channels(tmp_path, channels, last=False):
     """The tiny data set with so many channels, all alike."""
     tiny_data(tmp_path / "data")
     with np.load(tmp_path / "data" / "tiny.npz") as file:
-        parts = {f"{part}_images": np.repeat(file[f"{part}_images"], channels, 1) for part in ("train", "test")}
-    spoil(tmp_path, **{name: images.transpose(0, 2, 3, 1) if last else images for name, images in parts.items()})
+        parts = {
+            f"{part}_images": np.repeat(file[f"{part}_images"], channels, 1)
+            for part in ("train", "test")
+        }
+    spoil(
+        tmp_path,
+        **{
+            name: images.transpose(0, 2, 3, 1) if last else images for name, images in parts.items()
+        },
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4, 5])
@@ -451,23 +603,36 @@ def test_images_with_the_channels_last_are_told_so(tmp_path, say, channels):
 def test_images_of_any_number_of_channels_are_shown(tmp_path, one_thread, channels):
     with_channels(tmp_path, channels)
     (record,) = runs.complete(tiny(tmp_path, methods="classification", epochs=1))
-    data = datasets.load("tiny", tmp_path / "data")
-    assert plots.ranked_images(record, data).axes and plots.samples({"one": data.test.images[:2]}, "x").axes
+    data = prepared.load("tiny", tmp_path / "data")
+    assert (
+        plots.ranked_images(record, data).axes
+        and plots.samples({"one": data.test.images[:2]}, "x").axes
+    )
     assert plots.pixels(data.test.images[0]).shape == ((8, 8) if channels < 3 else (8, 8, 3))
 
 
-@pytest.mark.parametrize("verb", [["run", "notebooks/holdout.ipynb"], ["grid", "params/demo/benchmark.yaml"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "verb",
+    [["run", "notebooks/holdout.ipynb"], ["grid", "params/demo/benchmark.yaml"]],
+    ids=" ".join,
+)
 def test_what_training_can_not_use_is_said_at_once(tmp_path, say, verb):
     tiny_data(tmp_path / "data")
     with np.load(tmp_path / "data" / "tiny.npz") as file:
-        wide = {f"{part}_images": np.repeat(file[f"{part}_images"], 2, 3) for part in ("train", "test")}
+        wide = {
+            f"{part}_images": np.repeat(file[f"{part}_images"], 2, 3) for part in ("train", "test")
+        }
         whole = {name: file[name] for name in file.files}
     spoil(tmp_path, **wide)
     assert "not square: rotation needs crop_side, at most 8" in say("data", "check", "tiny")[1]
     said = say(*verb, *few(tmp_path, methods="[classification, rotation]"))
     refused(said, "rotation needs square images", "16x8", "crop_side")
     kept = {part: whole[f"{part}_labels"] < 2 for part in ("train", "test")}
-    two = {name: array[kept[name.partition("_")[0]]] for name, array in whole.items() if name != "classes"}
+    two = {
+        name: array[kept[name.partition("_")[0]]]
+        for name, array in whole.items()
+        if name != "classes"
+    }
     np.savez(tmp_path / "data" / "tiny.npz", classes=np.array(CLASSES[:2]), **two)
     refused(say(*verb, *few(tmp_path, hold_out="all")), "2 classes", "at least 3")
     assert "at least 3 classes" in say("data", "check", "tiny")[1]
@@ -476,13 +641,25 @@ def test_what_training_can_not_use_is_said_at_once(tmp_path, say, verb):
 def test_only_what_can_be_made_again_is_to_be_deleted(tmp_path, say, monkeypatch):
     data = tiny_data(tmp_path / "data")
     for name in ("tiny", "cifar10"):
-        for content, said in ((b"<!DOCTYPE html>", "it is no .npz file, but begins with b'<!DOCTYPE"), (b"PK\3\4cut", "")):
+        for content, said in (
+            (b"<!DOCTYPE html>", "it is no .npz file, but begins with b'<!DOCTYPE"),
+            (b"PK\3\4cut", ""),
+        ):
             (data / f"{name}.npz").write_bytes(content)
             status, _, error = say("data", "check", name)
-            assert status == 2 and said in error and ("delete it" in error) == (name == "cifar10") and "pickle" not in error
+            assert (
+                status == 2
+                and said in error
+                and ("delete it" in error) == (name == "cifar10")
+                and "pickle" not in error
+            )
     tiny_data(data)
     with monkeypatch.context() as patch:
-        patch.setattr(np, "load", lambda *args, **kwargs: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+        patch.setattr(
+            np,
+            "load",
+            lambda *args, **kwargs: (_ for _ in ()).throw(PermissionError(13, "Permission denied")),
+        )
         status, _, error = say("data", "check", "tiny")
         assert status == 2 and "Permission denied" in error and "delete" not in error
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 1000}))
@@ -493,17 +670,32 @@ def test_only_what_can_be_made_again_is_to_be_deleted(tmp_path, say, monkeypatch
 # --- memory and disk
 
 
-def test_images_that_can_not_fit_are_refused_before_the_first_is_decoded(tmp_path, say, monkeypatch):
+def test_images_that_can_not_fit_are_refused_before_the_first_is_decoded(
+    tmp_path, say, monkeypatch
+):
     root = ants(tmp_path / "own")
     monkeypatch.setattr(folder, "decode", lambda *args: pytest.fail("decoded"))
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 10**9}))
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Disk", (), {"free": 10**12}))
-    refused(say("data", "prepare", root, "--side", 10000), "12 images of 10000x10000 pixels take 3.6 GB", "1.0 GB are free")
-    refused(say("run", "notebooks/holdout.ipynb", *few(tmp_path, dataset=root, hold_out="ant", image_side=10000)), "3.6 GB")
+    refused(
+        say("data", "prepare", root, "--side", 10000),
+        "12 images of 10000x10000 pixels take 3.6 GB",
+        "1.0 GB are free",
+    )
+    refused(
+        say(
+            "run",
+            "notebooks/holdout.ipynb",
+            *few(tmp_path, dataset=root, hold_out="ant", image_side=10000),
+        ),
+        "3.6 GB",
+    )
 
 
 @pytest.mark.parametrize("where", ["unwritable", "full"])
-def test_a_data_folder_that_can_not_be_written_is_found_before_decoding(tmp_path, say, monkeypatch, where):
+def test_a_data_folder_that_can_not_be_written_is_found_before_decoding(
+    tmp_path, say, monkeypatch, where
+):
     root = ants(tmp_path / "own")
     monkeypatch.setattr(folder, "decode", lambda *args: pytest.fail("decoded"))
     if where == "unwritable":
@@ -515,12 +707,17 @@ def test_a_data_folder_that_can_not_be_written_is_found_before_decoding(tmp_path
 
 def test_a_large_jpeg_is_decoded_smaller_by_its_size_alone(tmp_path, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
-    Image.fromarray(noise).resize((4000, 3000), Image.Resampling.BICUBIC).save(tmp_path / "a.jpg", quality=95)
+    Image.fromarray(noise).resize((4000, 3000), Image.Resampling.BICUBIC).save(
+        tmp_path / "a.jpg", quality=95
+    )
     whole, seen = folder.decode(tmp_path / "a.jpg", 64).astype(int), []
     monkeypatch.setattr(folder, "_turn_upright", lambda image, name, found: seen.append(image.size))
     for large, width in ((20e6, 4000), (12e6, 4000), (11e6, 2000), (2e6, 1000), (1e5, 500)):
         monkeypatch.setattr(folder, "LARGE", large)
-        assert np.abs(folder.decode(tmp_path / "a.jpg", 64) - whole).mean() < 2 and seen[-1] == (width, width * 3 // 4)
+        assert np.abs(folder.decode(tmp_path / "a.jpg", 64) - whole).mean() < 2 and seen[-1] == (
+            width,
+            width * 3 // 4,
+        )
     folder.decode(tmp_path / "a.jpg", 1600)
     assert seen[-1] == (4000, 3000)  # half would be less than is asked for
 
@@ -529,7 +726,7 @@ MEASURE = """
 import re, sys
 from pathlib import Path
 from semlib import datasets
-datasets.load(sys.argv[1], sys.argv[2], side=64)
+prepared.load(sys.argv[1], sys.argv[2], side=64)
 print(int(re.search(r"VmHWM: *(\\d+)", Path("/proc/self/status").read_text().replace("\\t", ""))[1]) / 1024**2)
 """
 
@@ -564,7 +761,9 @@ def test_checking_a_folder_writes_nothing(tmp_path, say):
     assert say("data", "check", root, "--side", 16)[0] == 0 and contents(tmp_path) == before
     Image.new("L", (9, 9)).save(root / "train" / "ant" / "x.png")
     before = contents(tmp_path)
-    refused(say("data", "check", root, "--side", 16), "has changed since it was prepared: 7 training")
+    refused(
+        say("data", "check", root, "--side", 16), "has changed since it was prepared: 7 training"
+    )
     assert contents(tmp_path) == before
 
 
@@ -574,15 +773,40 @@ def test_relative_paths_count_from_where_the_user_stands(tmp_path, say, monkeypa
     monkeypatch.chdir(tmp_path / "here")
     before = {*ROOT.iterdir()}
     status, out, _ = say("data", "prepare", "own", "--root", "./prepared", "--side", 16)
-    assert status == 0 and f"dataset: {tmp_path}/here/own\n" in out and f"data_root: {tmp_path}/here/prepared\n" in out
-    assert len([*(tmp_path / "here" / "prepared").glob("folder-own-*.npz")]) == 1 and {*ROOT.iterdir()} == before
-    words = few(tmp_path, dataset="./own", data_root="prepared", hold_out="ant", image_side=16, epochs="three")
+    assert (
+        status == 0
+        and f"dataset: {tmp_path}/here/own\n" in out
+        and f"data_root: {tmp_path}/here/prepared\n" in out
+    )
+    assert (
+        len([*(tmp_path / "here" / "prepared").glob("folder-own-*.npz")]) == 1
+        and {*ROOT.iterdir()} == before
+    )
+    words = few(
+        tmp_path,
+        dataset="./own",
+        data_root="prepared",
+        hold_out="ant",
+        image_side=16,
+        epochs="three",
+    )
     status, out, error = say("run", "notebooks/holdout.ipynb", "-f", "x.yaml", *words)
     assert status == 2 and "epochs" in error
     assert f"dataset: {tmp_path}/here/own\n" in out and f"file: {tmp_path}/here/x.yaml\n" in out
     words = few(tmp_path, dataset="./own", data_root="prepared", hold_out="cta", image_side=16)
-    refused(say("run", "notebooks/holdout.ipynb", *words), "'cta' is not a class of own; choose from ant, bee, cat")
-    status, out, _ = say("run", "notebooks/holdout.ipynb", "-f", "params/demo/benchmark.yaml", "-p", "epochs", "three")
+    refused(
+        say("run", "notebooks/holdout.ipynb", *words),
+        "'cta' is not a class of own; choose from ant, bee, cat",
+    )
+    status, out, _ = say(
+        "run",
+        "notebooks/holdout.ipynb",
+        "-f",
+        "params/demo/benchmark.yaml",
+        "-p",
+        "epochs",
+        "three",
+    )
     assert f"file: {ROOT}/params/demo/benchmark.yaml\n" in out  # not here, but at the root
     assert not (tmp_path / "here" / "outputs").exists()
     (tmp_path / "here" / "digits").mkdir()
@@ -610,7 +834,11 @@ def test_a_subset_prepared_from_another_folder_is_not_taken_for_it(tmp_path, say
             assert say("data", "prepare", "imagenet_spider", "--side", 16, *where)[0] == 0
         monkeypatch.chdir(tmp_path)
         assert say("data", "prepare", "imagenet_spider", "--side", 16, "--ilsvrc", "one")[0] == 0
-    refused(say("data", "prepare", "imagenet_spider", "--side", 16, "--ilsvrc", tmp_path / "other"), tmp_path / "one", "not of")
+    refused(
+        say("data", "prepare", "imagenet_spider", "--side", 16, "--ilsvrc", tmp_path / "other"),
+        tmp_path / "one",
+        "not of",
+    )
     (path,) = (tmp_path / "data").glob("imagenet_spider*.npz")
     with np.load(path) as file:
         whole = {name: file[name] for name in file.files if name != "ilsvrc"}
@@ -631,4 +859,8 @@ def test_stopping_a_preparation_says_nothing_of_checkpoints(tmp_path, say, monke
 
     monkeypatch.setattr(folder, "decode_all", stopped)
     status, _, error = prepare(say, ants(tmp_path / "own"))
-    assert status == 130 and error == "stopped; the same command begins anew\n" and not [*tmp_path.glob("data/*.npz")]
+    assert (
+        status == 130
+        and error == "stopped; the same command begins anew\n"
+        and not [*tmp_path.glob("data/*.npz")]
+    )

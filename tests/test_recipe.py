@@ -1,4 +1,6 @@
-"""What training and scoring mean is pinned: whoever changes it says whether finished runs still stand."""
+"""What training and scoring mean is pinned: whoever changes it says whether finished runs still
+stand.
+"""
 
 import ast
 import hashlib
@@ -8,12 +10,21 @@ from functools import cache
 import pytest
 from helpers import ROOT
 
-from semlib import user_code
-from semlib.config import RANKED
-from semlib.runs import plan
+from workbench import own
+from workbench.experiment import RANKED
+from workbench.runs import plan
 
 TRAINING = {  # file: the names in it that make weights what they are; () for the whole file
-    "training.py": ("STEP_MILESTONES", "rate_factor", "_rate", "train", "_epoch", "_update", "_Batches", "_optimizer"),
+    "training.py": (
+        "STEP_MILESTONES",
+        "rate_factor",
+        "_rate",
+        "train",
+        "_epoch",
+        "_update",
+        "_Batches",
+        "_optimizer",
+    ),
     "auxiliary.py": (),
     "models/wide_resnet.py": (),
     "models/conditional_norm.py": (),
@@ -21,18 +32,46 @@ TRAINING = {  # file: the names in it that make weights what they are; () for th
     "datasets/augmentation.py": (),
     "datasets/arrays.py": ("hold_out", "training_images"),
     "datasets/loading.py": ("_with_validation", "_fold"),
-    "runs/execute.py": ("_train", "_split", "_network", "_heads", "_transform", "_pixels", "_moments"),
+    "runs/execute.py": (
+        "_train",
+        "_split",
+        "_network",
+        "_heads",
+        "_transform",
+        "_pixels",
+        "_moments",
+    ),
 }
 SHARED = {
-    "metrics/scores.py": ("evaluating", "full_float32", "upright", "UPRIGHT_BATCH", "as_floats", "score", "_arguments"),
+    "metrics/scores.py": (
+        "evaluating",
+        "full_float32",
+        "upright",
+        "UPRIGHT_BATCH",
+        "as_floats",
+        "score",
+        "_arguments",
+    ),
     "metrics/detection.py": (),
-    "runs/scoring.py": ("score", "_arrays", "functions", "_function", "_is_fitted", "_fitted", "_fit", "ranks", "measures"),
+    "runs/scoring.py": (
+        "score",
+        "_arrays",
+        "functions",
+        "_function",
+        "_is_fitted",
+        "_fitted",
+        "_fit",
+        "ranks",
+        "measures",
+    ),
 }
 COVERED = {
     ("training", plan.RECIPE): TRAINING,
     ("scoring", plan.SCORING): SHARED,
     ("msp", plan.VERSIONS["msp"]): {"metrics/scores.py": ("max_softmax",)},
-    **{(name, plan.VERSIONS[name]): {"metrics/detectors.py": ("features", name)} for name in RANKED},
+    **{
+        (name, plan.VERSIONS[name]): {"metrics/detectors.py": ("features", name)} for name in RANKED
+    },
     ("odin", plan.VERSIONS["odin"]): {"metrics/scores.py": ("odin", "max_softmax")},
 }
 PINNED = {
@@ -67,23 +106,31 @@ def tree(file):
 
 def defined(statement):
     targets = getattr(statement, "targets", [])
-    return [statement.name] if hasattr(statement, "name") else [t.id for t in targets if isinstance(t, ast.Name)]
+    return (
+        [statement.name]
+        if hasattr(statement, "name")
+        else [t.id for t in targets if isinstance(t, ast.Name)]
+    )
 
 
 def digest(covered):
-    """Of the named definitions, of detectors with all that they use, without comments, docstrings and layout."""
+    """Of the named definitions, of detectors with all that they use, without comments, docstrings
+    and layout.
+    """
     parts = []
     for file, names in covered.items():
         if file == "metrics/detectors.py":
             parts += [
-                user_code.plain(s)
+                own.plain(s)
                 for name in names
-                for s in user_code._reached(tree(file).body, name, "semlib.metrics.detectors", False)
+                for s in own._reached(tree(file).body, name, "semlib.metrics.detectors", False)
             ]
             continue
         found = {name: statement for statement in tree(file).body for name in defined(statement)}
-        assert set(names) <= set(found), f"{file} has no {set(names) - set(found)}: say in this file where it went"
-        parts += [user_code.plain(found[name]) for name in names] if names else [user_code.plain(tree(file))]
+        assert set(names) <= set(found), (
+            f"{file} has no {set(names) - set(found)}: say in this file where it went"
+        )
+        parts += [own.plain(found[name]) for name in names] if names else [own.plain(tree(file))]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
@@ -92,7 +139,9 @@ def test_the_meaning_of_training_and_scores_is_pinned_to_its_number(key):
     what, number = key
     constant = {"training": "RECIPE", "scoring": "SCORING"}.get(what, f'VERSIONS["{what}"]')
     now = digest(COVERED[key])
-    assert PINNED.get(key) == now, SAID.format(what=what, number=number, constant=constant, key=key, digest=now)
+    assert PINNED.get(key) == now, SAID.format(
+        what=what, number=number, constant=constant, key=key, digest=now
+    )
 
 
 @pytest.mark.parametrize(
@@ -101,13 +150,20 @@ def test_the_meaning_of_training_and_scores_is_pinned_to_its_number(key):
         ("nesterov=True", "nesterov=False", True),
         ("momentum=0.9", "momentum=0.8", True),
         ("STEP_MILESTONES = (0.3, 0.6, 0.8)", "STEP_MILESTONES = (0.3, 0.6, 0.9)", True),
-        ("SGD over the shared weights", "Gradient descent over the shared weights", False),  # a docstring
+        (
+            "SGD over the shared weights",
+            "Gradient descent over the shared weights",
+            False,
+        ),  # a docstring
         ("# an incomplete last batch is dropped", "# and dropped", False),
         ("try a lower learning_rate", "lower it", False),  # of an error
     ],
 )
 def test_a_change_of_meaning_changes_the_digest_and_words_do_not(monkeypatch, old, new, changes):
-    covered, before = {"training.py": TRAINING["training.py"]}, digest({"training.py": TRAINING["training.py"]})
+    covered, before = (
+        {"training.py": TRAINING["training.py"]},
+        digest({"training.py": TRAINING["training.py"]}),
+    )
     text = (ROOT / "semlib" / "training.py").read_text()
     assert old in text
     monkeypatch.setitem(globals(), "tree", lambda file: ast.parse(text.replace(old, new)))

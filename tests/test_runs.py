@@ -1,4 +1,6 @@
-"""runs and the store: what a run leaves on disk; nothing finished is lost or done twice; a kill changes nothing."""
+"""runs and the store: what a run leaves on disk; nothing finished is lost or done twice; a kill
+changes nothing.
+"""
 
 import functools
 import hashlib
@@ -24,10 +26,12 @@ import torch
 from helpers import ROOT, contents, environment, parameters, scores, tiny, tiny_data
 from sklearn.metrics import average_precision_score
 
-from semlib import checkpoint, config, datasets, metrics, models, runs
-from semlib.config import ConfigError, Experiment
-from semlib.results import show, tables
-from semlib.runs import execute, plan, scoring, store
+from semlib import datasets, metrics, models
+from workbench import checkpoint, runs
+from workbench.experiment import METHODS, RANKED, SCORES, ConfigError, Experiment, create
+from workbench.images import prepared
+from workbench.results import show, tables
+from workbench.runs import execute, plan, scoring, store
 
 FILES = {"record.json", "scores.npz", "history.csv", "weights.pt"}
 LOCKS = ("run.lock",)
@@ -88,26 +92,43 @@ def test_a_run_writes_these_files_and_no_others(trained):
     for run in plan.planned(tiny(trained, trials=2)):
         assert {path.name for path in run.home.iterdir()} - set(LOCKS) == FILES
         parts = run.home.relative_to(trained / "outputs").parts
-        assert parts == ("test", "runs", "tiny", "one", run.method, f"trial_{run.trial}-{run.address[:8]}")
+        assert parts == (
+            "test",
+            "runs",
+            "tiny",
+            "one",
+            run.method,
+            f"trial_{run.trial}-{run.address[:8]}",
+        )
 
 
 @pytest.mark.parametrize("method", ["classification", "rotation"])
 def test_scores_are_plain_arrays_in_the_data_sets_numbering(trained, method):
     (record,) = store.finished(tiny(trained, methods=method))
-    test = datasets.load("tiny", trained / "data").test
+    test = prepared.load("tiny", trained / "data").test
     with np.load(record.home / "scores.npz", allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     kinds = {name: (array.dtype.name, array.shape) for name, array in arrays.items()}
-    wanted = {"label": "int16", "predicted": "int16", "is_anomaly": "bool", "msp": "float64", "odin": "float64"}
+    wanted = {
+        "label": "int16",
+        "predicted": "int16",
+        "is_anomaly": "bool",
+        "msp": "float64",
+        "odin": "float64",
+    }
     wanted |= {f"{name}@upright": wanted[name] for name in ("predicted", "msp", "odin")}
     assert kinds == {name: (kind, (100,)) for name, kind in wanted.items()}
-    assert (arrays["label"] == test.labels).all() and (arrays["is_anomaly"] == (test.labels == 1)).all()
+    assert (arrays["label"] == test.labels).all() and (
+        arrays["is_anomaly"] == (test.labels == 1)
+    ).all()
     assert set(arrays["predicted"]) <= {0, 2, 3}  # class 1 was never seen
     normal = ~arrays["is_anomaly"]
     recomputed = {}
     for end in ("", "@upright"):
         for name in ("msp", "odin"):
-            recomputed[name + end] = average_precision_score(arrays["is_anomaly"], arrays[name + end])
+            recomputed[name + end] = average_precision_score(
+                arrays["is_anomaly"], arrays[name + end]
+            )
         recomputed[f"accuracy{end}"] = (arrays["label"] == arrays[f"predicted{end}"])[normal].mean()
     assert record.metrics == pytest.approx(recomputed, abs=1e-12)
     assert record.skew == 0.25
@@ -118,7 +139,7 @@ def test_predictions_and_msp_are_those_of_the_kept_weights(trained):
     state = torch.load(record.home / "weights.pt", weights_only=True)
     net = models.build("wrn-10-1", 3, (1, 8, 8), 0.3, {"rotation": 4}).eval()
     net.load_state_dict(state)
-    pixels = datasets.load("tiny", trained / "data").test.images
+    pixels = prepared.load("tiny", trained / "data").test.images
     with torch.no_grad():
         probabilities = net(torch.tensor(pixels / 255, dtype=torch.float32)).double().softmax(1)
     highest, index = probabilities.max(1)
@@ -130,12 +151,24 @@ def test_predictions_and_msp_are_those_of_the_kept_weights(trained):
 def test_a_record_says_how_it_was_made_and_names_no_place(trained):
     for record in store.finished(tiny(trained, trials=2)):
         text = (record.home / "record.json").read_text()
-        assert str(trained) not in text and str(ROOT) not in text and not re.search(r'"(/|~|[A-Z]:\\)', text)
-        assert record.device and record.threads == 1 and record.precision == "float32" and record.seconds > 0
-        assert record.versions["torch"] == torch.__version__.split("+")[0] or record.versions["torch"] == torch.__version__
+        assert (
+            str(trained) not in text
+            and str(ROOT) not in text
+            and not re.search(r'"(/|~|[A-Z]:\\)', text)
+        )
+        assert (
+            record.device
+            and record.threads == 1
+            and record.precision == "float32"
+            and record.seconds > 0
+        )
+        assert (
+            record.versions["torch"] == torch.__version__.split("+")[0]
+            or record.versions["torch"] == torch.__version__
+        )
         assert {"python", "numpy", "semlib"} <= set(record.versions)
         assert record.commit is None or re.fullmatch(r"[0-9a-f]{40}\+?", record.commit)
-        assert record.data == datasets.load("tiny", trained / "data").digests
+        assert record.data == prepared.load("tiny", trained / "data").digests
         assert record.train_images == 256  # the held-out class's included
         assert record.settings["dropout"] == 0.3 and "threads" not in record.settings
 
@@ -149,7 +182,13 @@ def test_a_folder_of_images_leaves_no_path_in_its_record(tmp_path):
             (tmp_path / "animals" / part / name).mkdir(parents=True)
             for n, image in enumerate(pixels[p, k]):
                 Image.fromarray(image).save(tmp_path / "animals" / part / name / f"{n}.png")
-    how = {"image_side": 8, "batch_size": 8, "epochs": 1, "methods": "classification", "hold_out": "bee"}
+    how = {
+        "image_side": 8,
+        "batch_size": 8,
+        "epochs": 1,
+        "methods": "classification",
+        "hold_out": "bee",
+    }
     (record,) = runs.complete(tiny(tmp_path, dataset=str(tmp_path / "animals"), **how))
     assert record.dataset == "animals" and record.classes == ("ant", "bee", "cow")
     assert str(tmp_path) not in (record.home / "record.json").read_text()
@@ -157,8 +196,16 @@ def test_a_folder_of_images_leaves_no_path_in_its_record(tmp_path):
 
 def test_a_plain_classifier_keeps_nothing_of_a_rotation_head(trained):
     for record in store.finished(tiny(trained)):
-        heads = {name.split(".")[1] for name in torch.load(record.home / "weights.pt") if name.startswith("heads.")}
-        assert heads == {"classification", "rotation"} if record.method == "rotation" else heads == {"classification"}
+        heads = {
+            name.split(".")[1]
+            for name in torch.load(record.home / "weights.pt")
+            if name.startswith("heads.")
+        }
+        assert (
+            heads == {"classification", "rotation"}
+            if record.method == "rotation"
+            else heads == {"classification"}
+        )
 
 
 def test_history_has_each_evaluated_epoch(trained):
@@ -173,7 +220,9 @@ def test_history_has_each_evaluated_epoch(trained):
 
 @pytest.mark.parametrize(("every", "epochs"), [(9, [3, 4]), (1, [1, 2, 3, 4])])
 def test_average_of_the_last_epochs(untrained, every, epochs):
-    (record,) = runs.complete(tiny(untrained, methods="rotation", average_last_epochs=2, evaluate_every=every, epochs=4))
+    (record,) = runs.complete(
+        tiny(untrained, methods="rotation", average_last_epochs=2, evaluate_every=every, epochs=4)
+    )
     history = pd.read_csv(record.home / "history.csv")
     assert list(history.epoch) == epochs
     history = history[-2:]
@@ -181,7 +230,9 @@ def test_average_of_the_last_epochs(untrained, every, epochs):
     expected = {name: history[name].mean() for name in names}
     assert record.metrics == pytest.approx(expected, abs=1e-12)
     last = average_precision_score(record.scores()["is_anomaly"], record.scores()["msp"])
-    assert last == pytest.approx(history.msp.iloc[-1]) and last != pytest.approx(record.metrics["msp"], abs=1e-9)
+    assert last == pytest.approx(history.msp.iloc[-1]) and last != pytest.approx(
+        record.metrics["msp"], abs=1e-9
+    )
 
 
 def test_same_trial_same_scores_other_trial_others(trained, untrained):
@@ -209,15 +260,19 @@ def test_a_trials_trunk_begins_equal_for_every_method(untrained, monkeypatch):
 
 
 def test_pixels_are_normalised_by_the_training_images_without_the_held_out_class(trained):
-    train = datasets.load("tiny", trained / "data").train
+    train = prepared.load("tiny", trained / "data").train
     pixels = train.images[train.labels != 1] / 255
     for record in store.finished(tiny(trained)):
         weights = torch.load(record.home / "weights.pt")
-        assert (weights["mean"].item(), weights["std"].item()) == pytest.approx((pixels.mean(), pixels.std()), rel=1e-5)
+        assert (weights["mean"].item(), weights["std"].item()) == pytest.approx(
+            (pixels.mean(), pixels.std()), rel=1e-5
+        )
 
 
 @pytest.mark.parametrize("fill", [None, 0.25])
-def test_center_mask_blanks_with_the_mean_of_the_training_images_or_with_its_fill(untrained, monkeypatch, fill):
+def test_center_mask_blanks_with_the_mean_of_the_training_images_or_with_its_fill(
+    untrained, monkeypatch, fill
+):
     """Each channel with its own."""
     path, seen = untrained / "data" / "tiny.npz", []
     with np.load(path) as file:
@@ -236,22 +291,31 @@ def test_center_mask_blanks_with_the_mean_of_the_training_images_or_with_its_fil
     with pytest.raises(FloatingPointError, match="far enough"):
         runs.complete(tiny(untrained, methods="center_mask", mask_fill=fill))
     values, means = seen
-    np.testing.assert_allclose(values, [[mean if fill is None else fill, 2] for mean in means], rtol=1e-5)
+    np.testing.assert_allclose(
+        values, [[mean if fill is None else fill, 2] for mean in means], rtol=1e-5
+    )
 
 
 def test_test_images_and_those_of_upright_statistics_are_cropped_to_their_centre(untrained):
     path, border = untrained / "data" / "tiny.npz", ((0, 0), (0, 0), (1, 1), (1, 1))
     with np.load(path) as file:
-        arrays = {name: np.pad(file[name], border, "reflect") if "images" in name else file[name] for name in file.files}
+        arrays = {
+            name: np.pad(file[name], border, "reflect") if "images" in name else file[name]
+            for name in file.files
+        }
     np.savez(path, **arrays)
-    (record,) = runs.complete(tiny(untrained, methods="classification", crop_side=8, epochs=1, scores=("msp", "knn")))
-    data = datasets.load("tiny", untrained / "data")
+    (record,) = runs.complete(
+        tiny(untrained, methods="classification", crop_side=8, epochs=1, scores=("msp", "knn"))
+    )
+    data = prepared.load("tiny", untrained / "data")
     split, net = datasets.hold_out(data, "one"), runs.network(record, data)
     train, test = (part.images[:, :, 1:9, 1:9] for part in (split.train, split.test))
     for end, statistics in (("", nullcontext()), ("@upright", metrics.upright(net, train))):
         with statistics:
             _, scores = metrics.score(net, test, {"msp": metrics.max_softmax})
-            near = metrics.fit("knn", metrics.features(net, train), split.train.labels, net)(metrics.features(net, test))
+            near = metrics.fit("knn", metrics.features(net, train), split.train.labels, net)(
+                metrics.features(net, test)
+            )
         np.testing.assert_allclose(record.scores()[f"msp{end}"], scores["msp"], atol=1e-5)
         ranks = np.unique(near, return_inverse=True)[1]
         assert (np.abs(ranks - record.scores()[f"knn{end}"].astype(int)) <= 1).all()
@@ -284,26 +348,49 @@ ELSEWHERE = {  # of this machine, of scoring, of where things lie
 }  # fmt: skip
 
 
-def address(method: str, hold_out: str | None = "cat", trial: int = 0, data: str = "d", **changes) -> str:
+def address(
+    method: str, hold_out: str | None = "cat", trial: int = 0, data: str = "d", **changes
+) -> str:
     digests = datasets.Digests(data * 64, "e" * 64)
-    return plan.Run(config.create({"precision": "float32"} | changes), hold_out, method, trial, digests).address
+    return plan.Run(
+        create({"precision": "float32"} | changes), hold_out, method, trial, digests
+    ).address
 
 
 def test_trials_are_numbered_from_the_first():
     runs_ = plan.planned(
-        config.create({"dataset": "digits", "hold_out": "3", "methods": "rotation", "trials": 2, "first_trial": 3})
+        create(
+            {
+                "dataset": "digits",
+                "hold_out": "3",
+                "methods": "rotation",
+                "trials": 2,
+                "first_trial": 3,
+            }
+        )
     )
     assert [run.trial for run in runs_] == [3, 4]
 
 
 def test_settings_that_differ_never_share_a_home(monkeypatch):
     every = {**TRAINING, **AUXILIARY, **MASK, **CPC, **WHICH, **ELSEWHERE}
-    assert set(every) == set(Experiment.model_fields)  # a new setting has to be put into one of these
-    assert not [name for name, value in every.items() if value == Experiment.model_fields[name].default]
-    variants = [{}, *({name: value} for name, value in {**TRAINING, **AUXILIARY, "dataset": "digits"}.items())]
+    assert set(every) == set(
+        Experiment.model_fields
+    )  # a new setting has to be put into one of these
+    assert not [
+        name for name, value in every.items() if value == Experiment.model_fields[name].default
+    ]
+    variants = [
+        {},
+        *({name: value} for name, value in {**TRAINING, **AUXILIARY, "dataset": "digits"}.items()),
+    ]
     prints = [address("rotation", **variant) for variant in variants]
     prints += [address("classification"), address("rotation", "dog"), address("rotation", None)]
-    prints += [address("rotation", trial=1), address("rotation", "none"), address("rotation", data="f")]
+    prints += [
+        address("rotation", trial=1),
+        address("rotation", "none"),
+        address("rotation", data="f"),
+    ]
     monkeypatch.setattr(plan, "RECIPE", plan.RECIPE + 1)
     prints.append(address("rotation"))
     assert len(set(prints)) == len(prints)
@@ -323,7 +410,7 @@ def test_the_source_of_a_users_method_is_in_the_address(module, tmp_path):
 
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_machine_scoring_and_places_leave_the_address(name):
-    for method in config.METHODS:
+    for method in METHODS:
         assert address(method, **{name: ELSEWHERE[name]}) == address(method)
 
 
@@ -333,7 +420,7 @@ def test_machine_scoring_and_places_leave_the_address(name):
     ids=["auxiliary", "mask", "cpc"],
 )
 def test_a_methods_own_settings_are_nothing_to_the_others(settings, theirs):
-    for (name, value), method in itertools.product(settings.items(), config.METHODS):
+    for (name, value), method in itertools.product(settings.items(), METHODS):
         assert (address(method, **{name: value}) != address(method)) == (method in theirs)
 
 
@@ -343,7 +430,13 @@ def test_a_methods_own_settings_are_nothing_to_the_others(settings, theirs):
 def test_a_finished_run_is_not_trained_again_nor_touched(folder, no_training):
     before = contents(folder / "outputs", LOCKS)
     assert len(runs.complete(tiny(folder, trials=2))) == 4
-    elsewhere = {"device": "cpu", "threads": 2, "evaluate_every": 2, "keep_weights": False, "score_batch": 7}
+    elsewhere = {
+        "device": "cpu",
+        "threads": 2,
+        "evaluate_every": 2,
+        "keep_weights": False,
+        "score_batch": 7,
+    }
     assert len(runs.complete(tiny(folder, **elsewhere))) == 2
     assert len(runs.complete(tiny(folder, auxiliary_weight=3, methods="classification"))) == 1
     assert contents(folder / "outputs", LOCKS) == before
@@ -369,13 +462,17 @@ DAMAGES = {
     "record.json: truncated": lambda path: path.write_bytes(path.read_bytes()[:200]),
     "record.json: empty": lambda path: path.write_bytes(b""),
     "record.json: other JSON": lambda path: path.write_text("[1]"),
-    "record.json: of another run": lambda path: path.write_text(path.read_text().replace('"address": "', '"address": "0')),
+    "record.json: of another run": lambda path: path.write_text(
+        path.read_text().replace('"address": "', '"address": "0')
+    ),
     "record.json: with all its files another trial's": copy_of_another_trial,
     "scores.npz: truncated": lambda path: path.write_bytes(path.read_bytes()[:1000]),
     "scores.npz: bits flipped": flip_bits,
     "scores.npz: lost": lambda path: path.unlink(),
     "scores.npz: one value changed": lambda path: np.savez(path, **changed(path)),
-    "scores.npz: not what its record was written for": lambda path: other_digests(path.with_name("record.json")),
+    "scores.npz: not what its record was written for": lambda path: other_digests(
+        path.with_name("record.json")
+    ),
 }
 
 
@@ -418,11 +515,15 @@ def test_a_record_that_was_copied_or_changed_is_named_and_not_shown(folder, how)
         (home / "record.json").write_text(text.replace('"epochs": 3', '"epochs": 4'))
     with pytest.warns(UserWarning, match=f"not shown: {home / 'record.json'} is of another run"):
         shown = store.collect(tiny(folder).folder)
-    assert home not in [record.home for record in shown] and len(shown) == (4 if how == "copied" else 3)
+    assert home not in [record.home for record in shown] and len(shown) == (
+        4 if how == "copied" else 3
+    )
 
 
 @pytest.mark.parametrize("code", sorted(store.NO_LOCKS))
-def test_where_a_file_system_has_no_locks_the_file_of_an_old_one_holds_nobody_up(untrained, monkeypatch, code):
+def test_where_a_file_system_has_no_locks_the_file_of_an_old_one_holds_nobody_up(
+    untrained, monkeypatch, code
+):
     (run,) = plan.planned(tiny(untrained, methods="classification", trials=1))
     with store.alone(run):
         pass
@@ -454,7 +555,10 @@ def test_a_file_that_another_process_is_writing_stays(folder):
         (run.home / f".scores.npz-{owner}-ab_c1.part").write_bytes(b"half")
     runs.complete(run.experiment)
     left = {path.name for path in run.home.glob(".*.part")}
-    assert left == {f".scores.npz-{owner}-ab_c1.part" for owner in (f"{here}-{os.getppid()}", f"elsewhere-{dead.pid}")}
+    assert left == {
+        f".scores.npz-{owner}-ab_c1.part"
+        for owner in (f"{here}-{os.getppid()}", f"elsewhere-{dead.pid}")
+    }
 
 
 def other_data(folder, part="test_images"):
@@ -466,7 +570,9 @@ def other_data(folder, part="test_images"):
     np.savez(path, **arrays)
 
 
-def test_other_test_images_are_scored_anew_and_other_training_images_trained_anew(folder, no_training, monkeypatch):
+def test_other_test_images_are_scored_anew_and_other_training_images_trained_anew(
+    folder, no_training, monkeypatch
+):
     """Runs on other data lie side by side, and each is found again with its data."""
     experiment, kept = tiny(folder), (folder / "data" / "tiny.npz").read_bytes()
     first, before = runs.complete(experiment), contents(folder / "outputs", LOCKS)
@@ -474,12 +580,22 @@ def test_other_test_images_are_scored_anew_and_other_training_images_trained_ane
     assert store.finished(experiment) == [] and len(store.missing(experiment)) == 2
     second = runs.complete(experiment)
     for old, new in zip(first, second, strict=True):
-        assert new.address == old.address and new.train_digest == old.train_digest and new.test_digest != old.test_digest
+        assert (
+            new.address == old.address
+            and new.train_digest == old.train_digest
+            and new.test_digest != old.test_digest
+        )
         assert new.home == old.home / f"test_{new.test_digest[:8]}" and new.trained == old.home
-        changed = {name for name in new.scores() if not np.array_equal(new.scores()[name], old.scores()[name])}
+        changed = {
+            name
+            for name in new.scores()
+            if not np.array_equal(new.scores()[name], old.scores()[name])
+        }
         assert changed == {name for name in old.scores() if name.startswith(("msp", "odin"))}
         assert [int((new.scores()["msp"] != old.scores()["msp"]).sum())] == [1]
-        assert list(new.history()) == [c for c in old.history() if c not in ("accuracy", "msp", "odin") and "@" not in c]
+        assert list(new.history()) == [
+            c for c in old.history() if c not in ("accuracy", "msp", "odin") and "@" not in c
+        ]
     assert before.items() <= contents(folder / "outputs", LOCKS).items()
     assert runs.complete(experiment) == second
     other_data(folder, "train_images")
@@ -489,7 +605,9 @@ def test_other_test_images_are_scored_anew_and_other_training_images_trained_ane
     assert before.items() <= contents(folder / "outputs", LOCKS).items()
     (folder / "data" / "tiny.npz").write_bytes(kept)
     assert runs.complete(experiment) == first
-    assert len(store.collect(experiment.folder)) == 2 + 2 + 2 + 2  # trial 1, and three versions of the data
+    assert (
+        len(store.collect(experiment.folder)) == 2 + 2 + 2 + 2
+    )  # trial 1, and three versions of the data
 
 
 def test_the_skew_is_that_of_the_test_images_that_are_scored(folder, no_training):
@@ -505,7 +623,7 @@ def test_a_network_is_not_rebuilt_for_other_training_images(folder):
     (record,) = store.finished(tiny(folder, methods="classification"))
     other_data(folder, "train_images")
     with pytest.raises(ConfigError, match="was trained on other images"):
-        runs.network(record, datasets.load("tiny", folder / "data"))
+        runs.network(record, prepared.load("tiny", folder / "data"))
 
 
 def test_without_the_data_runs_are_matched_by_their_settings_if_they_are_of_one_version(folder):
@@ -515,12 +633,18 @@ def test_without_the_data_runs_are_matched_by_their_settings_if_they_are_of_one_
     # as another machine meets the committed records of a data set that it has to download
     for path in (folder / "outputs").rglob("record.json"):
         fields = json.loads(path.read_text()) | {"dataset": "stl10", "hold_out": "cat"}
-        run = plan.Run(tiny(folder, dataset="stl10", hold_out="cat"), "cat", fields["method"], fields["trial"])
+        run = plan.Run(
+            tiny(folder, dataset="stl10", hold_out="cat"), "cat", fields["method"], fields["trial"]
+        )
         home = experiment.folder / "runs" / "stl10" / "cat" / fields["method"]
         address = run.on(fields["train_digest"])
         shutil.copytree(path.parent, home / f"trial_{run.trial}-{address[:8]}")
-        (home / f"trial_{run.trial}-{address[:8]}" / "record.json").write_text(json.dumps(fields | {"address": address}))
-    stl10 = tiny(folder, dataset="stl10", hold_out="cat", trials=2, missing="skip", data_root=elsewhere)
+        (home / f"trial_{run.trial}-{address[:8]}" / "record.json").write_text(
+            json.dumps(fields | {"address": address})
+        )
+    stl10 = tiny(
+        folder, dataset="stl10", hold_out="cat", trials=2, missing="skip", data_root=elsewhere
+    )
     found = store.finished(stl10)
     assert len(found) == len(first) == 4 and runs.complete(stl10) == found
     said = f"stl10 is not here, or has changed: these runs used the version {first[0].data}."
@@ -535,7 +659,9 @@ def test_without_the_data_runs_are_matched_by_their_settings_if_they_are_of_one_
     with pytest.raises(ConfigError) as error:
         store.finished(stl10)
     versions = [str(first[0].data), str(datasets.Digests(other, fields["test_digest"]))]
-    assert all(text in str(error.value) for text in (*versions, "data_digest", "(4 runs)", "(1 runs)"))
+    assert all(
+        text in str(error.value) for text in (*versions, "data_digest", "(4 runs)", "(1 runs)")
+    )
     for digest, count in zip(versions, (4, 1), strict=True):
         assert len(store.finished(stl10.model_copy(update={"data_digest": digest}))) == count
 
@@ -545,15 +671,17 @@ def test_another_version_than_the_one_here_can_be_looked_at_but_not_trained_on(f
     other_data(folder, "train_images")
     assert store.finished(tiny(folder, missing="skip")) == []
     records = runs.complete(tiny(folder, missing="skip", data_digest=str(old)))
-    assert len(records) == 2 and any(f"version {old}" in line for line in show.remarks(tiny(folder), records))
+    assert len(records) == 2 and any(
+        f"version {old}" in line for line in show.remarks(tiny(folder), records)
+    )
     with pytest.raises(ConfigError, match=f"data_digest: {old} is not what is here"):
         runs.complete(tiny(folder, data_digest=str(old)))
 
 
 def test_a_digest_is_remembered_until_the_file_changes(folder, monkeypatch):
     path, beside = folder / "data" / "tiny.npz", folder / "data" / "tiny.digests.json"
-    here, loading = plan.here(tiny(folder)), sys.modules["semlib.datasets.loading"]
-    assert beside.exists() and here == datasets.load("tiny", folder / "data").digests
+    here, loading = plan.here(tiny(folder)), sys.modules["workbench.images.prepared"]
+    assert beside.exists() and here == prepared.load("tiny", folder / "data").digests
 
     def asked(read: bool) -> datasets.Digests:
         loading._digests.clear()  # as another process
@@ -567,7 +695,7 @@ def test_a_digest_is_remembered_until_the_file_changes(folder, monkeypatch):
     other_data(folder)  # of the same size, and with the same time
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     now = asked(read=True)
-    assert now == datasets.load("tiny", folder / "data").digests != here
+    assert now == prepared.load("tiny", folder / "data").digests != here
     for damage in ("", "{", "[1]", '{"size": 1}', beside.read_text().replace(now.train, "f" * 63)):
         beside.write_text(damage)
         assert asked(read=True) == now
@@ -575,20 +703,28 @@ def test_a_digest_is_remembered_until_the_file_changes(folder, monkeypatch):
 
 
 def test_runs_that_no_longer_match_are_counted_once_with_the_reason(folder, monkeypatch):
-    """A finished run at an old address, on other data, or with another source of the user's is neither used nor deleted."""
+    """A finished run at an old address, on other data, or with another source of the user's is
+    neither used nor deleted.
+    """
     experiment = tiny(folder, trials=2)
     assert store.unmatched([experiment]) == []
     with monkeypatch.context() as patch:
         patch.setattr(plan, "RECIPE", 3)
         (line,) = store.unmatched([experiment, experiment])
-        assert line.startswith("4 finished runs in") and "of recipe 2, and semlib trains by recipe 3" in line
+        assert (
+            line.startswith("4 finished runs in")
+            and "of recipe 2, and semlib trains by recipe 3" in line
+        )
         assert store.finished(experiment) == []
         with pytest.warns(UserWarning, match="4 records"):
             assert store.collect(experiment.folder) == []
     old = plan.here(experiment)
     other_data(folder, "train_images")
     (line,) = store.unmatched([experiment])
-    assert line.startswith("4 finished runs in") and f"of other data ({old}) than is here now ({plan.here(experiment)})" in line
+    assert (
+        line.startswith("4 finished runs in")
+        and f"of other data ({old}) than is here now ({plan.here(experiment)})" in line
+    )
     assert line in show.remarks(experiment, [])
     assert store.unmatched([tiny(folder, trials=2, epochs=9)]) == []  # other settings are no reason
 
@@ -612,7 +748,9 @@ def test_no_run_resumes_on_other_data(untrained, monkeypatch):
     assert scores(experiment) == scores(fresh)
 
 
-def test_a_checkpoint_is_of_its_run_its_data_and_where_epochs_are_averaged_its_scores(untrained, monkeypatch):
+def test_a_checkpoint_is_of_its_run_its_data_and_where_epochs_are_averaged_its_scores(
+    untrained, monkeypatch
+):
     def stop(*args, checkpoint, **options):
         raise FloatingPointError(json.dumps(checkpoint.stamp))
 
@@ -640,7 +778,8 @@ def test_a_training_that_diverges_leaves_no_record_and_lets_the_others_finish(un
     )
     experiment = tiny(untrained, methods=["diverging:loss", "classification"])
     with pytest.raises(
-        FloatingPointError, match="tiny, one held out, diverging:loss, trial 0: the loss isn't finite at epoch 1"
+        FloatingPointError,
+        match="tiny, one held out, diverging:loss, trial 0: the loss isn't finite at epoch 1",
     ):
         runs.complete(experiment)
     assert [record.method for record in store.finished(experiment)] == ["classification"]
@@ -654,7 +793,8 @@ def test_a_training_that_diverges_leaves_no_record_and_lets_the_others_finish(un
 
 def test_a_new_score_is_added_without_training(folder, module, no_training):
     module(
-        "again", "def softmax(logits):\n    return -logits.double().exp().div(logits.double().exp().sum(1, True)).max(1)[0]\n"
+        "again",
+        "def softmax(logits):\n    return -logits.double().exp().div(logits.double().exp().sum(1, True)).max(1)[0]\n",
     )
     before = scores(tiny(folder))
     kept = contents(folder / "outputs", (*LOCKS, "record.json", "scores.npz"))
@@ -664,7 +804,9 @@ def test_a_new_score_is_added_without_training(folder, module, no_training):
         assert set(after[key]) - set(arrays) == {"again:softmax", "again:softmax@upright"}
         assert {name: after[key][name] for name in arrays} == arrays
     for record in records:
-        added = record.scores()  # its logits are computed anew, and rounding can swap the ranks of two images
+        added = (
+            record.scores()
+        )  # its logits are computed anew, and rounding can swap the ranks of two images
         np.testing.assert_allclose(added["again:softmax"], added["msp"], atol=1e-5)
         expected = average_precision_score(added["is_anomaly"], added["again:softmax"])
         assert record.metrics["again:softmax"] == pytest.approx(expected, abs=1e-12)
@@ -681,8 +823,14 @@ def test_odin_with_another_epsilon_has_a_name_of_its_own(folder, no_training):
         own = record.key(plan.scoring(tiny(folder, epsilon=0.01))["odin"])
         assert own != "odin" and "0.01" in own
         assert (record.scores()[own] != record.scores()["odin"]).any()
-        assert scores(tiny(folder))["one", record.method, 0]["odin"] == before["one", record.method, 0]["odin"]
-    at = {epsilon: tables.measurements(tiny(folder, epsilon=epsilon), again).odin for epsilon in (5e-5, 0.01)}
+        assert (
+            scores(tiny(folder))["one", record.method, 0]["odin"]
+            == before["one", record.method, 0]["odin"]
+        )
+    at = {
+        epsilon: tables.measurements(tiny(folder, epsilon=epsilon), again).odin
+        for epsilon in (5e-5, 0.01)
+    }
     assert list(at[5e-5]) == [100 * record.metrics["odin"] for record in again]
     assert list(at[0.01]) == [100 * record.metrics[own] for record in again]
 
@@ -703,12 +851,19 @@ def test_an_odin_added_later_equals_one_from_the_start(folder, untrained, no_tra
     for record in later:
         own = record.key(plan.scoring(tiny(folder, epsilon=0.01))["odin"])
         assert record.scores()[own].tobytes() == start["one", record.method, 0]["odin"]
-        assert record.scores()[f"{own}@upright"].tobytes() == start["one", record.method, 0]["odin@upright"]
+        assert (
+            record.scores()[f"{own}@upright"].tobytes()
+            == start["one", record.method, 0]["odin@upright"]
+        )
 
 
 @pytest.mark.parametrize("why", ["another score", "other test images"])
-def test_scores_that_cannot_be_made_for_lack_of_weights_are_one_clear_line(folder, no_training, why):
-    experiment = tiny(folder, epsilon=0.01 if why == "another score" else 5e-5, methods="classification")
+def test_scores_that_cannot_be_made_for_lack_of_weights_are_one_clear_line(
+    folder, no_training, why
+):
+    experiment = tiny(
+        folder, epsilon=0.01 if why == "another score" else 5e-5, methods="classification"
+    )
     kept = (folder / "data" / "tiny.npz").read_bytes()
     for path in (folder / "outputs").rglob("weights.pt"):
         path.unlink()
@@ -724,7 +879,9 @@ def test_scores_that_cannot_be_made_for_lack_of_weights_are_one_clear_line(folde
 EDITED = "def s(logits):\n    return {} * logits.double().logsumexp(1)\n"
 
 
-def test_an_edited_score_is_the_one_under_its_name_and_the_old_one_is_set_aside(folder, module, no_training):
+def test_an_edited_score_is_the_one_under_its_name_and_the_old_one_is_set_aside(
+    folder, module, no_training
+):
     """No retraining, no number of the old source where its name stands."""
     how, seen = tiny(folder, methods="classification", scores=("msp", "edited_score:s")), []
     for factor in (-1, 1, -2):
@@ -732,7 +889,10 @@ def test_an_edited_score_is_the_one_under_its_name_and_the_old_one_is_set_aside(
         (record,) = runs.complete(how)
         seen.append((record.scores(), record.metrics, plan.scoring(how)["edited_score:s"]))
         (value,) = tables.measurements(how, [record])["edited_score:s"]
-        assert record.key(seen[-1][2]) == "edited_score:s" and value == 100 * record.metrics["edited_score:s"]
+        assert (
+            record.key(seen[-1][2]) == "edited_score:s"
+            and value == 100 * record.metrics["edited_score:s"]
+        )
     for name in ("edited_score:s", "edited_score:s@upright"):
         (first, *_), (second, *_), (third, *_) = seen
         np.testing.assert_array_equal(first[name], -second[name])
@@ -741,13 +901,19 @@ def test_an_edited_score_is_the_one_under_its_name_and_the_old_one_is_set_aside(
         own = record.key(scored)
         assert own == f"edited_score:s(version=1,source={scored['source']})"
         for end in ("", "@upright"):
-            np.testing.assert_array_equal(record.scores()[own + end], arrays[f"edited_score:s{end}"])
+            np.testing.assert_array_equal(
+                record.scores()[own + end], arrays[f"edited_score:s{end}"]
+            )
             assert record.metrics[own + end] == measured[f"edited_score:s{end}"]
-    module("edited_score", EDITED.format(-1) + "# as it was\n")  # back at the first: it is there already
+    module(
+        "edited_score", EDITED.format(-1) + "# as it was\n"
+    )  # back at the first: it is there already
     (record,) = runs.complete(how)
     (value,) = tables.measurements(how, [record])["edited_score:s"]
     assert value == 100 * seen[0][1]["edited_score:s"] == 100 * record.metrics["edited_score:s"]
-    assert record.scoring["edited_score:s"] == seen[0][2] and len(record.scoring) == 2 + 3  # msp, odin and three sources
+    assert (
+        record.scoring["edited_score:s"] == seen[0][2] and len(record.scoring) == 2 + 3
+    )  # msp, odin and three sources
     np.testing.assert_array_equal(record.scores()["edited_score:s"], seen[0][0]["edited_score:s"])
 
 
@@ -762,7 +928,9 @@ def test_a_raised_version_of_a_built_in_score_scores_anew(folder, no_training, m
 
 
 @pytest.mark.parametrize("moment", range(4))
-def test_a_kill_while_a_score_is_replaced_loses_nothing(folder, module, no_training, monkeypatch, moment):
+def test_a_kill_while_a_score_is_replaced_loses_nothing(
+    folder, module, no_training, monkeypatch, moment
+):
     name = f"replaced_{moment}:s"
     how = tiny(folder, methods="classification", scores=("msp", name))
     module(f"replaced_{moment}", EDITED.format(-1))
@@ -787,16 +955,20 @@ def test_a_kill_while_a_score_is_replaced_loses_nothing(folder, module, no_train
 
 
 @pytest.mark.parametrize("method", ["classification", "rotation"])
-def test_upright_scores_are_those_of_the_kept_weights_over_the_upright_training_images(trained, method):
+def test_upright_scores_are_those_of_the_kept_weights_over_the_upright_training_images(
+    trained, method
+):
     (record,) = store.finished(tiny(trained, methods=method))
-    data = datasets.load("tiny", trained / "data")
+    data = prepared.load("tiny", trained / "data")
     split, net = datasets.hold_out(data, "one"), runs.network(record, data)
     functions = {"msp": metrics.max_softmax, "odin": metrics.odin}
     _, mixed = metrics.score(net, split.test.images, functions)
     with metrics.upright(net, split.train.images):
         _, upright = metrics.score(net, split.test.images, functions)
     for name in functions:
-        np.testing.assert_allclose(record.scores()[name], mixed[name], atol=1e-5)  # other batches' sums: 1e-7
+        np.testing.assert_allclose(
+            record.scores()[name], mixed[name], atol=1e-5
+        )  # other batches' sums: 1e-7
         np.testing.assert_allclose(record.scores()[f"{name}@upright"], upright[name], atol=1e-5)
         assert np.abs(mixed["msp"] - upright["msp"]).max() > 1e-3
 
@@ -804,7 +976,9 @@ def test_upright_scores_are_those_of_the_kept_weights_over_the_upright_training_
 def test_the_commit_is_dirty_only_if_code_parameters_or_notebooks_differ(tmp_path, monkeypatch):
     def git(*words):
         who = ["-c", "user.name=a", "-c", "user.email=a@b"]
-        return subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(
+            ["git", *who, *words], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout.strip()
 
     git("init", "-q")
     for name in ("semlib/a.py", "params/a.yaml", "notebooks/a.ipynb", "outputs/a.csv", "README.md"):
@@ -827,7 +1001,9 @@ def test_the_commit_is_dirty_only_if_code_parameters_or_notebooks_differ(tmp_pat
 
 
 def test_a_run_is_scored_at_its_end_with_every_score_that_is_asked_for(untrained, monkeypatch):
-    """From one pass over the training and one over the test images for each batch-norm statistics; ranks keep every measure."""
+    """From one pass over the training and one over the test images for each batch-norm statistics;
+    ranks keep every measure.
+    """
     passes, fitted, features, fit = [], {}, metrics.features, metrics.fit
 
     def spy(name, train, labels, net):
@@ -835,24 +1011,34 @@ def test_a_run_is_scored_at_its_end_with_every_score_that_is_asked_for(untrained
         return lambda x: fitted.setdefault((name, len(passes)), detector(x))
 
     monkeypatch.setattr(
-        metrics, "features", lambda net, images, size: passes.append(len(images)) or features(net, images, size)
+        metrics,
+        "features",
+        lambda net, images, size: passes.append(len(images)) or features(net, images, size),
     )
     monkeypatch.setattr(metrics, "fit", spy)
-    (record,) = runs.complete(tiny(untrained, methods="rotation", scores=config.SCORES))
+    (record,) = runs.complete(tiny(untrained, methods="rotation", scores=SCORES))
     assert passes == [192, 100, 192, 100]  # training images without the held-out class, test images
     arrays = record.scores()
-    assert set(record.metrics) == {name + end for name in ("accuracy", *config.SCORES) for end in ("", "@upright")}
-    for name in config.SCORES:
+    assert set(record.metrics) == {
+        name + end for name in ("accuracy", *SCORES) for end in ("", "@upright")
+    }
+    for name in SCORES:
         for k, end in enumerate(("", "@upright")):
             values = arrays[name + end]
-            if name in config.RANKED:
+            if name in RANKED:
                 exact = fitted[name, 2 * (k + 1)]
                 assert values.dtype == np.uint16 and record.scoring[name]["stored"] == "ranks"
-                assert np.array_equal(np.sign(values[:, None].astype(int) - values), np.sign(exact[:, None] - exact))
-                assert record.metrics[name + end] == average_precision_score(arrays["is_anomaly"], exact)
+                assert np.array_equal(
+                    np.sign(values[:, None].astype(int) - values), np.sign(exact[:, None] - exact)
+                )
+                assert record.metrics[name + end] == average_precision_score(
+                    arrays["is_anomaly"], exact
+                )
             else:
                 assert values.dtype == np.float64 and "stored" not in record.scoring[name]
-            assert record.metrics[name + end] == pytest.approx(average_precision_score(arrays["is_anomaly"], values), abs=1e-12)
+            assert record.metrics[name + end] == pytest.approx(
+                average_precision_score(arrays["is_anomaly"], values), abs=1e-12
+            )
 
 
 @pytest.mark.parametrize("count", [2**16, 2**16 + 1])
@@ -860,20 +1046,28 @@ def test_ranks_stay_apart_however_many_images_there_are(count):
     assert np.array_equal(scoring.ranks(np.arange(count) / 3), np.arange(count))
 
 
-def test_detectors_added_later_are_those_from_the_start_and_of_the_kept_network(folder, untrained, no_training, monkeypatch):
-    later = runs.complete(tiny(folder, scores=config.SCORES))
+def test_detectors_added_later_are_those_from_the_start_and_of_the_kept_network(
+    folder, untrained, no_training, monkeypatch
+):
+    later = runs.complete(tiny(folder, scores=SCORES))
     monkeypatch.undo()
-    runs.complete(tiny(untrained, scores=config.SCORES))
-    start = scores(tiny(untrained, scores=config.SCORES))
-    data = datasets.load("tiny", folder / "data")
+    runs.complete(tiny(untrained, scores=SCORES))
+    start = scores(tiny(untrained, scores=SCORES))
+    data = prepared.load("tiny", folder / "data")
     split = datasets.hold_out(data, "one")
     for record in later:
-        assert {name: array.tobytes() for name, array in record.scores().items()} == start["one", record.method, 0]
+        assert {name: array.tobytes() for name, array in record.scores().items()} == start[
+            "one", record.method, 0
+        ]
         net = runs.network(record, data)
         train, test = (metrics.features(net, part.images) for part in (split.train, split.test))
         for name in ("vim", "knn", "rmd"):
-            ranks = np.unique(metrics.fit(name, train, split.train.labels, net)(test), return_inverse=True)[1]
-            assert (np.abs(ranks - record.scores()[name].astype(int)) <= 1).all()  # float32 features of another batch size
+            ranks = np.unique(
+                metrics.fit(name, train, split.train.labels, net)(test), return_inverse=True
+            )[1]
+            assert (
+                np.abs(ranks - record.scores()[name].astype(int)) <= 1
+            ).all()  # float32 features of another batch size
 
 
 def test_a_users_score_may_be_fitted_on_training_features(folder, module, no_training):
@@ -886,7 +1080,9 @@ def test_a_users_score_may_be_fitted_on_training_features(folder, module, no_tra
     for record in runs.complete(tiny(folder, scores=("msp", "fitted_score:nearest_centre"))):
         values = record.scores()["fitted_score:nearest_centre"]
         assert (
-            values.dtype == np.float64 and values.shape == (100,) and "source" in record.scoring["fitted_score:nearest_centre"]
+            values.dtype == np.float64
+            and values.shape == (100,)
+            and "source" in record.scoring["fitted_score:nearest_centre"]
         )
         assert record.metrics["fitted_score:nearest_centre@upright"] > 0
 
@@ -894,7 +1090,10 @@ def test_a_users_score_may_be_fitted_on_training_features(folder, module, no_tra
 def test_a_score_that_cannot_be_used_is_named(untrained, module):
     module("fitted_wrong", "def wrong(train, labels, net):\n    return lambda x: x.features\n")
     how = {"methods": "classification", "scores": ("msp", "fitted_wrong:wrong")}
-    with pytest.raises(ConfigError, match=r"score fitted_wrong:wrong should be \(16,\), one number an image, not \(16, 64\)"):
+    with pytest.raises(
+        ConfigError,
+        match=r"score fitted_wrong:wrong should be \(16,\), one number an image, not \(16, 64\)",
+    ):
         runs.complete(tiny(untrained, **how))
     assert not (untrained / "outputs").exists()
     assert len(runs.complete(tiny(untrained, methods="classification", scores=("msp", "vim")))) == 1
@@ -919,14 +1118,21 @@ def test_weights_of_a_gpu_are_scored_on_a_cpu(folder, monkeypatch, no_training):
 
 
 def test_weights_of_another_run_are_not_taken_for_its_own(folder, no_training):
-    first, second = (r.home / "weights.pt" for r in store.finished(tiny(folder, methods="classification", trials=2)))
+    first, second = (
+        r.home / "weights.pt"
+        for r in store.finished(tiny(folder, methods="classification", trials=2))
+    )
     first.write_bytes(second.read_bytes())
     with pytest.raises(ConfigError, match=r"trial 0: .*weights.pt is damaged or another run's"):
         runs.complete(tiny(folder, methods="classification", trials=2, epsilon=0.01))
-    assert len(store.missing(tiny(folder, methods="classification", trials=2, epsilon=0.01))) == 1  # the other one was scored
+    assert (
+        len(store.missing(tiny(folder, methods="classification", trials=2, epsilon=0.01))) == 1
+    )  # the other one was scored
 
 
-def test_a_score_edited_while_its_run_trains_is_stored_as_what_was_computed(untrained, module, monkeypatch):
+def test_a_score_edited_while_its_run_trains_is_stored_as_what_was_computed(
+    untrained, module, monkeypatch
+):
     how = tiny(untrained, methods="classification", scores=("msp", "edited_meanwhile:s"))
     module("edited_meanwhile", EDITED.format(-1))
     train = execute.training.train
@@ -948,7 +1154,9 @@ def test_a_score_edited_while_its_run_trains_is_stored_as_what_was_computed(untr
 def test_a_score_may_be_called_like_a_prediction(folder, module, no_training):
     module("predicted_margin", EDITED.format(-1))
     for record in runs.complete(tiny(folder, scores=("msp", "predicted_margin:s"))):
-        assert 0 < record.metrics["predicted_margin:s"] <= 1 and not [m for m in record.metrics if "accuracy_" in m]
+        assert 0 < record.metrics["predicted_margin:s"] <= 1 and not [
+            m for m in record.metrics if "accuracy_" in m
+        ]
 
 
 def test_own_data_that_is_elsewhere_is_listed_by_its_records(folder):
@@ -968,7 +1176,8 @@ def test_own_data_that_is_elsewhere_is_listed_by_its_records(folder):
 
 def test_a_users_method_trains_its_own_head(untrained, module):
     module(
-        "mine", "def blank(net, images):\n    return net(images, head='blank').pow(2).mean()\n\n\nblank.heads = {'blank': 5}\n"
+        "mine",
+        "def blank(net, images):\n    return net(images, head='blank').pow(2).mean()\n\n\nblank.heads = {'blank': 5}\n",
     )
     (record,) = runs.complete(tiny(untrained, methods="mine:blank"))
     assert torch.load(record.home / "weights.pt")["heads.blank.weight"].shape[0] == 5
@@ -978,7 +1187,9 @@ def test_a_users_method_trains_its_own_head(untrained, module):
 
 
 @pytest.mark.parametrize("field", ["methods", "scores"])
-@pytest.mark.parametrize("name", ["nowhere:loss", "math:nothing", "math:pi", "math:sqrt", ":loss", "math:"])
+@pytest.mark.parametrize(
+    "name", ["nowhere:loss", "math:nothing", "math:pi", "math:sqrt", ":loss", "math:"]
+)
 def test_a_user_function_that_cannot_be_used_is_one_clear_line(untrained, field, name):
     """math.sqrt has no Python source, so its edits can't be told."""
     with pytest.raises(ConfigError) as error:
@@ -989,7 +1200,10 @@ def test_a_user_function_that_cannot_be_used_is_one_clear_line(untrained, field,
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"hold_out": "cta"}, ("hold-out 'cta' is not a class of tiny", "zero, one, two, three, all, none")),
+        (
+            {"hold_out": "cta"},
+            ("hold-out 'cta' is not a class of tiny", "zero, one, two, three, all, none"),
+        ),
         ({"architecture": "resnet-50"}, ("'resnet-50'", "wrn-28-10")),
         ({"architecture": "wrn-11-2"}, ("'wrn-11-2'", "10, 16, 22, 28")),
         ({"dataset": "cifra10"}, ("'cifra10'", "digits", "cifar10", "tiny")),
@@ -1009,13 +1223,14 @@ EVERYWHERE = """
 import itertools, os, signal, sys
 from pathlib import Path
 import torch
-from semlib import config, runs
-from semlib.runs import execute, scoring
+from workbench import runs
+from workbench.experiment import METHODS, RANKED, SCORES, create
+from workbench.runs import execute, scoring
 
 torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1)  # loads what it needs, seconds that each child would pay anew
 replace = Path.replace
 for moment in itertools.count():  # the file that is about to be put in its place, or just was
-    experiment = config.create({settings!r} | {{"outputs": f"{folder}/outputs-{{moment}}"}})
+    experiment = create({settings!r} | {{"outputs": f"{folder}/outputs-{{moment}}"}})
     if not (child := os.fork()):
         left = moment
         def kill(self, target):
@@ -1043,12 +1258,23 @@ for moment in itertools.count():  # the file that is about to be put in its plac
 def test_a_kill_between_any_two_files_changes_nothing(untrained):
     """SIGKILL just before and just after each atomic rename of a run, then the same again."""
     how = {"epochs": 2, "methods": "rotation"}
-    settings = {name: value for name, value in tiny(untrained, **how).model_dump(mode="json").items() if name != "outputs"}
+    settings = {
+        name: value
+        for name, value in tiny(untrained, **how).model_dump(mode="json").items()
+        if name != "outputs"
+    }
     script = EVERYWHERE.format(settings=settings, folder=untrained)
-    done = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     moments = int(done.stdout.split()[-1])
-    # before and after; who is at it; two checkpoints, of which one is moved; four files; and before moving one that isn't there
+    # before and after; who is at it; two checkpoints, of which one is moved; four files; and before
+    # moving one that isn't there
     assert moments == 2 * (1 + 3 + 4) + 1
     whole = scores(tiny(untrained, **how, outputs=str(untrained / f"outputs-{moments}")))
     for moment in range(moments):
@@ -1056,7 +1282,9 @@ def test_a_kill_between_any_two_files_changes_nothing(untrained):
         assert scores(experiment) == whole
         assert all(len(record.history()) == 2 for record in store.finished(experiment))
         for run in plan.planned(experiment):
-            assert {path.name for path in run.home.iterdir()} - set(LOCKS) == FILES, f"killed at moment {moment}"
+            assert {path.name for path in run.home.iterdir()} - set(LOCKS) == FILES, (
+                f"killed at moment {moment}"
+            )
 
 
 @pytest.mark.slow
@@ -1071,14 +1299,28 @@ def test_a_process_killed_at_random_moments_ends_as_an_undisturbed_one(untrained
 
     def start():
         settings = disturbed.model_dump(mode="json")
-        code = f"from semlib import config, runs\nprint('ready', flush=True)\nruns.complete(config.create({settings!r}))"
+        code = f"from semlib import config, runs\nprint('ready', flush=True)\nruns.complete(create({settings!r}))"
         command = [sys.executable, "-c", code]
         if way == "notebook":
-            words = parameters(**{k: v for k, v in settings.items() if v is not None and not isinstance(v, list)})
+            words = parameters(
+                **{k: v for k, v in settings.items() if v is not None and not isinstance(v, list)}
+            )
             words += [*parameters(hold_out="one"), "-o", untrained / "out.ipynb"]
-            command = [sys.executable, "-m", "semlib", "run", "notebooks/holdout.ipynb", *map(str, words)]
+            command = [
+                sys.executable,
+                "-m",
+                "semlib",
+                "run",
+                "notebooks/holdout.ipynb",
+                *map(str, words),
+            ]
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True, start_new_session=True
+            command,
+            cwd=ROOT,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         assert process.stdout.readline()
         return process
@@ -1096,7 +1338,10 @@ def test_a_process_killed_at_random_moments_ends_as_an_undisturbed_one(untrained
         killed += process.wait() == -signal.SIGKILL
         if len(store.finished(disturbed)) == 2:
             assert scores(disturbed) == whole
-            disturbed, folders = tiny(untrained, outputs=str(untrained / f"disturbed-{folders}"), **changes), folders + 1
+            disturbed, folders = (
+                tiny(untrained, outputs=str(untrained / f"disturbed-{folders}"), **changes),
+                folders + 1,
+            )
     if way == "notebook":
         process = start()
         process.communicate(timeout=200)
@@ -1110,18 +1355,27 @@ def test_two_processes_at_once_train_a_run_once(untrained):
     experiment = tiny(untrained, methods="classification")
     settings = experiment.model_dump(mode="json")
     code = f"""
-from semlib import config, runs, training
+from semlib import training
+from workbench import runs
+from workbench.experiment import METHODS, RANKED, SCORES, create
 train = training.train
 training.train = lambda *args, **options: print("trained") or train(*args, **options)
-runs.complete(config.create({settings!r}))
+runs.complete(create({settings!r}))
 """
-    both = [subprocess.Popen([sys.executable, "-c", code], env=environment(), stdout=subprocess.PIPE, text=True) for _ in "ab"]
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], env=environment(), stdout=subprocess.PIPE, text=True
+        )
+        for _ in "ab"
+    ]
     said = "".join(process.communicate(timeout=200)[0] for process in both)
     assert [process.returncode for process in both] == [0, 0] and said.count("trained") == 1
     assert len(store.finished(experiment)) == 1
 
 
-def test_a_run_that_another_process_holds_is_waited_for_with_its_name(untrained, monkeypatch, capsys):
+def test_a_run_that_another_process_holds_is_waited_for_with_its_name(
+    untrained, monkeypatch, capsys
+):
     monkeypatch.setattr(store, "PATIENCE", 0.1)
     experiment = tiny(untrained, methods="classification")
     (run,) = plan.planned(experiment, runs.load(experiment).digests)
@@ -1139,7 +1393,9 @@ def test_a_run_that_another_process_holds_is_waited_for_with_its_name(untrained,
     threading.Timer(1.0, go_on.set).start()
     assert len(runs.complete(experiment)) == 1
     thread.join()
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("waiting for ")]
+    said = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("waiting for ")
+    ]
     assert len(said) == 1 and run.title in said[0]
     assert f"process {os.getpid()} on {socket.gethostname()}, since 20" in said[0]
     assert not list(run.home.glob("*.owner"))
@@ -1147,7 +1403,11 @@ def test_a_run_that_another_process_holds_is_waited_for_with_its_name(untrained,
 
 def test_the_record_of_another_process_that_was_quicker_stands(untrained, monkeypatch):
     """Both train where locks do nothing."""
-    experiment, train, quicker = tiny(untrained, methods="classification", epochs=1), execute.training.train, []
+    experiment, train, quicker = (
+        tiny(untrained, methods="classification", epochs=1),
+        execute.training.train,
+        [],
+    )
     (run,) = plan.planned(experiment)
 
     def slow(*args, **options):
@@ -1165,10 +1425,17 @@ def test_the_record_is_written_last(untrained, monkeypatch):
     order = []
     save = store.save_atomically
     for place in (store, execute, checkpoint):
-        monkeypatch.setattr(place, "save_atomically", lambda path, write: order.append(path.name) or save(path, write))
+        monkeypatch.setattr(
+            place,
+            "save_atomically",
+            lambda path, write: order.append(path.name) or save(path, write),
+        )
     runs.complete(tiny(untrained, methods="classification"))
     assert order[-1] == "record.json" and set(order) == FILES | {"checkpoint.pt", "run.owner"}
-    assert json.loads((next((untrained / "outputs").rglob("record.json"))).read_text())["method"] == "classification"
+    assert (
+        json.loads((next((untrained / "outputs").rglob("record.json"))).read_text())["method"]
+        == "classification"
+    )
 
 
 # --- compilation
@@ -1176,7 +1443,9 @@ def test_the_record_is_written_last(untrained, monkeypatch):
 
 @pytest.mark.slow
 def test_all_runs_of_a_process_share_what_is_compiled(folder, monkeypatch):
-    """A minute for each method on a GPU, not for each run. The compiler's last stage is left out: it needs C++."""
+    """A minute for each method on a GPU, not for each run. The compiler's last stage is left out:
+    it needs C++.
+    """
     graphs = []
 
     def backend(graph, inputs):
@@ -1185,7 +1454,11 @@ def test_all_runs_of_a_process_share_what_is_compiled(folder, monkeypatch):
 
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     records = runs.complete(tiny(folder, hold_out="all", trials=2, compile=True, epochs=1))
-    assert len(records) == 16 and len(graphs) == 2  # of classification, which rotation's other half shares, and of rotation
+    assert (
+        len(records) == 16 and len(graphs) == 2
+    )  # of classification, which rotation's other half shares, and of rotation
     graphs.clear()
-    runs.complete(tiny(folder, compile=True, epochs=1, profile="other"))  # another table's in the same process
+    runs.complete(
+        tiny(folder, compile=True, epochs=1, profile="other")
+    )  # another table's in the same process
     assert len(graphs) == 2

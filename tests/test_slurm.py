@@ -1,4 +1,6 @@
-"""The grid on a real SLURM cluster: one hold-out fails, one job is killed, and slurmd is killed and comes back meanwhile."""
+"""The grid on a real SLURM cluster: one hold-out fails, one job is killed, and slurmd is killed and
+comes back meanwhile.
+"""
 
 import itertools
 import re
@@ -10,11 +12,16 @@ import yaml
 from helpers import FRAGILE, ROOT, semlib_path, tiny_benchmark, tiny_data
 from slurm_cluster import Cluster, install
 
-from semlib.runs import plan, store
+from workbench.runs import plan, store
 
 pytestmark = pytest.mark.slurm
 # this cluster has no accounting, and a test no time
-OWN = {"slurm-status-command": "squeue", "slurm-init-seconds-before-status-checks": 2, "latency-wait": 5, "retries": 1}
+OWN = {
+    "slurm-status-command": "squeue",
+    "slurm-init-seconds-before-status-checks": 2,
+    "latency-wait": 5,
+    "retries": 1,
+}
 
 
 @pytest.fixture
@@ -25,17 +32,34 @@ def cluster(tmp_path):
         yield cluster
 
 
-def test_a_grid_on_slurm_ends_complete_but_for_what_fails_on_purpose(cluster, tmp_path, monkeypatch):
+def test_a_grid_on_slurm_ends_complete_but_for_what_fails_on_purpose(
+    cluster, tmp_path, monkeypatch
+):
     tiny_data(tmp_path / "data")
-    file, experiment = tiny_benchmark(tmp_path, hold_out="all", methods=["classification", "fragile:loss"], epochs=30)
+    file, experiment = tiny_benchmark(
+        tmp_path, hold_out="all", methods=["classification", "fragile:loss"], epochs=30
+    )
     (tmp_path / "fragile.py").write_text(FRAGILE)
     (tmp_path / "broken").touch()
     monkeypatch.syspath_prepend(tmp_path)
     profile = yaml.safe_load((ROOT / "workflow" / "profiles" / "slurm" / "config.yaml").read_text())
     (tmp_path / "profile").mkdir()
     (tmp_path / "profile" / "config.yaml").write_text(yaml.safe_dump(profile | OWN))
-    places = cluster.environment | {"SEMLIB_DATA": str(tmp_path / "data"), "PYTHONPATH": semlib_path(tmp_path)}
-    words = [sys.executable, "-m", "semlib", "grid", file, "--on", tmp_path / "profile", "--jobs", 4]
+    places = cluster.environment | {
+        "SEMLIB_DATA": str(tmp_path / "data"),
+        "PYTHONPATH": semlib_path(tmp_path),
+    }
+    words = [
+        sys.executable,
+        "-m",
+        "semlib",
+        "grid",
+        file,
+        "--on",
+        tmp_path / "profile",
+        "--jobs",
+        4,
+    ]
     words += ["-p", "threads", 1]
     for name, value in {"slurm_partition": "long", "gpu": 1, "mem_mb": 2000}.items():
         words += ["--resource", name, value]
@@ -46,9 +70,18 @@ def test_a_grid_on_slurm_ends_complete_but_for_what_fails_on_purpose(cluster, tm
         return [job for job in cluster.jobs() if re.search(rf"holdout.*{name}", job.comment)]
 
     def home(name: str):
-        return next(run.home for run in plan.planned(experiment) if (run.hold_out, run.method) == (name, "classification"))
+        return next(
+            run.home
+            for run in plan.planned(experiment)
+            if (run.hold_out, run.method) == (name, "classification")
+        )
 
-    cluster.wait(lambda: (home("zero") / "checkpoint.pt").exists() or (home("zero") / "record.json").exists(), 120)
+    cluster.wait(
+        lambda: (
+            (home("zero") / "checkpoint.pt").exists() or (home("zero") / "record.json").exists()
+        ),
+        120,
+    )
     cluster.kill_job(of("zero")[0].number)
     cluster.kill_slurmd()
     cluster.start_slurmd()
@@ -60,6 +93,10 @@ def test_a_grid_on_slurm_ends_complete_but_for_what_fails_on_purpose(cluster, tm
     assert every - finished == {("two", "fragile:loss")}, text
     assert "failed: tiny-two: RuntimeError: broken on purpose (its traceback is in" in text
     cluster.wait(lambda: all(job.state in ("COMPLETED", "FAILED") for job in cluster.jobs()))
-    states = {name: [job.state for job in of(f"tiny-{name}")] for name in ("zero", "one", "two", "three")}
-    assert states["zero"] == ["FAILED", "COMPLETED"] and states["two"] == ["FAILED", "FAILED"], states
+    states = {
+        name: [job.state for job in of(f"tiny-{name}")] for name in ("zero", "one", "two", "three")
+    }
+    assert states["zero"] == ["FAILED", "COMPLETED"] and states["two"] == ["FAILED", "FAILED"], (
+        states
+    )
     assert {states[name][-1] for name in ("one", "three")} == {"COMPLETED"}, states

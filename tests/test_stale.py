@@ -1,4 +1,6 @@
-"""No number can be stale: what a user changes is seen by every command, and what he did not change is not done twice."""
+"""No number can be stale: what a user changes is seen by every command, and what he did not change
+is not done twice.
+"""
 
 import json
 import re
@@ -6,12 +8,23 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import OWN_NETWORK, ROOT, contents, finish, parameters, pets, semlib, semlib_path, tiny_data
+from helpers import (
+    OWN_NETWORK,
+    ROOT,
+    contents,
+    finish,
+    parameters,
+    pets,
+    semlib,
+    semlib_path,
+    tiny_data,
+)
 
-from semlib import config, datasets
-from semlib.batch import notebooks
-from semlib.config import Experiment
-from semlib.runs import plan, store
+from semlib import datasets
+from workbench.batch import notebooks
+from workbench.experiment import Experiment, create
+from workbench.images import prepared
+from workbench.runs import plan, store
 
 NOTEBOOK = "notebooks/benchmark.ipynb"
 SMALL = {
@@ -22,12 +35,18 @@ SMALL = {
 
 @pytest.fixture
 def command(tmp_path):
-    """Run `semlib run` or, dry, `semlib grid --dry-run`, with small settings; what it prints, and its exit status."""
+    """Run `semlib run` or, dry, `semlib grid --dry-run`, with small settings; what it prints, and
+    its exit status.
+    """
 
     def run(dry: bool = False, status: int = 0, **changes) -> str:
         places = {"outputs": tmp_path / "outputs", "data_root": tmp_path / "data"}
         given = parameters(**SMALL | places | changes)
-        words = ["grid", "params/demo/benchmark.yaml", "--dry-run", *given] if dry else ["run", NOTEBOOK, *given]
+        words = (
+            ["grid", "params/demo/benchmark.yaml", "--dry-run", *given]
+            if dry
+            else ["run", NOTEBOOK, *given]
+        )
         done = semlib(*words, PYTHONPATH=semlib_path(tmp_path))
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout + done.stderr
@@ -40,7 +59,9 @@ def records(tmp_path) -> dict[str, dict]:
     found = {}
     for path in (tmp_path / "outputs").rglob("record.json"):
         home = path.parent.parent if path.parent.name.startswith("test_") else path.parent
-        found[str(path)] = json.loads(path.read_text()) | {"trained at": (home / "weights.pt").stat().st_mtime_ns}
+        found[str(path)] = json.loads(path.read_text()) | {
+            "trained at": (home / "weights.pt").stat().st_mtime_ns
+        }
     return found
 
 
@@ -62,8 +83,12 @@ def test_two_folders_of_one_name_are_two_data_sets(tmp_path, command):
     after = records(tmp_path)
     assert before.items() < after.items() and len(after) == 2
     for text, dataset in ((of_first, first), (of_second, second)):
-        data = datasets.load(str(dataset), tmp_path / "data", 8).digests
-        (record,) = [r for r in after.values() if r["train_digest"] == data.train and r["test_digest"] == data.test]
+        data = prepared.load(str(dataset), tmp_path / "data", 8).digests
+        (record,) = [
+            r
+            for r in after.values()
+            if r["train_digest"] == data.train and r["test_digest"] == data.test
+        ]
         for name in ("msp", "odin", "accuracy"):
             assert f"{100 * record['metrics'][f'{name}@upright']:.2f}" in text
     for dataset in (first, second):
@@ -77,13 +102,24 @@ def test_a_folder_that_grows_is_trained_or_only_scored_anew(tmp_path, command):
     folder = pets(tmp_path / "a", 0)
     command(dataset=folder)
     (first,) = records(tmp_path).values()
-    (folder / "test" / "cow" / "new.png").write_bytes((folder / "test" / "cow" / "0.png").read_bytes())
+    (folder / "test" / "cow" / "new.png").write_bytes(
+        (folder / "test" / "cow" / "0.png").read_bytes()
+    )
     said = command(dry=True, dataset=folder)
-    assert finished(said) == (0, 1) and "1 are missing, 1 of them only to be scored: they lack msp, odin\n" in said
+    assert (
+        finished(said) == (0, 1)
+        and "1 are missing, 1 of them only to be scored: they lack msp, odin\n" in said
+    )
     assert finished(command(dataset=folder)) == (1, 1)
     old, new = sorted(records(tmp_path).values(), key=lambda r: r["finished"])
-    assert old == first and new["trained at"] == first["trained at"] and new["test_digest"] != first["test_digest"]
-    (folder / "train" / "cow" / "new.png").write_bytes((folder / "train" / "cow" / "0.png").read_bytes())
+    assert (
+        old == first
+        and new["trained at"] == first["trained at"]
+        and new["test_digest"] != first["test_digest"]
+    )
+    (folder / "train" / "cow" / "new.png").write_bytes(
+        (folder / "train" / "cow" / "0.png").read_bytes()
+    )
     assert finished(command(dry=True, dataset=folder)) == (0, 1)
     assert finished(command(dataset=folder)) == (1, 1)
     found = records(tmp_path).values()
@@ -107,17 +143,29 @@ def score(logits):
 
 @pytest.mark.notebook
 def test_edits_of_a_users_code_change_what_depends_on_them(tmp_path, command):
-    folder, aid, mine, net = pets(tmp_path / "a", 0), tmp_path / "aid.py", tmp_path / "mine.py", tmp_path / "own.py"
+    folder, aid, mine, net = (
+        pets(tmp_path / "a", 0),
+        tmp_path / "aid.py",
+        tmp_path / "mine.py",
+        tmp_path / "own.py",
+    )
     aid.write_text("def weight():\n    return 1.0\n")
     mine.write_text(TASK)
     net.write_text(OWN_NETWORK)
-    how = {"dataset": folder, "methods": "mine:task", "architecture": "own:small", "scores": "[msp, mine:score]"}
+    how = {
+        "dataset": folder,
+        "methods": "mine:task",
+        "architecture": "own:small",
+        "scores": "[msp, mine:score]",
+    }
     command(**how)
     (first,) = records(tmp_path).values()
 
     aid.write_text("def weight():\n    return 1.0  # the usual\n")
     mine.write_text('"""My task."""\n' + TASK)
-    net.write_text(OWN_NETWORK.replace("def forward(self, ", "def forward(  # as it must be\n        self, "))
+    net.write_text(
+        OWN_NETWORK.replace("def forward(self, ", "def forward(  # as it must be\n        self, ")
+    )
     assert finished(command(dry=True, **how)) == (1, 1)  # words change nothing
 
     mine.write_text(TASK.replace("-logits.double().amax(1)", "-2 * logits.double().amax(1)"))
@@ -125,9 +173,15 @@ def test_edits_of_a_users_code_change_what_depends_on_them(tmp_path, command):
     assert finished(command(dry=True, **how | {"scores": "msp"})) == (1, 1)
     command(**how)
     (again,) = records(tmp_path).values()
-    assert again["trained at"] == first["trained at"] and again["scoring"]["mine:score"] != first["scoring"]["mine:score"]
+    assert (
+        again["trained at"] == first["trained at"]
+        and again["scoring"]["mine:score"] != first["scoring"]["mine:score"]
+    )
 
-    for path, old, new, name in ((aid, "1.0", "2.0", "mine:task"), (net, "nn.ReLU", "nn.Tanh", "own:small")):
+    for path, old, new, name in (
+        (aid, "1.0", "2.0", "mine:task"),
+        (net, "nn.ReLU", "nn.Tanh", "own:small"),
+    ):
         path.write_text(path.read_text().replace(old, new))
         said = command(dry=True, **how)
         assert finished(said) == (0, 1) and f"another version of {name}" in said
@@ -155,7 +209,10 @@ def test_nothing_does_not_replace_a_table_a_figure_or_a_notebook(tmp_path, comma
         name.split("/")[-1] for name in before
     }
     said = command(dataset=folder, flip="yes", missing="skip")
-    assert "nothing is finished with these settings" in said and "benchmark-pets-bee.ipynb stays" in said
+    assert (
+        "nothing is finished with these settings" in said
+        and "benchmark-pets-bee.ipynb stays" in said
+    )
     assert before.items() <= contents(tmp_path / "outputs").items()
     command(dataset=folder, flip="yes", learning_rate=1e12, schedule="step", status=1)
     assert before.items() <= contents(tmp_path / "outputs").items()
@@ -172,15 +229,22 @@ def test_runs_of_an_older_recipe_are_counted_in_a_dry_run(tmp_path, command):
     home = tmp_path / "outputs" / "stale" / "runs" / "pets" / "bee" / "classification"
     for k in (1, 2):
         (home / f"trial_0-{k:08}").mkdir(parents=True)
-        (home / f"trial_0-{k:08}" / "record.json").write_text(json.dumps({"dataset": "pets", "fingerprint": "f", "trial": 0}))
+        (home / f"trial_0-{k:08}" / "record.json").write_text(
+            json.dumps({"dataset": "pets", "fingerprint": "f", "trial": 0})
+        )
     said = command(dry=True, dataset=folder)
     assert finished(said) == (0, 1) and len(list(home.rglob("record.json"))) == 2
-    assert said.count("2 finished runs in") == 1 and "of recipe 1, and semlib trains by recipe 2" in said
+    assert (
+        said.count("2 finished runs in") == 1
+        and "of recipe 1, and semlib trains by recipe 2" in said
+    )
 
 
 @pytest.mark.parametrize("table", ["table3_cifar10", "table4_stl10", "masking_ablation"])
 def test_a_gpus_records_are_found_on_a_machine_without_one(tmp_path, table):
-    """As on a SLURM cluster's login node: the precision is named, so nothing has to be asked of the device."""
+    """As on a SLURM cluster's login node: the precision is named, so nothing has to be asked of the
+    device.
+    """
     path = ROOT / "params" / "fast" / f"{table}.yaml"
     given = [("outputs", str(tmp_path)), ("data_root", str(tmp_path / "data"))]
     (experiment,) = notebooks.parameters(ROOT / "notebooks" / f"{table}.ipynb", [path], given)[1]
@@ -195,7 +259,11 @@ def test_a_gpus_records_are_found_on_a_machine_without_one(tmp_path, table):
     assert record.device.startswith("NVIDIA") and record.precision == "bfloat16"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "params").glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize(
+    "path",
+    sorted((ROOT / "params").glob("*/*.yaml")),
+    ids=lambda path: f"{path.parent.name}/{path.stem}",
+)
 def test_every_file_of_parameters_that_trains_names_its_precision(path):
     experiments = notebooks.parameters(ROOT / "notebooks" / f"{path.stem}.ipynb", [path], [])[1]
     named = "float32" if path.parent.name in ("demo", "cpu") else "bfloat16"
@@ -208,7 +276,7 @@ def test_every_file_of_parameters_that_trains_names_its_precision(path):
 
 def test_the_tiny_data_set_is_seen_to_change_in_a_process_that_lives_on(tmp_path):
     tiny_data(tmp_path)
-    experiment = config.create({"dataset": "tiny", "data_root": str(tmp_path), "outputs": str(tmp_path)})
+    experiment = create({"dataset": "tiny", "data_root": str(tmp_path), "outputs": str(tmp_path)})
     first = plan.here(experiment)
     with np.load(tmp_path / "tiny.npz") as file:
         arrays = {name: file[name] for name in file.files}
@@ -216,4 +284,7 @@ def test_the_tiny_data_set_is_seen_to_change_in_a_process_that_lives_on(tmp_path
     np.savez(tmp_path / "tiny.npz", **arrays)
     second = plan.here(experiment)
     assert (first.train != second.train) and first.test == second.test
-    assert plan.here(Experiment(**experiment.model_dump() | {"evaluate_on": "validation"})) not in (first, second)
+    assert plan.here(Experiment(**experiment.model_dump() | {"evaluate_on": "validation"})) not in (
+        first,
+        second,
+    )

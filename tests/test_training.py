@@ -1,4 +1,6 @@
-"""training.train: the paper's alternating updates (Sec. 4, 5.1), and that a stopped training ends as an undisturbed one."""
+"""training.train: the paper's alternating updates (Sec. 4, 5.1), and that a stopped training ends
+as an undisturbed one.
+"""
 
 import copy
 import itertools
@@ -10,22 +12,32 @@ import torch.nn.functional as F
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.optim.swa_utils import update_bn
 
-from semlib import auxiliary, config, metrics, models, training
-from semlib.checkpoint import Checkpoint
+from semlib import auxiliary, metrics, models, training
 from semlib.datasets import ImageSet
+from workbench.checkpoint import Checkpoint
+from workbench.experiment import create
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SIDE = 8
-SETTINGS = {"architecture": "wrn-10-1", "dropout": 0.3, "norm_batch": None, "epochs": 4, "batch_size": 32, "evaluate_every": 1}
+SETTINGS = {
+    "architecture": "wrn-10-1",
+    "dropout": 0.3,
+    "norm_batch": None,
+    "epochs": 4,
+    "batch_size": 32,
+    "evaluate_every": 1,
+}
 LOSSES = {"classification": None, "rotation": auxiliary.rotation}
 
 
 def experiment(**changes):
-    return config.create(SETTINGS | changes)
+    return create(SETTINGS | changes)
 
 
 def noise(count: int = 96, channels: int = 1) -> ImageSet:
-    images = np.random.default_rng(0).integers(0, 256, (count, channels, SIDE, SIDE), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(
+        0, 256, (count, channels, SIDE, SIDE), dtype=np.uint8
+    )
     return ImageSet(images, np.arange(count, dtype=np.int64) % 3)
 
 
@@ -39,10 +51,14 @@ def train(how=None, method="classification", data=None, **options):
     """(state of the trained network, history without seconds)."""
     loss = LOSSES.get(method, method)
     net = network(getattr(loss, "heads", None))
-    options = {"evaluate": lambda epoch: {"probe": float(net.stem.weight.detach().double().sum())}} | options
+    options = {
+        "evaluate": lambda epoch: {"probe": float(net.stem.weight.detach().double().sum())}
+    } | options
     how = how or experiment()
     often = {"evaluate_every": how.evaluate_every, "checkpoint_every": how.checkpoint_every}
-    history = training.train(net, noise() if data is None else data, how.training, loss, **often | options)
+    history = training.train(
+        net, noise() if data is None else data, how.training, loss, **often | options
+    )
     return net.state_dict(), [{k: v for k, v in row.items() if k != "seconds"} for row in history]
 
 
@@ -61,7 +77,9 @@ def threads():
 
 
 def test_in_bfloat16_each_pass_computes_with_the_weights_that_the_last_step_left():
-    """Inside one autocast block the bfloat16 copies of the weights would be the old ones; a copied network has none."""
+    """Inside one autocast block the bfloat16 copies of the weights would be the old ones; a copied
+    network has none.
+    """
     net, passes = network({"rotation": 4}, dropout=0.0), []
 
     def check(module, inputs, options, output):
@@ -70,13 +88,17 @@ def test_in_bfloat16_each_pass_computes_with_the_weights_that_the_last_step_left
         passes.append(torch.equal(fresh(*inputs, **options), output))
 
     net.register_forward_hook(check, with_kwargs=True)
-    training.train(net, noise(), experiment(epochs=1, dropout=0.0), auxiliary.rotation, autocast=True)
+    training.train(
+        net, noise(), experiment(epochs=1, dropout=0.0), auxiliary.rotation, autocast=True
+    )
     assert passes == [True] * 6
 
 
 @pytest.mark.parametrize("weight", [0.5, 1.0, 0.0])
 def test_epoch_equals_a_literal_loop(weight, device):
-    """Nesterov momentum 0.9 and weight decay 5e-4 written out by hand; auxiliary step, weighted, then class step."""
+    """Nesterov momentum 0.9 and weight decay 5e-4 written out by hand; auxiliary step, weighted,
+    then class step.
+    """
     data, batch = noise(), 32
     rates = iter((0.1, 0.02, 0.004))  # step schedule: 0, 1/3 and 2/3 of all steps done
     how = experiment(epochs=1, dropout=0.0, crop_padding=0, flip=False, auxiliary_weight=weight)
@@ -93,28 +115,50 @@ def test_epoch_equals_a_literal_loop(weight, device):
             if w.grad is None:  # the other task's head
                 continue
             g = w.grad + 5e-4 * w.detach()
-            v = momenta[task][name] = g if name not in momenta[task] else 0.9 * momenta[task][name] + g
+            v = momenta[task][name] = (
+                g if name not in momenta[task] else 0.9 * momenta[task][name] + g
+            )
             w.data -= rate * (g + 0.9 * v)
 
-    order = torch.randperm(len(data), generator=torch.Generator(device).manual_seed(5), device=device)
+    order = torch.randperm(
+        len(data), generator=torch.Generator(device).manual_seed(5), device=device
+    )
     for index in order.cpu().numpy().reshape(-1, batch):
         rate = next(rates)
-        turned = np.stack([np.rot90(image, k, (1, 2)) for image in data.images[index[: batch // 4]] for k in range(4)])
+        turned = np.stack(
+            [
+                np.rot90(image, k, (1, 2))
+                for image in data.images[index[: batch // 4]]
+                for k in range(4)
+            ]
+        )
         logits = literal(torch.tensor(turned / 255, dtype=torch.float32), head="rotation")
-        update("auxiliary", weight * F.cross_entropy(logits, torch.tensor([0, 1, 2, 3] * (batch // 4))), rate)
+        update(
+            "auxiliary",
+            weight * F.cross_entropy(logits, torch.tensor([0, 1, 2, 3] * (batch // 4))),
+            rate,
+        )
         logits = literal(torch.tensor(data.images[index] / 255, dtype=torch.float32))
         update("class", F.cross_entropy(logits, torch.tensor(data.labels[index])), rate)
 
     start = network({"rotation": 4}, dropout=0.0).state_dict()
     for name, value in literal.state_dict().items():
-        torch.testing.assert_close(net.state_dict()[name].cpu(), value, rtol=1e-4, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            net.state_dict()[name].cpu(),
+            value,
+            rtol=1e-4,
+            atol=2e-5,
+            msg=lambda m, n=name: f"{n}: {m}",
+        )
         if "weight" in name:
             assert not torch.equal(value, start[name])
 
 
 @pytest.mark.parametrize("method", LOSSES)
 def test_each_task_leaves_the_others_head(method):
-    """Snapshots before each forward pass: a rotation step lies before a class pass, a class step before a rotation pass."""
+    """Snapshots before each forward pass: a rotation step lies before a class pass, a class step
+    before a rotation pass.
+    """
     loss = LOSSES[method]
     net = network(getattr(loss, "heads", None))
     seen = []
@@ -139,7 +183,9 @@ def test_each_task_leaves_the_others_head(method):
 def rates(**changes):
     """The learning rate of every optimiser step."""
     seen = []
-    handle = register_optimizer_step_pre_hook(lambda optimizer, *_: seen.append(optimizer.param_groups[0]["lr"]))
+    handle = register_optimizer_step_pre_hook(
+        lambda optimizer, *_: seen.append(optimizer.param_groups[0]["lr"])
+    )
     try:
         train(experiment(**changes), data=noise(64), evaluate=None)
     finally:
@@ -148,8 +194,13 @@ def rates(**changes):
 
 
 def test_step_schedule_is_the_papers():
-    epochs, wanted = (0, 59, 60, 119, 120, 159, 160, 199), (0.1, 0.1, 0.02, 0.02, 0.004, 0.004, 0.0008, 0.0008)
-    assert [0.1 * training.rate_factor("step", epoch / 200) for epoch in epochs] == pytest.approx(wanted, rel=1e-12)
+    epochs, wanted = (
+        (0, 59, 60, 119, 120, 159, 160, 199),
+        (0.1, 0.1, 0.02, 0.02, 0.004, 0.004, 0.0008, 0.0008),
+    )
+    assert [0.1 * training.rate_factor("step", epoch / 200) for epoch in epochs] == pytest.approx(
+        wanted, rel=1e-12
+    )
     late = 0.1 * training.rate_factor("step", (59 + 0.999) / 200)  # the last step of epoch 60
     assert late == 0.1
     assert rates(epochs=10) == pytest.approx([0.1] * 6 + [0.02] * 6 + [0.004] * 4 + [0.0008] * 4)
@@ -190,12 +241,19 @@ def test_user_auxiliary_gets_its_share_of_the_batch():
 def windows(image: np.ndarray, padding: int, flip: bool) -> dict[bytes, tuple]:
     """Every view of an image that augmentation may make, with its place."""
     padded = np.pad(image, ((0, 0), (padding, padding), (padding, padding)), mode="reflect")
-    places = itertools.product(range(2 * padding + 1), range(2 * padding + 1), (False, True) if flip else (False,))
+    places = itertools.product(
+        range(2 * padding + 1), range(2 * padding + 1), (False, True) if flip else (False,)
+    )
     cut = {p: padded[:, p[0] : p[0] + SIDE, p[1] : p[1] + SIDE] for p in places}
-    return {np.ascontiguousarray(view[:, :, ::-1] if p[2] else view).tobytes(): p for p, view in cut.items()}
+    return {
+        np.ascontiguousarray(view[:, :, ::-1] if p[2] else view).tobytes(): p
+        for p, view in cut.items()
+    }
 
 
-@pytest.mark.parametrize(("padding", "flip"), [(0, False), (0, True), (2, False), (2, True), (None, True)])
+@pytest.mark.parametrize(
+    ("padding", "flip"), [(0, False), (0, True), (2, False), (2, True), (None, True)]
+)
 @pytest.mark.parametrize("augmented", [False, True])
 def test_crops_and_flips_are_as_set(padding, flip, augmented):
     data = noise()
@@ -206,7 +264,9 @@ def test_crops_and_flips_are_as_set(padding, flip, augmented):
 
     def see(module, inputs, options):
         images = (inputs[0] * 255).round().to(torch.uint8).numpy()
-        seen[options.get("head", "classification")] += [np.ascontiguousarray(image).tobytes() for image in images]
+        seen[options.get("head", "classification")] += [
+            np.ascontiguousarray(image).tobytes() for image in images
+        ]
 
     def loss(net, images):
         return net(images, head="mine").square().mean()
@@ -214,11 +274,20 @@ def test_crops_and_flips_are_as_set(padding, flip, augmented):
     loss.heads = {"mine": 2}
     net = network(loss.heads)
     net.register_forward_pre_hook(see, with_kwargs=True)
-    training.train(net, data, experiment(crop_padding=padding, flip=flip, auxiliary_augment=augmented, epochs=7), loss)
+    training.train(
+        net,
+        data,
+        experiment(crop_padding=padding, flip=flip, auxiliary_augment=augmented, epochs=7),
+        loss,
+    )
     places = [views[key] for key in seen["classification"]]  # KeyError: a view that may not be
     assert sorted(n for n, _ in places[:96]) == list(range(96))  # an epoch is every image once
-    assert {place for _, place in places} == {place for _, place in views.values()}  # and every place occurs
-    assert ({key in upright for key in seen["mine"]} == {True}) == (not augmented or (padding == 0 and not flip))
+    assert {place for _, place in places} == {
+        place for _, place in views.values()
+    }  # and every place occurs
+    assert ({key in upright for key in seen["mine"]} == {True}) == (
+        not augmented or (padding == 0 and not flip)
+    )
     assert all(key in views for key in seen["mine"])
 
 
@@ -229,18 +298,30 @@ def test_crops_of_crop_side_are_cut_from_the_image_and_an_upright_one_is_its_cen
 
     def see(module, inputs, options):
         assert inputs[0].shape[2:] == (8, 8)
-        seen[options.get("head", "classification")] |= set((inputs[0][:, 0, 0, 0] * 255).round().int().tolist())
+        seen[options.get("head", "classification")] |= set(
+            (inputs[0][:, 0, 0, 0] * 255).round().int().tolist()
+        )
 
     net.register_forward_pre_hook(see, with_kwargs=True)
     how = experiment(crop_side=8, flip=False)
-    training.train(net, ImageSet(places, noise().labels), how, lambda net, images: net(images, head="mine").square().mean())
-    assert seen == {"classification": {10 * top + left for top in range(3) for left in range(3)}, "mine": {11}}
+    training.train(
+        net,
+        ImageSet(places, noise().labels),
+        how,
+        lambda net, images: net(images, head="mine").square().mean(),
+    )
+    assert seen == {
+        "classification": {10 * top + left for top in range(3) for left in range(3)},
+        "mine": {11},
+    }
 
 
 def test_a_transform_is_of_classifications_images_alone():
     net, seen = network({"rotation": 4}), {"classification": set(), "rotation": set()}
     net.register_forward_pre_hook(
-        lambda module, inputs, options: seen[options.get("head", "classification")].update(inputs[0].unique().tolist()),
+        lambda module, inputs, options: seen[options.get("head", "classification")].update(
+            inputs[0].unique().tolist()
+        ),
         with_kwargs=True,
     )
     grey = {"transform": lambda images, generator: torch.full_like(images, 0.75)}
@@ -252,13 +333,24 @@ def test_a_transform_is_of_classifications_images_alone():
 
 
 def test_the_history_has_each_tasks_mean_loss_over_the_epoch_unweighted():
-    """At next to no learning rate every image keeps its loss; the auxiliary loss is 1, 2, 3, ... in turn."""
+    """At next to no learning rate every image keeps its loss; the auxiliary loss is 1, 2, 3, ... in
+    turn.
+    """
     data, steps = noise(), itertools.count(1)
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(SIDE * SIDE, 3))
-    expected = F.cross_entropy(net(torch.tensor(data.images / 255, dtype=torch.float32)), torch.tensor(data.labels)).item()
-    how = experiment(epochs=2, learning_rate=1e-12, crop_padding=0, flip=False, auxiliary_weight=0.5)
+    expected = F.cross_entropy(
+        net(torch.tensor(data.images / 255, dtype=torch.float32)), torch.tensor(data.labels)
+    ).item()
+    how = experiment(
+        epochs=2, learning_rate=1e-12, crop_padding=0, flip=False, auxiliary_weight=0.5
+    )
     history = training.train(
-        net, data, how, lambda net, images: 0 * net(images).sum() + next(steps), evaluate=lambda epoch: {}, evaluate_every=1
+        net,
+        data,
+        how,
+        lambda net, images: 0 * net(images).sum() + next(steps),
+        evaluate=lambda epoch: {},
+        evaluate_every=1,
     )
     assert [row["loss"] for row in history] == pytest.approx([expected, expected], rel=1e-5)
     assert [row["auxiliary_loss"] for row in history] == [2, 5]
@@ -280,11 +372,17 @@ def test_seed_decides_and_the_callers_random_state_is_left():
 
 def test_every_epoch_has_an_order_and_dropout_of_its_own():
     """Every image is a grey of its own."""
-    data = ImageSet(np.arange(96, dtype=np.uint8).repeat(SIDE * SIDE).reshape(96, 1, SIDE, SIDE), noise().labels)
+    data = ImageSet(
+        np.arange(96, dtype=np.uint8).repeat(SIDE * SIDE).reshape(96, 1, SIDE, SIDE), noise().labels
+    )
     net, orders, kept = network(), [], []
-    net.register_forward_pre_hook(lambda module, given: orders.append((given[0][:, 0, 0, 0] * 255).round().tolist()))
+    net.register_forward_pre_hook(
+        lambda module, given: orders.append((given[0][:, 0, 0, 0] * 255).round().tolist())
+    )
     dropout = next(module for module in net.modules() if isinstance(module, torch.nn.Dropout))
-    dropout.register_forward_hook(lambda module, given, found: kept.append((given[0] != 0, found != 0)))
+    dropout.register_forward_hook(
+        lambda module, given, found: kept.append((given[0] != 0, found != 0))
+    )
     training.train(net, data, experiment(epochs=2, batch_size=96))
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(96)) and orders[0] != orders[1]
     both = kept[0][0] & kept[1][0]  # else it is zero without dropout
@@ -294,7 +392,9 @@ def test_every_epoch_has_an_order_and_dropout_of_its_own():
 def test_dropout_follows_the_seed():
     """All images are equal, so that their order makes no difference."""
     same = ImageSet(np.full((32, 1, SIDE, SIDE), 90, np.uint8), np.zeros(32, np.int64))
-    first, again, other = (train(experiment(epochs=1), data=same, seed=seed)[0] for seed in (1, 1, 2))
+    first, again, other = (
+        train(experiment(epochs=1), data=same, seed=seed)[0] for seed in (1, 1, 2)
+    )
     assert identical(first, again) and not identical(first, other)
 
 
@@ -304,7 +404,11 @@ def test_evaluating_more_often_changes_nothing(method):
     seldom, last = train(experiment(evaluate_every=3), method)
     never, nothing = train(experiment(), method, evaluate=None)
     assert identical(often, seldom) and identical(often, never)
-    assert [row["epoch"] for row in history] == [1, 2, 3, 4] and [row["epoch"] for row in last] == [3, 4] and not nothing
+    assert (
+        [row["epoch"] for row in history] == [1, 2, 3, 4]
+        and [row["epoch"] for row in last] == [3, 4]
+        and not nothing
+    )
     assert history[2:] == last
 
 
@@ -331,18 +435,33 @@ def test_resumed_training_is_bit_identical(tmp_path, threads, count, bfloat16, m
             return {"probe": float(net.stem.weight.detach().double().sum())}
 
         torch.manual_seed(1000 + stop)  # nor does the caller's random state
-        options = {"autocast": bfloat16, "evaluate": evaluate, "checkpoint": kept, "evaluate_every": 1}
+        options = {
+            "autocast": bfloat16,
+            "evaluate": evaluate,
+            "checkpoint": kept,
+            "evaluate_every": 1,
+        }
         return training.train(net, noise(), experiment(), LOSSES[method], **options)
 
     for stop in (1, 2, 4):
         with pytest.raises(KeyboardInterrupt):
             attempt(stop)
     resumed = attempt(9)
-    assert evaluated == [1, 1, 2, 2, 3, 4, 4]  # it did go on, from the epoch after the last checkpoint
+    assert evaluated == [
+        1,
+        1,
+        2,
+        2,
+        3,
+        4,
+        4,
+    ]  # it did go on, from the epoch after the last checkpoint
     assert identical(net.state_dict(), whole)
     assert [{k: v for k, v in row.items() if k != "seconds"} for row in resumed] == history
     assert [row["seconds"] for row in resumed] == sorted(row["seconds"] for row in resumed)
-    assert attempt(9) == resumed and identical(net.state_dict(), whole)  # resumed after its last epoch
+    assert attempt(9) == resumed and identical(
+        net.state_dict(), whole
+    )  # resumed after its last epoch
 
 
 @pytest.mark.parametrize("every", [2, 3])
@@ -360,10 +479,14 @@ def test_resumed_from_seldom_checkpoints(tmp_path, every):
         train(how, evaluate=stop, **stopped)
     seen = []
     resumed, _ = train(how, evaluate=lambda epoch: seen.append(epoch) or {}, **stopped)
-    assert identical(whole, resumed) and seen[0] == every * (4 // every)  # of which the checkpoint has no measures yet
+    assert identical(whole, resumed) and seen[0] == every * (
+        4 // every
+    )  # of which the checkpoint has no measures yet
     seen.clear()
     finished, _ = train(how, evaluate=lambda epoch: seen.append(epoch) or {}, **stopped)
-    assert identical(whole, finished) and seen == [5]  # the last epoch has a checkpoint, whatever checkpoint_every
+    assert identical(whole, finished) and seen == [
+        5
+    ]  # the last epoch has a checkpoint, whatever checkpoint_every
 
 
 def test_a_checkpoint_of_other_data_is_named_and_not_used(tmp_path, capsys):
@@ -373,7 +496,9 @@ def test_a_checkpoint_of_other_data_is_named_and_not_used(tmp_path, capsys):
     state, history = train(seed=1, checkpoint=Checkpoint(path, {"address": "a", "data": "c"}))
     said = "".join(capsys.readouterr())
     assert identical(state, train(seed=1)[0]) and len(history) == 4
-    assert all(f"{name} in run was made by other settings or on other data" in said for name in CHECKPOINTS)
+    assert all(
+        f"{name} in run was made by other settings or on other data" in said for name in CHECKPOINTS
+    )
 
 
 CHECKPOINTS = ("checkpoint.pt", "checkpoint.before.pt")
@@ -395,7 +520,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path, capsys,
         DAMAGES[damage](file)
     capsys.readouterr()
     seen = []
-    state, _ = train(seed=1, checkpoint=Checkpoint(path), evaluate=lambda epoch: seen.append(epoch) or {})
+    state, _ = train(
+        seed=1, checkpoint=Checkpoint(path), evaluate=lambda epoch: seen.append(epoch) or {}
+    )
     said = "".join(capsys.readouterr())
     assert identical(state, whole) and seen == ([3, 4] if count == 1 else [1, 2, 3, 4])
     assert [f"{name} in run can't be read" in said for name in CHECKPOINTS] == [True, count == 2]
@@ -407,15 +534,20 @@ def test_a_checkpoint_that_can_not_be_read_at_the_moment_stays(tmp_path, monkeyp
         raise error
 
     train(checkpoint=(kept := Checkpoint(tmp_path / "c.pt")))
-    monkeypatch.setattr("semlib.checkpoint.zipfile.ZipFile", fail)
-    assert kept.restore(network(), {}, torch.Generator()) is None and all(file.exists() for file in kept.files)
+    monkeypatch.setattr("workbench.checkpoint.zipfile.ZipFile", fail)
+    assert kept.restore(network(), {}, torch.Generator()) is None and all(
+        file.exists() for file in kept.files
+    )
 
 
 def test_another_machine_goes_on_and_says_so(tmp_path, capsys):
     train(checkpoint=Checkpoint(tmp_path / "c.pt", machine={"threads": 1}))
     capsys.readouterr()
     seen = []
-    train(checkpoint=Checkpoint(tmp_path / "c.pt", machine={"threads": 2}), evaluate=lambda epoch: seen.append(epoch) or {})
+    train(
+        checkpoint=Checkpoint(tmp_path / "c.pt", machine={"threads": 2}),
+        evaluate=lambda epoch: seen.append(epoch) or {},
+    )
     said = "".join(capsys.readouterr())
     assert seen == [4] and "{'threads': 2}" in said and "{'threads': 1}" in said
 
@@ -436,7 +568,9 @@ def statistics(net) -> dict[str, torch.Tensor]:
 
 
 def test_upright_statistics_are_those_of_all_training_images_in_one_batch():
-    """Against torch's own update_bn; the first norm's input is the stem's output, written out. Everything is restored."""
+    """Against torch's own update_bn; the first norm's input is the stem's output, written out.
+    Everything is restored.
+    """
     data, net = noise(), network(dropout=0.0)
     training.train(net, data, experiment(epochs=2))
     net.eval()
@@ -445,8 +579,12 @@ def test_upright_statistics_are_those_of_all_training_images_in_one_batch():
     with metrics.upright(net, data.images) as same, torch.no_grad():
         assert same is net and not any(module.training for module in net.modules())
         first, found = net.stem((images - net.mean) / net.std), statistics(net)
-    torch.testing.assert_close(found["blocks.0.norm1.running_mean"], first.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found["blocks.0.norm1.running_var"], first.var((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        found["blocks.0.norm1.running_mean"], first.mean((0, 2, 3)), rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(
+        found["blocks.0.norm1.running_var"], first.var((0, 2, 3)), rtol=1e-4, atol=1e-5
+    )
     assert identical(net.state_dict(), before) and net.blocks[0].norm1.momentum == 0.1
     assert not any(module.training for module in net.modules())
     update_bn([images], net)
@@ -455,8 +593,13 @@ def test_upright_statistics_are_those_of_all_training_images_in_one_batch():
 
 
 def test_upright_statistics_do_not_depend_on_chance_or_on_norm_batch_and_hardly_on_the_order():
-    """Images sorted by class: of consecutive batches each would be of one class, and the variance too small."""
-    pixels = np.random.default_rng(0).integers(0, 60, (900, 1, SIDE, SIDE)) + np.arange(900)[:, None, None, None] // 300 * 90
+    """Images sorted by class: of consecutive batches each would be of one class, and the variance
+    too small.
+    """
+    pixels = (
+        np.random.default_rng(0).integers(0, 60, (900, 1, SIDE, SIDE))
+        + np.arange(900)[:, None, None, None] // 300 * 90
+    )
     images, net = pixels.astype(np.uint8), network()
     found = []
     for order in (np.arange(900), np.arange(900), np.random.default_rng(1).permutation(900)):
@@ -466,7 +609,9 @@ def test_upright_statistics_do_not_depend_on_chance_or_on_norm_batch_and_hardly_
                     norm.norm_batch = norm_batch
             with metrics.upright(net, images[order]):
                 found.append(statistics(net))
-            assert net.norm.norm_batch == net.blocks[0].norm1.norm_batch == norm_batch  # training goes on with it
+            assert (
+                net.norm.norm_batch == net.blocks[0].norm1.norm_batch == norm_batch
+            )  # training goes on with it
     assert all(identical(found[0], other) for other in found[1:4])
     for name, buffer in found[0].items():
         torch.testing.assert_close(buffer, found[4][name], rtol=0.05, atol=0.02)
@@ -491,12 +636,16 @@ def test_statistics_that_upright_images_do_not_reach_stay():
 
 
 def test_float32_is_computed_without_tf32():
-    """PyTorch's convolutions on a GPU have TF32 for a default; the settings can be read without one."""
+    """PyTorch's convolutions on a GPU have TF32 for a default; the settings can be read without
+    one.
+    """
     seen = {}
 
     def loss(net, images):
         cudnn = torch.backends.cudnn
-        seen[autocast] = cudnn.conv.fp32_precision == "ieee" if hasattr(cudnn, "conv") else not cudnn.allow_tf32
+        seen[autocast] = (
+            cudnn.conv.fp32_precision == "ieee" if hasattr(cudnn, "conv") else not cudnn.allow_tf32
+        )
         return net(images).sum() * 0
 
     for autocast in (False, True):
@@ -509,11 +658,24 @@ def test_float32_is_computed_without_tf32():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and -m gpu")
 def test_a_compiled_network_trains_to_what_another_does(monkeypatch):
     compiled, compile = [], torch.compile
-    monkeypatch.setattr(torch, "compile", lambda *given, **how: compiled.append(given) or compile(*given, **how))
+    monkeypatch.setattr(
+        torch, "compile", lambda *given, **how: compiled.append(given) or compile(*given, **how)
+    )
     start, trained = network({"rotation": 4}, dropout=0.0), []
     for so in (False, True):
         trained.append(copy.deepcopy(start))
-        training.train(trained[-1], noise(), experiment(epochs=1), auxiliary.rotation, device="cuda", compile=so)
+        training.train(
+            trained[-1],
+            noise(),
+            experiment(epochs=1),
+            auxiliary.rotation,
+            device="cuda",
+            compile=so,
+        )
         assert len(compiled) == so
-    for (name, plain), same in zip(trained[0].state_dict().items(), trained[1].state_dict().values(), strict=True):
-        torch.testing.assert_close(same, plain, rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+    for (name, plain), same in zip(
+        trained[0].state_dict().items(), trained[1].state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(
+            same, plain, rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )

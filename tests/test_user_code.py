@@ -1,4 +1,6 @@
-"""A user's functions: what their digest covers, and that the source which runs is the one that was digested."""
+"""A user's functions: what their digest covers, and that the source which runs is the one that was
+digested.
+"""
 
 import os
 import re
@@ -7,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from semlib import config, user_code
+from workbench import own
+from workbench.experiment import ConfigError
 
 OWN = '''
 """Tasks and scores of mine."""
@@ -80,7 +83,11 @@ OTHER = {
     "a relative import of that": ("my_package/deep.py", "return x", "return +x"),
     "that package": ("my_package/__init__.py", "LEVEL = 1", "LEVEL = 2"),
     "a module imported in the function": ("my_lazy.py", "return 1", "return 2"),
-    "a module that its own imports, for whatever that does": ("scoring_tools.py", "-logits", "-2 * logits"),
+    "a module that its own imports, for whatever that does": (
+        "scoring_tools.py",
+        "-logits",
+        "-2 * logits",
+    ),
     "1 for '1'": ("my_task.py", '"a": 1', '"a": "1"'),
 }
 
@@ -107,31 +114,35 @@ def modules(tmp_path, monkeypatch):
 
 def test_a_digest_has_this_value_on_every_python(modules):
     """Known values: 3.11, 3.12 and 3.13 give them, where ast.dump and ast.unparse differ."""
-    assert user_code.digest("my_task:loss") == "408875ee0436df80"
-    assert user_code.digest("my_task:score") == "25a797c1713d4072"
+    assert own.digest("my_task:loss") == "408875ee0436df80"
+    assert own.digest("my_task:score") == "25a797c1713d4072"
 
 
 @pytest.mark.parametrize("edit", SAME)
 def test_what_a_function_does_not_depend_on_leaves_its_digest(modules, edit):
-    before = user_code.digest("my_task:loss")
+    before = own.digest("my_task:loss")
     modules(*SAME[edit])
-    assert user_code.digest("my_task:loss") == before
+    assert own.digest("my_task:loss") == before
 
 
 @pytest.mark.parametrize("edit", OTHER)
 def test_what_a_function_depends_on_changes_its_digest_and_not_the_scores(modules, edit):
-    before, score = user_code.digest("my_task:loss"), user_code.digest("my_task:score")
+    before, score = own.digest("my_task:loss"), own.digest("my_task:score")
     modules(*OTHER[edit])
-    assert user_code.digest("my_task:loss") != before
+    assert own.digest("my_task:loss") != before
     if OTHER[edit][0] == "my_task.py":  # else it is a module that the score's own imports too
-        assert user_code.digest("my_task:score") == score
+        assert own.digest("my_task:score") == score
 
 
 def test_the_scores_own_edits_change_the_score(modules):
-    for edit in (SAME["a score in the same file"], SAME["a constant of the score"], ("scoring_tools.py", "-logits", "logits")):
-        before = user_code.digest("my_task:score")
+    for edit in (
+        SAME["a score in the same file"],
+        SAME["a constant of the score"],
+        ("scoring_tools.py", "-logits", "logits"),
+    ):
+        before = own.digest("my_task:score")
         modules(*edit)
-        assert user_code.digest("my_task:score") != before, edit
+        assert own.digest("my_task:score") != before, edit
 
 
 ODD = {  # a module in which the function `f` depends on N in an indirect way
@@ -167,14 +178,19 @@ def test_dependences_that_are_not_plain_are_seen_too(tmp_path, modules, kind):
     digests = set()
     for number in "12":
         (tmp_path / "odd.py").write_text(re.sub(r"\bN\b", number, ODD[kind]))
-        digests.add(user_code.digest("odd:f"))
+        digests.add(own.digest("odd:f"))
     assert len(digests) == 2
 
 
 @pytest.mark.parametrize(
     "line",
     [
-        *("from helps import *", "import helps", "import helps as h", "from helps import VALUE\ndef g():\n    return VALUE"),
+        *(
+            "from helps import *",
+            "import helps",
+            "import helps as h",
+            "from helps import VALUE\ndef g():\n    return VALUE",
+        ),
         "import wrapped.inner",  # runs the package's __init__.py
         "import importlib; H = importlib.import_module('helps')",
         "from importlib import import_module\ndef f(x):\n    return import_module('.helps', 'wrapped').VALUE",
@@ -184,12 +200,20 @@ def test_an_import_for_its_effects_or_of_everything_is_followed(tmp_path, module
     (tmp_path / "wrapped").mkdir()
     for name in ("__init__", "inner"):
         (tmp_path / "wrapped" / f"{name}.py").write_text("")
-    place = "wrapped/__init__.py" if "inner" in line else "wrapped/helps.py" if "wrapped" in line else "helps.py"
+    place = (
+        "wrapped/__init__.py"
+        if "inner" in line
+        else "wrapped/helps.py"
+        if "wrapped" in line
+        else "helps.py"
+    )
     (tmp_path / place).write_text("VALUE = 1\n")
-    (tmp_path / "odd.py").write_text(line + ("" if "def f" in line else "\ndef f(x):\n    return x\n"))
-    before = user_code.digest("odd:f")
+    (tmp_path / "odd.py").write_text(
+        line + ("" if "def f" in line else "\ndef f(x):\n    return x\n")
+    )
+    before = own.digest("odd:f")
     modules(place, "VALUE = 1", "VALUE = 2")
-    assert user_code.digest("odd:f") != before
+    assert own.digest("odd:f") != before
 
 
 def test_installed_modules_and_pythons_own_are_not_followed(tmp_path, modules, monkeypatch):
@@ -199,24 +223,28 @@ def test_installed_modules_and_pythons_own_are_not_followed(tmp_path, modules, m
     (tmp_path / "odd.py").write_text(
         "import json, bought, torch.nn, semlib.metrics\ndef f(x):\n    return json, bought.X, torch, semlib\n"
     )
-    before = user_code.digest("odd:f")
+    before = own.digest("odd:f")
     (tmp_path / "site-packages" / "bought" / "__init__.py").write_text("X = 2\n")
-    assert user_code.digest("odd:f") == before
-    assert set(user_code._closure("odd", "f")) == {"odd"}
+    assert own.digest("odd:f") == before
+    assert set(own._closure("odd", "f")) == {"odd"}
 
 
 def test_modules_that_import_each_other_end(tmp_path, modules):
-    (tmp_path / "odd.py").write_text("import other\ndef f(x):\n    return other.g()\ndef h():\n    return 1\n")
+    (tmp_path / "odd.py").write_text(
+        "import other\ndef f(x):\n    return other.g()\ndef h():\n    return 1\n"
+    )
     (tmp_path / "other.py").write_text("import odd\ndef g():\n    return odd.h()\n")
-    before = user_code.digest("odd:f")
+    before = own.digest("odd:f")
     modules("odd.py", "return 1", "return 2")
-    assert user_code.digest("odd:f") != before
+    assert own.digest("odd:f") != before
 
 
 def test_the_source_that_runs_is_the_one_that_is_digested(modules, tmp_path):
-    """In a kernel that lives on: edited at once, of the same size, in the module or in one that it imports."""
-    digests = {user_code.digest("my_task:loss")}
-    assert user_code.function("my_task:loss")(1, None) == 4
+    """In a kernel that lives on: edited at once, of the same size, in the module or in one that it
+    imports.
+    """
+    digests = {own.digest("my_task:loss")}
+    assert own.function("my_task:loss")(1, None) == 4
     for file, old, new, value in (
         ("my_task.py", "SCALE = 2.0", "SCALE = 3.0", 9),
         ("my_lazy.py", "return 1", "return 2", 36),
@@ -226,51 +254,53 @@ def test_the_source_that_runs_is_the_one_that_is_digested(modules, tmp_path):
         times = (tmp_path / file).stat()
         modules(file, old, new)
         os.utime(tmp_path / file, ns=(times.st_atime_ns, times.st_mtime_ns))
-        assert user_code.function("my_task:loss")(1, None) == value
-        digests.add(user_code.digest("my_task:loss"))
+        assert own.function("my_task:loss")(1, None) == value
+        digests.add(own.digest("my_task:loss"))
     assert len(digests) == 5
 
 
 def test_two_functions_over_one_helper_both_see_its_edits(modules, tmp_path):
     for name in ("first", "second"):
         (tmp_path / f"{name}.py").write_text("import my_lazy\ndef f():\n    return my_lazy.one()\n")
-    assert user_code.function("first:f")() == user_code.function("second:f")() == 1
+    assert own.function("first:f")() == own.function("second:f")() == 1
     modules("my_lazy.py", "return 1", "return 2")
-    assert user_code.function("second:f")() == user_code.function("first:f")() == 2
+    assert own.function("second:f")() == own.function("first:f")() == 2
 
 
 def test_a_module_that_was_imported_before_its_edit_is_imported_again(modules):
     import my_lazy  # as in a notebook's cell
 
     modules("my_lazy.py", "return 1", "return 2")
-    assert user_code.function("my_lazy:one")() == 2 and my_lazy.one() == 1
+    assert own.function("my_lazy:one")() == 2 and my_lazy.one() == 1
 
 
-@pytest.mark.parametrize("name", ["nowhere:f", "my_task:nothing", "math:sqrt", "my_task:SCALE", "broken:f"])
+@pytest.mark.parametrize(
+    "name", ["nowhere:f", "my_task:nothing", "math:sqrt", "my_task:SCALE", "broken:f"]
+)
 def test_a_function_that_cannot_be_used_is_one_clear_line(modules, tmp_path, name):
     (tmp_path / "broken.py").write_text("def f(:\n")
-    with pytest.raises(config.ConfigError) as error:
-        user_code.digest(name)
+    with pytest.raises(ConfigError) as error:
+        own.digest(name)
     assert name in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_function_of_a_notebook_has_no_source_to_tell_edits_by(monkeypatch):
     monkeypatch.setattr(sys.modules["__main__"], "mine", lambda logits: logits, raising=False)
-    with pytest.raises(config.ConfigError, match=r"__main__:mine: .* put it into a .py file"):
-        user_code.digest("__main__:mine")
+    with pytest.raises(ConfigError, match=r"__main__:mine: .* put it into a .py file"):
+        own.digest("__main__:mine")
 
 
 def test_a_python_behind_a_link_has_the_same_standard_library(tmp_path, modules, monkeypatch):
     (tmp_path / "odd.py").write_text("import json\ndef f(x):\n    return json\n")
-    before = user_code.digest("odd:f")
-    (tmp_path / "python").symlink_to(Path(user_code.sysconfig.get_path("stdlib")))
-    monkeypatch.setattr(user_code.sysconfig, "get_path", lambda kind: str(tmp_path / "python"))
-    user_code._digests.clear()
-    assert user_code.digest("odd:f") == before and set(user_code._closure("odd", "f")) == {"odd"}
+    before = own.digest("odd:f")
+    (tmp_path / "python").symlink_to(Path(own.sysconfig.get_path("stdlib")))
+    monkeypatch.setattr(own.sysconfig, "get_path", lambda kind: str(tmp_path / "python"))
+    own._digests.clear()
+    assert own.digest("odd:f") == before and set(own._closure("odd", "f")) == {"odd"}
 
 
 def test_a_path_that_is_not_there_any_more(modules, tmp_path):
-    user_code.digest("my_lazy:one")
+    own.digest("my_lazy:one")
     Path(tmp_path / "my_lazy.py").unlink()
-    with pytest.raises(config.ConfigError, match="my_lazy"):
-        user_code.digest("my_lazy:one")
+    with pytest.raises(ConfigError, match="my_lazy"):
+        own.digest("my_lazy:one")

@@ -1,12 +1,21 @@
-"""Data sets by name, as uint8 arrays, and the hold-out split. `load` reads, prepares or downloads; nothing here needs torch."""
+"""Data sets as uint8 arrays, and the hold-out split."""
 
-from semlib.datasets.arrays import DataError, Dataset, Digests, ImageSet, Split, check_parts, hold_out, training_images
-from semlib.datasets.loading import BUILT_IN, classes, data_root, digests, is_name, load, prepared, unlabelled, unprepared
 from semlib.datasets.ood import SOURCES as OOD
 from semlib.datasets.ood import NotAvailable, load_ood
+from semlib.datasets.sources import CLASSES, data_root, load
+from semlib.datasets.splits import (
+    DataError,
+    Dataset,
+    Digests,
+    ImageSet,
+    Split,
+    check_parts,
+    hold_out,
+    training_images,
+)
 
 __all__ = [
-    "BUILT_IN",
+    "CLASSES",
     "OOD",
     "DataError",
     "Dataset",
@@ -15,15 +24,9 @@ __all__ = [
     "NotAvailable",
     "Split",
     "check_parts",
-    "classes",
     "data_root",
-    "digests",
     "hold_out",
-    "is_name",
     "load",
     "load_ood",
-    "prepared",
     "training_images",
-    "unlabelled",
-    "unprepared",
 ]

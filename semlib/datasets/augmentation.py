@@ -1,4 +1,6 @@
-"""Batches that live on the device: uint8 images stay there, each batch is cropped, flipped and scaled in a few operations."""
+"""Batches that live on the device: uint8 images stay there, each batch is cropped, flipped and
+scaled in a few operations.
+"""
 
 import numpy as np
 import torch
@@ -6,20 +8,37 @@ from torch import Generator, Tensor
 
 
 def pad(images: np.ndarray, padding: int) -> np.ndarray:
-    """uint8 (N, C, H, W) -> (N, C, H + 2 padding, W + 2 padding), reflected without repeating the border."""
-    return np.pad(images, ((0, 0), (0, 0), (padding, padding), (padding, padding)), mode="reflect") if padding else images
+    """uint8 (N, C, H, W) -> (N, C, H + 2 padding, W + 2 padding), reflected without repeating the
+    border.
+    """
+    return (
+        np.pad(images, ((0, 0), (0, 0), (padding, padding), (padding, padding)), mode="reflect")
+        if padding
+        else images
+    )
 
 
-def crop(images: Tensor, index: Tensor, top: Tensor, left: Tensor, height: int, width: int) -> Tensor:
-    """Images of that index, each cropped at its own place: (N, C, H, W) -> (len(index), C, height, width)."""
-    windows = images.unfold(2, height, 1).unfold(3, width, 1)  # (N, C, tops, lefts, height, width): a view, no copy
+def crop(
+    images: Tensor, index: Tensor, top: Tensor, left: Tensor, height: int, width: int
+) -> Tensor:
+    """Images of that index, each cropped at its own place: (N, C, H, W) -> (len(index), C, height,
+    width).
+    """
+    windows = images.unfold(2, height, 1).unfold(
+        3, width, 1
+    )  # (N, C, tops, lefts, height, width): a view, no copy
     return windows[index, :, top, left]
 
 
-def random_crop(images: Tensor, index: Tensor, height: int, width: int, generator: Generator) -> Tensor:
+def random_crop(
+    images: Tensor, index: Tensor, height: int, width: int, generator: Generator
+) -> Tensor:
     """Each image of that index cropped at a place of its own, uniform over all places."""
     tops, lefts = images.shape[2] - height + 1, images.shape[3] - width + 1
-    top, left = (torch.randint(n, (len(index),), generator=generator, device=images.device) for n in (tops, lefts))
+    top, left = (
+        torch.randint(n, (len(index),), generator=generator, device=images.device)
+        for n in (tops, lefts)
+    )
     return crop(images, index, top, left, height, width)
 
 
@@ -48,7 +67,8 @@ def centre(images: np.ndarray, side: int | None) -> np.ndarray:
 def center_mask(images: Tensor, fill: Tensor, generator: Generator) -> Tensor:
     """Float images with a region of half their side blanked at random within the centre (Sec. 5.2).
 
-    In 32x32 images: 16x16 pixels within the central 21x21, so that its corner lies on row and column 5 to 10. fill: (C, 1, 1).
+    In 32x32 images: 16x16 pixels within the central 21x21, so that its corner lies on row and
+    column 5 to 10. fill: (C, 1, 1).
     """
     n, _, height, width = images.shape
     masks = []

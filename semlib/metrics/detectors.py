@@ -1,8 +1,9 @@
-"""Scores of a network's features and logits, some fitted on those of the training images. Higher = more anomalous.
+"""Scores of a network's features and logits, some fitted on those of the training images. Higher =
+more anomalous.
 
-Each detector is fit(train, labels, net) -> score, and score(Features) -> (N,) float64. Its settings are fixed here, before any
-anomaly is looked at, and the same for all classes and data sets. Everything is computed in float64: float32 makes ties, which
-move the average precision.
+Each detector is fit(train, labels, net) -> score, and score(Features) -> (N,) float64. Its settings
+are fixed here, before any anomaly is looked at, and the same for all classes and data sets.
+Everything is computed in float64: float32 makes ties, which move the average precision.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,12 +18,16 @@ from semlib.metrics.scores import as_floats, evaluating
 OF_THE_HEAD = ("vim", "react", "scale", "fdbd")  # those that need a linear classification head
 RIDGE = 1e-6  # of the mean eigenvalue, on a covariance's diagonal
 NEIGHBOURS, GUIDES = 50, 10  # of knn, and of nnguide
-SPARE = 10  # neighbours that the float32 search finds beyond those, before they are compared in float64
+SPARE = (
+    10  # neighbours that the float32 search finds beyond those, before they are compared in float64
+)
 ROWS = 250  # images a product with all training images
 
 
 class Features(NamedTuple):
-    """What the classification head sees and says of N images: features (N, D) and logits (N, C), float32."""
+    """What the classification head sees and says of N images: features (N, D) and logits (N, C),
+    float32.
+    """
 
     features: np.ndarray
     logits: np.ndarray
@@ -32,7 +37,8 @@ Detector = Callable[[Features], np.ndarray]
 
 
 def features(net: nn.Module, images: np.ndarray, batch_size: int = 500) -> Features:
-    """Features and logits of uint8 images (N, C, H, W), network in evaluation mode, float32, no augmentation.
+    """Features and logits of uint8 images (N, C, H, W), network in evaluation mode, float32, no
+    augmentation.
 
     One forward pass; the features are what goes into `net.heads["classification"]`.
     """
@@ -42,18 +48,24 @@ def features(net: nn.Module, images: np.ndarray, batch_size: int = 500) -> Featu
     try:
         with evaluating(net), torch.inference_mode():
             for start in range(0, len(images), batch_size):
-                logits.append(net(as_floats(images[start : start + batch_size], device)).float().cpu())
+                logits.append(
+                    net(as_floats(images[start : start + batch_size], device)).float().cpu()
+                )
     finally:
         handle.remove()
     return Features(torch.cat(found).numpy(), torch.cat(logits).numpy())
 
 
 def fit(name: str, train: Features, labels: np.ndarray, net: nn.Module) -> Detector:
-    """The detector of that name, fitted on the training images' features and labels (N,); ValueError names the choices."""
+    """The detector of that name, fitted on the training images' features and labels (N,);
+    ValueError names the choices.
+    """
     if name not in DETECTORS:
         raise ValueError(f"unknown detector {name!r}; choose from {', '.join(DETECTORS)}")
     if len(labels) != len(train.features):
-        raise ValueError(f"labels should be of the {len(train.features)} training images, not of {len(labels)}")
+        raise ValueError(
+            f"labels should be of the {len(train.features)} training images, not of {len(labels)}"
+        )
     return DETECTORS[name](train, np.asarray(labels), net)
 
 
@@ -66,7 +78,9 @@ def msp(train: Features, labels: np.ndarray, net: nn.Module) -> Detector:
 
 
 def msp_t1000(train: Features, labels: np.ndarray, net: nn.Module) -> Detector:
-    """Maximum softmax probability at temperature 1000: ODIN (Liang et al. 2018) without its perturbation."""
+    """Maximum softmax probability at temperature 1000: ODIN (Liang et al. 2018) without its
+    perturbation.
+    """
     return lambda x: -np.exp(_log_softmax(_double(x.logits) / 1000).max(1))
 
 
@@ -100,7 +114,9 @@ def gen(train: Features, labels: np.ndarray, net: nn.Module) -> Detector:
             rest = np.log1p(-np.exp(logs))  # log(1 - p)
         others = logits.copy()
         others[rows, largest] = -np.inf
-        rest[rows, largest] = _energy(others) - _energy(logits)  # of a p near 1 the subtraction would leave nothing
+        rest[rows, largest] = _energy(others) - _energy(
+            logits
+        )  # of a p near 1 the subtraction would leave nothing
         return np.exp(0.1 * (logs + rest)).sum(1)
 
     return score
@@ -110,24 +126,32 @@ def gen(train: Features, labels: np.ndarray, net: nn.Module) -> Detector:
 
 
 def mahalanobis(train: Features, labels: np.ndarray, net: nn.Module) -> Detector:
-    """Squared Mahalanobis distance to the nearest class mean, one covariance within classes (Lee et al. 2018)."""
+    """Squared Mahalanobis distance to the nearest class mean, one covariance within classes (Lee et
+    al. 2018).
+    """
     return _nearest_mean(train, labels)
 
 
 def rmd(train: Features, labels: np.ndarray, net: nn.Module) -> Detector:
-    """Mahalanobis distance relative to that of one Gaussian over all training features (Ren et al. 2021)."""
+    """Mahalanobis distance relative to that of one Gaussian over all training features (Ren et al.
+    2021).
+    """
     near, all_ = _nearest_mean(train, labels), _nearest_mean(train, np.zeros(len(labels), int))
     return lambda x: near(x) - all_(x)
 
 
 def cosine(train: Features, labels: np.ndarray, net: nn.Module) -> Detector:
-    """Minus the largest cosine with a class mean of the training features (as Techapanurak et al. 2020 with class weights)."""
+    """Minus the largest cosine with a class mean of the training features (as Techapanurak et al.
+    2020 with class weights).
+    """
     means = _unit(_means(_double(train.features), labels))
     return lambda x: -(_unit(x.features) @ means.T).max(1)
 
 
 def knn(train: Features, labels: np.ndarray, net: nn.Module) -> Detector:
-    """Distance of the normalised features to their k-th nearest among training's, k = 50, at most N / C (Sun et al. 2022)."""
+    """Distance of the normalised features to their k-th nearest among training's, k = 50, at most N
+    / C (Sun et al. 2022).
+    """
     bank, k = _unit(train.features), min(NEIGHBOURS, len(labels) // len(np.unique(labels)))
 
     def score(x: Features) -> np.ndarray:
@@ -135,14 +159,18 @@ def knn(train: Features, labels: np.ndarray, net: nn.Module) -> Detector:
         # |q - b|^2 = |q|^2 - 2 (qb - |b|^2 / 2): of a zero vector |b| is 0
         for rows, near, closeness in _nearest(queries, bank, k, (bank**2).sum(1).round() / 2):
             kth = np.argsort(-closeness, axis=1, kind="stable")[:, k - 1]
-            distances[rows] = np.linalg.norm(queries[rows] - bank[near[np.arange(len(rows)), kth]], axis=1)
+            distances[rows] = np.linalg.norm(
+                queries[rows] - bank[near[np.arange(len(rows)), kth]], axis=1
+            )
         return distances
 
     return score
 
 
 def nnguide(train: Features, labels: np.ndarray, net: nn.Module) -> Detector:
-    """Energy guided by the ten nearest training images, each weighted with its own energy (Park et al. 2023)."""
+    """Energy guided by the ten nearest training images, each weighted with its own energy (Park et
+    al. 2023).
+    """
     bank, k = _unit(train.features) * _energy(train.logits)[:, None], min(GUIDES, len(labels))
 
     def score(x: Features) -> np.ndarray:
@@ -158,7 +186,8 @@ def nnguide(train: Features, labels: np.ndarray, net: nn.Module) -> Detector:
 
 
 def vim(train: Features, labels: np.ndarray, net: nn.Module) -> Detector:
-    """Virtual-logit matching (Wang et al. 2022): the norm outside the main directions, scaled to logits, minus the energy.
+    """Virtual-logit matching (Wang et al. 2022): the norm outside the main directions, scaled to
+    logits, minus the energy.
 
     ValueError if nothing is outside: the features have no more dimensions than main directions.
     """
@@ -170,13 +199,19 @@ def vim(train: Features, labels: np.ndarray, net: nn.Module) -> Detector:
     outside = vectors[:, : dimensions - main]
     residual = np.linalg.norm(centred @ outside, axis=1).mean()
     if not residual > 1e-6 * np.sqrt(max(values.sum(), 0)):
-        raise ValueError(f"vim: the training features lie in their {main} main directions; it needs some that do not")
+        raise ValueError(
+            f"vim: the training features lie in their {main} main directions; it needs some that do not"
+        )
     alpha = _double(train.logits).max(1).mean() / residual
-    return lambda x: alpha * np.linalg.norm((_double(x.features) - centre) @ outside, axis=1) - _energy(x.logits)
+    return lambda x: (
+        alpha * np.linalg.norm((_double(x.features) - centre) @ outside, axis=1) - _energy(x.logits)
+    )
 
 
 def react(train: Features, labels: np.ndarray, net: nn.Module) -> Detector:
-    """Energy of features clipped at the 90th percentile of training's, pooled over units (Sun et al. 2021)."""
+    """Energy of features clipped at the 90th percentile of training's, pooled over units (Sun et
+    al. 2021).
+    """
     weight, bias = linear_head(net, "react")
     most = np.percentile(_double(train.features), 90)
     return lambda x: -_energy(np.minimum(_double(x.features), most) @ weight.T + bias)
@@ -196,7 +231,9 @@ def scale(train: Features, labels: np.ndarray, net: nn.Module) -> Detector:
 
 
 def fdbd(train: Features, labels: np.ndarray, net: nn.Module) -> Detector:
-    """Mean distance to the decision boundaries, relative to that from the training mean (Liu & Qin 2024)."""
+    """Mean distance to the decision boundaries, relative to that from the training mean (Liu & Qin
+    2024).
+    """
     weight, _ = linear_head(net, "fdbd")
     centre = _double(train.features).mean(0)
     between = np.linalg.norm(weight[:, None] - weight[None], axis=2)  # (C, C)
@@ -213,7 +250,23 @@ def fdbd(train: Features, labels: np.ndarray, net: nn.Module) -> Detector:
 
 DETECTORS = {
     f.__name__: f
-    for f in (msp, msp_t1000, max_logit, energy, entropy, gen, mahalanobis, rmd, knn, cosine, vim, react, scale, fdbd, nnguide)
+    for f in (
+        msp,
+        msp_t1000,
+        max_logit,
+        energy,
+        entropy,
+        gen,
+        mahalanobis,
+        rmd,
+        knn,
+        cosine,
+        vim,
+        react,
+        scale,
+        fdbd,
+        nnguide,
+    )
 }
 
 
@@ -235,7 +288,9 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _beyond_largest(logits: np.ndarray) -> np.ndarray:
-    """log-sum-exp minus the largest logit, (N,): exact where it is next to nothing, minus the log of a probability near 1."""
+    """log-sum-exp minus the largest logit, (N,): exact where it is next to nothing, minus the log
+    of a probability near 1.
+    """
     others = np.exp(logits - logits.max(1, keepdims=True))
     others[np.arange(len(others)), logits.argmax(1)] = 0
     return np.log1p(others.sum(1))
@@ -254,7 +309,9 @@ def _means(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _nearest_mean(train: Features, labels: np.ndarray) -> Detector:
-    """The squared Mahalanobis distance to the nearest of the classes' means, with the covariance within them."""
+    """The squared Mahalanobis distance to the nearest of the classes' means, with the covariance
+    within them.
+    """
     values = _double(train.features)
     means, which = _means(values, labels), np.unique(labels, return_inverse=True)[1]
     centred = values - means[which]
@@ -273,17 +330,22 @@ def _nearest_mean(train: Features, labels: np.ndarray) -> Detector:
 def _nearest(
     queries: np.ndarray, bank: np.ndarray, k: int, less: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Some rows of queries (n,), which of the bank have the k largest products with each (n, k + SPARE), and the products.
+    """Some rows of queries (n,), which of the bank have the k largest products with each (n, k +
+    SPARE), and the products.
 
-    Each of the bank's products is `less` (len(bank),) by a constant. The search is in float32, the products are in float64.
-    Where rounding could hide one of the k, all are compared in float64.
+    Each of the bank's products is `less` (len(bank),) by a constant. The search is in float32, the
+    products are in float64. Where rounding could hide one of the k, all are compared in float64.
     """
     found, wanted = torch.from_numpy(bank.astype(np.float32)), min(k + SPARE, len(bank))
     offset = torch.from_numpy(less.astype(np.float32))
-    error = 1e-5 * np.linalg.norm(bank, axis=1).max()  # of a float32 product with a unit row: its sum's roundings of 6e-8
+    error = (
+        1e-5 * np.linalg.norm(bank, axis=1).max()
+    )  # of a float32 product with a unit row: its sum's roundings of 6e-8
     for start in range(0, len(queries), ROWS):
         rows = np.arange(start, min(start + ROWS, len(queries)))
-        rough, near = torch.addmm(-offset, torch.from_numpy(queries[rows].astype(np.float32)), found.T).topk(wanted, dim=1)
+        rough, near = torch.addmm(
+            -offset, torch.from_numpy(queries[rows].astype(np.float32)), found.T
+        ).topk(wanted, dim=1)
         unsure = ((rough[:, k - 1] - rough[:, -1]) < 2 * error).numpy() & (wanted < len(bank))
         near = near.numpy()
         for row in np.flatnonzero(unsure):
@@ -297,4 +359,6 @@ def linear_head(net: nn.Module, name: str) -> tuple[np.ndarray, np.ndarray]:
     if not isinstance(linear, nn.Linear):
         raise ValueError(f"{name} needs a linear classification head, not {type(linear).__name__}")
     weight = linear.weight.detach().double().cpu().numpy()
-    return weight, np.zeros(len(weight)) if linear.bias is None else linear.bias.detach().double().cpu().numpy()
+    return weight, np.zeros(
+        len(weight)
+    ) if linear.bias is None else linear.bias.detach().double().cpu().numpy()

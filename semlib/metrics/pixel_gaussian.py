@@ -1,13 +1,17 @@
-"""Appendix D's trivial detectors: densities of raw pixels, and the energy of edges. Higher = more anomalous."""
+"""Appendix D's trivial detectors: densities of raw pixels, and the energy of edges. Higher = more
+anomalous.
+"""
 
 import numpy as np
 
 
 class PixelGaussian:
-    """A Gaussian with full covariance over the pixels of each colour channel, fitted on uint8 images (N, C, H, W).
+    """A Gaussian with full covariance over the pixels of each colour channel, fitted on uint8
+    images (N, C, H, W).
 
-    The score (N,) is minus the sum over channels of the log-density. Pixels are dequantised as (x + u) / 256 with u
-    uniform in [0, 1), from the seed: without it the density of a constant patch has no bound.
+    The score (N,) is minus the sum over channels of the log-density. Pixels are dequantised as (x +
+    u) / 256 with u uniform in [0, 1), from the seed: without it the density of a constant patch has
+    no bound.
     """
 
     def __init__(self, seed: int = 0):
@@ -18,26 +22,34 @@ class PixelGaussian:
 
         pixels = self._dequantised(images)
         self._densities = [
-            multivariate_normal(channel.mean(0), np.cov(channel, rowvar=False), allow_singular=True) for channel in pixels
+            multivariate_normal(channel.mean(0), np.cov(channel, rowvar=False), allow_singular=True)
+            for channel in pixels
         ]
         return self
 
     def score(self, images: np.ndarray) -> np.ndarray:
         pixels = self._dequantised(images)
-        return -sum(density.logpdf(channel) for density, channel in zip(self._densities, pixels, strict=True))
+        return -sum(
+            density.logpdf(channel)
+            for density, channel in zip(self._densities, pixels, strict=True)
+        )
 
     def _dequantised(self, images: np.ndarray) -> np.ndarray:
         if images.dtype != np.uint8 or images.ndim != 4:
-            raise ValueError(f"images should be uint8 (N, C, H, W), not {images.dtype} {images.shape}")
+            raise ValueError(
+                f"images should be uint8 (N, C, H, W), not {images.dtype} {images.shape}"
+            )
         noise = np.random.default_rng(self.seed).random(images.shape)
         n, channels = images.shape[:2]
         return ((images + noise) / 256).reshape(n, channels, -1).swapaxes(0, 1)  # (C, N, H * W)
 
 
 class PixelMixture:
-    """Three Gaussians over the single pixel values of each colour channel: the paper's wording of Appendix D, read literally.
+    """Three Gaussians over the single pixel values of each colour channel: the paper's wording of
+    Appendix D, read literally.
 
-    Fitted on a seeded sample of the pixels of uint8 images (N, C, H, W); the score (N,) is minus the sum of log-densities.
+    Fitted on a seeded sample of the pixels of uint8 images (N, C, H, W); the score (N,) is minus
+    the sum of log-densities.
     """
 
     def __init__(self, components: int = 3, sample: int = 100_000, seed: int = 0):
@@ -52,7 +64,9 @@ class PixelMixture:
             pixels = random.choice(channel.ravel(), self.sample)
             mixture = GaussianMixture(self.components, random_state=self.seed)
             mixture.fit(((pixels + random.random(self.sample)) / 256)[:, None])
-            self._log_densities.append(mixture.score_samples(values))  # (256,): all that a pixel can be
+            self._log_densities.append(
+                mixture.score_samples(values)
+            )  # (256,): all that a pixel can be
         return self
 
     def score(self, images: np.ndarray) -> np.ndarray:
@@ -61,9 +75,13 @@ class PixelMixture:
 
 
 def edge_energy(images: np.ndarray) -> np.ndarray:
-    """Minus the mean squared Sobel gradient of uint8 images (N, C, H, W), (N,): an image with fewer edges is more anomalous."""
+    """Minus the mean squared Sobel gradient of uint8 images (N, C, H, W), (N,): an image with fewer
+    edges is more anomalous.
+    """
     from scipy.ndimage import correlate1d  # its sobel would smooth along the images' axis too
 
     grey = images.mean(1) / 255  # (N, H, W)
-    edges = (correlate1d(correlate1d(grey, [-1, 0, 1], axis), [1, 2, 1], 3 - axis) for axis in (1, 2))
+    edges = (
+        correlate1d(correlate1d(grey, [-1, 0, 1], axis), [1, 2, 1], 3 - axis) for axis in (1, 2)
+    )
     return -sum(edge**2 for edge in edges).mean((1, 2))
