@@ -142,8 +142,8 @@ def data(folder: str) -> dict[str, Callable[[], object]]:
         "1,000 photographs of 500 x 375 prepared at 64": lambda: prepared.load(
             f"{folder}/birds", tempfile.mkdtemp(dir=folder), 64
         ),
-        "a prepared file of 60,000 images read, and its digest": lambda: (
-            prepared.load("like_cifar10", folder).digests
+        "a prepared file of 60,000 images read, and its digest": lambda: prepared.digests_of(
+            prepared.load("like_cifar10", folder)
         ),
     }
 

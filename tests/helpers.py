@@ -13,9 +13,10 @@ import yaml
 from PIL import Image
 from sklearn.metrics import average_precision_score
 
-from semlib.datasets import Dataset, Digests, ImageSet
+from semlib.datasets import Dataset, ImageSet
 from workbench.experiment import Experiment, create
 from workbench.images import prepared
+from workbench.images.prepared import Digests
 from workbench.runs import plan, store
 
 ROOT = Path(__file__).parents[1]

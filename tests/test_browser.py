@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def experiment(folder):
     """Made-up runs on the digits, whose images are there."""
-    digest = prepared.load("digits").digests
+    digest = prepared.digests_of(prepared.load("digits"))
     return made_up(folder / "outputs", images=600, dataset="digits", data=digest)
 
 

@@ -14,7 +14,7 @@ import yaml
 from helpers import ROOT
 from pydantic import ValidationError
 
-from semlib.datasets import Digests
+from workbench.images.prepared import Digests
 from workbench.batch import notebooks
 from workbench.experiment import (
     ConfigError,

@@ -272,7 +272,10 @@ def test_a_wrong_parameter_is_one_line_too(folder, capsys, changes, said):
 def test_what_was_imported_stays(folder, capsys):
     data = prepared.load("tiny", folder / "data")
     first = scores(
-        folder, classes=data.classes, train_digest=data.digests.train, test_digest=data.digests.test
+        folder,
+        classes=data.classes,
+        train_digest=prepared.digests_of(data).train,
+        test_digest=prepared.digests_of(data).test,
     )
     add(folder, first)
     before = contents(folder / "outputs")

@@ -32,7 +32,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from semlib.datasets import Digests
+from workbench.images.prepared import Digests
 from workbench.experiment import create
 from workbench.images import prepared
 from workbench.results import plots, stats
@@ -614,7 +614,7 @@ def test_predictions_and_headings_are_of_the_statistics_that_are_shown(tmp_path)
 
 def test_images_are_shown_only_if_they_are_those_that_were_scored(tmp_path):
     digits = prepared.load("digits")
-    experiment = made_up(tmp_path, **SMALL, data=digits.digests)
+    experiment = made_up(tmp_path, **SMALL, data=prepared.digests_of(digits))
     (record, *_) = store.collect(experiment.folder)
     assert np.array_equal(images_of(record, experiment).images, digits.test.images)
     assert "not those that were scored" in images_of(
@@ -845,7 +845,9 @@ def test_images_are_absent_in_a_sentence_and_present_with_class_prediction_and_s
         and "<img" not in view(inspector, "Images").split("</table>")[0]
     )
     inspector = Inspector(
-        made_up(tmp_path / "b", images=600, **SMALL, data=prepared.load("digits").digests)
+        made_up(
+            tmp_path / "b", images=600, **SMALL, data=prepared.digests_of(prepared.load("digits"))
+        )
     )
     inspector.held_out.value, inspector.sides[0].value = "4", (ROTATION, "MSP", 1)
     images = re.findall(

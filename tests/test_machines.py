@@ -25,9 +25,10 @@ from helpers import (
 )
 from nbclient import NotebookClient
 
-from semlib.datasets import DataError, arrays
+from semlib.datasets import DataError
 from workbench.batch import notebooks
 from workbench.cli import main
+from workbench.images import checks
 from workbench.runs import machine, store
 
 HOLDOUT = "notebooks/holdout.ipynb"
@@ -172,7 +173,7 @@ def test_a_containers_memory_is_what_counts_as_free(tmp_path, monkeypatch):
     """
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 10**9}))
     (tmp_path / "cgroup").write_text("4:memory:/\n0::/a/b\n")
-    assert arrays.free_memory(tmp_path / "fs", tmp_path / "cgroup") == 10**9
+    assert checks.free_memory(tmp_path / "fs", tmp_path / "cgroup") == 10**9
     for group, limit in (("a", "max"), ("a/b", "5000")):
         (tmp_path / "fs" / group).mkdir(parents=True)
         (tmp_path / "fs" / group / "memory.max").write_text(f"{limit}\n")
@@ -180,11 +181,11 @@ def test_a_containers_memory_is_what_counts_as_free(tmp_path, monkeypatch):
         (tmp_path / "fs" / group / "memory.stat").write_text(
             "anon 1000\nactive_file 700\ninactive_file 40\nshmem 9\n"
         )
-    assert arrays.free_memory(tmp_path / "fs", tmp_path / "cgroup") == 2740
+    assert checks.free_memory(tmp_path / "fs", tmp_path / "cgroup") == 2740
     (tmp_path / "fs" / "a" / "memory.max").write_text("4000\n")
-    assert arrays.free_memory(tmp_path / "fs", tmp_path / "cgroup") == 1740
+    assert checks.free_memory(tmp_path / "fs", tmp_path / "cgroup") == 1740
     with pytest.raises(DataError, match=r"take 10.0 GB of memory"):
-        arrays.check_memory(10**10, "images")
+        checks.check_memory(10**10, "images")
 
 
 def test_system_wide_start_up_files_stay_out_of_a_kernel(tmp_path, monkeypatch):

@@ -289,60 +289,6 @@ def test_a_run_on_a_folder_asks_for_the_folder(trained, capsys):
     )
 
 
-def test_greys_of_16_bits_are_scaled_as_the_data_sets_were(tmp_path, capsys):
-    """Twelve bits in sixteen. A brighter pixel than the data set can have is white; an old prepared
-    file says no scale.
-    """
-    for part, count in (("train", 8), ("test", 4)):
-        for k, name in enumerate(("ant", "bee", "cow")):
-            (tmp_path / "xray" / part / name).mkdir(parents=True)
-            for n in range(count):
-                pixels = np.random.default_rng([k, n]).integers(0, 4096, (8, 8)).astype(np.uint16)
-                Image.fromarray(pixels).save(tmp_path / "xray" / part / name / f"{n}.png")
-    settings = {
-        "dataset": str(tmp_path / "xray"),
-        "hold_out": "bee",
-        "methods": "classification",
-        "image_side": 8,
-    }
-    with pytest.warns(UserWarning, match="no 16-bit image has a value above 4095"):
-        (record,) = runs.complete(tiny(tmp_path, **settings, batch_size=8, epochs=1, scores="msp"))
-    words = parameters(dataset=tmp_path / "xray")
-    table = score(tmp_path, record, tmp_path / "xray" / "test", *words)
-    np.testing.assert_allclose(table.msp, record.scores()["msp"], rtol=1e-6)
-    data = prepared.load(str(tmp_path / "xray"), tmp_path / "data", 8)
-    (tmp_path / "new").mkdir()
-    Image.fromarray(np.full((8, 8), 4096, np.uint16)).save(tmp_path / "new" / "bright.png")
-    names, images = prepared.unlabelled(
-        tmp_path / "new", data, str(tmp_path / "xray"), tmp_path / "data", 8
-    )
-    assert names == ["bright.png"] and (images == 255).all()
-    (prepared,) = (tmp_path / "data").glob("folder-xray-*.npz")
-    with np.load(prepared) as file:
-        arrays = {name: file[name] for name in file.files if name != "bits"}
-    np.savez(prepared, **arrays)
-    words = [
-        str(record.home),
-        str(tmp_path / "new"),
-        *words,
-        *parameters(data_root=tmp_path / "data"),
-    ]
-    before = contents(tmp_path)
-    assert main(["score", *words]) == 2 and contents(tmp_path) == before
-    assert (
-        f"{prepared} doesn't say how to scale them; delete {prepared} to prepare it anew"
-        in capsys.readouterr().err
-    )
-    prepared.unlink()
-    assert prepared.load(str(tmp_path / "xray"), tmp_path / "data", 8).digests == data.digests
-    Image.fromarray(np.full((8, 8), 4095, np.uint16)).save(tmp_path / "new" / "bright.png")
-    with pytest.warns(
-        UserWarning,
-        match="new: no 16-bit grey has a value above 4095, and digits has none of so few bits",
-    ):
-        prepared.unlabelled(tmp_path / "new", prepared.load("digits"), "digits", None, None)
-
-
 def test_of_two_odins_the_one_that_is_asked_for_is_compared_with_its_own(on_tiny):
     """At temperature 1 without a step it is MSP; without settings it is the record's plain one."""
     folder, _ = on_tiny

@@ -486,7 +486,7 @@ def test_ranked_images_are_the_highest_and_lowest_of_the_anomalies_and_of_the_ot
     tmp_path, statistics
 ):
     data = numbered()
-    _, records = runs(tmp_path, data=data.digests)
+    _, records = runs(tmp_path, data=prepared.digests_of(data))
     record = next(r for r in records if (r.hold_out, r.method) == ("7", "rotation"))
     figure = plots.ranked_images(record, data, "odin", count=4, statistics=statistics)
     assert figure.get_suptitle().startswith(
@@ -537,7 +537,7 @@ def test_captions_and_images_of_any_shape_stay_in_their_places(tmp_path):
 
 def test_no_ranked_image_is_in_two_rows(tmp_path):
     data = numbered()
-    _, (record, *_) = runs(tmp_path, data=data.digests)
+    _, (record, *_) = runs(tmp_path, data=prepared.digests_of(data))
     figure = plots.ranked_images(record, data, count=len(data.test))
     shown = [int(image.get_array()[0, 0]) for axis in figure.axes for image in axis.images]
     assert len(shown) == len(set(shown)) == len(data.test)
@@ -545,7 +545,7 @@ def test_no_ranked_image_is_in_two_rows(tmp_path):
 
 def test_images_that_were_not_scored_are_not_shown(tmp_path):
     data = numbered()
-    _, records = runs(tmp_path, data=data.digests)
+    _, records = runs(tmp_path, data=prepared.digests_of(data))
     other = Dataset(
         data.name,
         data.train,

@@ -168,7 +168,7 @@ def test_a_record_says_how_it_was_made_and_names_no_place(trained):
         )
         assert {"python", "numpy", "semlib"} <= set(record.versions)
         assert record.commit is None or re.fullmatch(r"[0-9a-f]{40}\+?", record.commit)
-        assert record.data == prepared.load("tiny", trained / "data").digests
+        assert record.data == prepared.digests_of(prepared.load("tiny", trained / "data"))
         assert record.train_images == 256  # the held-out class's included
         assert record.settings["dropout"] == 0.3 and "threads" not in record.settings
 
@@ -351,7 +351,7 @@ ELSEWHERE = {  # of this machine, of scoring, of where things lie
 def address(
     method: str, hold_out: str | None = "cat", trial: int = 0, data: str = "d", **changes
 ) -> str:
-    digests = datasets.Digests(data * 64, "e" * 64)
+    digests = prepared.Digests(data * 64, "e" * 64)
     return plan.Run(
         create({"precision": "float32"} | changes), hold_out, method, trial, digests
     ).address
@@ -658,7 +658,7 @@ def test_without_the_data_runs_are_matched_by_their_settings_if_they_are_of_one_
     copy.write_text(json.dumps(fields | {"train_digest": other, "address": run.on(other)}))
     with pytest.raises(ConfigError) as error:
         store.finished(stl10)
-    versions = [str(first[0].data), str(datasets.Digests(other, fields["test_digest"]))]
+    versions = [str(first[0].data), str(prepared.Digests(other, fields["test_digest"]))]
     assert all(
         text in str(error.value) for text in (*versions, "data_digest", "(4 runs)", "(1 runs)")
     )
@@ -681,10 +681,10 @@ def test_another_version_than_the_one_here_can_be_looked_at_but_not_trained_on(f
 def test_a_digest_is_remembered_until_the_file_changes(folder, monkeypatch):
     path, beside = folder / "data" / "tiny.npz", folder / "data" / "tiny.digests.json"
     here, loading = plan.here(tiny(folder)), sys.modules["workbench.images.prepared"]
-    assert beside.exists() and here == prepared.load("tiny", folder / "data").digests
+    assert beside.exists() and here == prepared.digests_of(prepared.load("tiny", folder / "data"))
 
-    def asked(read: bool) -> datasets.Digests:
-        loading._digests.clear()  # as another process
+    def asked(read: bool) -> prepared.Digests:
+        loading._remembered.cache_clear()  # as another process
         with monkeypatch.context() as patch:
             if not read:
                 patch.setattr(loading, "read", None)
@@ -695,7 +695,7 @@ def test_a_digest_is_remembered_until_the_file_changes(folder, monkeypatch):
     other_data(folder)  # of the same size, and with the same time
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     now = asked(read=True)
-    assert now == prepared.load("tiny", folder / "data").digests != here
+    assert now == prepared.digests_of(prepared.load("tiny", folder / "data")) != here
     for damage in ("", "{", "[1]", '{"size": 1}', beside.read_text().replace(now.train, "f" * 63)):
         beside.write_text(damage)
         assert asked(read=True) == now
@@ -1378,7 +1378,7 @@ def test_a_run_that_another_process_holds_is_waited_for_with_its_name(
 ):
     monkeypatch.setattr(store, "PATIENCE", 0.1)
     experiment = tiny(untrained, methods="classification")
-    (run,) = plan.planned(experiment, runs.load(experiment).digests)
+    (run,) = plan.planned(experiment, prepared.digests_of(runs.load(experiment)))
     run.home.mkdir(parents=True)
     held, go_on = threading.Event(), threading.Event()
 

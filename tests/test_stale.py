@@ -83,7 +83,7 @@ def test_two_folders_of_one_name_are_two_data_sets(tmp_path, command):
     after = records(tmp_path)
     assert before.items() < after.items() and len(after) == 2
     for text, dataset in ((of_first, first), (of_second, second)):
-        data = prepared.load(str(dataset), tmp_path / "data", 8).digests
+        data = prepared.digests_of(prepared.load(str(dataset), tmp_path / "data", 8))
         (record,) = [
             r
             for r in after.values()
@@ -249,7 +249,7 @@ def test_a_gpus_records_are_found_on_a_machine_without_one(tmp_path, table):
     given = [("outputs", str(tmp_path)), ("data_root", str(tmp_path / "data"))]
     (experiment,) = notebooks.parameters(ROOT / "notebooks" / f"{table}.ipynb", [path], given)[1]
     (run, *_) = plan.planned(experiment)
-    run = replace(run, data=datasets.Digests("1" * 64, "2" * 64))
+    run = replace(run, data=prepared.Digests("1" * 64, "2" * 64))
     label = np.arange(20) % 10
     arrays = {"label": label, "predicted": label, "is_anomaly": label == 0, "msp": np.arange(20.0)}
     made = finish(run, (), arrays, {"msp": {}})

@@ -346,10 +346,10 @@ def _data(args: argparse.Namespace) -> int:
         )
     data = prepared.load(args.dataset, args.root, args.side, ilsvrc=args.ilsvrc)
     if args.what == "check":
-        datasets.check_parts(data)
+        prepared.check_parts(data)
     shape = "x".join(map(str, data.train.images.shape[1:]))
     print(f"{data.name}: {len(data.train)} training and {len(data.test)} test images of {shape}")
-    print(f"digest {data.digests} (training images, test images)")
+    print(f"digest {prepared.digests_of(data)} (training images, test images)")
     print(f"{len(data.classes)} classes: {', '.join(data.classes)}")
     height, width = data.train.images.shape[2:]
     if height != width:

@@ -1,6 +1,4 @@
-"""Batches that live on the device: uint8 images stay there, each batch is cropped, flipped and
-scaled in a few operations.
-"""
+"""Augmentation on the device: uint8 images stay there, each batch takes a few operations."""
 
 import numpy as np
 import torch
@@ -8,42 +6,32 @@ from torch import Generator, Tensor
 
 
 def pad(images: np.ndarray, padding: int) -> np.ndarray:
-    """uint8 (N, C, H, W) -> (N, C, H + 2 padding, W + 2 padding), reflected without repeating the
-    border.
-    """
-    return (
-        np.pad(images, ((0, 0), (0, 0), (padding, padding), (padding, padding)), mode="reflect")
-        if padding
-        else images
-    )
+    """Extend each side by reflection, (N, C, H, W) -> (N, C, H + 2 padding, W + 2 padding)."""
+    sides = (padding, padding)
+    return np.pad(images, ((0, 0), (0, 0), sides, sides), mode="reflect") if padding else images
 
 
 def crop(
     images: Tensor, index: Tensor, top: Tensor, left: Tensor, height: int, width: int
 ) -> Tensor:
-    """Images of that index, each cropped at its own place: (N, C, H, W) -> (len(index), C, height,
-    width).
-    """
-    windows = images.unfold(2, height, 1).unfold(
-        3, width, 1
-    )  # (N, C, tops, lefts, height, width): a view, no copy
-    return windows[index, :, top, left]
+    """Crop image index[i] at (top[i], left[i]): (N, C, H, W) -> (n, C, height, width)."""
+    # unfold is a view, no copy: (N, C, tops, lefts, height, width)
+    return images.unfold(2, height, 1).unfold(3, width, 1)[index, :, top, left]
 
 
 def random_crop(
     images: Tensor, index: Tensor, height: int, width: int, generator: Generator
 ) -> Tensor:
-    """Each image of that index cropped at a place of its own, uniform over all places."""
-    tops, lefts = images.shape[2] - height + 1, images.shape[3] - width + 1
+    """Crop each of images[index] at a random place, uniform over all places."""
     top, left = (
-        torch.randint(n, (len(index),), generator=generator, device=images.device)
-        for n in (tops, lefts)
+        torch.randint(whole - side + 1, index.shape, generator=generator, device=images.device)
+        for whole, side in zip(images.shape[2:], (height, width), strict=True)
     )
     return crop(images, index, top, left, height, width)
 
 
 def random_flip(images: Tensor, generator: Generator) -> Tensor:
-    """Each image reflected left to right with probability 1/2."""
+    """Flip each image left to right with probability 1/2."""
     flipped = torch.rand(len(images), generator=generator, device=images.device) < 0.5
     return torch.where(flipped[:, None, None, None], images.flip(3), images)
 
@@ -54,7 +42,7 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def centre(images: np.ndarray, side: int | None) -> np.ndarray:
-    """The centre of each image, (N, C, H, W) -> (N, C, side, side), a view; None: the whole."""
+    """Crop the centre, (N, C, H, W) -> (N, C, side, side), a view; None: no crop."""
     height, width = images.shape[2:]
     if side is None:
         return images
@@ -65,7 +53,7 @@ def centre(images: np.ndarray, side: int | None) -> np.ndarray:
 
 
 def center_mask(images: Tensor, fill: Tensor, generator: Generator) -> Tensor:
-    """Float images with a region of half their side blanked at random within the centre (Sec. 5.2).
+    """Blank a random region of half the side within the centre of each float image (Sec. 5.2).
 
     In 32x32 images: 16x16 pixels within the central 21x21, so that its corner lies on row and
     column 5 to 10. fill: (C, 1, 1).
@@ -74,7 +62,8 @@ def center_mask(images: Tensor, fill: Tensor, generator: Generator) -> Tensor:
     masks = []
     for length in (height, width):
         region = 21 * length // 32
-        first, places = (length - region) // 2, region - length // 2 + 1
+        first = (length - region) // 2
+        places = region - length // 2 + 1
         start = first + torch.randint(places, (n, 1), generator=generator, device=images.device)
         pixel = torch.arange(length, device=images.device)
         masks.append((pixel >= start) & (pixel < start + length // 2))  # (N, length)

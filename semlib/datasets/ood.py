@@ -1,4 +1,4 @@
-"""ODIN's out-of-distribution test sets (Liang et al. 2018) for Appendix D, as uint8 (N, 3, 32, 32)."""
+"""ODIN's out-of-distribution test sets (Liang et al. 2018) for Appendix D."""
 
 import hashlib
 import tarfile
@@ -12,7 +12,7 @@ from PIL import Image
 from semlib.datasets.sources import data_root
 from semlib.datasets.splits import DataError
 
-SIDE = 32
+SIDE = 32  # pixels
 
 
 class NotAvailable(DataError):
@@ -20,73 +20,57 @@ class NotAvailable(DataError):
 
 
 class Source(NamedTuple):
-    """A publisher's archive, its checksum, the folder of images inside it, and their number."""
+    """A publisher's archive: the folder of images inside it, its md5, its link, their number."""
 
-    archive: str
-    md5: str
     folder: str
-    count: int
+    md5: str
     link: str
+    count: int = 10000
+
+    @property
+    def archive(self) -> str:
+        return self.folder.partition("/")[0] + ".tar.gz"
 
 
 SOURCES = {
     "tiny_imagenet_crop": Source(
-        "Imagenet.tar.gz",
-        "7c0827e4246c3718a5ee076e999e52e5",
-        "Imagenet/test",
-        10000,
-        "avgm2u562itwpkl",
+        "Imagenet/test", "7c0827e4246c3718a5ee076e999e52e5", "avgm2u562itwpkl"
     ),
     "tiny_imagenet_resize": Source(
-        "Imagenet_resize.tar.gz",
-        "0f9ff11d45babf2eff5fe12281d1ac31",
-        "Imagenet_resize/Imagenet_resize",
-        10000,
-        "kp3my3412u5k9rl",
+        "Imagenet_resize/Imagenet_resize", "0f9ff11d45babf2eff5fe12281d1ac31", "kp3my3412u5k9rl"
     ),
-    "lsun_crop": Source(
-        "LSUN.tar.gz", "458a0a0ab8e5f1cb4516d7400568e460", "LSUN/test", 10000, "fhtsw1m3qxlwj6h"
-    ),
+    "lsun_crop": Source("LSUN/test", "458a0a0ab8e5f1cb4516d7400568e460", "fhtsw1m3qxlwj6h"),
     "lsun_resize": Source(
-        "LSUN_resize.tar.gz",
-        "278b7b31c8cb7e804a1465a8ce03a2dc",
-        "LSUN_resize/LSUN_resize",
-        10000,
-        "moqh2wh8696c3yl",
+        "LSUN_resize/LSUN_resize", "278b7b31c8cb7e804a1465a8ce03a2dc", "moqh2wh8696c3yl"
     ),
-    "isun": Source(
-        "iSUN.tar.gz", "be77b0f2c26fda898afac5f99645ee70", "iSUN", 8925, "ssz7qxfqae0cca5"
-    ),
+    "isun": Source("iSUN", "be77b0f2c26fda898afac5f99645ee70", "ssz7qxfqae0cca5", 8925),
 }
 
 
 def load_ood(name: str, root: str | Path | None = None) -> np.ndarray:
-    """uint8 (N, 3, 32, 32), from the data root: the publisher's folder or archive, else downloaded.
+    """An OOD set, uint8 (N, 3, 32, 32), from the publisher's folder or archive in the data root.
 
-    TinyImageNet (crop) and (resize) are also made of Tiny ImageNet's test images
-    (tiny-imagenet-200/test/images): a random 32x32 crop (seed 0), every other pixel. DataError says
-    what is missing or wrong.
+    TinyImageNet (crop) and (resize) are also made from Tiny ImageNet's test images, where they lie
+    in tiny-imagenet-200/test/images. Otherwise the archive is downloaded. DataError says what is
+    missing or wrong.
     """
     if name not in SOURCES:
         raise DataError(f"OOD set {name!r} is unknown; choose from {', '.join(SOURCES)}")
     where, source = data_root(root), SOURCES[name]
-    images = list(_images(name, where, source))
-    if len(images) != source.count:
-        count = f"{source.count} images; {len(images)} were found in {where}"
-        raise DataError(f"{name} should have {count}")
-    return np.stack(images)
-
-
-def _images(name: str, where: Path, source: Source) -> Iterator[np.ndarray]:
     folder, archive = where / source.folder, where / source.archive
     tiny = where / "tiny-imagenet-200" / "test" / "images"
     if folder.is_dir():
-        return (_decoded(path, str(path)) for path in _files(folder))
-    if not archive.exists() and name.startswith("tiny_imagenet") and tiny.is_dir():
-        return _from_tiny_imagenet(tiny, name)
-    if not archive.exists():
-        _download(name, where, source)
-    return _from_archive(archive, source)
+        images = [_decoded(path, str(path)) for path in _files(folder)]
+    elif name.startswith("tiny_imagenet") and tiny.is_dir() and not archive.exists():
+        images = list(_from_tiny_imagenet(tiny, name))
+    else:
+        if not archive.exists():
+            _download(name, where, source)
+        images = list(_from_archive(archive, source))
+    if len(images) != source.count:
+        found = f"{len(images)} were found in {where}"
+        raise DataError(f"{name} should have {source.count} images; {found}")
+    return np.stack(images)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -94,6 +78,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _from_tiny_imagenet(folder: Path, name: str) -> Iterator[np.ndarray]:
+    """Crop each image at random (seed 0), or take every other pixel of it (resize)."""
     generator = np.random.default_rng(0)
     for path in _files(folder):
         image = _decoded(path, str(path), side=2 * SIDE)
@@ -106,14 +91,12 @@ def _from_tiny_imagenet(folder: Path, name: str) -> Iterator[np.ndarray]:
 
 
 def _from_archive(archive: Path, source: Source) -> Iterator[np.ndarray]:
-    """Read in place: nothing is unpacked, so nothing can land elsewhere."""
+    """Decode the archive's images in place: a hostile archive can't write files elsewhere."""
     with archive.open("rb") as file:
         md5 = hashlib.file_digest(file, "md5").hexdigest()
     if md5 != source.md5:
-        raise DataError(
-            f"{archive} has md5 {md5}, not {source.md5}: it is damaged or another file; delete it "
-            "to fetch it again"
-        )
+        todo = "it is damaged or another file; delete it to fetch it again"
+        raise DataError(f"{archive} has md5 {md5}, not {source.md5}: {todo}")
     with tarfile.open(archive) as tar:
         inside = [m for m in tar if m.isfile() and Path(m.name).is_relative_to(source.folder)]
         for member in sorted(inside, key=lambda m: m.name):
@@ -124,14 +107,13 @@ def _from_archive(archive: Path, source: Source) -> Iterator[np.ndarray]:
 def _decoded(file: Path | IO[bytes] | None, name: str, side: int = SIDE) -> np.ndarray:
     """uint8 (3, side, side); a larger image is cropped to its centre, as in ODIN's evaluation."""
     try:
-        image = np.asarray(Image.open(file).convert("RGB"))
+        image = Image.open(file).convert("RGB")
     except Exception as error:  # Pillow raises many kinds
         raise DataError(f"{name} can't be read as an image ({error})") from error
-    top, left = ((length - side) // 2 for length in image.shape[:2])
-    if min(top, left) < 0:
-        size = f"{image.shape[1]}x{image.shape[0]}"
-        raise DataError(f"{name} is {size} pixels, less than {side}x{side}")
-    return image[top : top + side, left : left + side].transpose(2, 0, 1)
+    if min(image.size) < side:
+        raise DataError(f"{name} has fewer than {side}x{side} pixels")
+    left, top = ((length - side) // 2 for length in image.size)
+    return np.asarray(image.crop((left, top, left + side, top + side))).transpose(2, 0, 1)
 
 
 def _download(name: str, where: Path, source: Source) -> None:
@@ -142,7 +124,7 @@ def _download(name: str, where: Path, source: Source) -> None:
         download_url(link, str(where), source.archive, source.md5)
     except Exception as error:
         (where / source.archive).unlink(missing_ok=True)
+        todo = f"put {source.archive}, or its folder {source.folder}, into {where}"
         raise NotAvailable(
-            f"{name} isn't here and could not be downloaded from {link} ({error}); put "
-            f"{source.archive}, or its folder {source.folder}, into {where}"
+            f"{name} could not be downloaded from {link} ({error}); {todo}"
         ) from error

@@ -6,27 +6,24 @@ classes (names); no pickle. The ImageNet subsets and folders of images are prepa
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from semlib.datasets import imagenet
 from semlib.datasets.splits import DataError, Dataset, ImageSet
 
+CHECKOUT = Path(__file__).resolve().parents[2]
+CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
+STL10 = "airplane bird car cat deer dog horse monkey ship truck"
 CLASSES = {
     "digits": tuple("0123456789"),
-    "cifar10": (
-        *("airplane", "automobile", "bird", "cat", "deer"),
-        *("dog", "frog", "horse", "ship", "truck"),
-    ),
-    "stl10": (
-        *("airplane", "bird", "car", "cat", "deer"),
-        *("dog", "horse", "monkey", "ship", "truck"),
-    ),
+    "cifar10": tuple(CIFAR10.split()),
+    "stl10": tuple(STL10.split()),
     **{name: tuple(synsets.values()) for name, synsets in imagenet.SUBSETS.items()},
 }
-CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def data_root(root: str | Path | None = None) -> Path:
@@ -36,7 +33,7 @@ def data_root(root: str | Path | None = None) -> Path:
 
 
 def load(name: str, root: str | Path | None = None) -> Dataset:
-    """The data set of that name. DataError names the choices."""
+    """The data set of that name. DataError lists the names."""
     path = data_root(root) / f"{name}.npz"
     if path.exists():
         return read(path)
@@ -44,24 +41,25 @@ def load(name: str, root: str | Path | None = None) -> Dataset:
         return PUBLISHERS[name](path.parent)
     if name in CLASSES:
         raise DataError(f"{name} is not in {path.parent}: python -m semlib data prepare {name}")
-    raise DataError(f"data set {name!r} is unknown; choose from {', '.join(CLASSES)}")
+    choices = f"choose from {', '.join(CLASSES)}, or a NAME for which {path.parent} has NAME.npz"
+    raise DataError(f"data set {name!r} is unknown; {choices}")
 
 
 def read(path: Path) -> Dataset:
-    """A prepared data set."""
-    with np.load(path, allow_pickle=False) as file:
-        parts = [
-            ImageSet(file[f"{part}_images"], file[f"{part}_labels"].astype(np.int64))
-            for part in ("train", "test")
-        ]
-        return Dataset(path.stem, *parts, tuple(map(str, file["classes"])))
+    """Read a prepared data set. DataError names a file that is none."""
+    parts = []
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for part in ("train", "test"):
+                labels = file[f"{part}_labels"].astype(np.int64)
+                parts.append(ImageSet(file[f"{part}_images"], labels))
+            return Dataset(path.stem, *parts, tuple(map(str, file["classes"])))
+    except Exception as error:  # zipfile, zlib and NumPy raise many kinds
+        raise DataError(f"{path} is not a prepared data set ({error})") from error
 
 
 def digits(root: Path | None = None) -> Dataset:
-    """scikit-learn's 1,797 handwritten digits, uint8 (N, 1, 8, 8), of which 600 are the test images.
-
-    Stratified, seed 0.
-    """
+    """scikit-learn's 1,797 digits, uint8 (N, 1, 8, 8); 600 test images, stratified, seed 0."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -74,35 +72,34 @@ def digits(root: Path | None = None) -> Dataset:
 
 
 def cifar10(root: Path) -> Dataset:
-    """CIFAR-10 from its publisher, downloaded and checked by torchvision."""
+    """CIFAR-10, downloaded and checked by torchvision."""
     from torchvision.datasets import CIFAR10
 
-    parts = []
-    for train in (True, False):
-        part = _downloaded("cifar10", root, lambda train=train: CIFAR10(root, train, download=True))
-        images = part.data.transpose(0, 3, 1, 2)  # (N, C, H, W)
-        parts.append(ImageSet(images, np.asarray(part.targets, np.int64)))
-    return Dataset("cifar10", *parts, CLASSES["cifar10"])
+    parts = (CIFAR10(root, train=train, download=True) for train in (True, False))
+    train, test = (
+        ImageSet(part.data.transpose(0, 3, 1, 2), np.asarray(part.targets, np.int64))
+        for part in _downloaded("cifar10", root, parts)
+    )
+    return Dataset("cifar10", train, test, CLASSES["cifar10"])
 
 
 def stl10(root: Path) -> Dataset:
-    """STL-10's labelled images (5,000 to train, 8,000 to test, 96x96), by torchvision."""
+    """STL-10's labelled images (5,000 to train, 8,000 to test, 96x96), checked by torchvision."""
     from torchvision.datasets import STL10
 
-    parts = []
-    for split in ("train", "test"):
-        part = _downloaded("stl10", root, lambda split=split: STL10(root, split, download=True))
-        parts.append(ImageSet(part.data, np.asarray(part.labels, np.int64)))
-    return Dataset("stl10", *parts, CLASSES["stl10"])
+    parts = _downloaded("stl10", root, (STL10(root, s, download=True) for s in ("train", "test")))
+    train, test = (ImageSet(part.data, np.asarray(part.labels, np.int64)) for part in parts)
+    return Dataset("stl10", train, test, CLASSES["stl10"])
 
 
-def _downloaded(name: str, root: Path, fetch: Callable):
+def _downloaded(name: str, root: Path, parts: Iterable[Any]) -> list[Any]:
     try:
-        return fetch()
+        return list(parts)
     except Exception as error:  # torchvision and urllib raise many kinds
+        todo = f"run again when online, or put a prepared {name}.npz into {root}"
+        said = " ".join(str(error).split())
         raise DataError(
-            f"{name}: its files are missing or damaged and could not be downloaded ({error}); run "
-            f"again when online, or put a prepared {name}.npz into {root}"
+            f"{name} is not here and could not be downloaded ({said}); {todo}"
         ) from error
 
 

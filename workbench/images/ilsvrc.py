@@ -1,30 +1,25 @@
-"""The paper's five subsets of ILSVRC2012 (Tables 1 and 7), from the usual folders or from the
-original tar files.
-"""
+"""ILSVRC2012's files: the paper's five subsets from the usual folders or the original tar files."""
 
 import gzip
 import io
 import os
 import tarfile
 import warnings
-from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from semlib.datasets import DataError, Dataset, ImageSet
 from semlib.datasets.imagenet import COUNTS, SUBSETS
-from semlib.datasets.splits import DataError, Dataset, ImageSet
 from workbench.files import one_line, resolve
-from workbench.images.folder import Named, Seen, decode_all, images, leftover, read_member
+from workbench.images.folder import Member, decode_all, images, leftover
 
 SIDE = 256  # pixels: shorter side and centre crop (Appendix A); training crops 224 of them
 
-TRAIN_TAR, VAL_TAR, DEVKIT = (
-    "ILSVRC2012_img_train.tar",
-    "ILSVRC2012_img_val.tar",
-    "ILSVRC2012_devkit_t12.tar.gz",
-)
+TRAIN_TAR = "ILSVRC2012_img_train.tar"
+VAL_TAR = "ILSVRC2012_img_val.tar"
+DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 
 
 def source(root: str | Path | None = None) -> Path:
@@ -33,147 +28,102 @@ def source(root: str | Path | None = None) -> Path:
     if not where or not resolve(where).is_dir():
         found = f"{where} is no folder" if where else "it is not set"
         raise DataError(
-            "the ImageNet subsets are read from an ILSVRC2012 folder with train/<synset>/ and val/<synset>/, or with "
-            f"{TRAIN_TAR}, {VAL_TAR} and {DEVKIT}; name it in $SEMLIB_ILSVRC ({found})"
+            "the ImageNet subsets are read from an ILSVRC2012 folder with train/<synset>/ and "
+            f"val/<synset>/, or with {TRAIN_TAR}, {VAL_TAR} and {DEVKIT}; name it in "
+            f"$SEMLIB_ILSVRC ({found})"
         )
     return resolve(where)
 
 
 def prepare(name: str, side: int = SIDE, root: str | Path | None = None) -> Dataset:
-    """A subset as uint8 (N, 3, side, side), the shorter side resized to `side`, then the centre
-    cropped.
+    """A subset as uint8 (N, 3, side, side); one copy of its images is in memory (dogs: 2.9 GB).
 
-    DataError names a missing class or a corrupt file; what is prepared holds one copy of the
-    images, 2.9 GB for the dogs.
+    DataError names missing classes or corrupt files.
     """
-    where, synsets = source(root), SUBSETS[name]
-    parts = {part: members(name, part, where) for part in ("train", "val")}
-    found = [
-        (part, wnid, *files) for part, classes in parts.items() for wnid, files in classes.items()
-    ]
-    if absent := [
-        f"{synsets[wnid]} ({part}/{wnid})" for part, wnid, count, _ in found if not count
-    ]:
-        flat = next((part for part in parts if next((where / part).glob("*.JPEG"), None)), None)
-        also = (
-            f"; those in {flat}/ itself are of no known class, sort them into {flat}/<synset>/"
-            if flat
-            else ""
-        )
-        raise DataError(f"{where} has no images of {', '.join(absent)}{also}")
-    counts = np.array([count for *_, count, _ in found])
-    stream = (named for *_, images in found for named in images)
-    seen = Seen()
-    pixels = decode_all(stream, counts.sum(), side, name, seen)
-    seen.warn(name)
-    both = ImageSet(pixels, np.repeat(np.tile(np.arange(len(synsets)), 2), counts))
-    train = counts[: len(synsets)].sum()
-    return Dataset(name, both[:train], both[train:], tuple(synsets.values()))
+    where = source(root)
+    files, labels, counts, absent = [], [], [], []
+    for part in ("train", "val"):
+        for label, (wnid, class_name) in enumerate(SUBSETS[name].items()):
+            found = _files(where, part, wnid)
+            if not found:
+                absent.append(f"{class_name} ({part}/{wnid})")
+            files += found
+            labels += [label] * len(found)
+        counts.append(len(files))
+    if absent:
+        flat = next((where / "val").glob("*.JPEG"), None)
+        todo = "; sort the images in val/ into val/<synset>/" if flat else ""
+        raise DataError(f"{where} has no images of {', '.join(absent)}{todo}")
+    whole = ImageSet(decode_all(files, side, name), np.array(labels, np.int64))
+    train, test = whole[: counts[0]], whole[counts[0] :]
+    return Dataset(name, train, test, tuple(SUBSETS[name].values()))
 
 
 def members(
     name: str, part: str, root: str | Path | None = None
-) -> dict[str, tuple[int, Iterable[Named]]]:
-    """Of each of a subset's synsets, the number of its images and the images as (name, file); part:
-    train or val.
-    """
-    where = source(root)
-    return {wnid: _files(where, part, wnid) for wnid in SUBSETS[name]}
+) -> dict[str, tuple[int, list[tuple[str, Path | Member]]]]:
+    """By synset of a subset: the number of its images in a part (train or val), and (name, file)."""
+    found = {}
+    for wnid in SUBSETS[name]:
+        files = _files(source(root), part, wnid)
+        found[wnid] = (len(files), [(str(file), file) for file in files])
+    return found
 
 
 def warn_if_fewer(data: Dataset) -> None:
-    """A warning if a subset holds fewer images than Table 1 says."""
-    found = len(data.train), len(data.test)
-    if found != COUNTS[data.name]:
-        train, test = (f"{n} of {of}" for n, of in zip(found, COUNTS[data.name], strict=True))
-        warnings.warn(
-            f"{data.name} has {train} training and {test} test images of the paper's Table 1",
-            stacklevel=3,
-        )
+    """Warn if a subset holds fewer images than Table 1 says."""
+    train, test = COUNTS[data.name]
+    if (len(data.train), len(data.test)) != (train, test):
+        counts = f"{len(data.train)} of {train} training and {len(data.test)} of {test} test images"
+        warnings.warn(f"{data.name} has {counts} of the paper's Table 1", stacklevel=3)
 
 
-def _files(where: Path, part: str, wnid: str) -> tuple[int, Iterator[Named] | list[Named]]:
-    """The number of a class's images and the images, from its folder or from the tar files."""
+def _files(where: Path, part: str, wnid: str) -> list[Path] | list[Member]:
+    """A class's images in the order of their names, from its folder or from the tar files."""
     folder = where / part / wnid
     if folder.is_dir():
-        paths = images(folder)
-        return len(paths), [(str(path), path) for path in paths]
-    if part == "train" and (where / TRAIN_TAR).exists():
-        path = where / TRAIN_TAR
-        return sum(1 for _ in _inner(path, wnid, read=False)), _inner(path, wnid)
-    if part == "val" and (where / VAL_TAR).exists():
-        devkit = where / DEVKIT
-        if not devkit.exists():
-            raise DataError(f"{devkit} is missing: it says which class each validation image shows")
-        names = [
-            name
-            for name, label in _val_labels(devkit, devkit.stat().st_mtime_ns).items()
-            if label == wnid
-        ]
-        return len(names), _members(where / VAL_TAR, names)
-    return 0, []
-
-
-def _inner(path: Path, wnid: str, read: bool = True) -> Iterator[Named]:
-    """A class's images in the order of their names, from the tar of tars, of which nothing is
-    unpacked.
-    """
-    try:
-        with tarfile.open(path, "r:") as outer:
-            for member in outer:
-                if Path(member.name).name == f"{wnid}.tar":
-                    with tarfile.open(fileobj=outer.extractfile(member), mode="r:") as tar:
-                        for name, image in sorted(_members_of(tar).items()):
-                            yield (
-                                f"{path}: {wnid}/{name}",
-                                io.BytesIO(read_member(tar, image) if read else b""),
-                            )
-                    return
-            _check_end(outer)
-    except Exception as error:
-        raise DataError(f"{path} can't be read at {wnid} ({one_line(error)})") from error
-
-
-def _members(path: Path, names: list[str]) -> Iterator[Named]:
-    index = _index(path, path.stat().st_mtime_ns)
-    absent = [name for name in names if name not in index]
+        return images(folder)
+    tar = where / {"train": TRAIN_TAR, "val": VAL_TAR}[part]
+    if not tar.exists():
+        return []
+    found = {Path(member.name).name: member for member in _index(tar, tar.stat().st_mtime_ns)}
+    if part == "train":  # a tar of one tar a class
+        inner = found.get(f"{wnid}.tar")
+        return _index(tar, tar.stat().st_mtime_ns, inner.offset) if inner else []
+    devkit = where / DEVKIT
+    if not devkit.exists():
+        raise DataError(f"{devkit} is missing: it says which class each validation image shows")
+    labels = _val_labels(devkit, devkit.stat().st_mtime_ns)
+    names = [name for name, label in labels.items() if label == wnid]
+    absent = [name for name in names if name not in found]
     if absent:
-        raise DataError(f"{path} lacks {len(absent)} images, {min(absent)} among them")
-    with path.open("rb") as file:
-        for name in names:
-            member = index[name]
-            file.seek(member.offset_data)
-            yield f"{path}: {member.name}", io.BytesIO(file.read(member.size))
+        raise DataError(f"{tar} lacks {len(absent)} images, {min(absent)} among them")
+    return [found[name] for name in names]
 
 
-@lru_cache(maxsize=1)
-def _index(path: Path, changed: int) -> dict[str, tarfile.TarInfo]:
-    """Where each image lies in a tar file, which is gone through once and not for each class;
-    changed: its time.
+@lru_cache(maxsize=16)
+def _index(path: Path, changed: int, start: int = 0) -> list[Member]:
+    """Where each file lies in a tar file, or in the inner one that begins at byte `start`.
+
+    Sorted by name, without leftovers; of two of one name the later, as if unpacked. changed: the
+    tar file's time, by which it is read anew.
     """
+    found: dict[Path, Member] = {}
     try:
-        with tarfile.open(path, "r:") as tar:
-            return {name.name: member for name, member in _members_of(tar).items()}
+        with path.open("rb") as file:
+            file.seek(start)
+            with tarfile.TarFile(fileobj=file) as tar:
+                for member in tar:
+                    if member.isfile():
+                        name = Path(member.name)
+                        found[name] = Member(path, str(name), member.offset_data, member.size)
+                # tarfile takes a cut or damaged header for the end, which is a block of zeros
+                file.seek(tar.offset)
+                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise ValueError(f"cut or damaged at byte {tar.offset}")
     except Exception as error:
         raise DataError(f"{path} can't be read ({one_line(error)})") from error
-
-
-def _members_of(tar: tarfile.TarFile) -> dict[Path, tarfile.TarInfo]:
-    """A tar's files but for leftovers, by name as they would be unpacked: of two of one name the
-    later.
-    """
-    files = {Path(member.name): member for member in tar if member.isfile()}
-    _check_end(tar)
-    return {name: member for name, member in files.items() if not any(map(leftover, name.parts))}
-
-
-def _check_end(tar: tarfile.TarFile) -> None:
-    """ReadError unless a block of zeros follows the members: tarfile takes a cut or a damaged
-    header for the end.
-    """
-    tar.fileobj.seek(tar.offset)
-    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError(f"cut or damaged at byte {tar.offset}")
+    return [found[name] for name in sorted(found) if not any(map(leftover, name.parts))]
 
 
 @lru_cache(maxsize=1)
@@ -181,15 +131,17 @@ def _val_labels(devkit: Path, changed: int) -> dict[str, str]:
     """The synset of each validation image, from the development kit."""
     from scipy.io import loadmat
 
+    files = {}
     try:
         # unpacked before anything is read of it: gzip compares its checksum at the end
         with tarfile.open(fileobj=io.BytesIO(gzip.decompress(devkit.read_bytes()))) as tar:
-            files = {Path(m.name).name: read_member(tar, m) for m in tar if m.isfile()}
+            for member in tar:
+                if member.isfile():
+                    files[Path(member.name).name] = tar.extractfile(member).read()
         synsets = loadmat(io.BytesIO(files["meta.mat"]), squeeze_me=True)["synsets"]
         wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
         truth = files["ILSVRC2012_validation_ground_truth.txt"].split()
-        return {
-            f"ILSVRC2012_val_{k:08}.JPEG": wnids[int(label)] for k, label in enumerate(truth, 1)
-        }
+        names = [f"ILSVRC2012_val_{k:08}.JPEG" for k in range(1, len(truth) + 1)]
+        return {name: wnids[int(label)] for name, label in zip(names, truth, strict=True)}
     except Exception as error:
         raise DataError(f"{devkit} can't be read ({one_line(error)})") from error

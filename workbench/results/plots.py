@@ -30,6 +30,7 @@ from PIL import Image
 from semlib.datasets import Dataset
 from workbench.experiment import PAPERS_SCORES, Experiment
 from workbench.files import ROOT
+from workbench.images.prepared import digests_of
 from workbench.results import show, stats, tables
 from workbench.results.curves import Curve
 from workbench.results.names import label, without_average
@@ -848,7 +849,7 @@ def ranked_images(
         raise ValueError(
             f"{score!r} is not a score of this run; choose from {', '.join(record.scoring)}"
         )
-    if data.digests.test != record.test_digest:
+    if digests_of(data).test != record.test_digest:
         return _note("the images that are here now are not those that were scored")
     scores, is_anomaly = arrays[score + end], arrays["is_anomaly"]
     order = np.argsort(scores, kind="stable")

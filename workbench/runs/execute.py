@@ -32,6 +32,7 @@ from workbench import checkpoint, own, own_network
 from workbench.checkpoint import Checkpoint
 from workbench.experiment import EXTERNAL, ConfigError, Experiment, Network, create
 from workbench.files import ROOT, remove_leftovers, save_atomically
+from workbench.images import prepared
 from workbench.runs import external, machine, plan, scoring, store
 from workbench.runs.plan import Run, load
 from workbench.runs.scoring import MSP
@@ -57,7 +58,7 @@ def complete(experiment: Experiment) -> list[Record]:
     if missing:
         data = load(experiment)
         check_data(experiment, data)
-        missing = store.missing(experiment, data.digests)
+        missing = store.missing(experiment, prepared.digests_of(data))
         if experiment.compile:
             torch.compiler.reset()  # of other networks in this process: past eight, PyTorch would stop compiling
     for run in plan.planned(experiment):
@@ -125,12 +126,12 @@ def check_data(experiment: Experiment, data: datasets.Dataset) -> None:
 
     DataError if a class has no images.
     """
-    datasets.check_parts(data)
+    prepared.check_parts(data)
     height, width = data.train.images.shape[2:]
     per_class, where = experiment.train_per_class, plan.held_out(experiment)
     side, most = (
         min(height, width),
-        min(len(datasets.training_images(data, name, per_class)) for name in where),
+        min(len(datasets.training_indices(data, name, per_class)) for name in where),
     )
     for name, limit in {"crop_side": side, "crop_padding": side - 1, "batch_size": most}.items():
         if (getattr(experiment, name) or 0) > limit:
@@ -230,7 +231,7 @@ def finish(run: Run, data: datasets.Dataset, wait: bool = True) -> Record:
 
     While another process is at it: wait for that, or without `wait` raise filelock.Timeout.
     """
-    run = replace(run, data=data.digests)
+    run = replace(run, data=prepared.digests_of(data))
     with store.alone(run, wait):
         remove_leftovers(run.home)
         if record := store.find(run):
@@ -265,7 +266,7 @@ def _train(run: Run, data: datasets.Dataset) -> Record:
             raise FloatingPointError(broken["msp"])
         return scoring.measures(arrays)
 
-    stamp: dict[str, Any] = {"address": run.address, "data": list(data.digests)}
+    stamp: dict[str, Any] = {"address": run.address, "data": list(prepared.digests_of(data))}
     stamp |= {"scoring": wanted} if experiment.average_last_epochs > 1 else {}
     kept = Checkpoint(run.home / CHECKPOINT, stamp, hardware | {"compile": experiment.compile})
     torch.backends.cudnn.benchmark = True  # the fastest convolutions for shapes that stay the same
@@ -459,7 +460,7 @@ def _score_other_images(run: Run, first: Record, data: datasets.Dataset) -> Reco
     record = store.rewrite(
         first,
         home,
-        test_digest=data.digests.test,
+        test_digest=prepared.digests_of(data).test,
         metrics=scoring.measures(arrays),
         scoring={name: how for name, how in wanted.items() if name not in broken},
         scores_sha256=store.write_scores(home / "scores.npz", arrays),
@@ -496,9 +497,9 @@ def network(record: Record, data: datasets.Dataset) -> torch.nn.Module:
     not of this data or network.
     """
     run, path = _run_of(record), weights(record)
-    if data.digests.train != record.train_digest:
+    if prepared.digests_of(data).train != record.train_digest:
         raise ConfigError(
-            f"{run.title}: was trained on other images ({record.data}) than {data.name} has now ({data.digests})"
+            f"{run.title}: was trained on other images ({record.data}) than {data.name} has now ({prepared.digests_of(data)})"
         )
     if run.sources != record.sources:
         raise ConfigError(

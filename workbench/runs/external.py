@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from semlib import datasets
-from semlib.datasets import Digests
 from workbench.experiment import EXTERNAL, SCORES, ConfigError, Experiment, create
 from workbench.files import one_line, remove_leftovers, short
 from workbench.images import prepared
+from workbench.images.prepared import Digests, digests_of
 from workbench.runs import plan, scoring, store
 from workbench.runs.plan import Run
 from workbench.runs.store import Record
@@ -208,7 +208,7 @@ def _images(
     names = tuple(map(str, given["classes"].ravel())) if "classes" in given else None
     if prepared.exists(e.dataset, e.data_root, e.image_side):
         data = plan.load(e)
-        here = {"train_digest": data.digests.train, "test_digest": data.digests.test}
+        here = {"train_digest": digests_of(data).train, "test_digest": digests_of(data).test}
         if names not in (None, data.classes):
             raise ConfigError(
                 f"classes: should be those of {data.name} in its order: {', '.join(data.classes)}"
@@ -218,7 +218,7 @@ def _images(
                 raise ConfigError(
                     f"{name}: is of other images than {data.name} has here, {here[name]}"
                 )
-        return data.classes, data.digests, data
+        return data.classes, digests_of(data), data
     if absent := [name for name in IF_NOT_HERE if name not in given]:
         raise ConfigError(
             f"{e.dataset_name} isn't prepared in {prepared.data_root(e.data_root)}, so labels can't be compared with "

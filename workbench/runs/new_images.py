@@ -50,7 +50,7 @@ def score(
         )
     data, e = _data(run, record), run.experiment
     net = execute.network(record, data).to(machine.device(e)).to(memory_format=torch.channels_last)
-    files, images = prepared.unlabelled(folder, data, e.dataset, e.data_root, e.image_side)
+    files, images = prepared.unlabelled(folder, data)
     if e.threads:
         torch.set_num_threads(e.threads)
     predicted, found, normal = _scores(run, record, net, data, images, wanted)
@@ -139,7 +139,7 @@ def _scores(
         if name not in ranked
     }
     if ranked:
-        if data.digests.test != record.test_digest:
+        if prepared.digests_of(data).test != record.test_digest:
             raise ConfigError(
                 f"{run.title}: of {', '.join(ranked)} ranks are kept, and its test images aren't here to score again"
             )

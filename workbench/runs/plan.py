@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from semlib.datasets import Dataset, Digests
+from semlib.datasets import Dataset
 from workbench import own
 from workbench.experiment import (
     EXTERNAL,
@@ -26,6 +26,7 @@ from workbench.experiment import (
     Training,
 )
 from workbench.images import prepared
+from workbench.images.prepared import Digests
 from workbench.runs import machine
 
 # Raised when the meaning of training changes, so that older runs aren't taken for new ones

@@ -26,9 +26,9 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
-from semlib.datasets import Digests
 from workbench.experiment import EXTERNAL, ConfigError, Experiment
 from workbench.files import one_line, save_atomically, short, stamp
+from workbench.images.prepared import Digests
 from workbench.runs import plan
 from workbench.runs.plan import Run
 

@@ -430,7 +430,7 @@ def _source(record: Record, experiment: Experiment) -> tuple:
     return name, experiment.data_root, settings.get("image_side"), settings.get("fold"), validation
 
 
-def data_here(record: Record, experiment: Experiment) -> datasets.Digests | None:
+def data_here(record: Record, experiment: Experiment) -> prepared.Digests | None:
     """The digests that the record's data set has on this machine now; None if it isn't here."""
     try:
         return prepared.digests(*_source(record, experiment))
@@ -449,6 +449,6 @@ def images_of(record: Record, experiment: Experiment) -> ImageSet | str:
         data = prepared.load(*source)
     except DataError as error:
         return f"The images can't be shown: {error}"
-    if data.digests.test != record.test_digest:
+    if prepared.digests_of(data).test != record.test_digest:
         return f"The images of {record.dataset} that are here are not those that were scored, so they are not shown."
     return data.test
