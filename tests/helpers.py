@@ -243,3 +243,14 @@ def finish(run: plan.Run, classes: tuple[str, ...], arrays: dict, scoring: dict)
     }
     sha256 = store.write_scores(run.home / "scores.npz", arrays)
     return store.write_record(run.home, **fields, **made, scores_sha256=sha256)
+
+
+def picture_folder(root: Path, classes=("ant", "bee", "cat"), size=(16, 16), count=2) -> Path:
+    """train/<class>/<k>.png, and the same in test/; every picture has a colour of its own."""
+    for part in ("train", "test"):
+        for j, name in enumerate(classes):
+            (root / part / name).mkdir(parents=True)
+            for k in range(count):
+                colour = (10 * j, 100 * k, 255 if part == "train" else 0)
+                Image.new("RGB", size, colour).save(root / part / name / f"{k}.png")
+    return root

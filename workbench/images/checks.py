@@ -1,5 +1,6 @@
 """What is checked before images are decoded or trained on: class names, labels, memory."""
 
+import re
 import unicodedata
 from contextlib import suppress
 from pathlib import Path
@@ -12,14 +13,10 @@ RESERVED = ("all", "none", "", ".", "..")  # words of `hold_out`, and names that
 
 
 def class_name(name: str, where: object) -> str:
-    """The name in Unicode's composed form (NFC). DataError if no class can be called that.
-
-    A class's runs lie in a folder of its name.
-    """
+    """The name in Unicode's composed form (NFC). DataError unless a folder of runs can have it."""
     composed = unicodedata.normalize("NFC", name)
-    is_short = len(composed.encode(errors="replace")) <= 255
     is_plain = composed.isprintable() and composed == composed.strip() and "/" not in composed
-    if composed in RESERVED or not is_plain or not is_short:
+    if composed in RESERVED or not is_plain or len(composed.encode()) > 255:
         raise DataError(
             f"{where}: {name!a} can't be a class's name, which is one line of printable text "
             "without / or outer spaces, and neither all nor none; rename it"
@@ -45,20 +42,14 @@ def check_memory(needed: int, what: str) -> None:
 
 
 def free_memory(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/self/cgroup")) -> int:
-    """Bytes free on this machine and in this process's control groups (version 2, as in Docker)."""
+    """Bytes free on this machine and in this process's control groups; cached files are free."""
     free = [psutil.virtual_memory().available]
-    with suppress(OSError):
-        for line in of.read_text().splitlines():
-            if line.startswith("0::/"):
-                group = root / line.removeprefix("0::/")
-                free += [_free_in(folder) for folder in (group, *group.parents)]
+    mine = re.search("^0::/(.*)", of.read_text(), re.MULTILINE) if of.exists() else None
+    for group in (root / mine[1], *(root / mine[1]).parents) if mine else ():
+        with suppress(OSError, ValueError):  # ValueError: the limit is "max"
+            limit, used = (
+                int((group / f"memory.{name}").read_text()) for name in ("max", "current")
+            )
+            held = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            free.append(limit - used + int(held["active_file"]) + int(held["inactive_file"]))
     return min(free)
-
-
-def _free_in(group: Path) -> int | float:
-    """Bytes below a control group's limit, where cached files count as free."""
-    with suppress(OSError, ValueError):  # ValueError: the limit is "max"
-        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        held = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        return limit - used + int(held["active_file"]) + int(held["inactive_file"])
-    return float("inf")

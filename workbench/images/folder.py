@@ -5,12 +5,11 @@ import io
 import os
 import re
 import threading
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -22,10 +21,7 @@ from workbench.images.checks import check_memory, class_name
 
 PREPARATION = 2  # raised when the same files give other pixels: folders are prepared anew
 LAYOUT = "lay images out as train/<class>/* and test/<class>/*"
-LEFTOVERS = {  # of Windows, macOS and file servers
-    *("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"),
-    *("__macosx", "@eadir", "$recycle.bin", "lost+found"),
-}
+LEFTOVERS = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found")
 OTHER_NAMES = {  # what the parts are called elsewhere, in lower case
     "train": ("train", "training"),
     "test": ("test", "testing", "val", "valid", "validation", "dev", "eval"),
@@ -33,15 +29,6 @@ OTHER_NAMES = {  # what the parts are called elsewhere, in lower case
 LARGE = 20_000_000  # pixels: a larger JPEG is decoded smaller, others one at a time
 WORKERS = min(8, os.cpu_count() or 1)  # each holds an image or two in memory
 _one_large = threading.Lock()
-
-
-class Folder(NamedTuple):
-    """A user's folder: the class names, and every (file, label) of either part."""
-
-    root: Path
-    classes: tuple[str, ...]
-    train: list[tuple[Path, int]]
-    test: list[tuple[Path, int]]
 
 
 class Member(NamedTuple):
@@ -55,8 +42,8 @@ class Member(NamedTuple):
     def __str__(self) -> str:
         return f"{self.tar}: {self.name}"
 
-    def open(self) -> io.BytesIO:
-        with self.tar.open("rb") as file:
+    def open(self, mode: str) -> io.BytesIO:
+        with self.tar.open(mode) as file:
             file.seek(self.offset)
             return io.BytesIO(file.read(self.size))
 
@@ -70,40 +57,36 @@ def classes(root: Path) -> tuple[str, ...]:
     return tuple(sorted(train))
 
 
+def scan(root: Path) -> dict[str, list[tuple[Path, int]]]:
+    """Every (file, label) in train/ and test/, in order; subfolders of a class belong to it."""
+    members: dict[str, list[tuple[Path, int]]] = {"train": [], "test": []}
+    for part, found in members.items():
+        folders = _class_folders(root, part)
+        for label, name in enumerate(classes(root)):
+            files = images(folders[name])
+            if not files:
+                raise DataError(f"{folders[name]} holds no image")
+            found += [(path, label) for path in files]
+    return members
+
+
 def _class_folders(root: Path, part: str) -> dict[str, Path]:
     folder = root / part
     if not folder.is_dir():
         others = [path.name for path in _entries(root) if path.name.lower() in OTHER_NAMES[part]]
         offer = f"rename {others[0]}/ to {part}/, or link it" if others else LAYOUT
         raise DataError(f"{root} has no {part}/; {offer}")
-    paths = _entries(folder)
-    if not any(path.is_dir() for path in paths):
-        raise DataError(f"{root} has no class folders in {part}/; {LAYOUT}")
     found: dict[str, Path] = {}
-    for path in paths:
+    for path in _entries(folder):
         if not path.is_dir():
-            raise DataError(f"{path} lies beside the class folders; take it out")
+            raise DataError(f"{path} is not a class folder; {LAYOUT}")
         name = class_name(path.name, folder)
         if name in found:  # é is one character or two
             raise DataError(f"{folder} has two folders called {name}; rename one")
         found[name] = path
+    if not found:
+        raise DataError(f"{root} has no class folders in {part}/; {LAYOUT}")
     return found
-
-
-def scan(root: Path) -> Folder:
-    """Find every image of a user's folder, in order; subfolders of a class are its images too."""
-    names = classes(root)
-    parts = []
-    for part in ("train", "test"):
-        folders = _class_folders(root, part)
-        members = []
-        for label, name in enumerate(names):
-            found = images(folders[name])
-            if not found:
-                raise DataError(f"{folders[name]} holds no image")
-            members += [(path, label) for path in found]
-        parts.append(members)
-    return Folder(root, names, *parts)
 
 
 def images(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
@@ -135,21 +118,22 @@ def leftover(name: str) -> bool:
     return name[0] == "." or name.lower() in LEFTOVERS
 
 
-def listing(folder: Folder) -> str:
+def listing(root: Path) -> str:
     """A digest of the files' names, sizes and times, which changes when an image does."""
     sha = hashlib.sha256(f"preparation {PREPARATION}\n".encode())
-    for path, label in (*folder.train, *folder.test):
-        name = os.fsencode(path.relative_to(folder.root))
-        sha.update(name + f"\0{label}\0{stamp(path)}\n".encode())
+    members = scan(root)
+    for path, label in members["train"] + members["test"]:
+        sha.update(os.fsencode(path.relative_to(root)) + f"\0{label}\0{stamp(path)}\n".encode())
     return sha.hexdigest()
 
 
-def read(folder: Folder, side: int) -> Dataset:
+def read(root: Path, side: int) -> Dataset:
     """Decode all images of a user's folder, as `decode` does."""
-    files, labels = zip(*folder.train, *folder.test, strict=True)
-    whole = ImageSet(decode_all(files, side, folder.root.name), np.array(labels, np.int64))
-    count = len(folder.train)
-    return Dataset(folder.root.name, whole[:count], whole[count:], folder.classes)
+    members = scan(root)
+    files, labels = zip(*members["train"], *members["test"], strict=True)
+    whole = ImageSet(decode_all(files, side, root.name), np.array(labels, np.int64))
+    count = len(members["train"])
+    return Dataset(root.name, whole[:count], whole[count:], classes(root))
 
 
 def unlabelled(root: Path, data: Dataset) -> tuple[list[str], np.ndarray]:
@@ -169,13 +153,10 @@ def unlabelled(root: Path, data: Dataset) -> tuple[list[str], np.ndarray]:
 
 
 def decode_all(files: Sequence[Path | Member], side: int, what: str) -> np.ndarray:
-    """Decode files in parallel into uint8 (N, 3, side, side), in their order.
-
-    DataError names up to ten files that can't be read.
-    """
-    size = f"{len(files):,} images of {side}x{side} pixels"
-    check_memory(len(files) * 3 * side**2, f"{what}: {size}")
-    pixels = np.empty((len(files), 3, side, side), np.uint8)
+    """Decode files in parallel into uint8 (N, 3, side, side). DataError names wrong ones."""
+    count = len(files)
+    check_memory(count * 3 * side**2, f"{what}: {count:,} images of {side}x{side} pixels")
+    pixels = np.empty((count, 3, side, side), np.uint8)
     wrong: list[str] = []
 
     def attempt(k: int) -> None:
@@ -184,32 +165,25 @@ def decode_all(files: Sequence[Path | Member], side: int, what: str) -> np.ndarr
         except DataError as error:
             wrong.append(str(error))
 
-    bar = tqdm(total=len(files), desc=what, unit="image", leave=False)
-    # Pillow decodes and resizes outside the interpreter's lock
-    with bar, warnings.catch_warnings(), ThreadPoolExecutor(WORKERS) as pool:
-        warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged metadata and of size
-        for start in range(0, len(files), 256):  # not all at once: each waits in memory
-            for _ in pool.map(attempt, range(start, min(start + 256, len(files)))):
-                bar.update()
+    with ThreadPoolExecutor(WORKERS) as pool:  # Pillow works outside the interpreter's lock
+        done = pool.map(attempt, range(count))
+        list(tqdm(done, desc=what, total=count, unit="image", leave=False))
     if wrong:
         more = f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""
-        count = f"{len(wrong)} images: " if len(wrong) > 1 else ""
-        raise DataError(f"{count}{'; '.join(sorted(wrong)[:10])}{more}")
+        raise DataError(f"{len(wrong)} of {count} images: {'; '.join(sorted(wrong)[:10])}{more}")
     return pixels
 
 
-def decode(file: Path | Member | io.BytesIO, side: int, name: str = "") -> np.ndarray:
+def decode(file: Path | Member, side: int) -> np.ndarray:
     """One image as uint8 (3, side, side): the shorter side resized to `side`, the centre cropped.
 
     DataError names a file that can't be read.
     """
-    name = name or str(file)
     try:
-        image = _rgb(file.open() if isinstance(file, Member) else file, side)
-    except MemoryError:
-        raise DataError(f"{name} can't be decoded: there is too little memory") from None
+        image = _rgb(file.open("rb"), side)
     except Exception as error:  # Pillow raises many kinds
-        raise DataError(f"{name} can't be read as an image ({one_line(error)})") from error
+        cause = "too little memory" if isinstance(error, MemoryError) else one_line(error)
+        raise DataError(f"{file} can't be read as an image ({cause})") from error
     scale = side / min(image.size)
     size = [max(side, round(length * scale)) for length in image.size]
     image = image.resize(size, Image.Resampling.BILINEAR)
@@ -217,9 +191,9 @@ def decode(file: Path | Member | io.BytesIO, side: int, name: str = "") -> np.nd
     return np.asarray(image.crop((left, top, left + side, top + side))).transpose(2, 0, 1)
 
 
-def _rgb(file: Path | io.BytesIO, side: int) -> Image.Image:
+def _rgb(file: BinaryIO, side: int) -> Image.Image:
     """The picture in a file as a viewer shows it: upright, transparent parts white."""
-    with Image.open(file) as image:
+    with file, Image.open(file) as image:
         _check_kind(image)
         whole = image.width * image.height
         if image.format in ("JPEG", "MPO"):
@@ -232,8 +206,8 @@ def _rgb(file: Path | io.BytesIO, side: int) -> Image.Image:
                 ImageOps.exif_transpose(image, in_place=True)
             if image.has_transparency_data:
                 white = Image.new("RGBA", image.size, "white")
-                return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-            return image.convert("RGB")
+                image = Image.alpha_composite(white, image.convert("RGBA"))
+            return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _check_kind(image: Image.Image) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from semlib.datasets import DataError, Dataset, ImageSet
 from semlib.datasets.imagenet import COUNTS, SUBSETS
-from workbench.files import one_line, resolve
+from workbench.files import one_line, resolve, stamp
 from workbench.images.folder import Member, decode_all, images, leftover
 
 SIDE = 256  # pixels: shorter side and centre crop (Appendix A); training crops 224 of them
@@ -25,49 +25,37 @@ DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 def source(root: str | Path | None = None) -> Path:
     """The ILSVRC2012 folder: root, else $SEMLIB_ILSVRC. DataError says what should be in it."""
     where = root or os.environ.get("SEMLIB_ILSVRC")
-    if not where or not resolve(where).is_dir():
-        found = f"{where} is no folder" if where else "it is not set"
-        raise DataError(
-            "the ImageNet subsets are read from an ILSVRC2012 folder with train/<synset>/ and "
-            f"val/<synset>/, or with {TRAIN_TAR}, {VAL_TAR} and {DEVKIT}; name it in "
-            f"$SEMLIB_ILSVRC ({found})"
-        )
-    return resolve(where)
+    if where and resolve(where).is_dir():
+        return resolve(where)
+    found = f"{where} is no folder" if where else "it is not set"
+    raise DataError(
+        "the ImageNet subsets are read from an ILSVRC2012 folder with train/<synset>/ and val/"
+        f"<synset>/, or {TRAIN_TAR}, {VAL_TAR} and {DEVKIT}; name it in $SEMLIB_ILSVRC ({found})"
+    )
+
+
+def members(name: str, part: str, root: str | Path | None = None) -> dict[str, list]:
+    """The images of each of a subset's synsets, as files or `Member`s; part: train or val."""
+    return {wnid: _files(source(root), part, wnid) for wnid in SUBSETS[name]}
 
 
 def prepare(name: str, side: int = SIDE, root: str | Path | None = None) -> Dataset:
-    """A subset as uint8 (N, 3, side, side); one copy of its images is in memory (dogs: 2.9 GB).
-
-    DataError names missing classes or corrupt files.
-    """
-    where = source(root)
+    """A subset as uint8 (N, 3, side, side). DataError names missing classes and corrupt files."""
     files, labels, counts, absent = [], [], [], []
     for part in ("train", "val"):
-        for label, (wnid, class_name) in enumerate(SUBSETS[name].items()):
-            found = _files(where, part, wnid)
-            if not found:
-                absent.append(f"{class_name} ({part}/{wnid})")
+        for label, (wnid, found) in enumerate(members(name, part, root).items()):
             files += found
             labels += [label] * len(found)
+            if not found:
+                absent.append(f"{SUBSETS[name][wnid]} ({part}/{wnid})")
         counts.append(len(files))
     if absent:
-        flat = next((where / "val").glob("*.JPEG"), None)
+        flat = next(source(root).glob("val/*.JPEG"), None)
         todo = "; sort the images in val/ into val/<synset>/" if flat else ""
-        raise DataError(f"{where} has no images of {', '.join(absent)}{todo}")
+        raise DataError(f"{source(root)} has no images of {', '.join(absent)}{todo}")
     whole = ImageSet(decode_all(files, side, name), np.array(labels, np.int64))
     train, test = whole[: counts[0]], whole[counts[0] :]
     return Dataset(name, train, test, tuple(SUBSETS[name].values()))
-
-
-def members(
-    name: str, part: str, root: str | Path | None = None
-) -> dict[str, tuple[int, list[tuple[str, Path | Member]]]]:
-    """By synset of a subset: the number of its images in a part (train or val), and (name, file)."""
-    found = {}
-    for wnid in SUBSETS[name]:
-        files = _files(source(root), part, wnid)
-        found[wnid] = (len(files), [(str(file), file) for file in files])
-    return found
 
 
 def warn_if_fewer(data: Dataset) -> None:
@@ -86,14 +74,11 @@ def _files(where: Path, part: str, wnid: str) -> list[Path] | list[Member]:
     tar = where / {"train": TRAIN_TAR, "val": VAL_TAR}[part]
     if not tar.exists():
         return []
-    found = {Path(member.name).name: member for member in _index(tar, tar.stat().st_mtime_ns)}
+    found = {Path(member.name).name: member for member in _index(tar, stamp(tar))}
     if part == "train":  # a tar of one tar a class
         inner = found.get(f"{wnid}.tar")
-        return _index(tar, tar.stat().st_mtime_ns, inner.offset) if inner else []
-    devkit = where / DEVKIT
-    if not devkit.exists():
-        raise DataError(f"{devkit} is missing: it says which class each validation image shows")
-    labels = _val_labels(devkit, devkit.stat().st_mtime_ns)
+        return _index(tar, stamp(tar), inner.offset) if inner else []
+    labels = _val_labels(where / DEVKIT, stamp(where / DEVKIT))
     names = [name for name, label in labels.items() if label == wnid]
     absent = [name for name in names if name not in found]
     if absent:
@@ -102,11 +87,10 @@ def _files(where: Path, part: str, wnid: str) -> list[Path] | list[Member]:
 
 
 @lru_cache(maxsize=16)
-def _index(path: Path, changed: int, start: int = 0) -> list[Member]:
-    """Where each file lies in a tar file, or in the inner one that begins at byte `start`.
+def _index(path: Path, changed: tuple | None, start: int = 0) -> list[Member]:
+    """The files in a tar file, or in the inner one that begins at byte `start`, by name.
 
-    Sorted by name, without leftovers; of two of one name the later, as if unpacked. changed: the
-    tar file's time, by which it is read anew.
+    Without leftovers; of two of one name the later, as if unpacked. changed: the tar file's stamp.
     """
     found: dict[Path, Member] = {}
     try:
@@ -127,7 +111,7 @@ def _index(path: Path, changed: int, start: int = 0) -> list[Member]:
 
 
 @lru_cache(maxsize=1)
-def _val_labels(devkit: Path, changed: int) -> dict[str, str]:
+def _val_labels(devkit: Path, changed: tuple | None) -> dict[str, str]:
     """The synset of each validation image, from the development kit."""
     from scipy.io import loadmat
 
@@ -141,7 +125,7 @@ def _val_labels(devkit: Path, changed: int) -> dict[str, str]:
         synsets = loadmat(io.BytesIO(files["meta.mat"]), squeeze_me=True)["synsets"]
         wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
         truth = files["ILSVRC2012_validation_ground_truth.txt"].split()
-        names = [f"ILSVRC2012_val_{k:08}.JPEG" for k in range(1, len(truth) + 1)]
-        return {name: wnids[int(label)] for name, label in zip(names, truth, strict=True)}
+        labels = (wnids[int(label)] for label in truth)
+        return {f"ILSVRC2012_val_{k:08}.JPEG": wnid for k, wnid in enumerate(labels, 1)}
     except Exception as error:
         raise DataError(f"{devkit} can't be read ({one_line(error)})") from error

@@ -4,7 +4,6 @@ they look like.
 
 import os
 import warnings
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +25,9 @@ def counted(subset: str, ilsvrc: str | None = None, data_root: str | None = None
     """
     names = list(imagenet.SUBSETS[subset].values())
     if _folder(ilsvrc):
-        found = {part: imagenet_files.members(subset, part, ilsvrc).values() for part in ("train", "val")}
-        return pd.DataFrame(
-            {"train": [n for n, _ in found["train"]], "test": [n for n, _ in found["val"]]},
-            index=names,
-        )
+        train, val = (imagenet_files.members(subset, part, ilsvrc) for part in ("train", "val"))
+        counts = {"train": map(len, train.values()), "test": map(len, val.values())}
+        return pd.DataFrame(counts, index=names)
     if not prepared.exists(subset, data_root):
         return pd.DataFrame(0, index=names, columns=["train", "test"])
     data = _prepared(subset, data_root)
@@ -85,10 +82,9 @@ def samples(
     names = imagenet.SUBSETS[subset]
     if _folder(ilsvrc):
         files = imagenet_files.members(subset, "train", ilsvrc)
-        first = {names[wnid]: islice(images, count) for wnid, (_, images) in files.items()}
         decoded = {
-            name: [decode(file, imagenet_files.SIDE, path) for path, file in some]
-            for name, some in first.items()
+            names[wnid]: [decode(file, imagenet_files.SIDE) for file in found[:count]]
+            for wnid, found in files.items()
         }
         return {name: np.stack(images) if images else NOTHING for name, images in decoded.items()}
     if not prepared.exists(subset, data_root):
