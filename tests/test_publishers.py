@@ -1,6 +1,4 @@
-"""Data sets read from files of their publishers' formats, made here: STL-10, the ImageNet subsets,
-ODIN's OOD sets.
-"""
+"""Data sets from files of their publishers' formats, made here: ODIN's sets, STL-10, ImageNet's."""
 
 import hashlib
 import io
@@ -19,7 +17,7 @@ from torchvision.datasets import STL10
 
 from semlib import datasets
 from semlib.datasets import DataError, imagenet, ood
-from workbench.images import prepared
+from workbench.images import ilsvrc, prepared
 from workbench.results import imagenet_subsets, plots
 
 RANDOM = np.random.default_rng(0)
@@ -47,19 +45,14 @@ def tar_bytes(members, mode="w"):
 
 @pytest.fixture
 def archive(tmp_path, monkeypatch):
-    """Write an archive of the LSUN (resize) set with these members, and take its md5 for the
-    publisher's.
-    """
+    """Write an archive of LSUN (resize), and take its md5 and count for the publisher's."""
 
     def write(members):
         content = tar_bytes(members, "w:gz")
         (tmp_path / "LSUN_resize.tar.gz").write_bytes(content)
-        count = sum(
-            name.startswith("LSUN_resize/LSUN_resize/") and "._" not in name for name in members
-        )
-        source = ood.SOURCES["lsun_resize"]._replace(
-            md5=hashlib.md5(content).hexdigest(), count=count
-        )
+        count = sum("LSUN_resize/LSUN_resize/" in name and "._" not in name for name in members)
+        md5 = hashlib.md5(content).hexdigest()
+        source = ood.SOURCES["lsun_resize"]._replace(md5=md5, count=count)
         monkeypatch.setitem(ood.SOURCES, "lsun_resize", source)
         return tmp_path
 
@@ -71,22 +64,11 @@ def pictures(count, side=32):
 
 
 def test_an_archive_of_the_publisher_is_read_in_the_order_of_its_names(archive):
-    images = pictures(5)
-    names = [f"LSUN_resize/LSUN_resize/lsun_{k}.png" for k in (3, 0, 4, 1, 2)]
-    members = {name: encoded(image) for name, image in zip(names, images, strict=True)}
-    root = archive(
-        members
-        | {
-            "LSUN_resize/readme.txt": b"not an image",
-            "LSUN_resize/LSUN_resize/._lsun_0.png": b"a Mac's",
-        }
-    )
-    found = datasets.load_ood("lsun_resize", root)
-    assert found.dtype == np.uint8 and np.array_equal(
-        found, images[[1, 3, 4, 0, 2]].transpose(0, 3, 1, 2)
-    )
-    (root / "LSUN_resize.tar.gz").unlink()
-    assert np.array_equal(datasets.load_ood("lsun_resize", root), found)  # prepared once
+    images, inside = pictures(5), "LSUN_resize/LSUN_resize"
+    members = {f"{inside}/lsun_{k}.png": encoded(images[k]) for k in (3, 0, 4, 1, 2)}
+    others = {"LSUN_resize/readme.txt": b"no image", f"{inside}/._lsun_0.png": b"a Mac's"}
+    found = datasets.load_ood("lsun_resize", archive(members | others))
+    assert found.dtype == np.uint8 and np.array_equal(found, images.transpose(0, 3, 1, 2))
 
 
 def test_larger_images_give_their_centre_and_a_whole_folder_serves_as_well(tmp_path, monkeypatch):
@@ -96,29 +78,27 @@ def test_larger_images_give_their_centre_and_a_whole_folder_serves_as_well(tmp_p
     with pytest.raises(DataError, match="lsun_crop should have 10000 images; 1 were found"):
         datasets.load_ood("lsun_crop", tmp_path)
     monkeypatch.setitem(ood.SOURCES, "lsun_crop", ood.SOURCES["lsun_crop"]._replace(count=1))
-    assert np.array_equal(
-        datasets.load_ood("lsun_crop", tmp_path)[0], image[2:34, 2:34].transpose(2, 0, 1)
-    )
+    (found,) = datasets.load_ood("lsun_crop", tmp_path)
+    assert np.array_equal(found, image[2:34, 2:34].transpose(2, 0, 1))
+    (tmp_path / "LSUN" / "test" / "0.png").write_bytes(encoded(image[:, :31]))
+    with pytest.raises(DataError, match=r"0\.png has fewer than 32x32 pixels"):
+        datasets.load_ood("lsun_crop", tmp_path)
 
 
-def test_an_archive_that_is_damaged_another_or_hostile_is_refused_or_harmless(archive, tmp_path):
-    with pytest.raises(DataError, match=r"lsun_1\.png can't be read as an image"):
-        datasets.load_ood(
-            "lsun_resize",
-            archive({"LSUN_resize/LSUN_resize/lsun_1.png": encoded(pictures(1)[0])[:60]}),
-        )
+def test_an_archive_that_is_damaged_another_or_hostile_is_refused_or_harmless(archive):
     inside = "LSUN_resize/LSUN_resize/a.png"
-    root = archive(
-        {"../escaped.png": b"x", "/tmp/semlib-escaped.png": b"x", inside: encoded(pictures(1)[0])}
-    )
+    with pytest.raises(DataError, match=r"a\.png can't be read as an image"):
+        datasets.load_ood("lsun_resize", archive({inside: encoded(pictures(1)[0])[:60]}))
+    hostile = {"../escaped.png": b"x", "/tmp/semlib-escaped.png": b"x"}
+    root = archive(hostile | {inside: encoded(pictures(1)[0])})
     whole = (root / "LSUN_resize.tar.gz").read_bytes()
     (root / "LSUN_resize.tar.gz").write_bytes(whole[:-20])
     with pytest.raises(DataError, match=r"LSUN_resize\.tar\.gz has md5 .* damaged"):
         datasets.load_ood("lsun_resize", root)
     (root / "LSUN_resize.tar.gz").write_bytes(whole)
-    before = {*root.parent.iterdir(), *root.parent.parent.iterdir()}
+    before = {*root.parent.iterdir(), *root.iterdir()}
     assert len(datasets.load_ood("lsun_resize", root)) == 1  # nothing is unpacked
-    assert {*root.parent.iterdir(), *root.parent.parent.iterdir()} == before
+    assert {*root.parent.iterdir(), *root.iterdir()} == before
 
 
 def test_tiny_imagenets_test_images_make_crop_and_resize(tmp_path, monkeypatch):
@@ -131,14 +111,19 @@ def test_tiny_imagenets_test_images_make_crop_and_resize(tmp_path, monkeypatch):
         (folder / f"test_{k}.JPEG").write_bytes(encoded(image))
     resized = datasets.load_ood("tiny_imagenet_resize", tmp_path)
     assert np.array_equal(resized, images[:, ::2, ::2].transpose(0, 3, 1, 2))
-    crops = datasets.load_ood("tiny_imagenet_crop", tmp_path)
-    (tmp_path / "ood-tiny_imagenet_crop.npz").unlink()
-    assert np.array_equal(
-        datasets.load_ood("tiny_imagenet_crop", tmp_path), crops
-    )  # the same each time
+    crops, again = (datasets.load_ood("tiny_imagenet_crop", tmp_path) for _ in range(2))
+    assert np.array_equal(crops, again)
     for crop, image in zip(crops, images.transpose(0, 3, 1, 2), strict=True):
         windows = np.lib.stride_tricks.sliding_window_view(image, (3, 32, 32))[0]
         assert (windows == crop).all((2, 3, 4)).sum() == 1
+
+
+@pytest.mark.data
+def test_appendix_ds_sets_are_those_whose_numbers_are_in_the_readme(cifar10_root):
+    for name, sha256 in (("crop", "13aeb441459deaa2"), ("resize", "6340a53858b3b90c")):
+        images = datasets.load_ood(f"tiny_imagenet_{name}", cifar10_root)
+        assert images.shape == (10_000, 3, 32, 32) and images.dtype == np.uint8
+        assert hashlib.sha256(images.tobytes()).hexdigest().startswith(sha256)
 
 
 def test_what_is_not_here_is_said_with_the_file_to_put_where(tmp_path, monkeypatch):
@@ -146,7 +131,7 @@ def test_what_is_not_here_is_said_with_the_file_to_put_where(tmp_path, monkeypat
         raise OSError("no network")
 
     monkeypatch.setattr("torchvision.datasets.utils.download_url", offline)
-    with pytest.raises(DataError, match=r"isun isn't here .*no network.* put iSUN\.tar\.gz"):
+    with pytest.raises(datasets.NotAvailable, match=r"isun .*no network.* put iSUN\.tar\.gz"):
         datasets.load_ood("isun", tmp_path)
     with pytest.raises(DataError, match=r"choose from tiny_imagenet_crop, .*isun"):
         datasets.load_ood("svhn", tmp_path)
@@ -158,69 +143,59 @@ def test_what_is_not_here_is_said_with_the_file_to_put_where(tmp_path, monkeypat
 
 @pytest.fixture
 def stl10(tmp_path, monkeypatch):
-    """STL-10's binary files with 50 training and 20 test images, their md5 taken for the
-    publisher's.
-    """
+    """STL-10's binary files, 50 training and 20 test images; their md5 are the publisher's."""
     folder = tmp_path / "stl10_binary"
     folder.mkdir()
     made = {}
     for part, count in (("train", 50), ("test", 20)):
-        made[part] = (
-            RANDOM.integers(0, 256, (count, 3, 96, 96), dtype=np.uint8),
-            np.arange(count) % 10,
-        )
-        (folder / f"{part}_X.bin").write_bytes(
-            made[part][0].transpose(0, 1, 3, 2).tobytes()
-        )  # column-major
-        (folder / f"{part}_y.bin").write_bytes(
-            (made[part][1] + 1).astype(np.uint8).tobytes()
-        )  # from 1
+        images = RANDOM.integers(0, 256, (count, 3, 96, 96), dtype=np.uint8)
+        labels = np.arange(count) % 10
+        made[part] = images, labels
+        (folder / f"{part}_X.bin").write_bytes(images.transpose(0, 1, 3, 2).tobytes())  # by column
+        (folder / f"{part}_y.bin").write_bytes((labels + 1).astype(np.uint8).tobytes())  # from 1
     (folder / "unlabeled_X.bin").write_bytes(b"")
-    (folder / "class_names.txt").write_text("\n".join(prepared.classes("stl10", tmp_path)))
+    (folder / "class_names.txt").write_text("\n".join(datasets.CLASSES["stl10"]))
     folds = np.stack([RANDOM.permutation(50)[:8] for _ in range(10)])
-    (folder / "fold_indices.txt").write_text("\n".join(" ".join(map(str, fold)) for fold in folds))
-    for name in ("train_list", "test_list"):
-        files = [
-            (file, hashlib.md5((folder / file).read_bytes()).hexdigest())
-            for file, _ in getattr(STL10, name)
-        ]
-        monkeypatch.setattr(STL10, name, [list(file) for file in files])
+    np.savetxt(folder / "fold_indices.txt", folds, fmt="%d")
+    for part in ("train_list", "test_list"):
+        names = [name for name, _ in getattr(STL10, part)]
+        digests = [hashlib.md5((folder / name).read_bytes()).hexdigest() for name in names]
+        monkeypatch.setattr(STL10, part, [[*pair] for pair in zip(names, digests, strict=True)])
     return tmp_path, made, folds
 
 
 def test_stl10_is_prepared_from_the_publishers_files_with_its_folds(stl10):
     root, made, folds = stl10
-    data = prepared.load("stl10", root)
-    for part, (images, labels) in zip((data.train, data.test), made.values(), strict=True):
-        assert np.array_equal(part.images, images) and np.array_equal(part.labels, labels)
-    assert data.classes[0] == "airplane" and data.classes[7] == "monkey"
+    for data in (datasets.load("stl10", root), prepared.load("stl10", root)):
+        for part, (images, labels) in zip((data.train, data.test), made.values(), strict=True):
+            assert np.array_equal(part.images, images) and np.array_equal(part.labels, labels)
+        assert data.classes[0] == "airplane" and data.classes[7] == "monkey"
     fold = prepared.load("stl10", root, fold=3)
     assert np.array_equal(fold.train.images, made["train"][0][folds[3]]) and len(fold.test) == 20
-    with pytest.raises(DataError, match="no fold 10"):
-        prepared.load("stl10", root, fold=10)
+    for name, which in (("stl10", 10), ("digits", 0)):
+        with pytest.raises(DataError, match=f"{name} has no fold {which}; only stl10 has"):
+            prepared.load(name, root, fold=which)
 
 
-def test_validation_images_come_from_training_and_no_test_image_is_read(stl10, monkeypatch):
+def test_validation_images_come_from_training_and_no_test_image_is_read(stl10):
     root, made, _ = stl10
     prepared.load("stl10", root)
     with np.load(root / "stl10.npz") as file:
         kept = {name: file[name] for name in file.files if not name.startswith("test")}
     np.savez(root / "stl10.npz", **kept)  # no test image is left
     data, again = (prepared.load("stl10", root, validation=True) for _ in range(2))
-    assert (
-        np.bincount(data.test.labels).tolist() == [1] * 10
-        and np.bincount(data.train.labels).tolist() == [4] * 10
-    )
+    assert np.bincount(data.test.labels).tolist() == [1] * 10
+    assert np.bincount(data.train.labels).tolist() == [4] * 10
     assert np.array_equal(data.test.images, again.test.images)
     found = np.concatenate([data.train.images, data.test.images])
-    assert sorted(image.tobytes() for image in found) == sorted(
-        image.tobytes() for image in made["train"][0]
-    )
+    whole = made["train"][0]
+    assert sorted(image.tobytes() for image in found) == sorted(image.tobytes() for image in whole)
 
 
 # --- the ImageNet subsets
 
 SPIDERS = imagenet.SUBSETS["imagenet_spider"]
+pytestmark = pytest.mark.filterwarnings("ignore:imagenet_spider has")
 
 
 def photograph(k, size=(20, 30), kind="JPEG", mode=None):
@@ -228,10 +203,8 @@ def photograph(k, size=(20, 30), kind="JPEG", mode=None):
 
 
 @pytest.fixture
-def ilsvrc(tmp_path, monkeypatch):
-    """An ILSVRC2012 folder of the spiders: two training and one validation photograph a class, each
-    of one grey.
-    """
+def root(tmp_path, monkeypatch):
+    """An ILSVRC2012 folder of the spiders: two training and one validation image a class, grey."""
     for k, wnid in enumerate(SPIDERS):
         for part, count in (("train", 2), ("val", 1)):
             (tmp_path / part / wnid).mkdir(parents=True)
@@ -241,100 +214,46 @@ def ilsvrc(tmp_path, monkeypatch):
     return tmp_path
 
 
+def spiders(data_root, ilsvrc=None):
+    return prepared.load("imagenet_spider", data_root, side=16, ilsvrc=ilsvrc and str(ilsvrc))
+
+
 def greys(part):
     assert (np.ptp(part.images.reshape(len(part), -1), axis=1) <= 2).all()
     return np.rint(part.images.mean((1, 2, 3)) / 8).astype(int).tolist()
 
 
-def test_a_subset_is_read_from_its_folders_in_the_papers_order_and_says_how_few(ilsvrc, tmp_path):
-    with pytest.warns(
-        UserWarning, match="imagenet_spider has 12 of 7800 training and 6 of 300 test images"
-    ):
-        data = prepared.load("imagenet_spider", tmp_path / "data", side=16)
+def test_a_subset_is_read_from_its_folders_in_the_papers_order_and_says_how_few(root, tmp_path):
+    fewer = "imagenet_spider has 12 of 7800 training and 6 of 300 test images"
+    with pytest.warns(UserWarning, match=fewer):
+        data = spiders(tmp_path / "data")
     assert data.train.images.shape == (12, 3, 16, 16) and data.classes == tuple(SPIDERS.values())
-    assert greys(data.train) == [4 * k + j for k in range(6) for j in range(2)] and greys(
-        data.test
-    ) == [4 * k for k in range(6)]
+    assert greys(data.train) == [0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21]
+    assert greys(data.test) == [0, 4, 8, 12, 16, 20]
     assert data.train.labels.tolist() == np.repeat(np.arange(6), 2).tolist()
     assert imagenet.COUNTS["imagenet_spider"] == (7800, 300)  # as many as Table 1: no warning
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        imagenet.warn_if_fewer(datasets.Dataset("imagenet_spider", range(7800), range(300), ()))
+        ilsvrc.warn_if_fewer(datasets.Dataset("imagenet_spider", range(7800), range(300), ()))
 
 
-@pytest.mark.parametrize("mode", ["L", "CMYK"])
-def test_grey_and_cmyk_photographs_are_converted_and_a_corrupt_one_is_named(ilsvrc, tmp_path, mode):
-    file = ilsvrc / "train" / next(iter(SPIDERS)) / "0.JPEG"
-    file.write_bytes(photograph(20, mode=mode))
-    with pytest.warns(UserWarning):
-        assert greys(prepared.load("imagenet_spider", tmp_path / "data", side=16).train)[0] == 20
-    file.write_bytes(photograph(20)[:200])
+def test_a_corrupt_photograph_is_named(root, tmp_path):
+    (root / "train" / next(iter(SPIDERS)) / "0.JPEG").write_bytes(photograph(20)[:200])
     with pytest.raises(DataError, match=r"0\.JPEG can't be read as an image"):
-        prepared.load("imagenet_spider", tmp_path / "other", side=16)
-    assert not list((tmp_path / "other").glob("*.npz"))
+        spiders(tmp_path / "data")
+    assert not list((tmp_path / "data").glob("*.npz"))
 
 
-def test_a_missing_class_is_named_and_a_missing_folder_says_what_to_do(
-    ilsvrc, tmp_path, monkeypatch
-):
-    for file in (ilsvrc / "val" / "n01774384").iterdir():
-        file.unlink()
+def test_a_missing_class_is_named_and_a_missing_folder_says_what_to_do(root, tmp_path, monkeypatch):
+    (root / "val" / "n01774384" / "0.JPEG").unlink()
     with pytest.raises(DataError, match=r"no images of black widow \(val/n01774384\)$"):
-        prepared.load("imagenet_spider", tmp_path / "data", side=16)
-    (ilsvrc / "val" / "ILSVRC2012_val_00000001.JPEG").write_bytes(
-        photograph(1)
-    )  # unpacked and not sorted
-    with pytest.raises(
-        DataError,
-        match=r"black widow .*; those in val/ itself are of no known class, sort them into val/<syn",
-    ):
-        prepared.load("imagenet_spider", tmp_path / "data", side=16)
+        spiders(tmp_path / "data")
+    (root / "val" / "ILSVRC2012_val_00000001.JPEG").write_bytes(photograph(1))  # not sorted
+    with pytest.raises(DataError, match=r"black widow .*; sort the images in val/ into val/<syn"):
+        spiders(tmp_path / "data")
     monkeypatch.delenv("SEMLIB_ILSVRC")
     with pytest.raises(DataError, match=r"name it in \$SEMLIB_ILSVRC"):
-        prepared.load("imagenet_spider", tmp_path / "data", side=16)
-
-
-def test_the_original_tar_files_give_the_same_as_the_folders(ilsvrc, tmp_path, monkeypatch):
-    with pytest.warns(UserWarning):
-        folders = prepared.load("imagenet_spider", tmp_path / "data", side=16)
-    tars = tmp_path / "tars"
-    tars.mkdir()
-    train, val, truth = {"n00000001.tar": tar_bytes({"x.JPEG": photograph(1)})}, {}, []
-    for k, wnid in enumerate(SPIDERS):
-        images = {
-            f"{wnid}_{path.name}": path.read_bytes()
-            for path in sorted((ilsvrc / "train" / wnid).iterdir())
-        }
-        train[f"{wnid}.tar"] = tar_bytes(images)
-        val[f"ILSVRC2012_val_{len(val) + 1:08}.JPEG"] = photograph(1)  # another class's between two
-        val[f"ILSVRC2012_val_{len(val) + 1:08}.JPEG"] = (
-            ilsvrc / "val" / wnid / "0.JPEG"
-        ).read_bytes()
-        truth += [7, k + 1]
-    rows = [(k + 1, wnid) for k, wnid in enumerate([*SPIDERS, "n00000001"])]
-    meta = io.BytesIO()
-    savemat(meta, {"synsets": np.array(rows, dtype=[("ILSVRC2012_ID", "O"), ("WNID", "O")])})
-    kit = {
-        "meta.mat": meta.getvalue(),
-        "ILSVRC2012_validation_ground_truth.txt": "\n".join(map(str, truth)).encode(),
-    }
-    (tars / imagenet.TRAIN_TAR).write_bytes(tar_bytes(train))
-    (tars / imagenet.VAL_TAR).write_bytes(tar_bytes(val))
-    (tars / imagenet.DEVKIT).write_bytes(
-        tar_bytes({f"kit/data/{name}": content for name, content in kit.items()}, "w:gz")
-    )
-    monkeypatch.setenv("SEMLIB_ILSVRC", str(tars))
-    with pytest.warns(UserWarning):
-        data = prepared.load("imagenet_spider", tmp_path / "other", side=16)
-    assert data.digests == folders.digests
-    (tars / imagenet.VAL_TAR).write_bytes(tar_bytes(dict(list(val.items())[2:])))
-    with pytest.raises(
-        DataError, match=r"ILSVRC2012_img_val\.tar lacks 1 images, ILSVRC2012_val_00000002\.JPEG"
-    ):
-        prepared.load("imagenet_spider", tmp_path / "third", side=16)
-    (tars / imagenet.TRAIN_TAR).write_bytes(tar_bytes(train)[:5000])
-    with pytest.raises(DataError, match=r"ILSVRC2012_img_train\.tar can't be read|no images of"):
-        prepared.load("imagenet_spider", tmp_path / "third", side=16)
+        spiders(tmp_path / "data")
 
 
 class Twice(dict):
@@ -344,99 +263,103 @@ class Twice(dict):
         return [(next(iter(self)), photograph(31)), *super().items()]
 
 
-def train_tar(ilsvrc, place, order=1, prefix="", also=(), kind=dict):
-    """The training images as the tar of tars in another order, with a prefix to each name, beside
-    the folder val/.
-    """
-    inner = {}
-    for wnid in SPIDERS:
-        files = sorted((ilsvrc / "train" / wnid).iterdir())[::order]
-        images = {f"{prefix}{path.name}": path.read_bytes() for path in files}
-        inner[f"{prefix}{wnid}.tar"] = tar_bytes(kind(dict(also) | images))
+def original_tars(root, place, order=1, prefix="", also=(), kind=dict):
+    """The original tar files of the images in the folder `root`; returns val's members."""
+    train, val, truth = {"n00000001.tar": tar_bytes({"x.JPEG": photograph(1)})}, {}, []
+    for k, wnid in enumerate(SPIDERS):
+        files = sorted((root / "train" / wnid).iterdir())[::order]
+        images = {f"{prefix}{wnid}_{path.name}": path.read_bytes() for path in files}
+        train[f"{prefix}{wnid}.tar"] = tar_bytes(kind(dict(also) | images))
+        image = (root / "val" / wnid / "0.JPEG").read_bytes()
+        for content in (photograph(1), image):  # another class's between two
+            val[f"{prefix}ILSVRC2012_val_{len(val) + 1:08}.JPEG"] = content
+        truth += [7, k + 1]
+    rows = [(k + 1, wnid) for k, wnid in enumerate([*SPIDERS, "n00000001"])]
+    meta = io.BytesIO()
+    savemat(meta, {"synsets": np.array(rows, dtype=[("ILSVRC2012_ID", "O"), ("WNID", "O")])})
+    labels = "\n".join(map(str, truth)).encode()
+    kit = {"meta.mat": meta.getvalue(), "ILSVRC2012_validation_ground_truth.txt": labels}
+    kit = {f"kit/data/{name}": content for name, content in kit.items()}
     place.mkdir()
-    (place / "val").symlink_to(ilsvrc / "val")
-    (place / imagenet.TRAIN_TAR).write_bytes(tar_bytes(dict(list(inner.items())[::order])))
-    return place
+    (place / ilsvrc.TRAIN_TAR).write_bytes(tar_bytes(dict(list(train.items())[::order])))
+    (place / ilsvrc.VAL_TAR).write_bytes(tar_bytes(dict(list(val.items())[::order])))
+    (place / ilsvrc.DEVKIT).write_bytes(tar_bytes(kit, "w:gz"))
+    return val
 
 
-@pytest.mark.filterwarnings("ignore:imagenet_spider has")
-def test_one_set_of_images_has_one_digest_whatever_the_container(ilsvrc, tmp_path):
-    before = prepared.load("imagenet_spider", tmp_path / "data", side=16).digests
-    left = {"._0.JPEG": b"a Mac's", "Thumbs.db": b"Windows's"}
-    containers = [
-        train_tar(ilsvrc, tmp_path / "turned", order=-1),
-        train_tar(ilsvrc, tmp_path / "dotted", prefix="./"),
-        train_tar(ilsvrc, tmp_path / "mac", also=left),
-        train_tar(ilsvrc, tmp_path / "twice", kind=Twice),  # the later is unpacked over the first
-    ]
-    for name, content in left.items():
-        for wnid in SPIDERS:
-            (ilsvrc / "train" / wnid / name).write_bytes(content)
-            (ilsvrc / "val" / wnid / name).write_bytes(content)
-    for k, place in enumerate([*containers, ilsvrc]):
-        assert (
-            prepared.load("imagenet_spider", tmp_path / f"data{k}", 16, ilsvrc=str(place)).digests
-            == before
-        ), place
-    (ilsvrc / "train" / wnid / "2.JPEG").symlink_to("gone")
-    with pytest.raises(
-        DataError, match=r"holds 1 entry besides files and folders, the first is 2\.JPEG"
-    ):
-        prepared.load("imagenet_spider", tmp_path / "last", side=16)
+LEFT = {"._0.JPEG": b"a Mac's", "Thumbs.db": b"Windows's"}
+CONTAINERS = {
+    "as published": {},
+    "another order": {"order": -1},
+    "from .": {"prefix": "./"},
+    "with leftovers": {"also": LEFT},
+    "a name twice": {"kind": Twice},  # the later is unpacked over the first
+}
 
 
-def test_table_1_counts_what_is_here_and_shows_samples_of_it(ilsvrc, tmp_path, monkeypatch):
+@pytest.mark.parametrize("how", CONTAINERS.values(), ids=CONTAINERS)
+def test_the_original_tar_files_give_the_same_as_the_folders(root, tmp_path, how):
+    original_tars(root, tmp_path / "tars", **how)
+    for name, content in LEFT.items():
+        for folder in (*root.glob("train/n*"), *root.glob("val/n*")):
+            (folder / name).write_bytes(content)
+    folders, data = spiders(tmp_path / "data"), spiders(tmp_path / "other", tmp_path / "tars")
+    assert prepared.digests_of(data) == prepared.digests_of(folders)
+
+
+def test_a_damaged_or_missing_tar_file_is_named(root, tmp_path):
+    tars = tmp_path / "tars"
+    val = original_tars(root, tars)
+    (tars / ilsvrc.VAL_TAR).write_bytes(tar_bytes(dict(list(val.items())[2:])))
+    lacks = r"ILSVRC2012_img_val\.tar lacks 1 images, ILSVRC2012_val_00000002\.JPEG"
+    with pytest.raises(DataError, match=lacks):
+        spiders(tmp_path / "data", tars)
+    (tars / ilsvrc.DEVKIT).unlink()
+    with pytest.raises(DataError, match=r"devkit_t12\.tar\.gz can't be read"):
+        spiders(tmp_path / "data", tars)
+    (tars / ilsvrc.TRAIN_TAR).write_bytes((tars / ilsvrc.TRAIN_TAR).read_bytes()[:5000])
+    with pytest.raises(DataError, match=r"ILSVRC2012_img_train\.tar can't be read"):
+        spiders(tmp_path / "data", tars)
+
+
+def test_table_1_counts_what_is_here_and_shows_samples_of_it(root, tmp_path, monkeypatch):
     wnid, name = next(iter(SPIDERS.items()))
-    (ilsvrc / "val" / wnid / "0.JPEG").unlink()
-    counts = {s: imagenet_subsets.counted(s) for s in imagenet.SUBSETS}
-    assert (
-        counts["imagenet_spider"].loc[name].tolist() == [2, 0]
-        and counts["imagenet_dog"].to_numpy().sum() == 0
-    )
+    (root / "val" / wnid / "0.JPEG").unlink()
+    counts = {subset: imagenet_subsets.counted(subset) for subset in imagenet.SUBSETS}
+    assert counts["imagenet_spider"].loc[name].tolist() == [2, 0]
+    assert counts["imagenet_dog"].to_numpy().sum() == 0
     sizes = imagenet_subsets.sizes(counts)
-    assert sizes.loc["spider"].tolist() == [6, 6, 12, 7800, 5, 300] and sizes.loc[
-        "dog"
-    ].tolist() == [0, 12, 0, 14864, 0, 600]
-    assert (
-        imagenet_subsets.members(counts)["spider"][0] == f"{name} (2 + 0)"
-        and imagenet_subsets.members(counts)["dog"][0] == "Ibizan hound"
-    )
+    assert sizes.loc["spider"].tolist() == [6, 6, 12, 7800, 5, 300]
+    assert sizes.loc["dog"].tolist() == [0, 12, 0, 14864, 0, 600]
+    members = imagenet_subsets.members(counts)
+    assert members["spider"][0] == f"{name} (2 + 0)" and members["dog"][0] == "Ibizan hound"
     shown = imagenet_subsets.samples("imagenet_spider", 1)
-    assert list(shown) == list(SPIDERS.values()) and {
-        images.shape for images in shown.values()
-    } == {(1, 3, 256, 256)}
-    assert len(imagenet_subsets.samples("imagenet_car", 1)["cab"]) == 0
-    assert (
-        len(plots.samples(shown | {"none": np.empty((0, 3, 8, 8), np.uint8)}, "spiders").axes) == 7
-    )
-    assert (
-        "no images of it here"
-        in plots.samples(imagenet_subsets.samples("imagenet_car", 1), "cars")
-        .axes[0]
-        .texts[0]
-        .get_text()
-    )
+    assert list(shown) == list(SPIDERS.values())
+    assert {images.shape for images in shown.values()} == {(1, 3, 256, 256)}
+    cars = imagenet_subsets.samples("imagenet_car", 1)
+    assert len(cars["cab"]) == 0
+    none = {"none": np.empty((0, 3, 8, 8), np.uint8)}
+    assert len(plots.samples(shown | none, "spiders").axes) == 7
+    (text,) = plots.samples(cars, "cars").axes[0].texts
+    assert "no images of it here" in text.get_text()
     monkeypatch.setenv("SEMLIB_ILSVRC", str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="nowhere is no folder"):
         imagenet_subsets.counted("imagenet_spider")
 
 
-def test_table_1_counts_a_prepared_file_where_there_is_no_folder(ilsvrc, tmp_path, monkeypatch):
-    with pytest.warns(UserWarning, match="12 of 7800"):
-        prepared.load("imagenet_spider", tmp_path / "data")
+def test_table_1_counts_a_prepared_file_where_there_is_no_folder(root, tmp_path, monkeypatch):
+    prepared.load("imagenet_spider", tmp_path / "data")
     before = imagenet_subsets.samples("imagenet_spider", 1)
     monkeypatch.delenv("SEMLIB_ILSVRC")
-    assert (
-        imagenet_subsets.counted("imagenet_spider", data_root=tmp_path / "data").to_numpy().tolist()
-        == [[2, 1]] * 6
-    )
+    counts = imagenet_subsets.counted("imagenet_spider", data_root=tmp_path / "data")
+    assert counts.to_numpy().tolist() == [[2, 1]] * 6
     after = imagenet_subsets.samples("imagenet_spider", 1, data_root=tmp_path / "data")
     assert all((before[name] == after[name]).all() for name in before)
 
 
 PREPARE = """
 import resource, sys
-from semlib import datasets
+from workbench.images import prepared
 from workbench.results import plots, imagenet_subsets
 prepared.load("imagenet_dog", sys.argv[1])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2)
@@ -446,25 +369,16 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2)
 @pytest.mark.slow
 def test_preparing_the_hounds_stays_under_4_gigabytes(tmp_path):
     """As many files as Table 1 says, hard links to one photograph a class."""
-    for part, wnid in (
-        (part, wnid) for part in ("train", "val") for wnid in imagenet.SUBSETS["imagenet_dog"]
-    ):
-        (tmp_path / part / wnid).mkdir(parents=True)
-        first = tmp_path / part / wnid / "0.JPEG"
-        first.write_bytes(photograph(9, (375, 500)))
-        fewer = {"n02092339": 1300, "n02091635": 738, "n02088632": 1136, "n02090379": 1290}
-        for k in range(1, fewer.get(wnid, 1300) if part == "train" else 50):
-            os.link(first, first.with_name(f"{k}.JPEG"))
-    command = [
-        sys.executable,
-        "-W",
-        "error::UserWarning",
-        "-c",
-        PREPARE,
-        tmp_path / "data",
-    ]  # all are there: no warning
-    done = subprocess.run(
-        command, env=environment(SEMLIB_ILSVRC=tmp_path), capture_output=True, text=True
-    )
+    fewer = {"n02092339": 1300, "n02091635": 738, "n02088632": 1136, "n02090379": 1290}
+    for wnid in imagenet.SUBSETS["imagenet_dog"]:
+        for part, count in (("train", fewer.get(wnid, 1300)), ("val", 50)):
+            (tmp_path / part / wnid).mkdir(parents=True)
+            first = tmp_path / part / wnid / "0.JPEG"
+            first.write_bytes(photograph(9, (375, 500)))
+            for k in range(1, count):
+                os.link(first, first.with_name(f"{k}.JPEG"))
+    command = [sys.executable, "-W", "error::UserWarning", "-c", PREPARE, tmp_path / "data"]
+    where = environment(SEMLIB_ILSVRC=tmp_path)  # all are there: no warning
+    done = subprocess.run(command, env=where, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 4
