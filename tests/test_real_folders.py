@@ -12,7 +12,7 @@ from helpers import CLASSES, contents, environment, made_up, parameters, tiny, t
 from helpers import picture_folder as ants
 from PIL import Image
 
-from semlib.datasets import Dataset, ImageSet, imagenet
+from semlib.datasets import Dataset, ImageSet
 from workbench import runs
 from workbench.batch import grid
 from workbench.cli import main
@@ -486,13 +486,12 @@ def test_checking_a_folder_writes_nothing(tmp_path, say):
         assert contents(tmp_path) == before
         return said
 
-    counts = "6 training and 6 test images"
     todo = f"python -m semlib data prepare {root} --side 16"
-    refused(check(), "isn't prepared at 16 pixels a side in", counts, todo)
+    refused(check(), "isn't prepared at 16 pixels a side in", todo)
     assert prepare(say, root)[0] == 0
     assert check()[0] == 0
     Image.new("L", (9, 9)).save(root / "train" / "ant" / "x.png")
-    refused(check(), "has changed since it was prepared: 7 training")
+    refused(check(), "has changed since it was prepared")
 
 
 def test_a_folder_named_by_dots_has_its_own_name(tmp_path, say, monkeypatch):
@@ -501,25 +500,6 @@ def test_a_folder_named_by_dots_has_its_own_name(tmp_path, say, monkeypatch):
     monkeypatch.chdir(root / "notes")
     status, out, _ = prepare(say, "..")
     assert status == 0 and "own: 6 training" in out
-
-
-@pytest.mark.filterwarnings("ignore:imagenet_spider has")
-def test_a_subset_prepared_from_another_folder_is_not_taken_for_it(tmp_path, say, monkeypatch):
-    for name in ("one", "other"):
-        for wnid in imagenet.SUBSETS["imagenet_spider"]:
-            for part in ("train", "val"):
-                (tmp_path / name / part / wnid).mkdir(parents=True)
-                Image.new("RGB", (20, 20)).save(tmp_path / name / part / wnid / "a.JPEG")
-    monkeypatch.chdir(tmp_path)
-    for where in ([tmp_path / "one"], [tmp_path / "one"], [], ["one"]):
-        assert prepare(say, "imagenet_spider", *(["--ilsvrc", *where] if where else []))[0] == 0
-    other = ("--ilsvrc", tmp_path / "other")
-    refused(prepare(say, "imagenet_spider", *other), tmp_path / "one", "not of")
-    (path,) = (tmp_path / "data").glob("imagenet_spider*.npz")
-    with np.load(path) as file:
-        whole = {name: file[name] for name in file.files if name != "ilsvrc"}
-    np.savez(path, **whole)  # an older file doesn't say
-    assert prepare(say, "imagenet_spider", *other)[0] == 0
 
 
 @pytest.mark.parametrize("side", ["0", "7", "-3", "1.5", "wide", "10001"])

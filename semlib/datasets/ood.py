@@ -50,9 +50,8 @@ SOURCES = {
 def load_ood(name: str, root: str | Path | None = None) -> np.ndarray:
     """An OOD set, uint8 (N, 3, 32, 32), from the publisher's folder or archive in the data root.
 
-    TinyImageNet (crop) and (resize) are also made from Tiny ImageNet's test images, where they lie
-    in tiny-imagenet-200/test/images. Otherwise the archive is downloaded. DataError says what is
-    missing or wrong.
+    TinyImageNet (crop) and (resize) are also made from Tiny ImageNet's own test images, in
+    tiny-imagenet-200/test/images. Otherwise the archive is downloaded.
     """
     if name not in SOURCES:
         raise DataError(f"OOD set {name!r} is unknown; choose from {', '.join(SOURCES)}")
@@ -68,8 +67,7 @@ def load_ood(name: str, root: str | Path | None = None) -> np.ndarray:
             _download(name, where, source)
         images = list(_from_archive(archive, source))
     if len(images) != source.count:
-        found = f"{len(images)} were found in {where}"
-        raise DataError(f"{name} should have {source.count} images; {found}")
+        raise DataError(f"{name} should have {source.count} images; {where} has {len(images)}")
     return np.stack(images)
 
 

@@ -1,8 +1,7 @@
-"""Data sets by name (Sec. 2): the prepared file NAME.npz in the data root, else from the publisher.
+"""Data sets by name (Sec. 2): the prepared file NAME.npz in the data root, else the publisher's.
 
-A prepared file holds train_images uint8 (N, C, H, W), train_labels, test_images, test_labels and
-classes (names); no pickle. The ImageNet subsets and folders of images are prepared by
-`python -m semlib data prepare`.
+A prepared file holds train_images and test_images uint8 (N, C, H, W), train_labels, test_labels,
+classes (names). ImageNet's subsets and own images: `python -m semlib data prepare`.
 """
 
 import os
@@ -75,11 +74,8 @@ def cifar10(root: Path) -> Dataset:
     """CIFAR-10, downloaded and checked by torchvision."""
     from torchvision.datasets import CIFAR10
 
-    parts = (CIFAR10(root, train=train, download=True) for train in (True, False))
-    train, test = (
-        ImageSet(part.data.transpose(0, 3, 1, 2), np.asarray(part.targets, np.int64))
-        for part in _downloaded("cifar10", root, parts)
-    )
+    parts = _downloaded("cifar10", root, (CIFAR10(root, t, download=True) for t in (True, False)))
+    train, test = (ImageSet(p.data.transpose(0, 3, 1, 2), np.array(p.targets)) for p in parts)
     return Dataset("cifar10", train, test, CLASSES["cifar10"])
 
 

@@ -90,10 +90,7 @@ def _class_folders(root: Path, part: str) -> dict[str, Path]:
 
 
 def images(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
-    """Every file in a folder and below, in order, without hidden ones and known leftovers.
-
-    DataError names what is neither file nor folder: a broken link, or one to a folder above.
-    """
+    """Every file in a folder and below, in order. DataError names broken and circular links."""
     above = (*above, folder.resolve())
     found: list[Path] = []
     for path in _entries(folder):
@@ -175,10 +172,7 @@ def decode_all(files: Sequence[Path | Member], side: int, what: str) -> np.ndarr
 
 
 def decode(file: Path | Member, side: int) -> np.ndarray:
-    """One image as uint8 (3, side, side): the shorter side resized to `side`, the centre cropped.
-
-    DataError names a file that can't be read.
-    """
+    """One image as uint8 (3, side, side): the shorter side is resized to `side`, then cropped."""
     try:
         image = _rgb(file.open("rb"), side)
     except Exception as error:  # Pillow raises many kinds
@@ -228,10 +222,7 @@ def _check_kind(image: Image.Image) -> None:
 
 
 def _decode_smaller(image: Image.Image, side: int) -> None:
-    """Have a JPEG of over LARGE pixels decoded at a half, quarter or eighth of its sides.
-
-    Its size alone decides, so that every machine prepares the same; no side gets below `side`.
-    """
+    """Have a large JPEG decoded at a half, quarter or eighth of its sides, as its size says."""
     width, height = image.size
     for step in (8, 4, 2):
         is_large = width * height > LARGE * (step // 2) ** 2

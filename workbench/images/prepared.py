@@ -28,24 +28,26 @@ from workbench.images.folder import unlabelled
 __all__ = ["Digests", "check_parts", "classes", "data_root", "digests", "digests_of", "exists",
            "is_name", "load", "read", "unlabelled", "unprepared", "write"]  # fmt: skip
 
+_digits = cache(digits)
 SIDE = 32  # pixels of a folder's prepared images
 KEYS = ("classes", "train_images", "train_labels", "test_images", "test_labels")
 AGAIN = "; delete it to prepare it again, if you can"
 Root = str | Path | None
+Number = int | None
 
 
-def prepared_path(name: str, root: Root = None, side: int | None = None) -> Path:
+def prepared_path(name: str, root: Root = None, side: Number = None) -> Path:
     """Where a named data set's prepared form lies; a side counts for ImageNet's subsets."""
     is_usual = name not in SUBSETS or side in (None, imagenet_files.SIDE)
     return data_root(root) / (f"{name}.npz" if is_usual else f"{name}-{side}px.npz")
 
 
-def is_name(name: str, root: Root = None, side: int | None = None) -> bool:
+def is_name(name: str, root: Root = None, side: Number = None) -> bool:
     """Whether this names a data set, built in or prepared; otherwise it is a folder's path."""
     return os.sep not in name and (name in CLASSES or prepared_path(name, root, side).exists())
 
 
-def exists(name: str, root: Root = None, side: int | None = None) -> bool:
+def exists(name: str, root: Root = None, side: Number = None) -> bool:
     """Whether the data set can be loaded offline, without ImageNet's files."""
     if is_name(name, root, side):
         return name == "digits" or prepared_path(name, root, side).exists()
@@ -55,8 +57,8 @@ def exists(name: str, root: Root = None, side: int | None = None) -> bool:
 def load(
     name: str,
     root: Root = None,
-    side: int | None = None,
-    fold: int | None = None,
+    side: Number = None,
+    fold: Number = None,
     validation: bool = False,
     ilsvrc: str | None = None,
 ) -> Dataset:
@@ -75,34 +77,26 @@ def load(
     return data
 
 
-def _part(path: Path | None, name: str, fold: int | None, validation: bool) -> Dataset:
-    data = read(path, name, tests=not validation) if path else digits()
-    if path and fold is not None:
-        folds = _arrays(path, ("folds",))["folds"]
-        if np.max(folds) >= len(data.train):
-            raise DataError(f"{path}: its folds are of other images; delete it to prepare it again")
-        data = replace(data, train=data.train[folds[fold]])
+def _part(path: Path, name: str, fold: Number, validation: bool) -> Dataset:
+    data = read(path, name, tests=not validation) if path.exists() else _digits()
+    if fold is not None:
+        try:
+            data = replace(data, train=data.train[_arrays(path, ("folds",))["folds"][fold]])
+        except IndexError as error:
+            raise DataError(f"{path}: its folds are of other images ({error}){AGAIN}") from error
     return _with_validation(data) if validation else data
 
 
-def _prepare(name: str, root: Root, side: int | None, ilsvrc: str | None = None) -> Path | None:
-    """The prepared file, written if it isn't there; None for the digits where it can't be."""
+def _prepare(name: str, root: Root, side: Number, ilsvrc: str | None = None) -> Path:
+    """The prepared file, written if it isn't there; the digits need none."""
     if not is_name(name, root, side):
         return _prepare_folder(name, root, side)
     path = prepared_path(name, root, side)
-    if path.exists():
-        if ilsvrc and name in SUBSETS:
-            _check_source(path, resolve(ilsvrc).resolve())
+    if path.exists() or name == "digits":
         return path
-    if name == "digits":
-        with suppress(OSError):
-            write(path, digits())
-        return path if path.exists() else None
     check_writable(path.parent)
     if name in SUBSETS:
-        data = imagenet_files.prepare(name, side or imagenet_files.SIDE, ilsvrc)
-        where = str(imagenet_files.source(ilsvrc).resolve())
-        write(path, data, ilsvrc=np.array(where))
+        write(path, imagenet_files.prepare(name, side or imagenet_files.SIDE, ilsvrc))
     elif name == "stl10":
         write(path, PUBLISHERS[name](path.parent), folds=_stl10_folds(path.parent))
     else:
@@ -110,15 +104,13 @@ def _prepare(name: str, root: Root, side: int | None, ilsvrc: str | None = None)
     return path
 
 
-def _prepare_folder(name: str, root: Root, side: int | None) -> Path:
+def _prepare_folder(name: str, root: Root, side: Number) -> Path:
     """The prepared file of a folder of images, made anew if the folder has changed."""
     source = resolve(name)
     if not source.is_dir():
         made = [path.stem for path in sorted(data_root(root).glob("*.npz"))]
-        known = [*CLASSES, *(name for name in made if not name.startswith("folder-"))]
-        choices = (
-            f"choose from {', '.join(dict.fromkeys(known))}, or a folder with train/ and test/"
-        )
+        own = [name for name in made if name not in CLASSES and not name.startswith("folder-")]
+        choices = f"choose from {', '.join([*CLASSES, *own])}, or a folder with train/ and test/"
         raise DataError(f"data set {name!r} is unknown and not a folder; {choices}")
     path = _folder_path(source, root, side)
     listing = folder.listing(source)
@@ -129,7 +121,7 @@ def _prepare_folder(name: str, root: Root, side: int | None) -> Path:
     return path
 
 
-def _folder_path(source: Path, root: Root, side: int | None) -> Path:
+def _folder_path(source: Path, root: Root, side: Number) -> Path:
     """Where the prepared form of a folder of images lies; two folders may have one name."""
     place = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:8]
     name = folder_name(source)
@@ -144,19 +136,11 @@ def _listed(path: Path) -> str | None:
     return str(_arrays(path, ("source",))["source"]) if path.exists() else None
 
 
-def _check_source(path: Path, ilsvrc: Path) -> None:
-    """DataError if an ImageNet subset was prepared from another folder; older files don't say."""
-    was = str(_arrays(path, ("ilsvrc",), optional=True).get("ilsvrc", ilsvrc))
-    if was != str(ilsvrc):
-        todo = "delete it to prepare it anew, or choose another data_root"
-        raise DataError(f"{path} is of {was}, not of {ilsvrc}; {todo}")
-
-
 def _stl10_folds(root: Path) -> np.ndarray:
     """The publisher's 10 folds, (10, 1000) indices of training images."""
     path = root / "stl10_binary" / "fold_indices.txt"
     try:
-        return np.loadtxt(path, dtype=np.int64)
+        return np.loadtxt(path, dtype=np.int64, ndmin=2)
     except Exception as error:
         todo = "delete the folder to fetch it again"
         raise DataError(f"{path} can't be read ({one_line(error)}); {todo}") from error
@@ -178,17 +162,13 @@ def _with_validation(data: Dataset) -> Dataset:
 
 
 def digests(
-    name: str,
-    root: Root = None,
-    side: int | None = None,
-    fold: int | None = None,
-    validation: bool = False,
+    name: str, root: Root = None, side: Number = None, fold: Number = None, validation: bool = False
 ) -> Digests | None:
     """The digests of what `load` gives; None if that needs a download or ImageNet's files."""
     if not exists(name, root, side):
         return None
     path = _prepare(name, root, side)
-    if path is None:
+    if not path.exists():
         return digests_of(_part(path, name, fold, validation))
     status = path.stat()
     now = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -196,7 +176,7 @@ def digests(
 
 
 @cache
-def _remembered(path: Path, now: tuple, name: str, fold: int | None, validation: bool) -> Digests:
+def _remembered(path: Path, now: tuple, name: str, fold: Number, validation: bool) -> Digests:
     """The digests of a prepared file, kept beside it until its size or times are not `now`."""
     beside = path.with_suffix(".digests.json")
     part = f"fold {fold}, validation {validation}"
@@ -225,7 +205,7 @@ def classes(name: str, root: Root = None) -> tuple[str, ...]:
     return load(name, root).classes  # lists the names
 
 
-def unprepared(name: str, root: Root = None, side: int | None = None) -> str:
+def unprepared(name: str, root: Root = None, side: Number = None) -> str:
     """Why `load` would have to prepare the data set, as the end of a sentence; "" if it needn't."""
     source = resolve(name)
     if is_name(name, root, side) or not source.is_dir():
@@ -233,11 +213,9 @@ def unprepared(name: str, root: Root = None, side: int | None = None) -> str:
     listed = _listed(_folder_path(source, root, side))
     if listed == folder.listing(source):
         return ""
-    train, test = (len(members) for members in folder.scan(source).values())
-    state = "has changed since it was prepared"
     if listed is None:
-        state = f"isn't prepared at {side or SIDE} pixels a side in {data_root(root)}"
-    return f"{state}: {train} training and {test} test images"
+        return f"isn't prepared at {side or SIDE} pixels a side in {data_root(root)}"
+    return "has changed since it was prepared"
 
 
 def read(path: Path, name: str | None = None, tests: bool = True) -> Dataset:
@@ -272,18 +250,17 @@ def _names(path: Path, classes: np.ndarray) -> tuple[str, ...]:
     return names
 
 
-def _arrays(path: Path, keys: tuple[str, ...], optional: bool = False) -> dict[str, np.ndarray]:
-    """Arrays of an .npz; optional: those of them that it has. DataError says what is wrong."""
+def _arrays(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Arrays of an .npz. DataError says what is wrong with the file."""
     try:
         with path.open("rb") as file:
             start = file.read(20)
         if not start.startswith(b"PK"):  # of which NumPy would say that it is pickled
             raise ValueError(f"it is no .npz file, but begins with {start!r}")
         with np.load(path, allow_pickle=False) as file:
-            wanted = [key for key in keys if key in file.files or not optional]
-            sizes = [file.zip.getinfo(f"{key}.npy").file_size for key in wanted]
+            sizes = [file.zip.getinfo(f"{key}.npy").file_size for key in keys]
             check_memory(sum(sizes), f"the arrays in {path}")
-            return {key: np.asarray(file[key]) for key in wanted}
+            return {key: np.asarray(file[key]) for key in keys}
     except DataError:
         raise
     except Exception as error:  # truncated or bit-flipped: zipfile, zlib and NumPy raise many kinds
