@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 from semlib import datasets
 from semlib.datasets import DataError, Dataset, ImageSet, augmentation
 from workbench.files import ROOT
-from workbench.images import prepared
+from workbench.images import folder, prepared
 
 
 def random_data(names=("ant", "bee", "cat", "dog"), train=24, test=12, shape=(3, 4, 5)):
@@ -268,7 +268,7 @@ import resource, signal, sys
 from pathlib import Path
 import numpy as np
 from semlib.datasets import Dataset, ImageSet
-from workbench.images import prepared
+from workbench.images import folder, prepared
 if sys.argv[2] == "killed":
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # as a full disk: stops midway
@@ -406,15 +406,13 @@ FORMATS = {  # name: (picture, file, how it is saved, the colours it shows, tole
 
 
 @pytest.mark.parametrize("image, file, how, colours, tolerance", FORMATS.values(), ids=FORMATS)
-def test_a_folders_images_show_the_colours_of_the_picture(
+def test_a_decoded_image_shows_the_colours_of_the_picture(
     tmp_path, image, file, how, colours, tolerance
 ):
-    folder = picture_folder(tmp_path / "own", count=1)
-    image.save(folder / "test" / "bee" / file, **how)
-    data = prepared.load(str(folder), tmp_path / "root", side=16)
-    images = data.test.images[data.test.labels == 1]
-    assert images.shape == (2, 3, 16, 16) and images.dtype == np.uint8
-    assert np.abs(np.subtract(corners(images[1]), colours)).max() <= tolerance
+    image.save(tmp_path / file, **how)
+    decoded = folder.decode(tmp_path / file, 16)
+    assert decoded.shape == (3, 16, 16) and decoded.dtype == np.uint8
+    assert np.abs(np.subtract(corners(decoded), colours)).max() <= tolerance
 
 
 DEEP = np.kron(np.array([[10, 80], [160, 250]]) * 257, np.ones((20, 20), int))
@@ -435,10 +433,17 @@ REFUSED = {  # name: (picture, file, how it is saved, what is said)
 
 @pytest.mark.parametrize("image, file, how, said", REFUSED.values(), ids=REFUSED)
 def test_what_is_not_one_picture_of_8_bits_a_channel_is_refused(tmp_path, image, file, how, said):
-    path = picture_folder(tmp_path / "own", count=1) / "test" / "bee" / file
-    image.save(path, **how)
-    with pytest.raises(DataError, match=rf"^1 of 7 images: {path} can't be read .*{said}"):
-        prepared.load(str(tmp_path / "own"), tmp_path / "root", side=16)
+    image.save(tmp_path / file, **how)
+    with pytest.raises(DataError, match=rf"^{tmp_path / file} can't be read .*{said}"):
+        folder.decode(tmp_path / file, 16)
+
+
+def averages(length, size):
+    """Weights (size, length) that fall linearly with distance, to nothing a step away."""
+    step = max(length / size, 1)
+    places = (np.arange(size)[:, None] + 0.5) * length / size - (np.arange(length) + 0.5)
+    weights = np.maximum(1 - np.abs(places) / step, 0)
+    return weights / weights.sum(1, keepdims=True)
 
 
 SIZES = [(120, 80), (80, 120), (80, 80), (125, 83), (320, 90), (12, 10), (10, 12)]
@@ -447,42 +452,22 @@ SIZES = [(120, 80), (80, 120), (80, 80), (125, 83), (320, 90), (12, 10), (10, 12
 @pytest.mark.parametrize("side", [8, 20])
 @pytest.mark.parametrize("width, height", SIZES)
 def test_the_shorter_side_is_resized_and_the_centre_cropped(tmp_path, width, height, side):
-    across, down = 240 / width, 240 / height  # red rises left to right, green top to bottom
-    pixels = np.zeros((height, width, 3), np.uint8)
-    pixels[..., 0] = np.rint(across * np.arange(width))
-    pixels[..., 1] = np.rint(down * np.arange(height))[:, None]
-    folder = picture_folder(tmp_path / "own", count=1)
-    Image.fromarray(pixels).save(folder / "train" / "ant" / "0.png")
-    red, green, _ = prepared.load(str(folder), tmp_path, side=side).train.images[0].astype(float)
-    scale = min(width, height) / side
-    # source pixels from the picture's centre, of each result's middle
-    at = (np.arange(side) + 0.5 - side / 2) * scale
-    inner = slice(2, -2)  # at the picture's own border there is nothing left to average with
-    tolerance = 1.5 + max(across, down)  # a source pixel
-    assert np.abs(red - (across * (width / 2 - 0.5 + at)))[:, inner].max() < tolerance
-    assert np.abs(green - (down * (height / 2 - 0.5 + at))[:, None])[inner].max() < tolerance
-    assert np.ptp(red, axis=0).max() <= 1 and np.ptp(green, axis=1).max() <= 1
-
-
-def test_images_are_made_smaller_by_means_over_all_their_pixels(tmp_path):
-    """A triangle two steps wide: source pixels weigh less with distance, nothing a step away."""
-    pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
-    folder = picture_folder(tmp_path / "own", count=1)
-    Image.fromarray(pixels).save(folder / "train" / "ant" / "0.png")
-    steps = np.abs((np.arange(8)[:, None] + 0.5) * 3 - (np.arange(24) + 0.5)) / 3  # (8, 24)
-    weights = np.maximum(1 - steps, 0)
-    weights /= weights.sum(1, keepdims=True)
-    expected = np.einsum("ya,xb,abc->cyx", weights, weights, pixels)
-    found = prepared.load(str(folder), tmp_path, side=8).train.images[0]
-    np.testing.assert_allclose(found, expected, atol=1.5)
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    rows, columns = (round(side * length / min(width, height)) for length in (height, width))
+    weights = averages(height, rows), averages(width, columns)
+    whole = np.einsum("ya,xb,abc->cyx", *weights, pixels)
+    top, left = (rows - side) // 2, (columns - side) // 2
+    expected = whole[:, top : top + side, left : left + side]
+    np.testing.assert_allclose(folder.decode(tmp_path / "a.png", side), expected, atol=1.5)
 
 
 def test_a_folders_classes_are_its_sorted_subfolders_and_labels_number_them(tmp_path):
-    folder = picture_folder(tmp_path / "own", classes=("cat", "ant", "bee", "Dog"))
-    (folder / "notes.txt").write_text("beside train and test")
-    data = prepared.load(str(folder), tmp_path / "root", side=8)
+    own = picture_folder(tmp_path / "own", classes=("cat", "ant", "bee", "Dog"))
+    (own / "notes.txt").write_text("beside train and test")
+    data = prepared.load(str(own), tmp_path / "root", side=8)
     assert data.classes == ("Dog", "ant", "bee", "cat") and data.name == "own"
-    assert data.classes == prepared.classes(str(folder), tmp_path / "root")
+    assert data.classes == prepared.classes(str(own), tmp_path / "root")
     for part, blue in ((data.train, 255), (data.test, 0)):
         assert part.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
         reds = np.repeat([30, 10, 20, 0], 2)
@@ -507,14 +492,14 @@ def test_an_unreadable_file_is_named(tmp_path, spoil):
 
 @pytest.mark.parametrize("part, other", [("train", "test"), ("test", "train")])
 def test_classes_that_differ_and_empty_classes_are_named(tmp_path, part, other):
-    folder = picture_folder(tmp_path / "own")
-    (folder / part / "wasp").mkdir()
+    own = picture_folder(tmp_path / "own")
+    (own / part / "wasp").mkdir()
     with pytest.raises(DataError, match=r"should hold the same classes; only one .* wasp$"):
-        prepared.load(str(folder), tmp_path)
-    (folder / other / "wasp").mkdir()
-    Image.new("RGB", (8, 8)).save(folder / part / "wasp" / "0.png")
-    with pytest.raises(DataError, match=f"{folder}/{other}/wasp holds no image"):
-        prepared.load(str(folder), tmp_path)
+        prepared.load(str(own), tmp_path)
+    (own / other / "wasp").mkdir()
+    Image.new("RGB", (8, 8)).save(own / part / "wasp" / "0.png")
+    with pytest.raises(DataError, match=f"{own}/{other}/wasp holds no image"):
+        prepared.load(str(own), tmp_path)
 
 
 def swap_files(one, other):
@@ -524,10 +509,8 @@ def swap_files(one, other):
 
 
 def test_a_folder_is_prepared_again_when_its_files_change_and_else_reused(tmp_path):
-    folder, root = picture_folder(tmp_path / "own"), tmp_path / "root"
-    first, added, moved = (
-        folder / "train" / name for name in ("bee/1.png", "bee/2.png", "cat/2.png")
-    )
+    own, root = picture_folder(tmp_path / "own"), tmp_path / "root"
+    first, added, moved = (own / "train" / name for name in ("bee/1.png", "bee/2.png", "cat/2.png"))
     red, blue = (Image.new("RGB", (9, 9), colour) for colour in ((200, 0, 0), (0, 0, 200)))
     changes = [
         lambda: red.save(added),
@@ -535,24 +518,22 @@ def test_a_folder_is_prepared_again_when_its_files_change_and_else_reused(tmp_pa
         lambda: swap_files(first, added),
         lambda: first.rename(moved),
         lambda: moved.unlink(),
-        lambda: [
-            (folder / part / "cat").rename(folder / part / "cow") for part in ("train", "test")
-        ],
+        lambda: [(own / part / "cat").rename(own / part / "cow") for part in ("train", "test")],
     ]
-    seen = [prepared.load(str(folder), root, side=8)]
+    seen = [prepared.load(str(own), root, side=8)]
     for change in changes:
         change()
-        for path in folder.rglob("*.png"):
+        for path in own.rglob("*.png"):
             os.utime(path, (1, 1))  # unzip, cp -p and rsync -a bring times along
-        seen.append(prepared.load(str(folder), root, side=8))
+        seen.append(prepared.load(str(own), root, side=8))
         made = {path.name: path.stat().st_ino for path in root.iterdir()}
-        assert_same(prepared.load(str(folder), root, side=8), seen[-1])
+        assert_same(prepared.load(str(own), root, side=8), seen[-1])
         assert made == {path.name: path.stat().st_ino for path in root.iterdir()}
     assert [len(data.train) for data in seen] == [6, 7, 7, 7, 7, 6, 6]
     digests = [prepared.digests_of(data) for data in seen]
     assert all(a != b for a, b in pairwise(digests))
-    assert prepared.digests(str(folder), root, 8) == digests[-1]
-    prepared.load(str(folder), root, side=12)
+    assert prepared.digests(str(own), root, 8) == digests[-1]
+    prepared.load(str(own), root, side=12)
     assert len([*root.glob("*.npz")]) == 2
 
 

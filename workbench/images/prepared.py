@@ -150,7 +150,8 @@ def _with_validation(data: Dataset) -> Dataset:
     """Take CIFAR-10's last 10,000 training images, else a stratified fifth (seed 0), as tests."""
     from sklearn.model_selection import train_test_split
 
-    index, labels = np.arange(len(data.train)), data.train.labels
+    labels = data.train.labels
+    index = np.arange(len(labels))
     if data.name == "cifar10" and len(index) == 50000:
         return replace(data, train=data.train[:40000], test=data.train[40000:])
     try:
