@@ -11,8 +11,6 @@ from torch import Tensor
 
 from semlib import metrics
 
-GIVEN = ("net", "images", "logits")
-
 
 class ScoreError(ValueError):
     """A score that can't be computed; `name` says which."""
@@ -57,8 +55,8 @@ def guarded(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]
             raise ScoreError(name, f"should be {found}")
         return values.clone()
 
-    parameters = [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY) for key in GIVEN]
-    guard.__signature__ = inspect.Signature([p for p in parameters if p.name in asked])
+    kind, names = inspect.Parameter.KEYWORD_ONLY, sorted(asked & {"net", "images", "logits"})
+    guard.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in names])
     return guard
 
 
