@@ -24,7 +24,7 @@ rotation, training.py: (?s)(        if auxiliary:\n +im.*?s\[1.*?\n)(.*?s\[0.*?\
 step, training.py: 0\.3, 0\.6, 0\.8 => 0.3, 0.6, 0.9
 step, training.py: 0\.2 \*\* => 0.1 **
 one_cycle, training.py: rise = 0\.25 => rise = 0.3
-rotation, training.py: (parts\[0\] != "heads") or => (\1 and task == "classification") or
+rotation, training.py: parts\[0\] != "heads" or => parts[0] == "heads" and
 rotation, training.py: recipe\.auxiliary_weight \* loss => loss
 one_cycle, training.py: weight_decay: float = 5e-4 => weight_decay: float = 5e-3
 one_cycle, training.py: augment=recipe\.auxiliary_augment => augment=False

@@ -145,7 +145,7 @@ def test_odin_and_the_change_it_makes_are_those_of_float64(network, temperature,
     assert unsure.sum() >= 5
     change, exact = (after - before)[unsure], (exact_after - exact_before)[unsure]
     assert (change < 0).all()  # the predicted class's probability is raised
-    # epsilon = 5e-5 changes logits by 1e-3 of their size, of which float32 loses 1e-6. Measured: 0.0015.
+    # Measured: at most 0.0015.
     np.testing.assert_allclose(change, exact, rtol=0.01)
 
 
@@ -165,7 +165,7 @@ def test_odin_defaults_are_the_papers(trained):
 def test_odin_moves_every_pixel_by_epsilon_towards_the_predicted_class_and_clips_none(temperature):
     generator = torch.Generator().manual_seed(0)
     net = Linear(3 * torch.randn(5, 12, generator=generator))
-    images = torch.randint(2, (64, 1, 3, 4), generator=generator).float()  # all at a border of [0, 1]
+    images = torch.randint(2, (64, 1, 3, 4), generator=generator).float()  # at a border
 
     def directions(temperature):
         """In float64: the smallest gradient is 8e-7, the largest weight 6."""
@@ -327,7 +327,7 @@ def test_a_guarded_score_is_the_same_and_changes_nothing(trained):
 @pytest.mark.parametrize(
     "wrong, said",
     [
-        (lambda logits: logits, r"score mine should be \(30,\), one number an image, not \(30, 10\)"),
+        (lambda logits: logits, r"mine should be \(30,\), one number an image, not \(30, 10\)"),
         (lambda net: torch.tensor(1.0), r"score mine should be \(30,\), .* not \(\)"),
         (lambda logits: logits.numpy(), "score mine should be a tensor, not a ndarray"),
         (lambda images: 1 / 0, "score mine: ZeroDivisionError: division by zero"),
@@ -476,17 +476,14 @@ def test_accuracy_is_over_normal_images_only():
 
 
 @pytest.mark.parametrize(
-    "labels, predicted, is_anomaly, message",
+    "arguments, message",
     [
-        ([-1, -1], [0, 0], None, "all are anomalies"),
-        ([0, 1], [0, 1], [True, True], "all are anomalies"),
-        ([0, 1], [0], None, r"\(2,\), \(1,\) and \(2,\)"),
-        ([0, 1], [0, 1], [False], r"\(2,\), \(2,\) and \(1,\)"),
+        (([-1, -1], [0, 0]), "all are anomalies"),
+        (([0, 1], [0, 1], [True, True]), "all are anomalies"),
+        (([0, 1], [0]), r"\(2,\), \(1,\) and \(2,\)"),
+        (([0, 1], [0, 1], [False]), r"\(2,\), \(2,\) and \(1,\)"),
     ],
 )
-def test_accuracy_says_what_is_wrong(labels, predicted, is_anomaly, message):
+def test_accuracy_says_what_is_wrong(arguments, message):
     with pytest.raises(ValueError, match=message):
-        metrics.accuracy(labels, predicted, is_anomaly)
-
-
- 0).all()
+        metrics.accuracy(*arguments)
