@@ -20,9 +20,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from semlib import auxiliary, models, training
+from semlib import auxiliary, models
 from semlib.datasets import Dataset, ImageSet
 from semlib.models.cpc import patches
+from semlib.training import Recipe
 from workbench.experiment import create
 from workbench.images import prepared
 from workbench.runs import machine
@@ -109,8 +110,9 @@ def learn(
     optimizer = torch.optim.SGD(
         net.train().parameters(), lr=PEAK, momentum=0.9, nesterov=True, weight_decay=5e-4
     )
+    schedule = Recipe(epochs=1, learning_rate=PEAK, schedule="one_cycle")
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = PEAK * training.rate_factor("one_cycle", step / steps)
+        optimizer.param_groups[0]["lr"] = schedule.rate(step / steps)
         chosen, (top, left) = rng.choice(len(data), BATCH), rng.integers(0, places, 2)
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             loss = auxiliary.cpc(

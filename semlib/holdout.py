@@ -1,4 +1,4 @@
-"""Sec. 2: hold out a class, train on the others, score how well it is found in the test set."""
+"""Sec. 2: hold out a class, train on the others, measure how well it is detected."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from torch import nn
 
 from semlib import metrics, models
 from semlib.auxiliary import Loss
+from semlib.batches import pixel_statistics
 from semlib.datasets import Dataset, Split, augmentation, hold_out
 from semlib.randomness import seeded
 from semlib.training import Recipe, train
@@ -19,18 +20,18 @@ SCORES: Mapping[str, Callable] = {"msp": metrics.max_softmax, "odin": metrics.od
 
 @dataclass(frozen=True)
 class Result:
-    """scores: (N,) float64 of the test images, higher = more anomalous; measures are fractions."""
+    """A trained network and how well it detects the held-out class; measures are fractions."""
 
     net: nn.Module
-    history: list[dict[str, float]]
-    scores: dict[str, np.ndarray]
-    average_precision: dict[str, float]
-    accuracy: float
+    history: list[dict[str, float | None]]  # of each epoch: epoch, loss, auxiliary_loss
+    scores: dict[str, np.ndarray]  # (N,) float64 of the test images, higher = more anomalous
+    average_precision: dict[str, float]  # of each score; the anomaly is positive
+    accuracy: float  # of the normal test images
 
 
 def run(
     data: Dataset,
-    anomaly: str,
+    anomaly: str | None,
     recipe: Recipe,
     loss: Loss | None = None,
     architecture: str | Callable[..., nn.Module] = "wrn-28-10",
@@ -39,20 +40,24 @@ def run(
     device: str = "cpu",
     **settings: Any,
 ) -> Result:
-    """Train without the class `anomaly`, then find it among all test images (Eq. 4).
+    """Train without the class `anomaly`, then score all test images.
 
-    loss: an auxiliary loss, (net, images) -> scalar. settings: of the network, such as dropout.
+    anomaly: None holds no class out (Table 2), and then there is no average precision.
+    loss: the auxiliary loss; None: classification alone. scores: as of metrics.score.
+    architecture and settings, such as dropout: see `network`.
     """
     split = hold_out(data, anomaly)
     net = network(split, architecture, loss, seed, recipe.crop_side, **settings)
     history = []
     for state in train(net, split.train, recipe, loss, seed=seed, device=device):
-        history.append({"epoch": state.epoch, "loss": state.loss})
+        losses = {"loss": state.loss, "auxiliary_loss": state.auxiliary_loss}
+        history.append({"epoch": state.epoch, **losses})
     test = augmentation.centre(split.test.images, recipe.crop_side)
     predicted, found = metrics.score(net, test, scores)
-    precision = {
-        name: metrics.average_precision(split.is_anomaly, values) for name, values in found.items()
-    }
+    precision = {}
+    if anomaly is not None:
+        for name, values in found.items():
+            precision[name] = metrics.average_precision(split.is_anomaly, values)
     accuracy = metrics.accuracy(split.test.labels, predicted, split.is_anomaly)
     return Result(net, history, found, precision, accuracy)
 
@@ -65,32 +70,15 @@ def network(
     crop_side: int | None = None,
     **settings: Any,
 ) -> nn.Module:
-    """The untrained network. The trunk's weights are the same for every loss of a seed."""
+    """The untrained network of a split and a seed, with the heads that the loss names.
+
+    architecture: a name and settings of `models.build`, or a function of the same arguments. The
+    shared weights of named networks are the same for every loss.
+    """
     build = partial(models.build, architecture) if isinstance(architecture, str) else architecture
     mean, std = pixel_statistics(split.train.images)
-    shape = augmentation.centre(split.train.images[:1], crop_side).shape[1:]
+    shape = augmentation.centre(split.train.images, crop_side).shape[1:]
     heads = dict(getattr(loss, "heads", None) or {})
+    given = {"image_shape": shape, "heads": heads, "mean": mean, "std": std}
     with seeded(seed):
-        return build(
-            classes=len(split.classes),
-            image_shape=shape,
-            heads=heads,
-            mean=mean,
-            std=std,
-            **settings,
-        )
-
-
-def pixel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel of uint8 images (N, C, H, W), in [0, 1]."""
-    means, deviations = [], []
-    values = np.arange(256) / 255
-    for channel in images.swapaxes(0, 1):
-        # from the histogram: exact, and without a float copy of the images
-        parts = np.array_split(channel, 64)
-        counts = sum(np.bincount(part.ravel(), minlength=256) for part in parts)
-        share = counts / channel.size
-        mean = float(share @ values)
-        means.append(mean)
-        deviations.append(max(1e-3, float(np.sqrt(share @ values**2 - mean**2))))
-    return means, deviations
+        return build(classes=len(split.classes), **given, **settings)

@@ -1,7 +1,7 @@
-"""The global random generators of Python, NumPy and PyTorch, from which dropout and users' functions draw."""
+"""The global random generators of Python, NumPy and PyTorch, which dropout draws from."""
 
 import random
-from collections.abc import Generator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,46 +9,44 @@ import numpy as np
 import torch
 
 
-def state(device: torch.device) -> dict[str, Any]:
-    """What these generators will draw next, as plain values and tensors."""
-    kind, keys, *rest = np.random.get_state(legacy=True)
+def state(device: str) -> dict[str, Any]:
+    """What decides the numbers that they draw next, as plain values and tensors."""
+    kind, keys, *rest = np.random.get_state()
+    cuda = torch.device(device).type == "cuda"
     return {
-        "cpu_generator": torch.get_rng_state(),
-        "cuda_generator": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        "numpy_generator": (kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
-        "python_generator": random.getstate(),
+        "cpu": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if cuda else None,
+        "numpy": (kind, keys.tolist(), *rest),
+        "python": random.getstate(),
     }
 
 
-def set_state(state: dict[str, Any], device: torch.device) -> None:
-    torch.set_rng_state(state["cpu_generator"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda_generator"], device)
-    kind, keys, *rest = state["numpy_generator"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    random.setstate(state["python_generator"])
+def set_state(state: dict[str, Any], device: str) -> None:
+    """Let them draw on from there."""
+    torch.set_rng_state(state["cpu"])
+    if torch.device(device).type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+    np.random.set_state(state["numpy"])
+    random.setstate(state["python"])
 
 
 @contextmanager
-def seeded(seed: int, device: str | torch.device = "cpu") -> Generator[None, None, None]:
-    """All of them begin anew from the seed; afterwards they are as they were."""
-    before = state(torch.device(device))
+def seeded(seed: int, device: str = "cpu") -> Iterator[None]:
+    """All of them begin anew from the seed; afterwards they are as before."""
+    before = state(device)
     try:
         torch.manual_seed(seed)
         np.random.seed(seed)
         random.seed(seed)
         yield
     finally:
-        set_state(before, torch.device(device))
+        set_state(before, device)
 
 
 @contextmanager
-def continuing(drawn: dict[str, Any], device: torch.device) -> Generator[None, None, None]:
-    """All of them go on from `drawn`, which is brought up to date; afterwards they are as they were."""
-    before = state(device)
-    try:
-        set_state(drawn, device)
+def continuing(generators: dict[str, Any], device: str) -> Iterator[None]:
+    """All draw on from that state, which is kept up to date; afterwards they are as before."""
+    with seeded(0, device):
+        set_state(generators, device)
         yield
-        drawn.update(state(device))
-    finally:
-        set_state(before, device)
+        generators.update(state(device))

@@ -1,4 +1,4 @@
-"""The paper's training (Sec. 4, 5.1): in each iteration a step on the auxiliary task, then one on classification.
+"""The paper's training (Sec. 4, 5.1): a step on the auxiliary task, then one on classification.
 
 for state in train(net, split.train, Recipe(epochs=10), auxiliary.rotation, seed=0):
     print(state.epoch, state.loss)
@@ -6,7 +6,8 @@ for state in train(net, split.train, Recipe(epochs=10), auxiliary.rotation, seed
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,10 +18,11 @@ from torch.optim import SGD
 
 from semlib import randomness
 from semlib.auxiliary import Loss
-from semlib.datasets import ImageSet, augmentation
-from semlib.metrics import full_float32
+from semlib.batches import Batches
+from semlib.datasets import ImageSet
+from semlib.metrics.evaluation import full_float32
 
-STEP_MILESTONES = (0.3, 0.6, 0.8)  # epochs 60, 120, 160 of 200
+MILESTONES = (0.3, 0.6, 0.8)  # of all epochs: 60, 120 and 160 of 200
 Transform = Callable[[Tensor, torch.Generator], Tensor]
 
 
@@ -31,60 +33,63 @@ class Recipe:
     epochs: int = 200
     batch_size: int = 512
     learning_rate: float = 0.1  # the schedule's peak
-    weight_decay: float = 5e-4  # of all weights
+    weight_decay: float = 5e-4  # of all weights, biases and batch norm's scales included
     schedule: str = "step"  # the paper's; or one_cycle
     flip: bool = True  # random horizontal reflection
-    crop_side: int | None = None  # pixels a side of random crops; None: as large as the image
-    crop_padding: int | None = (
-        None  # reflected pixels; None: an eighth of the side, 0 with crop_side
-    )
+    crop_side: int | None = None  # pixels a side of random crops; None: as large as the images
+    crop_padding: int | None = None  # reflected pixels; None: 1/8 of the height, 0 with crop_side
     auxiliary_weight: float = 0.5  # the paper's lambda
     auxiliary_augment: bool = False  # crop and flip the auxiliary task's images too
-    bfloat16: bool = False  # forward passes by autocast; else in float32 without TF32
+    bfloat16: bool = False  # forward passes by autocast; otherwise float32 without TF32
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("step", "one_cycle"):
+            raise ValueError(f"unknown schedule {self.schedule!r}; choose step or one_cycle")
 
     def rate(self, epoch: float) -> float:
-        """The learning rate after so many epochs, a fraction within one."""
+        """The learning rate after so many epochs; a fraction is a part of an epoch."""
         progress = epoch / self.epochs
         if self.schedule == "step":
-            return self.learning_rate * 0.2 ** sum(progress >= m for m in STEP_MILESTONES)
-        rise = 0.25  # one_cycle: up in a quarter of the steps, down to zero in the rest
-        return self.learning_rate * (
-            progress / rise if progress < rise else (1 - progress) / (1 - rise)
-        )
+            return self.learning_rate * 0.2 ** sum(progress >= m for m in MILESTONES)
+        rise = 0.25  # one_cycle: linearly up in a quarter of all steps, down to 0 in the rest
+        if progress < rise:
+            return self.learning_rate * (progress / rise)
+        return self.learning_rate * ((1 - progress) / (1 - rise))
 
 
-@dataclass
+@dataclass(eq=False)
 class State:
-    """Training after `epoch` epochs. loss and auxiliary_loss are means over the last epoch."""
+    """Training after `epoch` epochs. The losses are unweighted means over the last of them."""
 
     epoch: int
     loss: float
-    auxiliary_loss: float | None
+    auxiliary_loss: float | None  # None: no auxiliary task
     net: nn.Module
-    optimizers: dict[str, SGD]
-    generator: torch.Generator  # of batches and augmentation
-    drawn: dict[str, Any]  # the global generators, as dropout and users' functions left them
+    optimizers: dict[str, SGD]  # of classification and, if there is one, of the auxiliary task
+    generator: torch.Generator  # draws the order of images, crops and flips
+    global_generators: dict[str, Any]  # as dropout and users' functions left them
+    is_current: bool = True  # False as soon as training, which uses all of these, goes on
 
     def state_dict(self) -> dict[str, Any]:
-        """All that training depends on from here, for torch.save. Taken before the next epoch."""
-        return {
-            "epoch": self.epoch,
-            "loss": self.loss,
-            "auxiliary_loss": self.auxiliary_loss,
-            "net": self.net.state_dict(),
-            "optimizers": {task: sgd.state_dict() for task, sgd in self.optimizers.items()},
-            "generator": self.generator.get_state(),
-            **self.drawn,
-        }
+        """A copy of all that training depends on from here, to resume from or for torch.save."""
+        if not self.is_current:
+            said = f"training has gone on since epoch {self.epoch}"
+            raise RuntimeError(f"{said}; take state_dict() before the iterator's next step")
+        saved = {"epoch": self.epoch, "net": self.net.state_dict()}
+        saved["optimizers"] = {task: sgd.state_dict() for task, sgd in self.optimizers.items()}
+        saved["generator"] = self.generator.get_state()
+        saved["global_generators"] = self.global_generators
+        return deepcopy(saved)
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        self.epoch, self.loss = saved["epoch"], saved["loss"]
-        self.auxiliary_loss = saved["auxiliary_loss"]
+        """Go on from there; `saved` stays as it is."""
+        self.epoch = saved["epoch"]
         self.net.load_state_dict(saved["net"])
         for task, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(saved["optimizers"][task])
+            # a copy: SGD would take the momenta themselves and change them
+            optimizer.load_state_dict(deepcopy(saved["optimizers"][task]))
         self.generator.set_state(saved["generator"])
-        self.drawn |= {name: saved[name] for name in self.drawn}
+        self.global_generators.update(saved["global_generators"])
 
 
 def train(
@@ -101,58 +106,65 @@ def train(
 ) -> Iterator[State]:
     """Train net on labelled images; one step of the iterator is one epoch.
 
-    auxiliary: (net, images) -> scalar loss, its heads in the network already; None: classification
-    alone. transform(images, generator): applied to classification batches (N, C, H, W) after crop
-    and flip. resume: a State or its state_dict(); on the same CPU (threads, precision) training
-    goes on bit for bit as if it had never stopped. FloatingPointError if a loss is not finite.
+    auxiliary: (net, images) -> scalar loss, whose heads net has; None: classification alone.
+    seed: of batches, augmentation and dropout; the caller's generators stay as they are.
+    transform: (images, generator) -> images, of classification batches after crop and flip.
+    device: where net is moved. compile: by torch.compile. resume: a State or its state_dict(); on
+    the same CPU and number of threads, training goes on bit for bit as if it had never stopped.
+    ValueError if there are fewer images than a batch, FloatingPointError if a loss isn't finite.
     """
     net.to(device).to(memory_format=torch.channels_last)
     generator = torch.Generator(device).manual_seed(seed)
     with randomness.seeded(seed, device):
-        drawn = randomness.state(generator.device)
+        global_generators = randomness.state(device)
     optimizers = {"classification": _optimizer(net, recipe, "classification")}
     if auxiliary:
         optimizers["auxiliary"] = _optimizer(net, recipe, "auxiliary")
-    state = State(0, float("nan"), None, net, optimizers, generator, drawn)
+    state = State(0, float("nan"), None, net, optimizers, generator, global_generators)
     if resume is not None:
         state.load_state_dict(resume.state_dict() if isinstance(resume, State) else resume)
-    batches = _Batches(data, recipe, generator)
+    batches = Batches(data, recipe, generator)
     forward = torch.compile(net, dynamic=False) if compile else net
     for epoch in range(state.epoch, recipe.epochs):
+        state.is_current = False
         precision = nullcontext() if recipe.bfloat16 else full_float32()
-        with randomness.continuing(drawn, generator.device), precision:
+        with randomness.continuing(global_generators, device), precision:
             net.train()
             losses = _alternate(forward, batches, optimizers, recipe, epoch, auxiliary, transform)
-        _check_finite(losses, net, epoch, recipe)
-        state.epoch, state.loss = epoch + 1, losses[0].mean().item()
-        state.auxiliary_loss = losses[1].mean().item() if auxiliary else None
+        _check_finite(losses, net, recipe, epoch)
+        means = {"loss": losses[0].mean().item()}
+        if auxiliary:
+            means["auxiliary_loss"] = losses[1].mean().item()
+        state = replace(state, epoch=epoch + 1, is_current=True, **means)
         yield state
 
 
 def _alternate(
     net: nn.Module,
-    batches: "_Batches",
+    batches: Batches,
     optimizers: dict[str, SGD],
     recipe: Recipe,
     epoch: int,
     auxiliary: Loss | None,
     transform: Transform | None,
 ) -> Tensor:
-    """Sec. 4, one epoch: in each iteration a step on the auxiliary task, then one on classification.
+    """Sec. 4, one epoch: in each iteration a step on the auxiliary task, then on classification.
 
-    Returns the losses of the steps, (2, steps): classification's and the auxiliary task's.
+    Returns the losses of all steps (2, steps): classification's, and the auxiliary task's.
     """
     device = batches.labels.device
-    losses = torch.zeros(2, batches.steps, device=device)  # reading one a step would hold a GPU up
+    losses = torch.zeros(2, batches.steps, device=device)  # .item() at each step would stall a GPU
     # One autocast for each forward pass: inside, it keeps bfloat16 copies of the weights, which
     # would be stale after a step.
     autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=recipe.bfloat16)
+    share = max(1, recipe.batch_size // getattr(auxiliary, "share", 1))
     for step, index in enumerate(batches):
         rate = recipe.rate(epoch + step / batches.steps)
         if auxiliary:
-            part = index[: max(1, recipe.batch_size // getattr(auxiliary, "share", 1))]
+            images = batches.images(index[:share], augment=recipe.auxiliary_augment)
             with autocast():
-                loss = auxiliary(net, batches.images(part, recipe.auxiliary_augment))
+                loss = auxiliary(net, images)
+            net.train()  # a user's loss may have left it in evaluation mode
             _update(optimizers["auxiliary"], recipe.auxiliary_weight * loss, rate)
             losses[1, step] = loss.detach()
         images = batches.images(index, augment=True)
@@ -167,25 +179,22 @@ def _alternate(
 
 
 def _update(optimizer: SGD, loss: Tensor, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    """One step at this learning rate. A weight without a gradient gets none: no decay either."""
+    optimizer.param_groups[0]["lr"] = rate
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
 
 
 def _optimizer(net: nn.Module, recipe: Recipe, task: str) -> SGD:
-    """SGD over the shared weights and a task's own heads (Sec. 5.1).
+    """SGD over the shared weights and the task's own heads (Sec. 5.1).
 
-    Shared weights are in both optimisers: each step decays them and has its own momentum. The other
-    task's heads get no step and no decay. A weight that a task does not use (CPC's normalisation,
-    say) has no gradient in its step, and SGD leaves it out.
+    Shared weights are in both optimisers: each decays them and has momenta of its own for them.
     """
     parameters = []
     for name, parameter in net.named_parameters():
-        module, head, *_ = [*name.split("."), ""]
-        shared = module != "heads"
-        if shared or (head == "classification") == (task == "classification"):
+        parts = name.split(".")
+        if parts[0] != "heads" or (parts[1] == "classification") == (task == "classification"):
             parameters.append(parameter)
     cuda = parameters[0].device.type == "cuda"
     return SGD(
@@ -199,53 +208,12 @@ def _optimizer(net: nn.Module, recipe: Recipe, task: str) -> SGD:
     )
 
 
-class _Batches:
-    """The training images on the generator's device, in batches of a new order each epoch."""
-
-    def __init__(self, data: ImageSet, recipe: Recipe, generator: torch.Generator) -> None:
-        self.recipe, self.generator = recipe, generator
-        self.steps = len(data) // recipe.batch_size  # an incomplete last batch is dropped
-        if not self.steps:
-            size = recipe.batch_size
-            raise ValueError(f"batch_size = {size} is more than the {len(data)} training images")
-        centre = augmentation.centre(data.images[:1], recipe.crop_side)
-        self.height, self.width = centre.shape[2:]
-        padding = recipe.crop_padding
-        if padding is None:  # ImageNet's crops are cut from larger images (Sec. 5.1)
-            padding = 0 if recipe.crop_side else self.height // 8
-        self.padded = torch.from_numpy(augmentation.pad(data.images, padding)).to(generator.device)
-        self.labels = torch.from_numpy(data.labels).to(generator.device)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        """Indices (batch_size,) of images."""
-        count = len(self.labels)
-        order = torch.randperm(count, generator=self.generator, device=self.labels.device)
-        size = self.recipe.batch_size
-        return iter(order[: self.steps * size].split(size))
-
-    def images(self, index: Tensor, augment: bool) -> Tensor:
-        """Float images (n, C, H, W) in [0, 1]: randomly cropped and flipped, or the centre."""
-        height, width = self.height, self.width
-        if not augment:
-            top, left = (
-                torch.full_like(index, (whole - side) // 2)
-                for whole, side in zip(self.padded.shape[2:], (height, width), strict=True)
-            )
-            images = augmentation.crop(self.padded, index, top, left, height, width)
-            return augmentation.to_float(images)
-        images = augmentation.random_crop(self.padded, index, height, width, self.generator)
-        if self.recipe.flip:
-            images = augmentation.random_flip(images, self.generator)
-        return augmentation.to_float(images)
-
-
-def _check_finite(losses: Tensor, net: nn.Module, epoch: int, recipe: Recipe) -> None:
-    bad = (~losses.isfinite()).any(0).nonzero()
-    if not len(bad) and all(parameter.isfinite().all() for parameter in net.parameters()):
-        return
+def _check_finite(losses: Tensor, net: nn.Module, recipe: Recipe, epoch: int) -> None:
     steps = losses.shape[1]
-    step = bad[0].item() if len(bad) else steps - 1  # the last step's weights were not used yet
-    raise FloatingPointError(
-        f"the loss isn't finite at epoch {epoch + 1}, step {step + 1} of {steps}, learning rate "
-        f"{recipe.rate(epoch + step / steps):.4g}; try a lower learning_rate"
-    )
+    bad = (~losses.isfinite()).any(0).nonzero().flatten().tolist()
+    if not all(parameter.isfinite().all() for parameter in net.parameters()):
+        bad.append(steps - 1)  # the last step's weights were not used yet
+    if bad:
+        rate = f"learning rate {recipe.rate(epoch + bad[0] / steps):.4g}; try a lower learning_rate"
+        where = f"epoch {epoch + 1}, step {bad[0] + 1} of {steps}"
+        raise FloatingPointError(f"the loss isn't finite at {where}, {rate}")

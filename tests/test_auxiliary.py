@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from semlib import auxiliary, models
-from workbench.experiment import ConfigError, Experiment
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -38,7 +37,7 @@ def test_the_rotation_loss_is_the_mean_over_all_turns_of_all_images():
     assert loss.item() == pytest.approx(np.mean(losses), rel=1e-5)
 
 
-def test_in_training_each_group_of_norm_batch_views_has_statistics_of_its_own():
+def test_in_training_each_ghost_batch_of_views_has_statistics_of_its_own():
     images = torch.rand(6, 3, 8, 8)
     grouped, plain = network(norm_batch=8).train(), network().train()  # two images, four turns each
     expected = np.mean([auxiliary.rotation(plain, pair).item() for pair in images.split(2)])
@@ -53,13 +52,3 @@ def test_the_rotation_loss_trains_the_shared_weights_and_its_own_head():
     assert all(
         parameter.grad.any() for name, parameter in net.named_parameters() if name not in untouched
     )
-
-
-def test_methods_are_found_by_name():
-    experiment = Experiment(cpc_negatives="batch")
-    assert auxiliary.find("classification", experiment) is None
-    assert auxiliary.find("rotation", experiment) is auxiliary.rotation
-    assert auxiliary.find("semlib.auxiliary:rotation", experiment) is auxiliary.rotation
-    assert auxiliary.find("cpc", experiment).keywords == {"negatives": "batch", "augment": False}
-    with pytest.raises(ConfigError, match=r"semlib\.auxiliary:rotate: .*package\.module:function"):
-        auxiliary.find("semlib.auxiliary:rotate", experiment)

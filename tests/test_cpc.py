@@ -1,6 +1,4 @@
-"""Contrastive predictive coding against literal versions: its network, its loss, and that the two
-tasks keep to their own.
-"""
+"""Contrastive predictive coding against literal versions of its network and its loss."""
 
 import itertools
 import json
@@ -8,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from functools import partial
 
 import cpc_learning
 import numpy as np
@@ -17,13 +16,13 @@ import torch.nn.functional as F
 from helpers import ROOT, environment, tiny
 from torch import nn
 
-from semlib import auxiliary, metrics, models, training
+from semlib import auxiliary, metrics, models
 from semlib.datasets import ImageSet
 from semlib.models.conditional_norm import TASKS, BatchNorm, ConditionalBatchNorm
-from semlib.models.cpc import Predictions, augmented, patches
+from semlib.models.cpc import Predictions, augmented, info_nce, patches
+from semlib.training import Recipe, train
 from workbench import runs
-from workbench.checkpoint import Checkpoint
-from workbench.experiment import ConfigError, Experiment, create
+from workbench.experiment import ConfigError
 from workbench.runs import store
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -36,17 +35,14 @@ SETTINGS = {
 LAST = tuple(f"blocks.{k}." for k in range(12, 16))  # the fourth group, classification's
 
 
-def network(
-    seed: int = 0, side: int = 96, widen_factor: int | None = 1, **settings
-) -> models.WideResNet:
+def network(seed: int = 0, side: int = 96, **settings) -> models.WideResNet:
+    settings = {"widen_factor": 1} | settings
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return models.build(
-            "wrn-imagenet-cpc", 3, (3, side, side), widen_factor=widen_factor, **settings
-        )
+        return models.build("wrn-imagenet-cpc", 3, (3, side, side), **settings)
 
 
-def trained(seed: int = 0, **settings) -> models.WideResNet:
+def predicting(seed: int = 0, **settings) -> models.WideResNet:
     """In evaluation mode, with statistics of images, and predictors that predict something."""
     net, images = network(seed, **settings), torch.rand(4, 3, 96, 96)
     for layer in (net.heads["cpc"].steps, *net.heads["cpc"].context):
@@ -64,27 +60,7 @@ def noise(count: int = 12, side: int = 96) -> ImageSet:
     return ImageSet(images, np.arange(count, dtype=np.int64) % 3)
 
 
-def train(
-    net=None,
-    data=None,
-    loss=auxiliary.cpc,
-    evaluate=None,
-    autocast=False,
-    checkpoint=None,
-    **changes,
-):
-    """The trained network's state."""
-    net = net or network(dropout=0.3)
-    small = {"epochs": 2, "batch_size": 4, "evaluate_every": 1, "learning_rate": 0.01}
-    experiment = create(SETTINGS | small | changes)
-    options = {
-        "evaluate": evaluate,
-        "evaluate_every": 1,
-        "autocast": autocast,
-        "checkpoint": checkpoint,
-    }
-    training.train(net, data or noise(), experiment.training, loss, **options)
-    return net.state_dict()
+RECIPE = {"epochs": 2, "batch_size": 4, "learning_rate": 0.01}
 
 
 def identical(one, other) -> bool:
@@ -110,38 +86,32 @@ def test_shapes_and_widths_are_those_of_the_imagenet_network():
         assert net.features(torch.rand(1, 3, 64, 64), "cpc").shape == (1, width)
         assert net.heads["cpc"](torch.rand(2, 6, 6, width)).shape == (2, 6, 6, 6, width)
         assert net(torch.rand(1, 3, 224, 224)).shape == (1, 3)
-        own = {name: tensor.shape for name, tensor in net.state_dict().items() if "cpc" not in name}
         with torch.device("meta"):
-            base = models.build(
-                "wrn-imagenet", 3, (3, 224, 224), widen_factor=widen_factor
-            ).state_dict()
-        assert {name.replace(".classify", ""): shape for name, shape in own.items()} == {
-            k: v.shape for k, v in base.items()
-        }
+            base = models.build("wrn-imagenet", 3, (3, 224, 224), widen_factor=widen_factor)
+        wanted = {name: tensor.shape for name, tensor in base.state_dict().items()}
+        found = {name: tensor.shape for name, tensor in net.state_dict().items()}
+        found = {k.replace(".classify", ""): shape for k, shape in found.items() if "cpc" not in k}
+        assert found == wanted
 
 
 def test_every_zero_padding_is_numpys_symmetric_one():
     net, seen = network(side=96).double(), []
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
-            layer.register_forward_hook(
-                lambda layer, given, found: seen.append((layer, given[0], found))
-            )
+            layer.register_forward_hook(lambda conv, given, out: seen.append((conv, given[0], out)))
     images = torch.rand(1, 3, 96, 96, dtype=torch.float64)
     net(images), net(patches(images), head="cpc")
     assert len(seen) == (1 + 32) + (1 + 24)  # the whole network, then the patch encoder
     for layer, given, found in seen:
         padded = np.pad(given.detach().numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)), mode="symmetric")
-        torch.testing.assert_close(
-            found, F.conv2d(torch.from_numpy(padded), layer.weight, stride=layer.stride)
-        )
+        expected = F.conv2d(torch.from_numpy(padded), layer.weight, stride=layer.stride)
+        torch.testing.assert_close(found, expected)
 
 
-def test_the_first_convolution_strides_and_the_encoder_is_the_first_three_groups_of_the_same_weights():
-    net, images = trained(), torch.rand(2, 3, 64, 64)
-    x = F.avg_pool2d(
-        F.conv2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), net.stem.weight, stride=2), 2
-    )
+def test_the_first_convolution_strides_and_the_encoder_is_the_first_three_groups():
+    net, images = predicting(), torch.rand(2, 3, 64, 64)
+    padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
+    x = F.avg_pool2d(F.conv2d(padded, net.stem.weight, stride=2), 2)
     assert x.shape == (2, 16, 16, 16)
     for block in net.blocks[:12]:
         x = block(x, "cpc")
@@ -160,27 +130,20 @@ def test_conditional_normalisation_is_batch_norm_for_each_task_by_itself(task):
     for _ in range(2):
         images = torch.randn(12, 3, 5, 5) * torch.linspace(1, 9, 12)[:, None, None, None]
         assert torch.equal(conditional(images, task), plain(images))
-    assert identical(conditional[task].state_dict(), plain.state_dict()) and identical(
-        conditional[other].state_dict(), before
-    )
+    assert identical(conditional[task].state_dict(), plain.state_dict())
+    assert identical(conditional[other].state_dict(), before)
 
 
 def test_all_methods_begin_with_the_same_trunk():
     first, rotation = network().state_dict(), network(heads={"rotation": 4}).state_dict()
-    assert all(
-        torch.equal(first[name], rotation[name])
-        for name in first
-        if not name.startswith("heads.cpc.")
-    )
-    assert {name for name in rotation if name not in first} == {
-        "heads.rotation.weight",
-        "heads.rotation.bias",
-    }
+    assert rotation.keys() - first.keys() == {"heads.rotation.weight", "heads.rotation.bias"}
+    for name in first:
+        assert name.startswith("heads.cpc.") or torch.equal(first[name], rotation[name])
 
 
 @pytest.mark.parametrize("training", [False, True])
 def test_float64_images_are_computed_in_float64(training):
-    net, images = trained(), torch.rand(2, 3, 96, 96)
+    net, images = predicting(), torch.rand(2, 3, 96, 96)
     literal = network().double()
     literal.load_state_dict(net.state_dict())
     net.train(training), literal.train(training)
@@ -225,9 +188,8 @@ def literal_loss(predictions, negatives, steps=5):
         predicted = predictions[image][row][column][step]
 
         def score(other, i, j, predicted=predicted):
-            return sum(
-                p * c for p, c in zip(predicted, predictions[other][i][j][0], strict=True)
-            ) / len(predicted)
+            products = zip(predicted, predictions[other][i][j][0], strict=True)
+            return sum(p * c for p, c in products) / len(predicted)
 
         among = [image] if negatives == "image" else range(n)
         total = sum(math.exp(score(other, i, j)) for other in among for i, j in places)
@@ -240,53 +202,41 @@ def literal_loss(predictions, negatives, steps=5):
 def test_the_loss_is_the_literal_one(negatives, rows, columns):
     torch.manual_seed(0)
     predictions = torch.randn(3, rows, columns, 6, 4, dtype=torch.float64)
-    found = auxiliary.info_nce(predictions, negatives)
-    assert found.shape == () and found.item() == pytest.approx(
-        literal_loss(predictions.tolist(), negatives), rel=1e-12
-    )
+    found = info_nce(predictions, negatives)
+    expected = literal_loss(predictions.tolist(), negatives)
+    assert found.shape == () and found.item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("negatives", ["image", "batch"])
 def test_the_networks_loss_is_that_of_its_patches_one_by_one(negatives):
-    net, images = trained(), torch.rand(2, 3, 128, 160, dtype=torch.float64)
-    cut = [
-        [[image[:, y : y + 64, x : x + 64] for x in (0, 32, 64, 96)] for y in (0, 32, 64)]
-        for image in images
-    ]
-    codes = torch.stack(
-        [
-            torch.stack(
-                [torch.cat([net.double().features(p[None], "cpc") for p in row]) for row in i]
-            )
-            for i in cut
-        ]
-    )
+    net, images = predicting(), torch.rand(2, 3, 128, 160, dtype=torch.float64)
+    codes = []
+    for image, top in itertools.product(images, (0, 32, 64)):
+        row = [image[None, :, top : top + 64, left : left + 64] for left in (0, 32, 64, 96)]
+        codes.append(torch.cat([net.double().features(patch, "cpc") for patch in row]))
+    codes = torch.stack(codes).unflatten(0, (2, 3))  # (N, rows, columns, D)
     predictions = net.heads["cpc"](codes)
-    mean, deviation = (
-        codes.mean(3, keepdim=True),
-        (codes.var(3, keepdim=True, correction=0) + 1e-5).sqrt(),
-    )
+    mean = codes.mean(3, keepdim=True)
+    deviation = (codes.var(3, keepdim=True, correction=0) + 1e-5).sqrt()
     torch.testing.assert_close(predictions[..., 0, :], (codes - mean) / deviation)
-    assert auxiliary.cpc(net, images, negatives).item() == pytest.approx(
-        literal_loss(predictions.tolist(), negatives), rel=1e-9
-    )
+    expected = literal_loss(predictions.tolist(), negatives)
+    assert auxiliary.cpc(net, images, negatives).item() == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("negatives, candidates", [("image", 36), ("batch", 108)])
 @pytest.mark.parametrize("mode", [True, False])
 def test_at_initialisation_the_loss_is_that_of_chance(negatives, candidates, mode):
     net, images = network(seed=1).train(mode), torch.rand(3, 3, 224, 224)
-    assert auxiliary.cpc(net, images, negatives).item() == pytest.approx(
-        math.log(candidates), rel=0.1
-    )
+    found = auxiliary.cpc(net, images, negatives).item()
+    assert found == pytest.approx(math.log(candidates), rel=0.1)
 
 
 def test_in_bfloat16_the_logarithm_is_taken_in_float32():
     torch.manual_seed(0)
     predictions = torch.randn(2, 6, 6, 6, 16)
-    exact = auxiliary.info_nce(predictions, "batch")
+    exact = info_nce(predictions, "batch")
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(auxiliary.info_nce(predictions, "batch"), exact)
+        assert torch.equal(info_nce(predictions, "batch"), exact)
         assert auxiliary.cpc(network(), torch.rand(2, 3, 96, 96)).dtype == torch.float32
 
 
@@ -296,17 +246,13 @@ def test_augmented_patches_are_a_channel_shifted_and_padded_symmetrically():
     found = augmented(images.expand(1500, 1, 1, 3, 64, 64))
     views = {}
     for channel, top, left, flip in itertools.product(range(3), range(9), range(9), (1, -1)):
-        view = np.pad(
-            images[0, channel, top : top + 56, left : left + 56].numpy(), 4, mode="symmetric"
-        )[:, ::flip]
+        crop = images[0, channel, top : top + 56, left : left + 56].numpy()
+        view = np.pad(crop, 4, mode="symmetric")[:, ::flip]
         views[view.tobytes()] = channel, top, left, flip
     assert found.shape == (1500, 1, 1, 3, 64, 64) and (found == found[:, :, :, :1]).all()
-    seen = [
-        views[patch[0].numpy().tobytes()] for patch in found[:, 0, 0]
-    ]  # KeyError: a view that may not be
-    assert all(
-        {place[k] for place in seen} == {place[k] for place in views.values()} for k in range(4)
-    )
+    seen = [views[patch[0].numpy().tobytes()] for patch in found[:, 0, 0]]  # KeyError: no such view
+    for k in range(4):
+        assert {place[k] for place in seen} == {place[k] for place in views.values()}
     again = augmented(images.expand(1500, 1, 1, 3, 64, 64))
     assert not torch.equal(found, again)
 
@@ -315,9 +261,7 @@ def test_augmented_patches_are_a_channel_shifted_and_padded_symmetrically():
 
 
 def test_each_task_leaves_the_others_part_of_the_network():
-    """Snapshots before each forward pass, so that a step of one task lies between; momentum and
-    decay would show.
-    """
+    """Snapshots before each forward pass: a step lies between; momentum and decay would show."""
     net, seen = network(dropout=0.3), []
 
     def snapshot(module, inputs, options):
@@ -325,57 +269,39 @@ def test_each_task_leaves_the_others_part_of_the_network():
         seen.append((options.get("head", "classification"), state))
 
     net.register_forward_pre_hook(snapshot, with_kwargs=True)
-    train(net)
+    list(train(net, noise(), Recipe(**RECIPE), auxiliary.cpc))
     assert [task for task, _ in seen] == ["cpc", "classification"] * 6
     of_cpc = {name for name in net.state_dict() if ".cpc." in name}
-    of_classification = {
-        n
-        for n in net.state_dict()
-        if ".classify." in n or n.startswith(("heads.classification.", *LAST))
-    }
+    own = ("heads.classification.", *LAST)
+    of_classification = {n for n in net.state_dict() if ".classify." in n or n.startswith(own)}
     unused = {name for name in of_cpc if name.startswith(LAST)}  # CPC doesn't reach the last group
-    for (task, before), (_, after) in itertools.pairwise(
-        seen[4:]
-    ):  # by now every weight has a gradient
+    for (task, before), (_, after) in itertools.pairwise(seen[4:]):  # every weight has a gradient
         same = {name for name in before if torch.equal(before[name], after[name])} - {"mean", "std"}
         assert same == (of_classification | unused if task == "cpc" else of_cpc)
 
 
 def test_upright_statistics_are_classifications_alone():
     data, net = noise(), network()
-    plain = {name: buffer.clone() for name, buffer in train(net).items()}
+    list(train(net, data, Recipe(**RECIPE), auxiliary.cpc))
+    plain = {name: buffer.clone() for name, buffer in net.named_buffers()}
     with metrics.upright(net, data.images):
-        upright = {name: buffer.clone() for name, buffer in net.state_dict().items()}
+        upright = {name: buffer.clone() for name, buffer in net.named_buffers()}
         first = net.pool(net.stem(torch.from_numpy(data.images).float() / 255)).mean((0, 2, 3))
     buffers = {name for name in plain if name.endswith(("running_mean", "running_var"))}
     moved = {name for name in buffers if not torch.equal(plain[name], upright[name])}
     assert moved == {name for name in buffers if ".classify." in name}
-    torch.testing.assert_close(
-        upright["blocks.0.norm1.classify.running_mean"], first, rtol=1e-4, atol=1e-5
-    )
+    found = upright["blocks.0.norm1.classify.running_mean"]
+    torch.testing.assert_close(found, first, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("bfloat16", [False, True], ids=["float32", "bfloat16"])
-def test_training_resumed_in_the_middle_is_bit_identical(tmp_path, bfloat16):
-    how = Experiment(cpc_negatives="batch", cpc_augment=True)
-    options = {"loss": auxiliary.find("cpc", how), "autocast": bfloat16, "epochs": 3}
-    whole, evaluated = train(**options), []
-
-    def stop(epoch):
-        evaluated.append(epoch)
-        if epoch == 2 and evaluated.count(2) == 1:
-            raise KeyboardInterrupt
-        return {}
-
-    with pytest.raises(KeyboardInterrupt):
-        train(evaluate=stop, checkpoint=Checkpoint(tmp_path / "c.pt"), **options)
-    resumed = train(
-        network(seed=9, dropout=0.3),
-        evaluate=stop,
-        checkpoint=Checkpoint(tmp_path / "c.pt"),
-        **options,
-    )
-    assert evaluated == [1, 2, 2, 3] and identical(resumed, whole)
+def test_training_resumed_in_the_middle_is_bit_identical(bfloat16):
+    loss = partial(auxiliary.cpc, negatives="batch", augment=True)
+    recipe = Recipe(**RECIPE, bfloat16=bfloat16)
+    whole, net = network(dropout=0.3), network(seed=9, dropout=0.3)
+    saved = [state.state_dict() for state in train(whole, noise(), recipe, loss)]
+    (state,) = train(net, noise(), recipe, loss, resume=saved[0])
+    assert state.epoch == 2 and identical(net.state_dict(), whole.state_dict())
 
 
 @pytest.fixture
@@ -392,16 +318,8 @@ def folder(tmp_path):
 
 
 def photo(folder, **changes):
-    small = SETTINGS | {
-        "dataset": "photo",
-        "hold_out": "red",
-        "epochs": 2,
-        "batch_size": 4,
-        "auxiliary_weight": 10,
-    }
-    return tiny(
-        folder, **(small | {"methods": ("classification", "cpc"), "learning_rate": 0.01} | changes)
-    )
+    small = {"dataset": "photo", "hold_out": "red", "methods": ("classification", "cpc")}
+    return tiny(folder, **SETTINGS | RECIPE | small | {"auxiliary_weight": 10} | changes)
 
 
 def test_a_run_of_method_cpc_is_recorded_as_others_are(folder):
@@ -415,11 +333,8 @@ def test_a_run_of_method_cpc_is_recorded_as_others_are(folder):
         not start["heads.cpc.steps.weight"].any() and weights["cpc"]["heads.cpc.steps.weight"].any()
     )
     settings = records["cpc"].settings
-    assert (settings["cpc_negatives"], settings["widen_factor"], settings["auxiliary_weight"]) == (
-        "image",
-        1,
-        10,
-    )
+    read = (settings["cpc_negatives"], settings["widen_factor"], settings["auxiliary_weight"])
+    assert read == ("image", 1, 10)
     assert "cpc_negatives" not in records["classification"].settings
     other = photo(folder, methods="cpc", cpc_negatives="batch", cpc_augment=True)
     (record,) = runs.complete(other)
@@ -428,10 +343,9 @@ def test_a_run_of_method_cpc_is_recorded_as_others_are(folder):
 
 
 def test_rotation_trains_on_the_same_network(folder):
-    (record,) = runs.complete(photo(folder, methods="rotation", epochs=1))
-    assert record.settings["architecture"] == "wrn-imagenet-cpc" and store.finished(
-        photo(folder, methods="rotation", epochs=1)
-    )
+    experiment = photo(folder, methods="rotation", epochs=1)
+    (record,) = runs.complete(experiment)
+    assert record.settings["architecture"] == "wrn-imagenet-cpc" and store.finished(experiment)
 
 
 # --- errors
@@ -442,8 +356,9 @@ def test_images_of_less_than_two_rows_of_patches_are_an_error():
         auxiliary.cpc(network(), torch.rand(1, 3, 95, 224))
 
 
-def test_a_choice_that_can_not_be_used_is_one_clear_line(folder):
-    for changes, said in (
+@pytest.mark.parametrize(
+    "changes, said",
+    [
         (
             {"architecture": "wrn-16-1", "widen_factor": None},
             r"cpc needs .*not wrn-16-1; choose architecture wrn-imagenet-cpc$",
@@ -456,14 +371,18 @@ def test_a_choice_that_can_not_be_used_is_one_clear_line(folder):
             {"architecture": "wrn-16-1"},
             r"widen_factor: wrn-16-1 .*leave it out, or choose wrn-16-1$",
         ),
-    ):
-        with pytest.raises(ConfigError, match=said) as error:
-            runs.complete(photo(folder, **changes))
-        assert "\n" not in str(error.value)
-    with pytest.raises(ConfigError, match="cpc_negatives: should be 'image' or 'batch'"):
-        photo(folder, cpc_negatives="other")
+        ({"cpc_negatives": "other"}, "cpc_negatives: should be 'image' or 'batch'"),
+    ],
+)
+def test_a_choice_that_can_not_be_used_is_one_clear_line(folder, changes, said):
+    with pytest.raises(ConfigError, match=said) as error:
+        runs.complete(photo(folder, **changes))
+    assert "\n" not in str(error.value)
+
+
+def test_a_wrong_call_of_the_loss_names_the_choices():
     with pytest.raises(ValueError, match="'others'; choose image, batch"):
-        auxiliary.info_nce(torch.zeros(1, 2, 2, 6, 4), "others")
+        info_nce(torch.zeros(1, 2, 2, 6, 4), "others")
     with pytest.raises(ValueError, match=r"unknown head 'cpc'; choose from classification$"):
         auxiliary.cpc(models.build("wrn-10-1", 3), torch.rand(1, 3, 96, 96))
 
@@ -475,9 +394,7 @@ def test_a_choice_that_can_not_be_used_is_one_clear_line(folder):
 @pytest.mark.filterwarnings("ignore:imagenet_dog has")
 @pytest.mark.parametrize("negatives", ["batch", "image"])
 def test_it_learns_to_predict_and_its_codes_tell_classes(tmp_path, monkeypatch, negatives):
-    """One seed, negatives of the batch on photographs where they are at hand; LOG.md has three
-    seeds of both kinds on them.
-    """
+    """One seed, on photographs where they are at hand; LOG.md has three of both kinds."""
     name, source = "digits", os.environ.get("SEMLIB_TEST_DATA")
     if source and negatives == "batch":
         name = "imagenet_dog"
@@ -485,9 +402,7 @@ def test_it_learns_to_predict_and_its_codes_tell_classes(tmp_path, monkeypatch, 
     monkeypatch.setenv("SEMLIB_DATA", str(tmp_path))
     share, before, after = cpc_learning.measure(cpc_learning.load(name), negatives, seed=0)
     print(f"{name}, {negatives}: loss {share:.3f} of chance, probe {before:.1f} -> {after:.1f}")
-    assert (
-        share < 0.85 and after > before + 5
-    )  # chance is 1; LOG.md's six trainings: 0.65 to 0.68, 8 to 19 points
+    assert share < 0.85 and after > before + 5  # LOG.md: 0.65 to 0.68, 8 to 19 points
 
 
 @pytest.mark.slow
@@ -496,13 +411,6 @@ def test_a_step_on_32_photographs_stays_under_8_gb(tmp_path):
 sys.path.insert(0, "benchmarks")
 import cpc_step
 print(json.dumps(cpc_step.measure("cpu", batch=32, side=224, repeats=1, autocast=False)))"""
-    command = [sys.executable, "-c", lines]
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environment(OMP_NUM_THREADS=1),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    how = {"cwd": ROOT, "env": environment(OMP_NUM_THREADS=1), "capture_output": True}
+    done = subprocess.run([sys.executable, "-c", lines], text=True, check=True, **how)
     assert 1 < json.loads(done.stdout)["peak_gb"] < 8

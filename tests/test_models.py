@@ -1,6 +1,4 @@
-"""Networks against the paper's parameter counts and against a literal forward pass in functional
-operations.
-"""
+"""Networks against the paper's parameter counts and a literal forward pass."""
 
 import copy
 
@@ -16,9 +14,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def random_network(architecture="wrn-10-1", classes=5, image_shape=(3, 16, 16), seed=0, **settings):
-    """A network whose batch-norm scales, shifts and statistics are random too, so that each of them
-    matters.
-    """
+    """A network whose batch-norm scales, shifts and statistics are random too: each matters."""
     torch.manual_seed(seed)
     net = models.build(architecture, classes, image_shape, **settings)
     for norm in net.modules():
@@ -30,8 +26,7 @@ def random_network(architecture="wrn-10-1", classes=5, image_shape=(3, 16, 16), 
     return net
 
 
-# -- parameters ------------------------------------------------------------------------------------
-# -------------------
+# --- parameters
 
 
 @pytest.mark.parametrize(
@@ -71,9 +66,7 @@ def test_convolutions_start_at_he_et_al_s_fan_in_scale_and_have_no_biases(archit
             expected = (2 / (layer.in_channels * layer.kernel_size[0] ** 2)) ** 0.5
             noise = expected / layer.weight.numel() ** 0.5
             assert layer.bias is None, name
-            assert abs(layer.weight.std() - expected) < 4 * noise, (
-                name
-            )  # its standard error is noise / sqrt(2)
+            assert abs(layer.weight.std() - expected) < 4 * noise, name  # of noise / sqrt(2)
             assert abs(layer.weight.mean()) < 5 * noise, name
 
 
@@ -93,32 +86,27 @@ def test_the_weights_follow_the_global_generator_and_the_trunks_do_not_depend_on
     )
 
 
-# -- the forward pass
-# -------------------------------------------------------------------------------------------------
+# --- the forward pass
 
 
-def literal_logits(
-    net, images, blocks, strides, stem_stride, pooled, mean, std, head="classification"
-):
+def literal_logits(net, images, blocks, strides, stem_stride, pooled, mean, std, head):
     """The whole network in evaluation mode, from its weights alone."""
     w = net.double().state_dict()
 
+    def column(values):
+        return torch.as_tensor(values).double()[:, None, None]
+
     def activated(x, norm):
         scale = w[f"{norm}.weight"] / (w[f"{norm}.running_var"] + 1e-5).sqrt()
-        x = (x - w[f"{norm}.running_mean"][:, None, None]) * scale[:, None, None] + w[
-            f"{norm}.bias"
-        ][:, None, None]
+        x = (x - column(w[f"{norm}.running_mean"])) * column(scale) + column(w[f"{norm}.bias"])
         return x * (x > 0)
 
-    x = (images - torch.tensor(mean)[:, None, None].double()) / torch.tensor(std)[
-        :, None, None
-    ].double()
+    x = (images - column(mean)) / column(std)
     x = F.conv2d(x, w["stem.weight"], stride=stem_stride, padding=1)
     if pooled:
         x = (x[:, :, ::2, ::2] + x[:, :, 1::2, ::2] + x[:, :, ::2, 1::2] + x[:, :, 1::2, 1::2]) / 4
-    for i, stride in enumerate(
-        stride for first in strides for stride in [first] + [1] * (blocks - 1)
-    ):
+    each = [stride for first in strides for stride in [first] + [1] * (blocks - 1)]
+    for i, stride in enumerate(each):
         block = f"blocks.{i}"
         before = activated(x, f"{block}.norm1")
         y = F.conv2d(before, w[f"{block}.conv1.weight"], stride=stride, padding=1)
@@ -153,32 +141,27 @@ def test_logits_are_those_of_the_literal_network(
     found = {head: (net(images, head=head), net(images.double(), head=head)) for head in net.heads}
     assert torch.equal(net(images), found["classification"][0])
     for head, (logits, exact) in found.items():
-        expected = literal_logits(
-            net, images.double(), blocks, strides, stem_stride, pooled, mean, std, head
-        )
+        how = blocks, strides, stem_stride, pooled, mean, std, head
+        expected = literal_logits(net, images.double(), *how)
         assert logits.shape == (4, {"classification": 5, **heads}[head])
         assert (logits.dtype, exact.dtype) == (torch.float32, torch.float64)
         torch.testing.assert_close(exact, expected, rtol=1e-12, atol=1e-12 * expected.abs().max())
-        torch.testing.assert_close(
-            logits.double(), expected, rtol=1e-4, atol=1e-5 * expected.abs().max()
-        )
+        tolerance = {"rtol": 1e-4, "atol": 1e-5 * expected.abs().max()}
+        torch.testing.assert_close(logits.double(), expected, **tolerance)
 
 
 def test_dropout_is_between_the_two_convolutions_of_a_block():
     torch.manual_seed(0)
-    block, inputs = Block(8, 16, 1, 0.25, None).train(), {}
-    for name in ("conv1", "conv2"):
-        getattr(block, name).register_forward_pre_hook(
-            lambda layer, given, name=name: inputs.update({name: given[0]})
+    block, inputs = Block(8, 16, 1, 0.25, None, cpc=False).train(), {}
+    for conv in ("conv1", "conv2"):
+        block.get_submodule(conv).register_forward_pre_hook(
+            lambda layer, given, conv=conv: inputs.update({conv: given[0]})
         )
     images = torch.randn(8, 8, 10, 10)
     block(images)
     assert torch.equal(inputs["conv1"], F.relu(F.batch_norm(images, None, None, training=True)))
-    whole = F.relu(
-        F.batch_norm(
-            F.conv2d(inputs["conv1"], block.conv1.weight, padding=1), None, None, training=True
-        )
-    )
+    residual = F.conv2d(inputs["conv1"], block.conv1.weight, padding=1)
+    whole = F.relu(F.batch_norm(residual, None, None, training=True))
     dropped = inputs["conv2"] == 0
     torch.testing.assert_close(inputs["conv2"], torch.where(dropped, 0, whole / 0.75))
     assert dropped[whole > 0].float().mean() == pytest.approx(0.25, abs=0.03)  # of about 6,400
@@ -186,10 +169,8 @@ def test_dropout_is_between_the_two_convolutions_of_a_block():
 
 @pytest.mark.parametrize("training", [False, True])
 def test_float64_images_are_computed_as_in_a_float64_network(training):
-    net, images = (
-        random_network(mean=[0.1, 0.2, 0.3], std=[0.3, 0.2, 0.1]).train(training),
-        torch.rand(4, 3, 16, 16),
-    )
+    net = random_network(mean=[0.1, 0.2, 0.3], std=[0.3, 0.2, 0.1]).train(training)
+    images = torch.rand(4, 3, 16, 16)
     logits, exact = net(images.double()), copy.deepcopy(net).double()(images.double())
     assert logits.dtype == torch.float64 and net.stem.weight.dtype == torch.float32
     assert torch.equal(logits, exact)
@@ -198,56 +179,39 @@ def test_float64_images_are_computed_as_in_a_float64_network(training):
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in net.parameters())
 
 
-def test_images_too_small_for_the_strides_are_an_error():
-    with pytest.raises(
-        ValueError, match="wrn-10-1 with stem_stride 2 needs larger images than 4x4"
-    ):
+def test_what_a_network_can_not_take_is_an_error_that_says_what_to_do():
+    small = "wrn-10-1 with stem_stride 2 needs larger images than 4x4"
+    with pytest.raises(ValueError, match=small):
         models.build("wrn-10-1", 10, (3, 4, 4), stem_stride=2)
+    net = random_network(heads={"rotation": 4})
+    for dtype in (torch.uint8, torch.int64):
+        with pytest.raises(TypeError, match=r"floats in \[0, 1\], not torch.*divide uint8 by 255"):
+            net(torch.zeros(1, 3, 16, 16, dtype=dtype))
+    with pytest.raises(ValueError, match="unknown head 'turn'; choose from classification, rot"):
+        net(torch.zeros(1, 3, 16, 16), head="turn")
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
-def test_whole_number_images_are_an_error_that_says_what_to_do(dtype):
-    with pytest.raises(TypeError, match=r"floats in \[0, 1\], not torch.*divide uint8 by 255"):
-        random_network()(torch.zeros(1, 3, 16, 16, dtype=dtype))
+# --- ghost batch normalisation
 
 
-def test_an_unknown_head_is_named_with_the_choices():
-    with pytest.raises(
-        ValueError, match="unknown head 'turn'; choose from classification, rotation"
-    ):
-        random_network(heads={"rotation": 4})(torch.zeros(1, 3, 16, 16), head="turn")
-
-
-# -- batch normalisation in groups, as on several GPUs
-# ----------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "group, count", [(4, 12), (4, 14), (6, 12), (12, 12), (20, 12), (None, 12)]
-)
-def test_batch_norm_takes_its_statistics_from_each_group_of_images(group, count):
+@pytest.mark.parametrize("group, count", [(4, 12), (4, 14), (12, 12), (20, 12), (None, 12)])
+def test_batch_norm_takes_its_statistics_from_each_ghost_batch(group, count):
     torch.manual_seed(0)
-    norm, images = (
-        BatchNorm(3, group),
-        torch.randn(count, 3, 5, 4) * torch.linspace(1, 9, count)[:, None, None, None],
-    )
+    norm = BatchNorm(3, group)
+    images = torch.randn(count, 3, 5, 4) * torch.linspace(1, 9, count)[:, None, None, None]
     nn.init.uniform_(norm.weight), nn.init.uniform_(norm.bias)
     mean, var = torch.zeros(3), torch.ones(3)
-    size = group or count
-    parts = [images[start : start + size] for start in range(0, count, size)]
-    expected = torch.cat(
-        [F.batch_norm(part, mean, var, norm.weight, norm.bias, training=True) for part in parts]
-    )
-    torch.testing.assert_close(norm.train()(images), expected)
-    torch.testing.assert_close(
-        (norm.running_mean, norm.running_var), (mean, var)
-    )  # each group moved them
-    torch.testing.assert_close(
-        norm.eval()(images), F.batch_norm(images, mean, var, norm.weight, norm.bias)
-    )
+    expected = []
+    for part in images.split(group or count):
+        expected.append(F.batch_norm(part, mean, var, norm.weight, norm.bias, training=True))
+    torch.testing.assert_close(norm.train()(images), torch.cat(expected))
+    found = norm.running_mean, norm.running_var
+    torch.testing.assert_close(found, (mean, var))  # each group moved them
+    evaluated = F.batch_norm(images, mean, var, norm.weight, norm.bias)
+    torch.testing.assert_close(norm.eval()(images), evaluated)
 
 
-def test_a_network_trained_with_norm_batch_computes_each_group_by_itself():
+def test_a_network_trained_with_norm_batch_computes_each_ghost_batch_by_itself():
     grouped, plain = (random_network(norm_batch=norm_batch).train() for norm_batch in (4, None))
     images = torch.rand(12, 3, 16, 16)
     expected = torch.cat([plain(part) for part in images.split(4)])

@@ -1,38 +1,33 @@
-"""Appendix D's trivial detectors: densities of raw pixels, and the energy of edges. Higher = more
-anomalous.
-"""
+"""Appendix D's trivial detectors: densities of pixels, energy of edges. Higher = more anomalous."""
 
 import numpy as np
 
 
 class PixelGaussian:
-    """A Gaussian with full covariance over the pixels of each colour channel, fitted on uint8
-    images (N, C, H, W).
+    """A Gaussian with full covariance over the pixels of each colour channel.
 
-    The score (N,) is minus the sum over channels of the log-density. Pixels are dequantised as (x +
-    u) / 256 with u uniform in [0, 1), from the seed: without it the density of a constant patch has
-    no bound.
+    It is fitted on uint8 images (N, C, H, W); the score (N,) is minus the sum over channels of the
+    log-density. Pixels are dequantised as (x + u) / 256 with u uniform in [0, 1), from the seed:
+    without it the density of a constant patch has no bound.
     """
 
     def __init__(self, seed: int = 0):
         self.seed = seed
 
     def fit(self, images: np.ndarray) -> "PixelGaussian":
-        from scipy.stats import multivariate_normal  # slow to import, and needed only here
+        from scipy.stats import multivariate_normal  # slow to import
 
-        pixels = self._dequantised(images)
-        self._densities = [
-            multivariate_normal(channel.mean(0), np.cov(channel, rowvar=False), allow_singular=True)
-            for channel in pixels
-        ]
+        self._densities = []
+        for channel in self._dequantised(images):
+            covariance = np.cov(channel, rowvar=False)
+            self._densities.append(
+                multivariate_normal(channel.mean(0), covariance, allow_singular=True)
+            )
         return self
 
     def score(self, images: np.ndarray) -> np.ndarray:
-        pixels = self._dequantised(images)
-        return -sum(
-            density.logpdf(channel)
-            for density, channel in zip(self._densities, pixels, strict=True)
-        )
+        channels = zip(self._densities, self._dequantised(images), strict=True)
+        return -sum(density.logpdf(channel) for density, channel in channels)
 
     def _dequantised(self, images: np.ndarray) -> np.ndarray:
         if images.dtype != np.uint8 or images.ndim != 4:
@@ -45,28 +40,26 @@ class PixelGaussian:
 
 
 class PixelMixture:
-    """Three Gaussians over the single pixel values of each colour channel: the paper's wording of
-    Appendix D, read literally.
+    """Three Gaussians over the pixel values of each colour channel: Appendix D read literally.
 
-    Fitted on a seeded sample of the pixels of uint8 images (N, C, H, W); the score (N,) is minus
-    the sum of log-densities.
+    It is fitted on a seeded sample of the pixels of uint8 images (N, C, H, W); the score (N,) is
+    minus the sum of log-densities.
     """
 
     def __init__(self, components: int = 3, sample: int = 100_000, seed: int = 0):
         self.components, self.sample, self.seed = components, sample, seed
 
     def fit(self, images: np.ndarray) -> "PixelMixture":
-        from sklearn.mixture import GaussianMixture
+        from sklearn.mixture import GaussianMixture  # slow to import
 
-        random, values = np.random.default_rng(self.seed), (np.arange(256)[:, None] + 0.5) / 256
-        self._log_densities = []
+        random = np.random.default_rng(self.seed)
+        values = (np.arange(256)[:, None] + 0.5) / 256  # all that a pixel can be
+        self._log_densities = []  # (256,) of each channel
         for channel in images.swapaxes(0, 1):  # (C, N, H, W)
             pixels = random.choice(channel.ravel(), self.sample)
             mixture = GaussianMixture(self.components, random_state=self.seed)
             mixture.fit(((pixels + random.random(self.sample)) / 256)[:, None])
-            self._log_densities.append(
-                mixture.score_samples(values)
-            )  # (256,): all that a pixel can be
+            self._log_densities.append(mixture.score_samples(values))
         return self
 
     def score(self, images: np.ndarray) -> np.ndarray:
@@ -75,13 +68,13 @@ class PixelMixture:
 
 
 def edge_energy(images: np.ndarray) -> np.ndarray:
-    """Minus the mean squared Sobel gradient of uint8 images (N, C, H, W), (N,): an image with fewer
-    edges is more anomalous.
+    """Minus the mean squared Sobel gradient of uint8 images (N, C, H, W), (N,).
+
+    An image with fewer edges is more anomalous.
     """
     from scipy.ndimage import correlate1d  # its sobel would smooth along the images' axis too
 
     grey = images.mean(1) / 255  # (N, H, W)
-    edges = (
-        correlate1d(correlate1d(grey, [-1, 0, 1], axis), [1, 2, 1], 3 - axis) for axis in (1, 2)
-    )
-    return -sum(edge**2 for edge in edges).mean((1, 2))
+    across = correlate1d(correlate1d(grey, [-1, 0, 1], 1), [1, 2, 1], 2)
+    along = correlate1d(correlate1d(grey, [-1, 0, 1], 2), [1, 2, 1], 1)
+    return -(across**2 + along**2).mean((1, 2))

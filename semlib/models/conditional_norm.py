@@ -1,4 +1,4 @@
-"""Batch normalisation in groups of images, and one of its own for each task (de Vries et al. 2017)."""
+"""Batch normalisation: in ghost batches, and conditional on the task."""
 
 import torch
 from torch import Tensor, nn
@@ -7,8 +7,10 @@ TASKS = ("classify", "cpc")
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation whose training statistics are those of each `norm_batch` consecutive
-    images, as on several GPUs.
+    """Ghost batch normalisation (Hoffer et al. 2017): in training, statistics of parts of a batch.
+
+    norm_batch: the ghost batch's images, consecutive ones; None: the whole batch. It makes one
+    device compute what several do, of which each normalises its own part.
     """
 
     def __init__(self, channels: int, norm_batch: int | None = None):
@@ -19,15 +21,12 @@ class BatchNorm(nn.BatchNorm2d):
         """(N, C, H, W) -> (N, C, H, W), the same for every task."""
         if not self.training or not self.norm_batch or len(input) <= self.norm_batch:
             return super().forward(input)
-        return torch.cat(
-            [super(BatchNorm, self).forward(part) for part in input.split(self.norm_batch)]
-        )
+        parts = input.split(self.norm_batch)
+        return torch.cat([super(BatchNorm, self).forward(part) for part in parts])
 
 
 class ConditionalBatchNorm(nn.ModuleDict):
-    """Batch normalisation with a scale, a shift and running statistics of its own for each task
-    (Sec. 5.1).
-    """
+    """A scale, a shift and running statistics for each task (Sec. 5.1; de Vries et al. 2017)."""
 
     def __init__(self, channels: int, norm_batch: int | None = None):
         super().__init__({task: BatchNorm(channels, norm_batch) for task in TASKS})

@@ -34,6 +34,7 @@ from workbench.experiment import EXTERNAL, ConfigError, Experiment, Network, cre
 from workbench.files import ROOT, remove_leftovers, save_atomically
 from workbench.images import prepared
 from workbench.runs import external, machine, plan, scoring, store
+from workbench.runs.guard import failure
 from workbench.runs.plan import Run, load
 from workbench.runs.scoring import MSP
 from workbench.runs.store import Record
@@ -201,7 +202,7 @@ def _try(run: Run, data: datasets.Dataset, scores: list[str]) -> None:
                 scoring.attempt(run, net, split, name)
     except Exception as error:  # a user's code can raise any
         raise ConfigError(
-            f"{doing}: {metrics.failure(error)} (tried on a few images, nothing was trained)"
+            f"{doing}: {failure(error)} (tried on a few images, nothing was trained)"
         ) from error
 
 

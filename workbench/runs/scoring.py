@@ -12,10 +12,11 @@ import torch
 
 from semlib import datasets, metrics
 from semlib.datasets import augmentation
-from semlib.metrics import Features, ScoreError
+from semlib.metrics import Features
 from semlib.randomness import seeded
 from workbench import own
 from workbench.runs import plan
+from workbench.runs.guard import ScoreError, guarded
 from workbench.runs.plan import Run
 
 # every record has it: learning curves show it, and it costs nothing
@@ -58,7 +59,7 @@ def _arrays(
     functions: dict[str, Callable],
     statistics: Iterable[str],
 ) -> dict[str, np.ndarray]:
-    plain = {name: function for name, function in functions.items() if not _is_fitted(function)}
+    plain = {name: guarded(name, f) for name, f in functions.items() if not _is_fitted(f)}
     train, test = (
         augmentation.centre(part.images, run.experiment.crop_side)
         for part in (split.train, split.test)
@@ -92,7 +93,8 @@ def attempt(run: Run, net: torch.nn.Module, split: datasets.Split, name: str) ->
         split.test.images[:: max(1, len(split.test) // FEW)][:FEW], run.experiment.crop_side
     )
     if not _is_fitted(function):
-        _check_numbers(name, metrics.score(net, images, {name: function})[1][name])
+        scores = {name: guarded(name, function)}
+        _check_numbers(name, metrics.score(net, images, scores)[1][name])
         return
     of_test, rng = metrics.features(net, images), np.random.default_rng(0)
     each = max(
