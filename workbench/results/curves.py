@@ -44,7 +44,8 @@ class Curve:
     def at(self, threshold: float) -> Point:
         k = np.searchsorted(-self.thresholds, -threshold, side="right")
         flagged, found = (int(counts[k - 1]) if k else 0 for counts in (self.flagged, self.found))
-        precision, anomalies = found / flagged if flagged else math.nan, int(self.found[-1])
+        precision = found / flagged if flagged else math.nan
+        anomalies = int(self.found[-1])
         return Point(threshold, precision, found / anomalies, flagged, anomalies - found)
 
     def threshold(self, share: float) -> float:
@@ -58,6 +59,9 @@ class Curve:
         With 1 to P anomalies, the mean of the precisions is average precision (Eq. 4).
         """
         k = np.searchsorted(self.found, found)
-        hits, anomalies = self.found[k], self.found[-1]
-        columns = [self.thresholds[k], hits / self.flagged[k], hits / anomalies, self.flagged[k]]
-        return pd.DataFrame(dict(zip(Point._fields, [*columns, anomalies - hits], strict=True)))
+        hits = self.found[k]
+        anomalies = self.found[-1]
+        table = pd.DataFrame({"threshold": self.thresholds[k], "precision": hits / self.flagged[k]})
+        return table.assign(
+            recall=hits / anomalies, flagged=self.flagged[k], missed=anomalies - hits
+        )

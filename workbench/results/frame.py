@@ -30,7 +30,10 @@ def frame(source: str | Runs, outputs: str = "outputs") -> pd.DataFrame:
             raise ConfigError(f"profile: {source} has no finished runs; choose from {known}")
         runs = [(source, record, record.scoring) for record in records]
     else:
-        runs = [(e.profile, r, plan.scoring(e)) for e, records in source for r in records]
+        runs = []
+        for experiment, records in source:
+            scoring = plan.scoring(experiment)
+            runs += [(experiment.profile, record, scoring) for record in records]
     settings = differing([record for _, record, _ in runs])
     rows = []
     for profile, record, scoring in runs:

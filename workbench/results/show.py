@@ -1,21 +1,66 @@
 """Tables as text, and sentences about the runs that a table is made of."""
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
+from string import Formatter
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from semlib.datasets import imagenet
-from workbench.experiment import Experiment, Several, read_parameters, several
+from workbench.experiment import (
+    Data,
+    Experiment,
+    Network,
+    Scoring,
+    Several,
+    Training,
+    read_parameters,
+    several,
+)
 from workbench.results import stats, tables
-from workbench.results.frame import Runs
+from workbench.results.frame import Runs, frame
 from workbench.results.names import label, rows_of, without_average
 from workbench.runs import machine, plan, store
 from workbench.runs.store import Record
+
+# what the results depend on, besides the scores that are shown
+DECISIVE = [*Data.model_fields, *Network.model_fields, *Training.model_fields]
+DECISIVE += [name for name in Scoring.model_fields if name != "scores"]
+
+# Each column of a table as text: a format that a row's values fill, where the table has them
+FORMATS = {
+    "Data set": "{dataset}",
+    "Images a class": "{images}",
+    "Statistics": "{statistics}",
+    "Method": "{method}",
+    "Measure": "{measure}",
+    "Score": "{score}",
+    "Against": "{against}",
+    "Classification-only": "{plain:.2f}",
+    "With the method": "{with:.2f}",
+    "Gain (points)": "{gain:+.2f}",
+    "Difference (points)": "{difference:+.2f}",
+    "Average precision (%)": "{average_precision:.2f}",
+    "95 % over held-out classes": "{low:+.2f} to {high:+.2f}",
+    "95 % over test images": "{images_low:+.2f} to {images_high:+.2f}",
+    "Std over trials": "{trial_std:.2f}",
+    "AUROC (%)": "{auroc:.2f}",
+    "FPR at 95 % recall (%)": "{fpr95:.2f}",
+    "The paper": "{paper:.2f}",
+    "Above in": "{above} of {classes}",
+    "p": "{p}",
+    "p by Holm": "{holm}",
+    "Auxiliary weight": "{weight:g}",
+    "Validation accuracy": "{mean_std}",
+    "For the params file": "{line}",
+}
+INDEX = [*FORMATS][:7]
+
 
 # --- tables
 
@@ -34,26 +79,31 @@ def p_value(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"= {value:.3f}"
 
 
-def written(
-    table: pd.DataFrame, index: Mapping[str, str], columns: Mapping[str, str], absent: str = "-"
-) -> pd.DataFrame:
-    """A table as text: each column a format, "{low:.2f} to {high:.2f}", that a row's values fill.
+def text(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of `stats` (gains, leaderboard, contrasts, effects) or `tables.by_weight` as text.
 
-    index: those that become the index. Methods and measures are shown by their labels, p by its
-    text, and a cell whose number is NaN as absent.
+    Methods and measures by their labels; "-" for NaN, and for means over a part of the classes.
     """
-    named = {}
+    board = "average_precision" in table
+    table = table.reset_index().rename(columns={"class_low": "low", "class_high": "high"})
     for name in table.columns.intersection(["method", "measure", "score", "against"]):
-        named[name] = table[name].map(partial(label, among=table[name].unique()))
+        table[name] = table[name].map(partial(label, among=table[name].unique()))
     for name in table.columns.intersection(["p", "holm"]):
-        named[name] = table[name].map(p_value).str.removeprefix("= ")
-    rows = table.assign(**named).to_dict("records")
-    text = {
-        name: [how.format_map(row) for row in rows] for name, how in {**index, **columns}.items()
-    }
-    text = pd.DataFrame(text, table.index).replace(r" \(.?nan to .?nan\)", "", regex=True)
-    text = text.replace(r".*\bnan\b.*", absent, regex=True)
-    return text.set_index([*index]) if index else text
+        table[name] = table[name].map(p_value).str.removeprefix("= ")
+    if "gain" in table:
+        table.loc[table.classes < table.planned, ["plain", "with", "gain", "low"]] = math.nan
+        table["images"] = table.images.map("{:,.0f}".format)
+    if "weight" in table:
+        table["mean_std"] = list(map(mean_std, table.accuracy, table["std"]))
+        table["line"] = table.weight.map("auxiliary_weight: {:g}".format).where(table.chosen, "")
+    shown = {}
+    for title, how in FORMATS.items():
+        fields = {field for _, field, _, _ in Formatter().parse(how)} - {None}
+        if fields <= {*table}:
+            how = how.replace("+", "") if board else how
+            shown[title] = [how.format_map(row) for row in table.to_dict("records")]
+    shown = pd.DataFrame(shown).replace(r".*\bnan\b.*", "-", regex=True)
+    return shown.set_index([name for name in INDEX if name in shown])
 
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
@@ -86,8 +136,7 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
             limit = 2 * np.hypot(part["std"], part.paper_std)
             points = part["mean"] - part.paper
             mark = np.select([limit.isna(), points.abs() > limit], [" ?", " *"], "")
-            found = pd.DataFrame({"points": points, "mark": mark})
-            texts[column] = written(found, {}, {"text": "{points:+.2f}{mark}"}, absent="").text
+            texts[column] = (points.map("{:+.2f}".format) + mark).where(points.notna(), "")
     if not texts:
         nothing = "the paper has no numbers of this data set"
         return pd.DataFrame({"Difference": [nothing]}, index=["-"])
@@ -102,56 +151,45 @@ def counts(table: pd.DataFrame) -> pd.DataFrame:
     signed-rank test over the classes' means. The classes of a data set are not quite independent:
     their trainings share images.
     """
-    parts, rows = _labelled(without_average(table)), {}
-    plain, odin, msp = label("classification"), label("odin"), label("msp")
+    parts = _labelled(without_average(table))
+    odin, msp, plain = map(label, ("odin", "msp", "classification"))
+    detectors: dict[str, pd.DataFrame] = {}
+    methods: dict[str, pd.DataFrame] = {}
     for (method, measure), part in parts.items():
         if measure == odin and (method, msp) in parts:
-            rows[f"{method}: {measure} above {msp}"] = part, parts[method, msp]
-    for (method, measure), part in parts.items():
+            detectors[f"{method}: {odin} above {msp}"] = part - parts[method, msp]
         if method != plain and (plain, measure) in parts:
-            rows[f"{method}: {measure} above {plain}"] = part, parts[plain, measure]
-    return _here_and_paper(rows, _wins)
-
-
-def rank_correlation(table: pd.DataFrame) -> pd.DataFrame:
-    """Spearman's correlation over classes of accuracy with each score, here and in the paper."""
-    parts, rows, accuracy = _labelled(without_average(table)), {}, label("accuracy")
-    for (method, measure), part in parts.items():
-        if measure != accuracy:
-            rows[f"{method}: accuracy and {measure}"] = parts[method, accuracy], part
-    return _here_and_paper(rows, _spearman)
-
-
-def _here_and_paper(
-    rows: Mapping[str, tuple[pd.DataFrame, pd.DataFrame]], compare: Callable[..., str]
-) -> pd.DataFrame:
-    """A row for each pair of parts: compare(one, other) of the classes that have both numbers."""
-    text = pd.DataFrame("", index=[*rows], columns=["here", "in the paper"])
-    for name, (one, other) in rows.items():
-        both = pd.concat({"one": one, "other": other}, axis=1).swaplevel(axis=1)
-        text.loc[name, "here"] = compare(*both["mean"].dropna().T.to_numpy()) or "not run"
-        if "paper" in one and "paper" in other:
-            text.loc[name, "in the paper"] = compare(*both["paper"].dropna().T.to_numpy())
+            methods[f"{method}: {measure} above {plain}"] = part - parts[plain, measure]
+    text = pd.DataFrame("", index=[*detectors, *methods], columns=["here", "in the paper"])
+    for name, gained in (detectors | methods).items():
+        text.loc[name, "here"] = _wins(gained["mean"]) or "not run"
+        if "paper" in gained:
+            text.loc[name, "in the paper"] = _wins(gained["paper"])
     return text if text["in the paper"].any() else text[["here"]]
 
 
-def _wins(better: np.ndarray, worse: np.ndarray) -> str:
-    found = stats.paired(pd.Series(better - worse))
+def _wins(gained: pd.Series) -> str:
+    found = stats.paired(gained)
     if not found["classes"]:
         return ""
-    wins, p = f"{found['above']} of {found['classes']}", p_value(found["p"])
+    wins = f"{found['above']} of {found['classes']}"
+    p = p_value(found["p"])
     return f"{wins}, {found['difference']:+.2f} points, p {p}" if p else wins
 
 
-def _spearman(accuracy: np.ndarray, precision: np.ndarray) -> str:
-    from scipy.stats import spearmanr  # slow to import
+def rank_correlation(table: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's correlation over classes of accuracy with each score, here and in the paper.
 
-    if len(accuracy) < 3:
-        return ""
-    if min(np.ptp(accuracy), np.ptp(precision)) == 0:
-        return "undefined: all are equal"
-    found = spearmanr(accuracy, precision)
-    return f"{found.statistic:+.2f} (p = {found.pvalue:.2f}, {len(accuracy)} classes)"
+    NaN of fewer than three classes, or where all are equal.
+    """
+    rho = without_average(table).corr("spearman", min_periods=3)
+    rows = {}
+    for method, measure in tables.parts(table):
+        for title, statistic in (("here", "mean"), ("in the paper", "paper")):
+            pair = [(method, name, statistic) for name in (measure, "accuracy")]
+            if measure != "accuracy" and {*pair} <= {*rho.columns}:
+                rows.setdefault((label(method), label(measure)), {})[title] = rho.loc[*pair]
+    return pd.DataFrame.from_dict(rows, "index").round(2)
 
 
 def with_skew(summary: pd.DataFrame, runs: Runs) -> pd.DataFrame:
@@ -163,89 +201,10 @@ def with_skew(summary: pd.DataFrame, runs: Runs) -> pd.DataFrame:
     return text
 
 
-def gains(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of `stats.gains` as text."""
-    index = {"Images a class": "{images:,.0f}", "Statistics": "{statistics}"}
-    index |= {"Method": "{method}", "Measure": "{measure}"}
-    means = {label("classification"): "{plain:.2f}", "With the method": "{with:.2f}"}
-    means |= {"Gain (95 % over held-out classes)": "{gain:+.2f} ({low:+.2f} to {high:+.2f})"}
-    text = written(table, index, means | {"Above in": "{above} of {classes}", "p": "{p}"}, "-")
-    classes = table.set_axis(text.index)[["classes", "planned"]]
-    part = classes.classes < classes.planned
-    text.loc[part, [*means]] = "not all run"
-    text.loc[part, "Above in"] += " that were run, of " + classes.planned.astype(str)
-    text.loc[classes.classes == 0] = "not run"
-    return text
-
-
-def weights(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of `tables.by_weight` as text, with the chosen weight's line for params files."""
-    index = {"Data set": "{dataset}", "Images a class": "{train_per_class}", "Method": "{method}"}
-    columns = {"Auxiliary weight": "{weight:g}", "Validation accuracy": "{text}"}
-    columns |= {"For the params file": "auxiliary_weight: {weight:g}"}
-    means = list(map(mean_std, table.accuracy, table["std"]))
-    text = written(table.assign(text=means), index, columns)
-    text.loc[list(table.method == "classification"), "Auxiliary weight"] = ""
-    text.loc[list(~table.chosen), "For the params file"] = ""
-    return text
-
-
-def leaderboard(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of `stats.leaderboard` as text; each interval says what it is about."""
-    columns = {
-        "Average precision (%)": "{average_precision:.2f}",
-        "95 % over test images": "{images_low:.2f} to {images_high:.2f}",
-        "Std over trials": "{trial_std:.2f}",
-        "95 % over held-out classes": "{class_low:.2f} to {class_high:.2f}",
-        "AUROC (%)": "{auroc:.2f}",
-        "FPR at 95 % recall (%)": "{fpr95:.2f}",
-    }
-    if table.paper.notna().any():
-        columns["The paper"] = "{paper:.2f}"
-    text = written(table.reset_index(), {"Method": "{method}", "Detector": "{score}"}, columns)
-    return text.mask(text["Average precision (%)"] == "-", "not run")
-
-
-def contrasts(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of `stats.contrasts` or `stats.effects` as text: p last if it has one."""
-    columns = {
-        "Difference (points)": "{difference:+.2f}",
-        "95 % over held-out classes": "{low:+.2f} to {high:+.2f}",
-        "95 % over test images": "{images_low:+.2f} to {images_high:+.2f}",
-        "Above in": "{above} of {classes}",
-    }
-    if "holm" in table:
-        columns |= {"p": "{p}", "p by Holm": "{holm}"}
-    index = {"Method": "{method}", "Score": "{score}", "Against": "{against}"}
-    return written(table, index, columns, absent="not run")
-
-
-def prevalences(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of `stats.by_prevalence` as text, a column for each share of anomalies."""
-    text = table.T.map("{:.2f}".format).replace("nan", "-").rename(columns="{:.1%}".format)
-    text = text.rename(index=label).rename_axis(["Method", "Detector"])
-    return text.rename_axis(columns="Anomalies")
-
-
-def correlations(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of `stats.correlations` as text: a column a probe."""
-    texts = table.assign(text=[correlation(row) for row in tables.rows(table)])
-    wide = texts.pivot_table("text", stats.PAIR, "probe", aggfunc="first", sort=False)
-    wide = wide.rename(index=label).rename_axis(["Method", "Detector"])
-    return wide.rename_axis(columns=None)
-
-
 def correlation(row: Any) -> str:
     """A row of `stats.correlations`: the correlation and its interval."""
     interval = f"{row.rho:+.2f} ({row.low:+.2f} to {row.high:+.2f})"
     return "undefined" if math.isnan(row.rho) else interval
-
-
-def audit(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of `stats.audit` as text, in percent."""
-    titles = ["Average precision", "By trapezoids", "Lowest order of ties"]
-    titles += ["Highest order of ties", "Images that share a score"]
-    return table.map("{:.2f}".format).set_axis(titles, axis=1).rename(index=label)
 
 
 def as_text(table: pd.DataFrame) -> str:
@@ -272,7 +231,8 @@ def averaged(records: Sequence[Record], how: str = "mean of ") -> str:
     how: what stands before several.
     """
     runs = Counter((record.dataset, record.hold_out, record.method) for record in records)
-    fewest, most = min(runs.values(), default=0), max(runs.values(), default=0)
+    fewest = min(runs.values(), default=0)
+    most = max(runs.values(), default=0)
     if most == 1:
         return "one trial"
     between = {most: "", most - 1: f"{fewest} or "}.get(fewest, f"{fewest} to ")
@@ -317,19 +277,14 @@ def summary(experiment: Experiment, records: Sequence[Record]) -> str:
 
 
 def summaries(runs: Runs) -> str:
-    """Each experiment's title and summary as Markdown, then in what their runs differ."""
-    parts = [f"**{title(e)}**: {summary(e, records)}" for e, records in runs]
-    return "\n\n".join([*parts, between(runs)])
-
-
-def between(runs: Runs) -> str:
-    """In what the runs of several experiments differ besides their data, as Markdown."""
-    every = [record for _, records in runs for record in records]
-    return "  \n".join(unlike(every, one_data_set=False))
+    """Each experiment's heading and summary as Markdown, then in what their runs differ."""
+    parts = [f"{heading(e)}  \n{summary(e, records)}" for e, records in runs]
+    every = list(itertools.chain.from_iterable(records for _, records in runs))
+    return "\n\n".join([*parts, "  \n".join(unlike(every, one_data_set=False))])
 
 
 def unlike(records: Sequence[Record], one_data_set: bool = True) -> list[str]:
-    """A line for each aspect that differs between runs, where a table's numbers may depend on it."""
+    """A line for each aspect in which runs differ and on which their numbers may depend."""
     own = [record for record in records if not record.external]
     torch = [record.versions.get("torch", "unknown").split(".")[:2] for record in own]
     aspects = {
@@ -352,8 +307,9 @@ def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:
     own = [record for record in records if not record.external]
     lines = [f"{len(records)} of {len(plan.planned(experiment))} runs are finished."]
     if own:
-        where = f"trained in {duration(sum(r.seconds for r in own))} on {_counted(r.device for r in own)}"
-        lines = [f"{lines[0][:-1]}, {where}."]
+        time = duration(sum(record.seconds for record in own))
+        devices = _counted(record.device for record in own)
+        lines = [f"{lines[0][:-1]}, trained in {time} on {devices}."]
     lines += _whole_trials(experiment, records)
     if len(own) < len(records):
         named = _counted(label(record.method) for record in records if record.external)
@@ -373,20 +329,13 @@ def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:
 
 
 def _whole_trials(experiment: Experiment, records: Sequence[Record]) -> list[str]:
-    """A line if the averages are of fewer trials than were begun, or methods have not as many."""
-    runs = pd.DataFrame(
-        [(r.method, r.trial, r.hold_out or "none") for r in records],
-        columns=["method", "trial", "hold_out"],
-    )
-    classes = runs.groupby(["method", "trial"]).hold_out.nunique()
-    whole = (
-        (classes == len(plan.held_out(experiment))).groupby(level="method").agg(["sum", "count"])
-    )
-    whole = whole[whole["sum"] > 0]
-    if (whole["sum"] == whole["count"]).all() and whole["sum"].nunique() <= 1:
+    """A line if averages leave trials out that lack a class, or methods have not as many trials."""
+    long = frame([(experiment, records)]).groupby(["method", "trial"], sort=False)
+    whole = long.hold_out.nunique() == len(plan.held_out(experiment))
+    trials = whole.groupby(level="method", sort=False).agg(["sum", "count"]).query("sum > 0")
+    if (trials["sum"] == trials["count"]).all() and trials["sum"].nunique() < 2:
         return []
-    methods = [method for method in experiment.methods if method in whole.index]
-    counts = ", ".join(f"{whole['sum'][method]} with {label(method)}" for method in methods)
+    counts = ", ".join(f"{count} with {label(name)}" for name, count in trials["sum"].items())
     return [f"Averages are of the trials that have every class: {counts}."]
 
 
@@ -399,41 +348,22 @@ def _not_scored(experiment: Experiment, records: Sequence[Record]) -> list[str]:
     if not missing:
         return []
     more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-    return [f"Not scored yet: {missing[0]}{more}; missing: train computes them from kept weights."]
+    todo = "missing: train computes them from kept weights"
+    return [f"Not scored yet: {missing[0]}{more}; {todo}."]
 
 
-def unlike_paper(notebook: str, *experiments: Experiment) -> str:
-    """Which settings differ from params/paper/<notebook>.yaml, a paragraph an experiment."""
-    file = f"params/paper/{notebook}.yaml"
-    fields = {*Experiment.model_fields, *Several.model_fields}
-    given = {name: value for name, value in read_parameters(file).items() if name in fields}
-    papers = {paper.dataset: paper for paper in several(given)}
-    paragraphs = []
+def unlike_paper(notebook: str, *experiments: Experiment) -> pd.DataFrame:
+    """The settings of the data, the network, training and scoring that are not params/paper's."""
+    known = {*Experiment.model_fields, *Several.model_fields}
+    given = read_parameters(f"params/paper/{notebook}.yaml")
+    papers = several({name: value for name, value in given.items() if name in known})
+    by_dataset = {paper.dataset: paper for paper in papers}
+    rows = []
     for experiment in experiments:
-        if experiment.dataset not in papers:
-            known = " or ".join(papers)
-            said = f"{experiment.dataset_name} is not the paper's data set, which is {known}."
-        else:
-            said = _unlike(experiment, papers[experiment.dataset], file)
-        paragraphs.append(said)
-    return "\n\n".join(paragraphs)
-
-
-def _unlike(experiment: Experiment, paper: Experiment, file: str) -> str:
-    methods = experiment.trained or ("classification",)
-    mine, theirs = _choices(experiment, methods), _choices(paper, methods)
-    computed = f"Training computes in {mine.pop('precision')}, of which the paper says nothing."
-    different = [f"{k} {mine[k]} (there {theirs[k]})" for k in mine if mine[k] != theirs[k]]
-    if not different:
-        return f"All settings are the paper's, as we read them in {file}. {computed}"
-    return f"Settings unlike {file}: {', '.join(different)}. {computed}"
-
-
-def _choices(experiment: Experiment, methods: Iterable[str]) -> dict[str, Any]:
-    """Every setting that the results of an experiment with these methods depend on."""
-    settings: dict[str, Any] = {}
-    for method in methods:
-        settings |= plan.Run(experiment, None, method, 0).settings
-    if "odin" in experiment.scores:
-        settings |= {"temperature": experiment.temperature, "epsilon": experiment.epsilon}
-    return settings | {"trials": experiment.trials, "statistics": experiment.statistics}
+        paper = by_dataset.get(experiment.dataset, papers[0])
+        for name in ("dataset", "trials", *DECISIVE):
+            row = [experiment.dataset_name, name, getattr(experiment, name), getattr(paper, name)]
+            if row[2] != row[3]:
+                rows.append(row)
+    table = pd.DataFrame(rows, columns=["Data set", "Setting", "here", f"params/paper/{notebook}"])
+    return table.set_index(["Data set", "Setting"]).map(str)

@@ -6,6 +6,7 @@ training (`trial_`: the standard deviation over trials); another held-out class 
 and high: a t-interval over classes). Measures of one ranking are fractions, tables are in percent.
 """
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from workbench.experiment import PAPERS_SCORES, ConfigError, Experiment
+from workbench.experiment import ConfigError, Experiment
 from workbench.results import tables
 from workbench.results.curves import Curve
 from workbench.results.frame import Runs
@@ -53,7 +54,8 @@ class Ranking:
     """
 
     def __init__(self, is_anomaly: ArrayLike, scores: ArrayLike, strata: ArrayLike | None = None):
-        anomaly, scores = np.asarray(is_anomaly), np.asarray(scores)
+        anomaly = np.asarray(is_anomaly)
+        scores = np.asarray(scores)
         if anomaly.ndim != 1 or anomaly.shape != scores.shape:
             shapes = f"{anomaly.shape} and {scores.shape}"
             raise ValueError(f"is_anomaly and scores should be (N,) and (N,), not {shapes}")
@@ -138,7 +140,8 @@ class Ranking:
 
 def draws(strata: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     """How often each image is in each of `count` stratified bootstrap resamples (N, count)."""
-    rng, counts = np.random.default_rng(seed), np.empty((len(strata), count), np.int16)
+    rng = np.random.default_rng(seed)
+    counts = np.empty((len(strata), count), np.int16)
     for stratum in np.unique(strata):
         members = np.flatnonzero(strata == stratum)
         drawn = rng.integers(len(members), size=(len(members), count)) * count + np.arange(count)
@@ -158,8 +161,10 @@ def interval(
     """
     from scipy.special import logit
 
-    ranking, deviation = Ranking(is_anomaly, scores), None
-    value, n = ranking.average_precision(), ranking.anomalies
+    ranking = Ranking(is_anomaly, scores)
+    value = ranking.average_precision()
+    n = ranking.anomalies
+    deviation = None
     if n >= MANY and value < 1:
         drawn = ranking.resampled(draws(ranking.strata, resamples, seed))
         deviation = logit(np.minimum(drawn, 1 - 0.5 / (n + 1))).std(ddof=1)
@@ -182,20 +187,6 @@ def logit_interval(
     return float(low), 1.0 if value == 1 else float(high)
 
 
-def difference_interval(
-    is_anomaly: ArrayLike, one: ArrayLike, other: ArrayLike, resamples: int = 1000, seed: int = 0
-) -> tuple[float, float, float]:
-    """How far `one` is above `other` in average precision, and its 95 % interval over test images.
-
-    A paired stratified bootstrap: each resample of the images is scored by both.
-    """
-    better, worse = Ranking(is_anomaly, one), Ranking(is_anomaly, other)
-    counts = draws(better.strata, resamples, seed)
-    value = better.average_precision() - worse.average_precision()
-    half = Z * (better.resampled(counts) - worse.resampled(counts)).std(ddof=1)
-    return value, float(value - half), float(value + half)
-
-
 def audit(arrays: Mapping[str, np.ndarray], statistics: str = "mixed") -> pd.DataFrame:
     """Average precision, by Eq. 4 and by other rules: `audit(np.load("scores.npz"))`, in percent.
 
@@ -205,17 +196,22 @@ def audit(arrays: Mapping[str, np.ndarray], statistics: str = "mixed") -> pd.Dat
     """
     if "is_anomaly" not in arrays:
         raise ValueError(f"is_anomaly should be beside the scores, which are {', '.join(arrays)}")
-    rows, end = {}, plan.STATISTICS[statistics]
-    names = {key.partition("@")[0] for key in arrays} - {"label", "predicted", "is_anomaly"}
-    for name in [key.removesuffix(end) for key in arrays if key.endswith(end)]:
-        if name in names:
-            ranking = Ranking(arrays["is_anomaly"], arrays[name + end])
-            together = np.diff(ranking.curve.flagged, prepend=0)  # images of one score
-            tied = together[together > 1].sum() / len(ranking.scores)
-            rules = [ranking.average_precision(), ranking.trapezoid(), *ranking.bounds()]
-            rows[name] = [*rules, tied]
-    columns = ["average_precision", "trapezoid", "lowest", "highest", "tied"]
-    return 100 * pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    rows = {}
+    for key in arrays:
+        name, at, end = key.partition("@")
+        if name in ("label", "predicted", "is_anomaly") or at + end != plan.STATISTICS[statistics]:
+            continue
+        ranking = Ranking(arrays["is_anomaly"], arrays[key])
+        together = np.diff(ranking.curve.flagged, prepend=0)  # images of one score
+        lowest, highest = ranking.bounds()
+        rows[name] = {
+            "average_precision": ranking.average_precision(),
+            "trapezoid": ranking.trapezoid(),
+            "lowest": lowest,
+            "highest": highest,
+            "tied": together[together > 1].sum() / len(ranking.scores),
+        }
+    return 100 * pd.DataFrame(rows).T
 
 
 # --- differences over held-out classes
@@ -300,28 +296,32 @@ def gains_by_class(
     if not comparable or plan.held_out(experiment) == [None]:
         return pd.DataFrame(columns=GAINS)
     table = tables.by_class(experiment, records)
-    average, classes = average_of(table), without_average(table).index
-    pairs = [(method, score) for method in others for score in experiment.scores]
+    parts = tables.parts(table)
+    average = average_of(table)
+    classes = without_average(table).index
+    pairs = list(itertools.product(others, experiment.scores))
     gained = pd.DataFrame({pair: gain(table, *pair) for pair in pairs}, index=classes)
     largest = gained.abs().max(axis=1).fillna(-1).nlargest(most).index
-    shown = gained[classes.isin(largest)]
     deviations = _deviations(experiment, [r for r in records if r.hold_out in largest], seed)
-    parts, blocks = tables.parts(table), []
-    for (method, score), values in gained.items():
-        rows = pd.DataFrame({"difference": shown[method, score]})
-        half = Z * deviations[method, score].reindex(rows.index)
-        rows = rows.assign(low=rows.difference - half, high=rows.difference + half)
-        rows.loc[average] = values.mean(), *t_interval(values.dropna())
-        above = parts[method, score] - parts["classification", score]
+    rows = gained[classes.isin(largest)]
+    half = Z * deviations.reindex(index=rows.index, columns=rows.columns)
+    rows.loc[average] = gained.mean()
+    low = rows - half
+    high = rows + half
+    paper = pd.DataFrame(math.nan, rows.index, rows.columns)
+    whole = pd.DataFrame(False, rows.index, rows.columns)
+    for pair in pairs:
+        low.loc[average, pair], high.loc[average, pair] = t_interval(gained[pair].dropna())
+        above = parts[pair] - parts["classification", pair[1]]
         if "paper" in above:
-            rows["paper"] = above.paper
-            if values.isna().any():
-                rows.loc[average, "paper"] = math.nan  # the paper's mean is of all classes
+            paper[pair] = above.paper
+            if gained[pair].isna().any():
+                paper.loc[average, pair] = math.nan  # the paper's mean is of all classes
         # the table's average is of whole trials
-        rows["whole"] = bool(np.isclose(values.mean(skipna=False), above["mean"][average]))
-        rows = rows.assign(method=method, score=score, hold_out=rows.index)
-        blocks.append(rows.reindex(columns=GAINS))
-    return pd.concat(blocks, ignore_index=True)
+        whole[pair] = bool(np.isclose(gained[pair].mean(skipna=False), above["mean"][average]))
+    every = {"difference": rows, "low": low, "high": high, "paper": paper, "whole": whole}
+    long = pd.DataFrame({name: values.unstack() for name, values in every.items()})
+    return long.rename_axis([*PAIR, "hold_out"]).reset_index()
 
 
 def _deviations(experiment: Experiment, records: Sequence[Record], seed: int) -> pd.DataFrame:
@@ -356,10 +356,9 @@ class Measured(NamedTuple):
 def check(experiments: Sequence[Experiment]) -> None:
     """ConfigError if a data set comes twice, of which classes can't be pooled: before training."""
     names = [experiment.dataset_name for experiment in experiments]
-    for name in names:
-        if names.count(name) > 1:
-            once = f"detectors are compared once on a data set; {name} has {names.count(name)}"
-            raise ConfigError(f"labels: {once}, name one")
+    if twice := [name for name in names if names.count(name) > 1]:
+        said = f"{twice[0]} has {len(twice)}, name one"
+        raise ConfigError(f"labels: detectors are compared once on a data set; {said}")
 
 
 def measured(runs: Runs, resamples: int = 200, seed: int = 0) -> Measured:
@@ -385,7 +384,8 @@ def measured(runs: Runs, resamples: int = 200, seed: int = 0) -> Measured:
 def _rankings(
     experiment: Experiment, records: Iterable[Record]
 ) -> Iterator[tuple[tuple[Any, ...], Ranking]]:
-    wanted, end = plan.scoring(experiment), plan.STATISTICS[experiment.statistics]
+    wanted = plan.scoring(experiment)
+    end = plan.STATISTICS[experiment.statistics]
     for record in records:
         if record.hold_out is None:
             continue
@@ -446,7 +446,8 @@ def leaderboard(found: Measured) -> pd.DataFrame:
     of that mean over trials; class_low to class_high: 95 % over other held-out classes. auroc,
     fpr95: as peers report it. paper: the paper's mean.
     """
-    mean, half = found.classes.mean(), Z * found.resampled.std()
+    mean = found.classes.mean()
+    half = Z * found.resampled.std()
     runs = 100 * found.rankings.map(Ranking.average_precision).astype(float)
     by_trial = runs.groupby(level=["method", "score", "trial", "dataset", "hold_out"]).mean()
     by_trial = by_trial.unstack(["dataset", "hold_out"]).reindex(columns=found.classes.index)
@@ -472,7 +473,8 @@ def contrasts(found: Measured) -> pd.DataFrame:
     """
     from statsmodels.stats.multitest import multipletests
 
-    detectors, methods = _differences(found, "msp"), _differences(found, "classification")
+    detectors = _differences(found, "msp")
+    methods = _differences(found, "classification")
     families = {
         "detectors": detectors[detectors.method == "classification"],
         "methods": methods[methods.score.isin(PAPERS_SCORES)],
@@ -528,10 +530,11 @@ def correlations(found: Measured, probes: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for method, score in found.classes:
         for probe in of_probes if len(both) else ():
-            ours, theirs = found.classes.loc[both, (method, score)], of_probes.loc[both, probe]
+            detected = found.classes.loc[both, (method, score)]
+            probed = of_probes.loc[both, probe]
             rho = low = high = math.nan
-            if len(both) >= 5 and ours.nunique() > 1 and theirs.nunique() > 1:
-                rho = float(spearmanr(ours, theirs).statistic)
+            if len(both) >= 5 and detected.nunique() > 1 and probed.nunique() > 1:
+                rho = float(spearmanr(detected, probed).statistic)
                 centre = np.arctanh(np.clip(rho, -1 + 1e-12, 1 - 1e-12))
                 half = Z * math.sqrt((1 + rho**2 / 2) / (len(both) - 3))
                 low, high = np.tanh([centre - half, centre + half])

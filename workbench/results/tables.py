@@ -109,7 +109,8 @@ def _beside(here: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
     paper = paper.reindex(here.index).dropna(axis=1, how="all")
     both = {}
     for (method, measure), part in parts(here).items():
-        part, name = part[["mean", "std"]], f"{method}_{measure}"
+        name = f"{method}_{measure}"
+        part = part[["mean", "std"]]
         if name in paper:
             part = part.assign(paper=paper[name], paper_std=paper[f"{name}_std"])
         both[method, measure] = part
@@ -177,12 +178,12 @@ def by_weight(runs: Runs) -> pd.DataFrame:
     for experiment, records in runs:
         accuracy = measurements(experiment, records).accuracy
         row: dict[str, Any] = {"dataset": experiment.dataset_name}
-        row["train_per_class"] = experiment.train_per_class or ""
+        row["images"] = experiment.train_per_class or "all"
         row |= {"method": experiment.methods[0], "weight": experiment.auxiliary_weight}
         row |= {"accuracy": accuracy.mean(), "std": accuracy.std()}
         table.append(row | {"complete": len(records) == len(plan.planned(experiment))})
     table = pd.DataFrame(table)
-    search = table.groupby(["dataset", "train_per_class", "method"])
+    search = table.groupby(["dataset", "images", "method"])
     best = search.accuracy.rank(ascending=False, method="first") == 1
     whole = search.complete.transform("all")
     return table.assign(chosen=best & whole & (table.method != "classification"))
