@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from workbench.experiment import ConfigError, Experiment
+from workbench.experiment import PAPERS_SCORES, ConfigError, Experiment
 from workbench.results import tables
 from workbench.results.curves import Curve
 from workbench.results.frame import Runs
@@ -304,8 +304,8 @@ def gains_by_class(
     largest = gained.abs().max(axis=1).fillna(-1).nlargest(most).index
     deviations = _deviations(experiment, [r for r in records if r.hold_out in largest], seed)
     rows = gained[classes.isin(largest)]
-    half = Z * deviations.reindex(index=rows.index, columns=rows.columns)
     rows.loc[average] = gained.mean()
+    half = Z * deviations.reindex(index=rows.index, columns=rows.columns)
     low = rows - half
     high = rows + half
     paper = pd.DataFrame(math.nan, rows.index, rows.columns)
@@ -353,24 +353,19 @@ class Measured(NamedTuple):
     paper: dict[str, float]  # the paper's means of <method>_<score>, where it has these classes
 
 
-def check(experiments: Sequence[Experiment]) -> None:
-    """ConfigError if a data set comes twice, of which classes can't be pooled: before training."""
-    names = [experiment.dataset_name for experiment in experiments]
-    if twice := [name for name in names if names.count(name) > 1]:
-        said = f"{twice[0]} has {len(twice)}, name one"
-        raise ConfigError(f"labels: detectors are compared once on a data set; {said}")
-
-
 def measured(runs: Runs, resamples: int = 200, seed: int = 0) -> Measured:
     """Rank the test images of every run by every score, with each experiment's statistics.
 
     Held-out classes of several data sets are pooled; one that lacks a method or score is left out.
     The bootstrap draws the images of each class apart, the same for all methods, trials, scores and
-    held-out classes. ConfigError as by `check`.
+    held-out classes. ConfigError if a data set comes twice.
     """
-    check([experiment for experiment, _ in runs])
+    names = [experiment.dataset_name for experiment, _ in runs]
     found = {}
     for experiment, records in runs:
+        if (count := names.count(experiment.dataset_name)) > 1:
+            said = f"{experiment.dataset_name} has {count}, name one"
+            raise ConfigError(f"labels: detectors are compared once on a data set; {said}")
         found |= dict(_rankings(experiment, records))
     rankings = pd.Series(found.values(), _index(found), dtype=object)
     classes = _by_class(rankings, Ranking.average_precision)
