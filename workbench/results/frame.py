@@ -1,6 +1,7 @@
 """Records -> one long table, a row a number: every table, test and figure is made from it."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -13,7 +14,7 @@ COLUMNS = ["profile", "dataset", "images", "hold_out", "method", "trial"]
 COLUMNS += ["statistics", "measure", "value", "device", "precision", "seconds", "address"]
 
 
-def frame(source: str | Runs, outputs: str = "outputs") -> pd.DataFrame:
+def frame(source: str | Runs, outputs: str | Path = "outputs") -> pd.DataFrame:
     """Every number of a profile's runs, outputs/<profile>/, or of (experiment, records) pairs.
 
     measure: "accuracy", or a score, of which the value is the average precision; of a pair the
@@ -23,7 +24,7 @@ def frame(source: str | Runs, outputs: str = "outputs") -> pd.DataFrame:
     by each setting of training in which these runs differ.
     """
     if isinstance(source, str):
-        folder = create({"profile": source, "outputs": outputs}).folder
+        folder = create({"profile": source, "outputs": str(outputs)}).folder
         records = store.collect(folder)
         if not records:
             known = ", ".join(sorted(path.parent.name for path in folder.parent.glob("*/runs")))

@@ -89,7 +89,7 @@ def text(table: pd.DataFrame) -> pd.DataFrame:
     for name in table.columns.intersection(["method", "measure", "score", "against"]):
         table[name] = table[name].map(partial(label, among=table[name].unique()))
     for name in table.columns.intersection(["p", "holm"]):
-        table[name] = table[name].map(p_value).str.removeprefix("= ")
+        table[name] = [p_value(p).removeprefix("= ") for p in table[name]]
     if "gain" in table:
         table.loc[table.classes < table.planned, ["plain", "with", "gain", "low"]] = math.nan
         table["images"] = table.images.map("{:,.0f}".format)

@@ -476,8 +476,9 @@ def contrasts(found: Measured) -> pd.DataFrame:
     }
     table = pd.concat(families, names=["family", None]).reset_index("family")
     # a contrast that can't be tested, its p NaN, counts in the correction all the same
-    holm = table.groupby("family").p.transform(lambda p: multipletests(p, method="holm")[1])
-    return table.assign(holm=holm).reset_index(drop=True)
+    p = table.p.fillna(1).groupby(table.family)
+    holm = p.transform(lambda family: multipletests(family, method="holm")[1])
+    return table.assign(holm=holm.where(table.p.notna())).reset_index(drop=True)
 
 
 def effects(found: Measured, against: str) -> pd.DataFrame:
