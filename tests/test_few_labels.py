@@ -139,15 +139,6 @@ def test_a_training_of_one_step_on_one_cycle_is_refused_and_of_few_warned_of(fol
         runs.check_data(tiny(folder, schedule="one_cycle"), data)
 
 
-def test_validation_images_are_never_among_them():
-    data = prepared.load("digits", validation=True)
-    kept = {image.tobytes() for image in data.test.images}
-    train = datasets.hold_out(data, "3", 20).train
-    alike = [image for image in train.images if image.tobytes() in kept]
-    whole = [image for image in data.train.images if image.tobytes() in kept]
-    assert len(train) == 180 and len(alike) <= len(whole)  # the digits may have two equal images
-
-
 # --- what is trained
 
 
@@ -177,11 +168,7 @@ def test_the_number_is_in_the_address_and_absent_where_all_are_used():
 # --- parameters
 
 
-def test_labels_make_an_experiment_each_with_ten_evaluations():
-    made = several({"labels": {500: 100, "2000": 25, "all": 7}, "dataset": "digits", "trials": 2})
-    budgets = [(e.train_per_class, e.epochs, e.evaluate_every) for e in made]
-    assert budgets == [(500, 100, 10), (2000, 25, 2.5), (None, 7, 1)]
-    assert several({"labels": None}) == (create({}),)
+def test_labels_with_epochs_beside_them_are_one_line():
     with pytest.raises(ConfigError, match="epochs: labels has epochs"):
         several({"labels": {500: 100}, "epochs": 3})
 
@@ -209,12 +196,6 @@ def test_every_number_of_labels_has_as_many_steps_and_ten_evaluations(path):
     assert {e.precision for e in made} == {"bfloat16" if path.parent.name == "fast" else "float32"}
     if made[0].dataset == "cifar10":
         assert set(made[0].scores) == set(SCORES) and made[0].train_per_class == 500
-
-
-def test_papermill_can_sort_the_keys_of_labels():
-    given, made = notebooks.parameters(NOTEBOOK, [], [["labels", "{500: 100, all: 10}"]])
-    assert given["labels"] == {"500": 100, "all": 10}
-    assert [e.train_per_class for e in made] == [500, None]
 
 
 def test_table_3_on_cpus_is_the_point_of_all_training_images():
@@ -307,14 +288,6 @@ def test_a_class_that_lacks_a_method_is_in_no_gain_and_then_no_mean_is_shown():
     assert msp(table).plain.item() == pytest.approx(expected)
     text = show.text(table)
     assert set(text["Gain (points)"]) == {"-"} and text["Above in"].str.endswith("of 6").all()
-
-
-def test_equal_is_not_above():
-    experiment, records = measured([0] * 8)
-    plain = {(r.hold_out, r.trial): r.metrics for r in records if r.method == "classification"}
-    same = [r.model_copy(update={"metrics": plain[r.hold_out, r.trial]}) for r in records]
-    table = stats.gains([(experiment, same)])
-    assert set(table.gain) == {0} and set(table.above) == {0}
 
 
 def test_gains_need_plain_classification():

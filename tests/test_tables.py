@@ -84,6 +84,8 @@ def test_the_frame_has_a_row_a_number_of_a_run():
             assert values[*run, "upright", measure] == pytest.approx(50 * number)
     assert set(long.device) == {"abacus"} and set(long.address) == {"f" * 8}
     assert long.images.isna().all() and set(long.profile) == {"paper"}
+    other = results.frame([(experiment(epsilon=0.1), RECORDS)])  # these have no such ODIN
+    assert set(other.measure) == {"msp", "accuracy"}
 
 
 def test_the_frame_of_a_profile_has_all_its_scores_and_the_settings_that_differ(tmp_path):
@@ -98,12 +100,6 @@ def test_the_frame_of_a_profile_has_all_its_scores_and_the_settings_that_differ(
     assert plain.pivot(index="hold_out", columns="method", values="value").shape == (2, 2)
     with pytest.raises(ConfigError, match="cup has no finished runs; choose from made_up"):
         results.frame("cup", outputs=tmp_path)
-
-
-def test_a_score_of_other_settings_is_not_the_asked_one():
-    other = record("1", "classification", 0, 0.1, 0.2, 0.9)
-    assert tables.measurements(experiment(epsilon=0.1), [other]).odin.isna().all()
-    assert list(tables.measurements(experiment(), [other]).odin) == [20.0]
 
 
 # --- the hold-out table
@@ -367,6 +363,8 @@ def test_remarks_say_how_much_was_run_and_on_what():
     assert warning.startswith("NOT COMPARABLE")
     assert f"{plan.here(experiment())} (6), dddddddd-eeeeeeee (1)" in warning
     assert "0 of 12 runs" in show.summary(experiment(), [])
+    said = ["119 s", "2 min", "75 min", "2.0 h", "3.1 h"]
+    assert list(map(show.duration, (119, 120, 4500, 7200, 11160))) == said
 
 
 @pytest.mark.parametrize(
@@ -391,11 +389,6 @@ def test_a_table_that_mixes_says_so(change, said, monkeypatch, capsys):
     monkeypatch.setattr(store, "finished", lambda experiment: records)
     show.print_all([experiment()])
     assert not said or said in capsys.readouterr().out
-
-
-def test_durations_are_in_the_unit_that_fits():
-    said = ["40 s", "119 s", "2 min", "75 min", "2.0 h", "3.1 h"]
-    assert list(map(show.duration, (40, 119, 120, 4500, 7200, 11160))) == said
 
 
 def test_settings_unlike_the_papers_are_a_table():

@@ -182,14 +182,14 @@ def rank_correlation(table: pd.DataFrame) -> pd.DataFrame:
 
     NaN of fewer than three classes, or where all are equal.
     """
-    rho = without_average(table).corr("spearman", min_periods=3)
+    parts = tables.parts(without_average(table))
     rows = {}
-    for method, measure in tables.parts(table):
-        for title, statistic in (("here", "mean"), ("in the paper", "paper")):
-            pair = [(method, name, statistic) for name in (measure, "accuracy")]
-            if measure != "accuracy" and {*pair} <= {*rho.columns}:
-                rows.setdefault((label(method), label(measure)), {})[title] = rho.loc[*pair]
-    return pd.DataFrame.from_dict(rows, "index").round(2)
+    for (method, measure), part in parts.items():
+        if measure != "accuracy":
+            rho = part.rank().corrwith(parts[method, "accuracy"].rank())
+            rows[label(method), label(measure)] = rho.where(part.count() > 2)
+    found = pd.DataFrame(rows).T.rename(columns={"mean": "here", "paper": "in the paper"})
+    return found[found.columns.intersection(["here", "in the paper"])].round(2)
 
 
 def with_skew(summary: pd.DataFrame, runs: Runs) -> pd.DataFrame:
