@@ -302,8 +302,9 @@ def gains_by_class(
     pairs = list(itertools.product(others, experiment.scores))
     gained = pd.DataFrame({pair: gain(table, *pair) for pair in pairs}, index=classes)
     largest = gained.abs().max(axis=1).fillna(-1).nlargest(most).index
-    deviations = _deviations(experiment, [r for r in records if r.hold_out in largest], seed)
-    rows = gained[classes.isin(largest)]
+    shown = classes[classes.isin(largest)]
+    deviations = _deviations(experiment, records, shown, seed)
+    rows = gained.loc[shown]
     rows.loc[average] = gained.mean()
     half = Z * deviations.reindex(index=rows.index, columns=rows.columns)
     low = rows - half
@@ -324,17 +325,20 @@ def gains_by_class(
     return long.rename_axis([*PAIR, "hold_out"]).reset_index()
 
 
-def _deviations(experiment: Experiment, records: Sequence[Record], seed: int) -> pd.DataFrame:
+def _deviations(
+    experiment: Experiment, records: Sequence[Record], classes: pd.Index, seed: int
+) -> pd.DataFrame:
     """The deviation over test images of each method above plain classification, in points.
 
     A row a held-out class, columns (method, score).
     """
+    records = [record for record in records if record.hold_out in classes]
     images = sum(len(record.scores("label")["label"]) for record in records[:1])
     work = max(1, images * len(records) * len(experiment.scores))
     resamples = min(200, max(FEWEST_RESAMPLES, WORK // work))
     drawn = _resampled(_rankings(experiment, records), resamples, seed)
     mean = drawn.groupby(level=["hold_out", *PAIR]).mean()  # over trials
-    every = [mean.index.unique("hold_out"), experiment.methods, experiment.scores]
+    every = [classes, experiment.methods, experiment.scores]
     mean = mean.reindex(pd.MultiIndex.from_product(every, names=mean.index.names))
     plain = mean.xs("classification", level="method")
     above = {name: mean.xs(name, level="method") - plain for name in experiment.methods}
