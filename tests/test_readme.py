@@ -1,5 +1,6 @@
 """What README.md and docs/ show is run as it stands there, from outside the package."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -12,6 +13,7 @@ import report
 from workbench.cli import main
 from workbench.experiment import read_parameters, several
 from workbench.results import show, stats, tables
+from workbench.results.names import label
 from workbench.runs import store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,11 +22,8 @@ README = (ROOT / "README.md").read_text()
 PAGES = {path.stem: path.read_text() for path in (ROOT / "docs").glob("*.md")}
 TEXT = "\n".join([README, *PAGES.values()])
 PYTHON = re.findall(r"```python\n(.*?)```", PAGES["extending"], flags=re.S)
-SMALL = [
-    word
-    for name, value in (("epochs", "1"), ("trials", "1"), ("hold_out", "8"))
-    for word in ("-p", name, value)
-]
+SMALL = ["-p", "epochs", "1", "-p", "trials", "1", "-p", "hold_out", "8"]
+CLAIM = ["msp", "odin", "accuracy"]
 
 
 def snippet(name: str) -> str:
@@ -51,43 +50,32 @@ def command(name: str, outside: Path) -> list[str]:
 
 @pytest.mark.notebook
 def test_own_score_and_own_task_run_as_shown_and_the_score_trains_nothing(outside):
-    assert main(command("my_task:hidden_quadrant", outside)) == 0
+    task = "my_task:hidden_quadrant"
+    assert main(command(task, outside)) == 0
     records = {path: store.read_record(path.parent) for path in outside.rglob("record.json")}
-    assert {record.method for record in records.values()} == {
-        "classification",
-        "my_task:hidden_quadrant",
-    }
+    assert {record.method for record in records.values()} == {"classification", task}
     assert main([*command("my_score:energy", outside), "-p", "methods", "classification"]) == 0
     for path, before in records.items():
         after = store.read_record(path.parent)
         assert after.finished == before.finished, "trained again"
         if after.method == "classification":
-            assert {name for name in after.metrics if "@" not in name} == {
-                "accuracy",
-                "msp",
-                "odin",
-                "my_score:energy",
-            }
+            shown = {how["score"] for how in after.scoring.values()}
+            assert shown == {"msp", "odin", "my_score:energy"}
 
 
 def test_the_lines_of_python_run(tmp_path):
     code = next(text for text in PYTHON if "metrics.score(" in text)
-    out = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
-    ).stdout
-    assert 0 < float(out) < 1
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert 0 < float(done.stdout) < 1
 
 
 def test_every_file_and_heading_that_a_page_names_is_there():
-    for path in re.findall(
-        r"(?:notebooks|params|semlib|docs|outputs/(?:cpu|fast|paper))/[\w/-]+\.(?:ipynb|yaml|py|png|md)",
-        TEXT,
-    ):
+    folders = "notebooks|params|semlib|workbench|docs|outputs/(?:cpu|fast|paper)"
+    for path in re.findall(rf"(?:{folders})/[\w/-]+\.(?:ipynb|yaml|py|png|md)", TEXT):
         assert (ROOT / path).exists(), path
-    pages = {ROOT / "README.md": README} | {
-        ROOT / "docs" / f"{name}.md": text for name, text in PAGES.items()
-    }
-    for page, text in pages.items():
+    pages = {ROOT / "docs" / f"{name}.md": text for name, text in PAGES.items()}
+    for page, text in (pages | {ROOT / "README.md": README}).items():
         prose = re.sub(r"```.*?```", "", text, flags=re.S)
         for link, heading in re.findall(r"\]\(([^)#:]*)(?:#([\w-]+))?\)", prose):
             there = page.parent / link if link else page
@@ -101,124 +89,118 @@ def test_readme_is_short():
     assert len(README.split()) <= 1000
 
 
-def test_its_results_stand_beside_those_of_the_published_tables():
+# --- numbers, held to the committed records
+
+
+@pytest.fixture(scope="module")
+def gains():
+    """Of the committed runs of params/<profile>/few_labels.yaml, by profile."""
+    found = {}
+    for profile in ("cpu", "fast"):
+        experiments = several(read_parameters(f"params/{profile}/few_labels.yaml"))
+        found[profile] = stats.gains([(e, store.finished(e)) for e in experiments])
+    return found
+
+
+def interval(row, decimals=2):
+    return f"{row.low:+.{decimals}f} to {row.high:+.{decimals}f}"
+
+
+def said(text):
+    """The text in one line, for sentences that are broken anywhere."""
+    return " ".join(text.split())
+
+
+def test_its_results_stand_beside_those_of_the_published_tables(gains):
     """README's table of averages: here from the committed records, the paper's from its tables."""
-    measures = [
-        (method, measure)
-        for measure in ("msp", "odin", "accuracy")
-        for method in ("classification", "rotation")
-    ]
     rows = []
     for profile in ("cpu", "fast"):
-        gains = (
-            stats.gains(few_labels(profile)[:1]).query("statistics == 'mixed'").set_index("measure")
-        )
-        rows.append(gains.loc[["msp", "odin", "accuracy"], ["plain", "with"]].to_numpy().ravel())
+        first = gains[profile].query("images == 500 and statistics == 'mixed'")
+        rows.append(first.set_index("measure").loc[CLAIM, ["plain", "with"]].to_numpy())
     for table in ("table4_stl10", "table3_cifar10"):
         average = tables.published(table).loc["average"]
-        rows.append([average[f"{method}_{measure}"] for method, measure in measures])
+        pairs = [[f"classification_{name}", f"rotation_{name}"] for name in CLAIM]
+        rows.append([average[pair] for pair in pairs])
     for row in rows:
-        shown = [f"{a:.1f} → {b:.1f}" for a, b in zip(row[::2], row[1::2], strict=True)]
-        assert f"| {' | '.join(shown)} |" in README
+        shown = " | ".join(f"{plain:.1f} → {better:.1f}" for plain, better in row)
+        assert f"| {shown} |" in README
 
 
-def few_labels(profile: str) -> list:
-    """The committed runs of params/<profile>/few_labels.yaml, an experiment for each number of
-    labels.
-    """
-    return [
-        (e, store.finished(e))
-        for e in several(read_parameters(f"params/{profile}/few_labels.yaml"))
-    ]
+def test_the_numbers_in_its_sentences_are_those_of_the_committed_records(gains):
+    """The primary result, and MSP's gain with many labels, in README and in results.md."""
+    msp = gains["cpu"].query("statistics == 'mixed' and measure == 'msp'").set_index("images")
+    first = msp.loc[500]
+    numbers = [f"{first.gain:+.2f} points, 95 % interval over 10 classes {interval(first)}"]
+    numbers += [f"Wilcoxon's p = {first.p:.3f}; above in {first.above} of {first.classes} classes"]
+    numbers += [f"{row.gain:.1f} ({interval(row, 1)})" for row in msp.loc[2000:].itertuples()]
+    assert len(numbers) == 4
+    for number, page in itertools.product(numbers, (README, PAGES["results"])):
+        assert number in said(page)
+    fast = gains["fast"].query("images == 500 and statistics == 'mixed'").set_index("measure")
+    for row in fast.loc[["msp", "odin"]].itertuples():
+        assert f"{row.gain:+.2f} (95 % {interval(row)}, p = {row.p:.3f})" in said(README)
 
 
-def test_its_results_are_those_of_the_committed_records():
+def test_the_tables_of_results_md_are_those_of_the_committed_records(gains):
     shown = []
-    for profile in ("cpu", "fast"):
-        runs = few_labels(profile)
-        gains = stats.gains(runs)
-        if profile == "cpu":
-            many = gains.query("images >= 2000 and statistics == 'mixed' and measure == 'msp'")
-            said = [
-                f"{row.gain:.1f} ({row.low:+.1f} to {row.high:+.1f})" for row in many.itertuples()
-            ]
-            for words in (show.primary(gains, *runs[0]), *said):
-                assert len(said) == 2 and all(
-                    words in " ".join(text.split()) for text in (README, PAGES["results"])
-                )
-        else:
-            mixed = gains[gains.statistics == "mixed"].set_index("measure")
-            for row in (mixed.loc[measure].iloc[0] for measure in ("msp", "odin")):
-                interval = f"95 % {row.low:+.2f} to {row.high:+.2f}"
-                assert f"{row.gain:+.2f} ({interval}, p = {row.p:.3f})" in " ".join(README.split())
-        gains = gains[
-            gains.measure.isin(["msp", "odin", "accuracy"]) & (gains.classes == gains.planned)
-        ]
-        rows = show.gains(gains).droplevel("Method")
-        shown += [
-            f"| {' | '.join([*index, *row])} |"
-            for index, row in zip(rows.index, rows.to_numpy(), strict=True)
-        ]
+    for table in gains.values():
+        rows = table[table.measure.isin(CLAIM) & (table.classes == table.planned)]
+        for row in show.text(rows).droplevel("Method").reset_index().to_numpy():
+            shown.append(f"| {' | '.join(row)} |")
     section = PAGES["results"].partition("## Pixel statistics")[0]
     assert [line for line in section.splitlines() if re.match(r"\| [\d,]+ \|", line)] == shown
 
 
 @pytest.mark.slow
-def test_its_answer_about_detectors_is_that_of_the_committed_records():
-    """Three sentences and no more, made of the committed runs by what the notebook calls."""
+def test_the_numbers_about_detectors_are_those_of_the_committed_records():
     (experiment,) = several(read_parameters("params/cpu/detectors.yaml"))
     records = store.finished(experiment)
     found = stats.measured([(experiment, records)])
-    tested = stats.contrasts(found)
-    best = tested[tested.family == "detectors"].set_index("score").difference.idxmax()
-    other = experiment.model_copy(
-        update={"statistics": "upright", "scores": ("msp", best)}
-    )  # the sentences name no more
-    gained = [
-        stats.effects(those, "classification")
-        for those in (found, stats.measured([(other, records)]))
-    ]
-    answer = show.answer(tested, *gained, experiment, records)
-    assert len(re.findall(r"\.(?: |$)", answer)) == 3
-    assert answer in " ".join(README.split())
+    tested = stats.contrasts(found).query("family == 'detectors'").set_index("score")
+    best = tested.difference.idxmax()
+    upright = experiment.model_copy(update={"statistics": "upright", "scores": ("msp", best)})
+    gained = stats.effects(found, "classification").set_index("score")
+    other = stats.effects(stats.measured([(upright, records)]), "classification")
+    other = other.set_index("score").loc[best]
+    top = tested.loc[best]
+    section = said(README).partition("**Detectors**")[2]
+    images = f"{top.images_low:+.2f} to {top.images_high:+.2f}"
+    for number in (
+        f"{(tested.difference > 0).sum()} of {len(tested)} detectors are above MSP",
+        f"{label(best)} highest: {top.difference:+.2f} points",
+        f"held-out classes {interval(top)}, over test images {images}",
+        f"{label(best)}: p = {top.holm:.3f}, above in {top.above} of {top.classes} classes",
+        f"{gained.difference[best]:+.2f} points ({interval(gained.loc[best])}",
+        f"{other.difference:+.2f}, {interval(other)}",
+        f"{gained.difference['msp']:+.2f} ({interval(gained.loc['msp'])}) with MSP",
+        f"{(gained.difference > 0).sum()} of {len(gained)} scores",
+        f"its interval with {(gained.low > 0).sum()}.",
+    ):
+        assert number in section, number
+    worse = tested[(tested.holm < 0.05) & (tested.difference < 0)].index
+    assert f"significantly below: {', '.join(map(label, worse))}." in section
+    assert not ((tested.holm < 0.05) & (tested.difference > 0)).any()
     notebook = (ROOT / "outputs" / "cpu" / "detectors.ipynb").read_text()
-    assert json.dumps(answer)[1:-1] in notebook
-    assert re.search(r"rank correlation ([^)]*\))", " ".join(README.split()))[1] in notebook
+    assert re.search(r"rank correlation ([^)]*\))", said(README))[1] in notebook
 
 
 def test_its_benchmarks_are_those_of_the_committed_files():
-    found = "\n".join(
-        report.markdown(json.loads(path.read_text())["rows"])
-        for path in (ROOT / "benchmarks").glob("*.json")
-    )
-    rows = [
-        line
-        for line in PAGES["performance"].splitlines()
-        if line.startswith("|") and "---" not in line
-    ]
-    assert len(rows) > 10 and set(rows) <= set(found.splitlines())
+    found = set()
+    for path in (ROOT / "benchmarks").glob("*.json"):
+        found |= {*report.markdown(json.loads(path.read_text())["rows"]).splitlines()}
+    rows = [line for line in PAGES["performance"].splitlines() if line.startswith("|")]
+    rows = [row for row in rows if "---" not in row]
+    assert len(rows) > 10 and set(rows) <= found
 
 
 @pytest.mark.slow
 def test_the_site_is_built_without_a_warning_and_loads_nothing_from_the_net(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "sphinx",
-        "--fail-on-warning",
-        "--quiet",
-        "-c",
-        "docs",
-        ".",
-        str(tmp_path),
-    ]
+    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--quiet"]
+    command += ["-c", "docs", ".", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    pages = {
-        path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*.html")
-    }
-    assert {"README.html", "docs/reference.html", "outputs/cpu/few_labels-cifar10.html"} <= set(
-        pages
-    )
+    pages = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*.html")}
+    wanted = {"README.html", "docs/reference.html", "outputs/cpu/few_labels-cifar10.html"}
+    assert wanted <= set(pages)
     for name, text in pages.items():
         assert not re.search(r'(src|<link[^>]+href)="(https?:)?//', text), name

@@ -10,8 +10,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from semlib import datasets, metrics
+from workbench.experiment import Experiment
+from workbench.images import prepared
 from workbench.results import stats, tables
 from workbench.results.names import average_of, average_row
+from workbench.runs import plan
 
 LABELS = {
     "tiny_imagenet_crop": "TinyImageNet (crop)",
@@ -85,9 +88,11 @@ def probes(data: datasets.Dataset, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows, COLUMNS).T
 
 
-def every_probe(data: Sequence[datasets.Dataset], seed: int = 0) -> pd.DataFrame:
-    """`probes` of several data sets under each other; an empty table if there are none."""
-    return pd.concat([probes(one, seed) for one in data]) if data else pd.DataFrame(columns=COLUMNS)
+def every_probe(experiments: Sequence[Experiment], seed: int = 0) -> pd.DataFrame:
+    """`probes` of the experiments' data sets that are here; an empty table if there are none."""
+    here = [e for e in experiments if prepared.exists(e.dataset, e.data_root, e.image_side)]
+    tables = [probes(plan.load(experiment), seed) for experiment in here]
+    return pd.concat(tables) if tables else pd.DataFrame(columns=COLUMNS)
 
 
 def _reduced(part: datasets.ImageSet, side: int = 32) -> datasets.ImageSet:

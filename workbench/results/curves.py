@@ -1,5 +1,4 @@
-"""Precision and recall of one ranking of the test images at every threshold, and what a threshold
-flags and misses.
+"""Precision and recall of one ranking of the test images at every threshold.
 
 Every score: higher = more anomalous. A threshold flags the images whose score is at least as high.
 Fractions, not percent.
@@ -14,9 +13,7 @@ import pandas as pd
 
 
 class Point(NamedTuple):
-    """What a threshold does. precision is NaN where nothing is flagged; missed: anomalies that are
-    not flagged.
-    """
+    """One threshold; precision is NaN where it flags no image. missed: anomalies not flagged."""
 
     threshold: float
     precision: float
@@ -27,10 +24,9 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Precision and recall at every threshold that differs.
+    """Every distinct score as a threshold, highest first (T,), and what is at or above it.
 
-    thresholds: every distinct score, highest first (T,). flagged, found: images and anomalies at or
-    above it (T,).
+    flagged, found: images and anomalies (T,).
     """
 
     thresholds: np.ndarray
@@ -40,22 +36,17 @@ class Curve:
     @classmethod
     def of(cls, is_anomaly: np.ndarray, scores: np.ndarray) -> Self:
         """The curve of scores (N,) and is_anomaly, bool (N,). Equal scores are one threshold."""
-        order = np.argsort(-np.asarray(scores, float))  # kept ranks are unsigned
-        ranked = scores[order]
-        last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-        return cls(ranked[last], last + 1, is_anomaly[order].cumsum()[last])
+        rising, level = np.unique(np.asarray(scores, float), return_inverse=True)
+        flagged = np.bincount(level)[::-1].cumsum()
+        found = np.bincount(level[is_anomaly], minlength=len(rising))[::-1].cumsum()
+        return cls(rising[::-1], flagged, found)
 
     def at(self, threshold: float) -> Point:
         k = np.searchsorted(-self.thresholds, -threshold, side="right")
         flagged, found = (int(counts[k - 1]) if k else 0 for counts in (self.flagged, self.found))
+        precision = found / flagged if flagged else math.nan
         anomalies = int(self.found[-1])
-        return Point(
-            threshold,
-            found / flagged if flagged else math.nan,
-            found / anomalies,
-            flagged,
-            anomalies - found,
-        )
+        return Point(threshold, precision, found / anomalies, flagged, anomalies - found)
 
     def threshold(self, share: float) -> float:
         """The highest threshold that flags at least this share of the images."""
@@ -63,10 +54,14 @@ class Curve:
         return float(self.thresholds[np.searchsorted(self.flagged, wanted)])
 
     def steps(self, found: np.ndarray) -> pd.DataFrame:
-        """What the highest threshold does that finds at least so many anomalies (P,): a Point a
-        row. Their area is Eq. 4.
+        """The highest threshold that finds at least so many anomalies (P,): a Point a row.
+
+        With 1 to P anomalies, the mean of the precisions is average precision (Eq. 4).
         """
-        k, anomalies = np.searchsorted(self.found, found), self.found[-1]
-        precision, recall = self.found[k] / self.flagged[k], self.found[k] / anomalies
-        rows = (self.thresholds[k], precision, recall, self.flagged[k], anomalies - self.found[k])
-        return pd.DataFrame(dict(zip(Point._fields, rows, strict=True)))
+        k = np.searchsorted(self.found, found)
+        hits = self.found[k]
+        anomalies = self.found[-1]
+        table = pd.DataFrame({"threshold": self.thresholds[k], "precision": hits / self.flagged[k]})
+        return table.assign(
+            recall=hits / anomalies, flagged=self.flagged[k], missed=anomalies - hits
+        )
