@@ -281,12 +281,6 @@ def test_knn_tells_neighbours_apart_that_float32_can_not():
     np.testing.assert_allclose(score(test), wanted, rtol=1e-13)
 
 
-def test_knn_of_training_images_with_one_image_a_class_is_0():
-    case = made_up(classes=4, images=7)  # N // C = 1
-    assert (case._replace(test=case.train).scores("knn") == 0).all()
-    assert (case.scores("knn") > 0).all()
-
-
 @pytest.mark.parametrize("name", ["knn", "cosine", "nnguide"])
 def test_the_length_of_a_feature_vector_is_of_no_account(name):
     case, rng = made_up(), np.random.default_rng(0)
