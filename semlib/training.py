@@ -132,10 +132,9 @@ def train(
             net.train()
             losses = _alternate(forward, batches, optimizers, recipe, epoch, auxiliary, transform)
         _check_finite(losses, net, recipe, epoch)
-        means = {"loss": losses[0].mean().item()}
-        if auxiliary:
-            means["auxiliary_loss"] = losses[1].mean().item()
-        state = replace(state, epoch=epoch + 1, is_current=True, **means)
+        loss = losses[0].mean().item()
+        other = losses[1].mean().item() if auxiliary else None
+        state = replace(state, epoch=epoch + 1, loss=loss, auxiliary_loss=other, is_current=True)
         yield state
 
 

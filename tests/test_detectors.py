@@ -104,20 +104,12 @@ def squared_distance(deviation, covariance):
     return deviation @ np.linalg.solve(covariance, deviation)
 
 
-def literal_msp_t1000(h, z, labels, weight, bias):
-    return lambda h, z: -max(probabilities(z, 1000.0))
-
-
-def literal_max_logit(h, z, labels, weight, bias):
-    return lambda h, z: -max(z)
-
-
-def literal_energy(h, z, labels, weight, bias):
-    return lambda h, z: -logsumexp(z)
-
-
-def literal_entropy(h, z, labels, weight, bias):
-    return lambda h, z: -math.fsum(p * math.log(p) for p in probabilities(z) if p)
+OF_LOGITS = {
+    "msp_t1000": lambda z: -max(probabilities(z, 1000.0)),
+    "max_logit": lambda z: -max(z),
+    "energy": lambda z: -logsumexp(z),
+    "entropy": lambda z: -math.fsum(p * math.log(p) for p in probabilities(z) if p),
+}
 
 
 def literal_gen(h, z, labels, weight, bias):
@@ -212,10 +204,9 @@ def literal_nnguide(train_h, train_z, labels, weight, bias):
     return score
 
 
-LITERAL = {
-    name.removeprefix("literal_"): f for name, f in globals().items() if name.startswith("literal_")
-}
-OF_THE_HEAD = ("vim", "react", "scale", "fdbd")  # need its weight and bias
+LITERAL = {name: lambda *_, f=score: lambda h, z: f(z) for name, score in OF_LOGITS.items()}
+for function in [name for name in globals() if name.startswith("literal_")]:
+    LITERAL[function.removeprefix("literal_")] = globals()[function]
 every_detector = pytest.mark.parametrize("name", LITERAL)
 
 
@@ -290,12 +281,6 @@ def test_knn_tells_neighbours_apart_that_float32_can_not():
     np.testing.assert_allclose(score(test), wanted, rtol=1e-13)
 
 
-def test_knn_of_training_images_with_one_image_a_class_is_0():
-    case = made_up(classes=4, images=7)  # N // C = 1
-    assert (case._replace(test=case.train).scores("knn") == 0).all()
-    assert (case.scores("knn") > 0).all()
-
-
 @pytest.mark.parametrize("name", ["knn", "cosine", "nnguide"])
 def test_the_length_of_a_feature_vector_is_of_no_account(name):
     case, rng = made_up(), np.random.default_rng(0)
@@ -316,21 +301,16 @@ def vim_case(train):
     return evaluated(train, net), np.arange(len(train)) % 2, net
 
 
-@pytest.mark.parametrize(
-    "kind", ["axes", "oblique", "lower rank", "few images", "one unit", "zero"]
-)
+@pytest.mark.parametrize("kind", ["axes", "oblique", "few images", "zero"])
 def test_vim_without_a_residual_is_an_error(kind):
-    rng = np.random.default_rng(1)
-    integers = partial(rng.integers, 0, 10)  # products are exact in float32
+    integers = partial(np.random.default_rng(1).integers, 0, 10)  # products are exact in float32
     train = {
         "axes": np.concatenate([integers((60, 4)), np.zeros((60, 4))], axis=1),
         "oblique": integers((60, 4)) @ integers((4, 8)),
-        "lower rank": integers((60, 2)) @ integers((2, 8)),
         "few images": integers((4, 8)),
-        "one unit": integers((60, 1)),
         "zero": np.zeros((60, 8)),
     }[kind]
-    with pytest.raises(ValueError, match=r"(?i)^[^\n]*(vim|residual)[^\n]*$"):
+    with pytest.raises(ValueError, match="vim: no training feature lies outside the 4 main"):
         metrics.fit("vim", *vim_case(train))
 
 
@@ -484,8 +464,7 @@ def test_features_of_a_users_network_are_those_that_its_head_sees():
     features, logits = metrics.features(net, images)
     seen = np.maximum(images.reshape(9, 64) / 255 - 0.5, 0)
     np.testing.assert_allclose(features, seen, rtol=1e-5, atol=1e-6)
-    weight, bias = parameters(net)
-    np.testing.assert_allclose(logits, features @ weight.T + bias, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(logits, evaluated(features, net).logits, rtol=1e-5, atol=1e-6)
 
 
 def test_features_do_not_depend_on_the_batch_size():
@@ -539,7 +518,7 @@ def test_only_detectors_that_use_the_heads_weights_need_a_linear_head(name):
     case = made_up()
     wanted = case.scores(name)
     case.net.heads["classification"] = nn.Sequential(case.net.heads["classification"], nn.Tanh())
-    if name in OF_THE_HEAD:
+    if name in metrics.OF_THE_HEAD:
         with pytest.raises(ValueError, match=rf"^[^\n]*\b{name}\b[^\n]*$") as error:
             case.scores(name)
         assert "linear" in str(error.value).lower() and "Sequential" in str(error.value)

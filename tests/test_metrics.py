@@ -124,12 +124,6 @@ def test_max_softmax_is_minus_the_largest_probability(scale):
     np.testing.assert_allclose(scores, expected, rtol=1e-13)
 
 
-def test_max_softmax_tells_apart_what_ties_in_float32():
-    logits = torch.tensor([[20.0, 0.0], [21.0, 0.0], [30.0, 0.0]])
-    assert (logits.softmax(1).amax(1) == 1).all()  # why the softmax is taken in float64
-    assert (metrics.max_softmax(logits).diff() < 0).all()
-
-
 @pytest.mark.parametrize("epsilon", [5e-5, 1e-3])
 @pytest.mark.parametrize("temperature", [1.0, 1000.0])
 def test_odin_and_the_change_it_makes_are_those_of_float64(network, temperature, epsilon, device):
@@ -154,11 +148,6 @@ def test_odin_without_temperature_and_perturbation_is_max_softmax(network):
     np.testing.assert_allclose(
         metrics.odin(net, images, 1.0, 0.0), metrics.max_softmax(net(images).detach()), rtol=FLOAT32
     )
-
-
-def test_odin_defaults_are_the_papers(trained):
-    explicit = metrics.odin(*trained, temperature=1000.0, epsilon=5e-5)
-    assert torch.equal(metrics.odin(*trained), explicit)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 1000.0])

@@ -14,7 +14,7 @@ from helpers import MADE_UP, ROOT, environment, made_up
 from scipy.stats import wilcoxon
 
 from workbench import results
-from workbench.experiment import ConfigError, create, read_parameters, several
+from workbench.experiment import CHOSEN_WEIGHTS, ConfigError, create, read_parameters, several
 from workbench.results import names, plots, show, stats, tables
 from workbench.results.inspector.results import Results
 from workbench.runs import plan, store
@@ -326,7 +326,7 @@ def test_classes_of_another_data_set_are_passed_over_but_not_all():
         tables.of_classes(experiment(), RECORDS, ["cat"])
 
 
-def test_the_weight_of_the_best_mean_is_chosen_once_all_are_run():
+def test_the_weight_of_the_best_mean_is_chosen_once_all_are_run(tmp_path):
     search = {"dataset": "digits", "hold_out": "none", "trials": 2}
     experiments = several(search | {"auxiliary_weights": {"rotation": [0.1, 0.5, 2]}})
     accuracies = ((0.9, 0.9), (0.99, 0.2), (0.7, 0.7), (0.1, 0.95))
@@ -340,6 +340,10 @@ def test_the_weight_of_the_best_mean_is_chosen_once_all_are_run():
     assert table.chosen.tolist() == [False, False, True, False]  # plain has no weight
     text = show.text(table)
     assert text["For the params file"].tolist() == ["", "", "auxiliary_weight: 0.5", ""]
+    tables.save_chosen_weights(table, tmp_path)
+    head, row = (tmp_path / CHOSEN_WEIGHTS).read_text().splitlines()
+    assert head.startswith("dataset,method,auxiliary_weight,")
+    assert row.startswith("digits,rotation,0.5,")
     for rest in ([], runs[-1][1][:1]):  # none, or one of two trials
         unfinished = tables.by_weight([*runs[:-1], (experiments[-1], rest)])
         assert not unfinished.chosen.any()

@@ -95,7 +95,7 @@ def _downloaded(name: str, root: Path, parts: Iterable[Any]) -> list[Any]:
         todo = f"run again when online, or put a prepared {name}.npz into {root}"
         said = " ".join(str(error).split())
         raise DataError(
-            f"{name} is not here and could not be downloaded ({said}); {todo}"
+            f"{name} is missing or damaged and could not be downloaded ({said}); {todo}"
         ) from error
 
 

@@ -20,9 +20,8 @@ class PixelGaussian:
         self._densities = []
         for channel in self._dequantised(images):
             covariance = np.cov(channel, rowvar=False)
-            self._densities.append(
-                multivariate_normal(channel.mean(0), covariance, allow_singular=True)
-            )
+            density = multivariate_normal(channel.mean(0), covariance, allow_singular=True)
+            self._densities.append(density)
         return self
 
     def score(self, images: np.ndarray) -> np.ndarray:
@@ -31,9 +30,8 @@ class PixelGaussian:
 
     def _dequantised(self, images: np.ndarray) -> np.ndarray:
         if images.dtype != np.uint8 or images.ndim != 4:
-            raise ValueError(
-                f"images should be uint8 (N, C, H, W), not {images.dtype} {images.shape}"
-            )
+            found = f"{images.dtype} {images.shape}"
+            raise ValueError(f"images should be uint8 (N, C, H, W), not {found}")
         noise = np.random.default_rng(self.seed).random(images.shape)
         n, channels = images.shape[:2]
         return ((images + noise) / 256).reshape(n, channels, -1).swapaxes(0, 1)  # (C, N, H * W)

@@ -28,7 +28,6 @@ from workbench.images.folder import unlabelled
 __all__ = ["Digests", "check_parts", "classes", "data_root", "digests", "digests_of", "exists",
            "is_name", "load", "read", "unlabelled", "unprepared", "write"]  # fmt: skip
 
-_digits = cache(digits)
 SIDE = 32  # pixels of a folder's prepared images
 KEYS = ("classes", "train_images", "train_labels", "test_images", "test_labels")
 AGAIN = "; delete it to prepare it again, if you can"
@@ -78,7 +77,7 @@ def load(
 
 
 def _part(path: Path, name: str, fold: Number, validation: bool) -> Dataset:
-    data = read(path, name, tests=not validation) if path.exists() else _digits()
+    data = read(path, name, tests=not validation) if path.exists() else digits()
     if fold is not None:
         try:
             data = replace(data, train=data.train[_arrays(path, ("folds",))["folds"][fold]])
@@ -169,10 +168,10 @@ def digests(
     if not exists(name, root, side):
         return None
     path = _prepare(name, root, side)
-    if not path.exists():
-        return digests_of(_part(path, name, fold, validation))
-    status = path.stat()
-    now = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    now = (0, 0, 0)  # the digits need no file
+    if path.exists():
+        status = path.stat()
+        now = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return _remembered(path, now, folder_name(name), fold, validation)
 
 
@@ -188,9 +187,10 @@ def _remembered(path: Path, now: tuple, name: str, fold: Number, validation: boo
         known = said if said.items() >= stamp.items() else {}
     if not re.fullmatch(r"[0-9a-f]{64} [0-9a-f]{64}", str(known.get(part))):
         known |= stamp | {part: " ".join(digests_of(_part(path, name, fold, validation)))}
+        text = json.dumps(known, indent=1).encode()
         with suppress(OSError):  # where nothing can be written, each process computes them
-            text = json.dumps(known, indent=1).encode()
-            save_atomically(beside, lambda file: file.write(text))
+            if path.exists():
+                save_atomically(beside, lambda file: file.write(text))
     return Digests(*known[part].split())
 
 

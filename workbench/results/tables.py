@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import pandas as pd
 
-from workbench.experiment import ConfigError, Experiment
+from workbench.experiment import CHOSEN_WEIGHTS, ConfigError, Experiment
 from workbench.files import save_atomically, short
 from workbench.results.frame import Runs, frame
 from workbench.results.names import AVERAGE, average_of, average_row, without_average
@@ -187,6 +187,14 @@ def by_weight(runs: Runs) -> pd.DataFrame:
     best = search.accuracy.rank(ascending=False, method="first") == 1
     whole = search.complete.transform("all")
     return table.assign(chosen=best & whole & (table.method != "classification"))
+
+
+def save_chosen_weights(table: pd.DataFrame, folder: Path) -> None:
+    """Write a search's chosen weights into outputs/<profile>/, if there are any."""
+    rows = table[table.chosen].rename(columns={"weight": "auxiliary_weight"})
+    text = rows[["dataset", "method", "auxiliary_weight", "accuracy", "images"]].to_csv(index=False)
+    if len(rows):
+        save_atomically(folder / CHOSEN_WEIGHTS, lambda file: file.write(text.encode()))
 
 
 def save(table: pd.DataFrame, path: Path) -> None:

@@ -30,7 +30,7 @@ from workbench.images.prepared import Digests
 from workbench.runs import machine
 
 # Raised when the meaning of training changes, so that older runs aren't taken for new ones
-# (tests/test_recipe.py).
+# (tests/test_golden.py).
 RECIPE = 2
 VERSIONS = dict.fromkeys(SCORES, 1)  # likewise of each built-in score
 SCORING = 1  # likewise of what all scores share: batches, precision, batch-norm statistics
