@@ -1,6 +1,7 @@
 """Figures of records and of the tables made by `tables` and `stats`, as matplotlib Figures."""
 
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -264,18 +265,17 @@ def _name_lines(axis: Axes, lines: pd.DataFrame) -> None:
     from sklearn.isotonic import isotonic_regression  # slow to import
 
     low, high = axis.get_ylim()
-    last = lines.apply(lambda line: np.flatnonzero(line.notna())[-1], axis=1)
+    last = pd.Series([np.flatnonzero(line)[-1] for line in lines.notna().to_numpy()], lines.index)
     for k in last.unique():
         ends = lines.iloc[:, k][last == k].sort_values()
         apart = 0.037 * (high - low) * np.arange(len(ends))
         y = isotonic_regression(ends.to_numpy() - apart) + apart  # moved as little as possible
         y += max(low - y[0], 0) + min(high - y[-1], 0)
         look = {"va": "center", "color": "0.4", "fontsize": 7, "annotation_clip": False}
-        look["bbox"] = {"color": "white", "pad": 0.3}
+        look |= {"xytext": (5, 0), "textcoords": "offset points"}
+        look |= {"bbox": {"color": "white", "pad": 0.3}}
         for name, height in zip(ends.index, y, strict=True):
-            axis.annotate(
-                name, (lines.columns[k], height), (5, 0), textcoords="offset points", **look
-            )
+            axis.annotate(name, (lines.columns[k], height), **look)
 
 
 @legible
@@ -395,7 +395,7 @@ def learning_curves(experiment: Experiment, records: Records) -> Figure:
 
     parts = []
     for record in (record for record in records if not record.external):
-        name = (record.hold_out or "none").replace("_", " _", 1)  # legends leave out _...
+        name = re.sub("^_", " _", record.hold_out or "none")  # legends leave out _...
         method = label(record.method, experiment.methods)
         parts.append(record.history().assign(**{"held out": name, "method": method}))
     if not parts:
@@ -466,10 +466,8 @@ def ranked_images(
     arrays = record.scores("label", predicted, "is_anomaly", key)
     table = pd.DataFrame(arrays).sort_values(key, ascending=False, kind="stable")
     rows = {}
-    for kind, ranked in (
-        ("normal", table[~table.is_anomaly]),
-        ("anomalies", table[table.is_anomaly]),
-    ):
+    for is_anomaly, kind in ((True, "anomalies"), (False, "normal")):
+        ranked = table[table.is_anomaly == is_anomaly]
         half = math.ceil(len(ranked) / 2)  # no image is in two rows
         for end, members in (("most", ranked[:half]), ("least", ranked[half:][::-1])):
             cells = rows[f"{kind},\n{end} anomalous"] = []
