@@ -39,7 +39,7 @@ autodoc_typehints = "none"  # the signature has them
 
 
 def prepared(app, name, source):
-    """Fold the code of notebooks; add the contents to README, where GitHub would show them as text."""
+    """Fold the code of notebooks, and add the table of contents to README."""
     if name in EXECUTED:
         notebook = json.loads(source[0])
         for cell in notebook["cells"]:
