@@ -36,7 +36,7 @@ SHARE = "semlib: share of runs finished"  # key in a figure file's metadata
 KNOWN = ("classification", "rotation", "cpc", "center_mask")  # the same colours in every figure
 STYLES = ("-", (0, (4, 1.5)), ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (2, 1)))  # one for each score
 PANELS, CURVES, ROWS = 12, 6, 30  # at most this many are drawn
-CHANCE = {"color": "0.45", "linewidth": 0.9, "linestyle": ":"}
+DOTTED = {"color": "0.45", "linewidth": 0.9, "linestyle": ":"}
 ZERO = {"color": "black", "linewidth": 0.8}
 # For characters that DejaVu Sans lacks; of a font that isn't installed matplotlib would warn.
 FALLBACKS = ("Noto Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans Arabic")
@@ -110,15 +110,14 @@ def precision_recall(experiment: Experiment, records: Records, curves: int = CUR
     rows = math.ceil(len(classes) / columns)
     size = (max(1.95 * columns, 5.2), 1.9 * rows + (0.9 if len(classes) > 1 else 2.7))
     figure, axes = _panels((rows, columns), *size, dpi=180, sharex=True, sharey=True)
-    for k, axis in enumerate(axes):
-        if k >= len(classes):
-            axis.remove()
-            continue
-        of_class = [record for record in records if record.hold_out == classes[k]]
+    for axis, name in zip(axes, classes, strict=False):
+        of_class = [record for record in records if record.hold_out == name]
         _draw_curves(axis, experiment, of_class, scores)
         axis.set(xlim=(0, 1), ylim=(0, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
-        axis.set(title=classes[k], xlabel="recall", ylabel="precision")
+        axis.set(title=name, xlabel="recall", ylabel="precision")
         axis.label_outer()
+    for axis in axes[len(classes) :]:
+        axis.remove()
     _legend(figure, ncols=2 if columns < 3 else 3)
     title = f"Precision-recall of the held-out class, {experiment.dataset_name}"
     if len(classes) < len(held_out):
@@ -152,7 +151,7 @@ def _draw_curves(axis: Axes, experiment: Experiment, records: Records, scores: M
         place = "lower left" if np.mean(means) > 50 else "upper right"  # away from the curves
         look = {"labelcolor": "linecolor", "handlelength": 0, "labelspacing": 0.2, "fontsize": 6.5}
         axis.legend(axis.lines[:], texts, loc=place, **look)
-        axis.axhline(records[0].skew, label="share of anomalies", **CHANCE)
+        axis.axhline(records[0].skew, label="share of anomalies", **DOTTED)
     else:
         axis.text(0.5, 0.5, "not run", ha="center", va="center", color="0.5")
 
@@ -222,18 +221,21 @@ def gain_by_labels(runs: Runs, method: str = "rotation") -> Figure:
     scores = set.intersection(*({*experiment.scores} for experiment, _ in runs))
     measures = [name for name in ("msp", "odin", "accuracy") if name in {*scores, "accuracy"}]
     sized = pd.Series([tables.images_a_class(*run) for run in runs]).dropna().sort_values()
+    if sized.empty:
+        return _note(f"{first.dataset_name}: not run, no gain by labels")
     found = [tables.by_class(*runs[k]) for k in sized.index]
     below = {images: show.averaged(runs[k][1], "") for k, images in sized.items()}
     means = stats.gains(runs).query("method == @method and statistics == @first.statistics")
     means = means[means.measure.isin(measures)].sort_values("images")
     for row in means[means.classes < means.planned].itertuples():
         below[row.images] = f"{row.classes or 'none'} of {row.planned} run"
+    low, high = sized.min(), sized.max()
+    there = [n for n in tables.PAPERS_IMAGES if low / 1.5 < n < high * 1.5]
+    papers = ", ".join(f"{n:,} in {tables.PAPERS_IMAGES[n]}" for n in there)
     figure, axes = _panels((1, len(measures)), 4.4 * len(measures), 4.4)
     for axis, measure in zip(axes, measures, strict=True):
         gains = [stats.gain(table, method, measure) for table in found]
-        lines = (
-            pd.concat([pd.Series(dtype=float), *gains], axis=1).iloc[:, 1:].set_axis(sized, axis=1)
-        )
+        lines = pd.concat(gains, axis=1).set_axis(sized, axis=1)  # (classes, numbers of images)
         axis.plot(sized, lines.T, "o-", color="0.7", ms=2.5, lw=0.9, label="a held-out class")
         whole = means[(means.measure == measure) & (means.classes == means.planned)]
         look = {"color": colours([method])[method], "fmt": "o-", "lw": 2.4, "capsize": 4}
@@ -245,13 +247,9 @@ def gain_by_labels(runs: Runs, method: str = "rotation") -> Figure:
         axis.set_title(label(measure) + ("" if measure == "accuracy" else " average precision"))
         axis.set_xticks(sized, [f"{images:,.0f}\n{below[images]}" for images in sized])
         axis.minorticks_off()
-        low, high = sized.min(), sized.max()  # NaN if nothing was run
-        if high:
-            axis.set_xlim(low / 1.4, high * max(1.8, (high / low) ** 0.23))  # room for names
-        there = [n for n in tables.PAPERS_IMAGES if low / 1.5 < n < high * 1.5]
-        named = ", ".join(f"{n:,} in {tables.PAPERS_IMAGES[n]}" for n in there)
+        axis.set_xlim(low / 1.4, high * max(1.8, (high / low) ** 0.23))  # room for names
         for n in there:
-            axis.axvline(n, label=f"the paper's numbers: {named}", **CHANCE)
+            axis.axvline(n, label=f"the paper's numbers: {papers}", **DOTTED)
         if len(lines) <= PANELS:
             _name_lines(axis, lines)
     _legend(figure, ncols=3)
@@ -311,8 +309,8 @@ def forest(
         for row in tested.dropna(subset="holm").itertuples():
             at, p = (1.01, scores.index(row.score)), f"p {show.p_value(row.holm)}"
             axis.annotate(p, at, color=colour[row.method], **beside)
-    stars = [" *" if score in PAPERS_SCORES else "" for score in scores]
-    axis.set_yticks(range(len(scores)), map(str.__add__, map(label, scores), stars))
+    names = [label(score) + (" *" if score in PAPERS_SCORES else "") for score in scores]
+    axis.set_yticks(range(len(scores)), names)
     axis.set(ylim=(-0.7, len(scores) - 0.3), xlabel=text, title=title)
     axis.axvline(0, **ZERO)
     axis.grid(axis="y", color="0.93")
@@ -334,11 +332,11 @@ def prevalence(table: pd.DataFrame, board: pd.DataFrame, curves: int = CURVES) -
     scores = [s for s in dict.fromkeys([*PAPERS_SCORES, *ranked]) if s in ranked][:curves]
     figure, axes = _panels((1, len(methods)), 5.2 * len(methods), 4.4, sharey=True)
     for axis, method in zip(axes, methods, strict=True):
-        times = table[method][scores].div(100 * table.index, axis=0)
+        times = table[method].reindex(columns=scores).div(100 * table.index, axis=0)
         for score, style in zip(scores, cycle(STYLES), strict=False):
             look = {"color": colours(methods)[method], "linestyle": style, "label": label(score)}
             axis.plot(100 * table.index, times[score], **look)
-        axis.axhline(1, **CHANCE)
+        axis.axhline(1, **DOTTED)
         axis.set(xscale="log", xlabel="anomalies among the images (%)", title=label(method))
         axis.set_xticks([0.1, 1, 10, 50], ["0.1", "1", "10", "50"])
         if times.max(axis=None) > 10:  # nearly all are found: from hundreds down to 2
@@ -358,7 +356,7 @@ def probes(
 ) -> Figure:
     """A detector's average precision by that of raw pixels: a panel a probe, a point a class.
 
-    table: of `appendix_d.probes`, with 95 % intervals over test images. correlations: of
+    table: of `appendix_d.every_probe`, with 95 % intervals over test images. correlations: of
     `stats.correlations`. score: the detector, by default the first.
     """
     both = found.classes.index.intersection(table.index)
@@ -419,8 +417,8 @@ def learning_curves(experiment: Experiment, records: Records) -> Figure:
         axis.locator_params(axis="x", integer=True)
     _legend(figure, "outside right center")
     held_out = ", ".join(classes) if len(classes) <= 3 else f"mean of {len(classes)} classes"
-    about = f"{experiment.dataset_name}, {held_out} held out ({experiment.profile})"
-    figure.suptitle(f"Learning curves, {about}")
+    title = f"Learning curves, {experiment.dataset_name}, {held_out} held out"
+    figure.suptitle(f"{title} ({experiment.profile})")
     return figure
 
 
