@@ -29,18 +29,15 @@ def counted(subset: str, ilsvrc: str | None = None, data_root: str | None = None
         parts = [files.members(subset, part, ilsvrc).values() for part in ("train", "val")]
         counts = [[count for count, _ in part] for part in parts]
     elif data := _prepared(subset, data_root):
-        counts = [
-            np.bincount(part.labels, minlength=len(names)) for part in (data.train, data.test)
-        ]
+        parts = [data.train.labels, data.test.labels]
+        counts = [np.bincount(labels, minlength=len(names)) for labels in parts]
     return pd.DataFrame(np.transpose(counts), names, ["train", "test"])
 
 
 def _prepared(subset: str, data_root: str | None) -> datasets.Dataset | None:
     if not prepared.exists(subset, data_root):
         return None
-    with warnings.catch_warnings(
-        action="ignore"
-    ):  # of fewer images than the paper's: Table 1 says so
+    with warnings.catch_warnings(action="ignore"):  # of fewer images than the paper has
         return prepared.load(subset, data_root)
 
 
@@ -63,10 +60,8 @@ def members(counts: dict[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(columns).fillna("")
 
 
-def samples(
-    subset: str, count: int, ilsvrc: str | None = None, data_root: str | None = None
-) -> dict[str, np.ndarray]:
-    """Each class's first training images, uint8 (count or fewer, 3, 256, 256), as for training."""
+def samples(subset: str, count: int, ilsvrc: str | None = None, data_root: str | None = None):
+    """By class name, its first training images, uint8 (count or fewer, 3, 256, 256)."""
     found = dict.fromkeys(SUBSETS[subset].values(), NOTHING)
     if ilsvrc or os.environ.get("SEMLIB_ILSVRC"):
         for wnid, (_, images) in files.members(subset, "train", ilsvrc).items():
