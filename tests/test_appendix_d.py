@@ -10,6 +10,7 @@ from sklearn.metrics import average_precision_score
 
 from semlib import datasets, metrics
 from semlib.datasets import augmentation
+from workbench.experiment import create
 from workbench.images import prepared
 from workbench.results import appendix_d, stats, tables
 
@@ -125,14 +126,14 @@ def test_ood_sets_are_loaded_beside_colour_images_of_32_pixels_alone(monkeypatch
         assert {*appendix_d.available(datasets.Dataset("one", part, part, ("a",)))} == found
 
 
-def test_probes_see_the_means_of_blocks_of_pixels_and_have_the_interval_of_their_scores():
+def test_probes_see_the_means_of_blocks_of_pixels_and_have_the_interval_of_their_scores(tmp_path):
     """Images of twice 32 pixels are reduced by blocks of four; a class of smooth ones is found."""
     rng, labels = np.random.default_rng(1), np.arange(120) % 3
     images = rng.integers(0, 256, (120, 1, 64, 64), dtype=np.uint8)
     images[labels == 1] = 128
     part = datasets.ImageSet(images, labels)
     data = datasets.Dataset("blocks", part, part, CLASSES)
-    table = appendix_d.every_probe([data])
+    table = appendix_d.probes(data)
     assert table.index.tolist() == [("blocks", name) for name in CLASSES]
     small = images.reshape(120, 1, 32, 2, 32, 2).mean((3, 5)).round().astype(np.uint8)
     for k, name in enumerate(CLASSES):
@@ -143,7 +144,8 @@ def test_probes_see_the_means_of_blocks_of_pixels_and_have_the_interval_of_their
             assert row.average_precision == pytest.approx(100 * known)
             np.testing.assert_allclose(row, 100 * np.array(stats.interval(labels == k, scores)))
     assert table.loc[("blocks", "bee"), ("edge energy", "average_precision")] == 100
-    none = appendix_d.every_probe([])
+    elsewhere = create({"dataset": "cifar10", "data_root": str(tmp_path)})
+    none = appendix_d.every_probe([elsewhere])
     assert none.empty and none.columns.equals(table.columns)
 
 

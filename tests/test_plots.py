@@ -88,6 +88,14 @@ def literal_precisions(is_anomaly, values):
     return found
 
 
+@pytest.mark.parametrize(("curves", "scores"), [(6, 3), (4, 2), (100, 4)])
+def test_of_many_scores_as_many_are_drawn_as_curves_allow(tmp_path, curves, scores):
+    experiment, records = runs(tmp_path, hold_out="7", scores=["msp", "odin", "energy", "knn"])
+    figure = plots.precision_recall(experiment, records, curves)
+    assert len(figure.legends[0].texts) == 2 * scores + 1  # two methods, and chance
+    assert (f"first {scores} of 4 scores" in figure.get_suptitle()) == (scores < 4)
+
+
 def test_of_many_classes_those_are_drawn_whose_methods_differ_most(tmp_path, monkeypatch):
     experiment, records = runs(tmp_path, hold_out=[str(k) for k in range(10)], images=200)
     changed = []

@@ -1,6 +1,6 @@
 """Appendix D: how well raw pixels alone do on OOD sets and on held-out classes. Needs torch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -9,8 +9,11 @@ from tqdm import tqdm
 
 from semlib import datasets
 from semlib.metrics import PixelGaussian, PixelMixture, average_precision, edge_energy
+from workbench.experiment import Experiment
+from workbench.images import prepared
 from workbench.results import stats, tables
 from workbench.results.names import average_of, average_row
+from workbench.runs import plan
 
 LABELS = {"tiny_imagenet_crop": "TinyImageNet (crop)", "lsun_crop": "LSUN (crop)", "isun": "iSUN"}
 LABELS |= {"tiny_imagenet_resize": "TinyImageNet (resize)", "lsun_resize": "LSUN (resize)"}
@@ -20,6 +23,7 @@ DETECTORS = {  # training images, seed -> the function that scores images
     "edge energy": lambda train, seed: edge_energy,
 }
 PROBES = ("full-covariance Gaussian", "edge energy")
+COLUMNS = ("average_precision", "low", "high")  # of each
 
 
 def out_of_distribution(data: datasets.Dataset, ood: dict, seed: int = 0) -> pd.DataFrame:
@@ -37,31 +41,32 @@ def out_of_distribution(data: datasets.Dataset, ood: dict, seed: int = 0) -> pd.
 
 def hold_outs(data: datasets.Dataset, seed: int = 0) -> pd.DataFrame:
     """Average precision in percent: a row for each held-out class, their mean; DETECTORS."""
-    table = every_probe([data], seed, DETECTORS).xs("average_precision", axis=1, level=1)
-    table = table.droplevel(0)
+    table = probes(data, seed, [*DETECTORS]).xs("average_precision", axis=1, level=1).droplevel(0)
     table.loc[average_row(table.index)] = table.mean()
     return table
 
 
-def every_probe(
-    data: Sequence[datasets.Dataset], seed: int = 0, detectors: Iterable[str] = PROBES
-) -> pd.DataFrame:
+def probes(data: datasets.Dataset, seed: int = 0, detectors: Sequence[str] = PROBES):
     """Average precision on each held-out class, with its 95 % interval over test images.
 
     Percent, of images reduced to 32 pixels a side: rows (data set, held-out class), columns
     (detector, average_precision or low or high).
     """
     rows = {}
-    for whole in data:
-        parts = [_reduced(part) for part in (whole.train, whole.test)]
-        small = datasets.Dataset(whole.name, *parts, whole.classes)
-        for name in tqdm(whole.classes, "pixels alone", leave=False):
-            split = datasets.hold_out(small, name)
-            fitted = [DETECTORS[detector](split.train.images, seed) for detector in detectors]
-            found = [stats.interval(split.is_anomaly, score(split.test.images)) for score in fitted]
-            rows[whole.name, name] = 100 * np.concatenate(found)
-    columns = pd.MultiIndex.from_product([detectors, ["average_precision", "low", "high"]])
-    return pd.DataFrame(rows, columns).T if rows else pd.DataFrame(columns=columns)
+    small = datasets.Dataset(data.name, _reduced(data.train), _reduced(data.test), data.classes)
+    for name in tqdm(data.classes, "pixels alone", leave=False):
+        split = datasets.hold_out(small, name)
+        fitted = [DETECTORS[detector](split.train.images, seed) for detector in detectors]
+        found = [stats.interval(split.is_anomaly, score(split.test.images)) for score in fitted]
+        rows[data.name, name] = 100 * np.concatenate(found)
+    return pd.DataFrame(rows, pd.MultiIndex.from_product([detectors, COLUMNS])).T
+
+
+def every_probe(experiments: Sequence[Experiment], seed: int = 0) -> pd.DataFrame:
+    """`probes` of the experiments' data sets that are here; an empty table if there are none."""
+    here = [e for e in experiments if prepared.exists(e.dataset, e.data_root, e.image_side)]
+    empty = pd.DataFrame(columns=pd.MultiIndex.from_product([PROBES, COLUMNS]))
+    return pd.concat([probes(plan.load(e), seed) for e in here]) if here else empty
 
 
 def _reduced(part: datasets.ImageSet, side: int = 32) -> datasets.ImageSet:

@@ -356,7 +356,7 @@ def probes(
 ) -> Figure:
     """A detector's average precision by that of raw pixels: a panel a probe, a point a class.
 
-    table: of `appendix_d.every_probe`, with 95 % intervals over test images. correlations: of
+    table: of `appendix_d.probes`, with 95 % intervals over test images. correlations: of
     `stats.correlations`. score: the detector, by default the first.
     """
     both = found.classes.index.intersection(table.index)
