@@ -160,7 +160,7 @@ def test_the_figure_draws_every_gain_of_the_table_in_its_methods_colour(tmp_path
     assert [axis.get_title() for axis in figure.axes] == ["MSP", "ODIN", "Energy"]
     for axis, score in zip(figure.axes, experiment.scores, strict=False):
         heights = set()
-        for k, method in enumerate(sorted(methods[1:])):
+        for k, method in enumerate(methods[1:]):
             rows = table[(table.score == score) & (table.method == method)]
             dots, mean = axis.lines[2 * k : 2 * k + 2]
             assert [*dots.get_xdata(), *mean.get_xdata()] == rows.difference.tolist()

@@ -5,8 +5,10 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import chain, cycle, islice, product
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -36,13 +38,13 @@ SHARE = "semlib: share of runs finished"  # key in a figure file's metadata
 KNOWN = ("classification", "rotation", "cpc", "center_mask")  # the same colours in every figure
 STYLES = ("-", (0, (4, 1.5)), ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (2, 1)))  # one for each score
 PANELS, CURVES, ROWS = 12, 6, 30  # at most this many are drawn
-DOTTED = {"color": "0.45", "linewidth": 0.9, "linestyle": ":"}
-ZERO = {"color": "black", "linewidth": 0.8}
+DOTTED: dict[str, Any] = {"color": "0.45", "linewidth": 0.9, "linestyle": ":"}
+ZERO: dict[str, Any] = {"color": "black", "linewidth": 0.8}
 # For characters that DejaVu Sans lacks; of a font that isn't installed matplotlib would warn.
 FALLBACKS = ("Noto Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans Arabic")
 FALLBACKS += ("Noto Sans Devanagari", "Arial Unicode MS", "Hiragino Sans", "Microsoft YaHei")
 INSTALLED = {*font_manager.get_font_names()}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": ["DejaVu Sans", *(name for name in FALLBACKS if name in INSTALLED)],
     "font.size": 8.5,
     "figure.titlesize": "medium",
@@ -50,7 +52,7 @@ STYLE = {
     "lines.solid_capstyle": "butt",  # an interval's bar ends where the interval ends
     "text.parse_math": False,  # a class may be called a$b$
 }
-legible = plt.rc_context(STYLE)  # decorates functions that make a figure
+legible: Any = plt.rc_context(STYLE)  # decorates functions that make a figure
 Records = Sequence[Record]
 Runs = Sequence[tuple[Experiment, Records]]
 
@@ -70,7 +72,7 @@ def colours(methods: Sequence[str]) -> dict[str, tuple]:
 
 def _panels(shape: tuple[int, int], width: float, height: float, dpi: int = 110, **shared: bool):
     """A figure of shape (rows, columns), width x height inches, and the list of its axes."""
-    size = {"figsize": (width, height), "dpi": dpi, "layout": "constrained"}
+    size: dict[str, Any] = {"figsize": (width, height), "dpi": dpi, "layout": "constrained"}
     figure, axes = plt.subplots(*shape, squeeze=False, **size, **shared)
     return figure, [*axes.flat]
 
@@ -80,7 +82,8 @@ def _legend(figure: Figure, loc: str = "outside lower center", ncols: int = 1) -
     handles = {}
     for axis in figure.axes:
         handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles, loc=loc, ncols=ncols)
+    place: dict[str, Any] = {"loc": loc, "ncols": ncols}
+    figure.legend(handles.values(), handles, **place)
 
 
 def _note(text: str) -> Figure:
@@ -138,12 +141,11 @@ def _draw_curves(axis: Axes, experiment: Experiment, records: Records, scores: M
         if runs:
             table = pd.concat([_precisions(*run) for run in runs], axis=1)
             mean, std = table.mean(axis=1), table.std(axis=1)  # over trials
-            ink = {"color": colours(experiment.methods)[method]}
+            ink: dict[str, Any] = {"color": colours(experiment.methods)[method]}
             name = f"{label(method, experiment.methods)}, {label(score, scores)}"
-            line = {"drawstyle": "steps-pre", "linestyle": style, "linewidth": 1.1, "label": name}
-            axis.plot(mean, **line, **ink)
-            band = {"step": "pre", "alpha": 0.13, "linewidth": 0}
-            axis.fill_between(mean.index, mean - std, mean + std, **band, **ink)
+            axis.plot(mean, drawstyle="steps-pre", linestyle=style, lw=1.1, label=name, **ink)
+            band = (mean.index, mean - std, mean + std)
+            axis.fill_between(*band, step="pre", alpha=0.13, linewidth=0, **ink)
             percent = 100 * pd.Series([record.metrics[key] for record, key in runs])
             means.append(percent.mean())
             texts.append(f"{label(score, scores)} {show.mean_std(percent.mean(), percent.std())}")
@@ -181,8 +183,9 @@ def gain_by_class(experiment: Experiment, records: Records, most: int = ROWS) ->
     places = dict(zip(names, [*range(classes), classes + 0.3], strict=True))
     size = (3.2 * len(scores) + 0.075 * max(map(len, names)) + 2, 1.9 + 0.22 * (classes + 2))
     figure, axes = _panels((1, len(scores)), *size, sharex=True, sharey=True)
-    for (score, method), rows in table.groupby(["score", "method"]):
-        axis, ink = axes[scores.index(score)], {"color": colours(methods)[method]}
+    for (axis, score), method in product(zip(axes, scores, strict=True), methods):
+        rows = table[(table.score == score) & (table.method == method)]
+        ink: dict[str, Any] = {"color": colours(methods)[method]}
         y = rows.hold_out.map(places) + step * (methods.index(method) + 0.5) - 0.35
         axis.hlines(y, rows.low, rows.high, **ink)
         axis.plot(rows.difference[:-1], y[:-1], "o", ms=4.5, label=label(method, methods), **ink)
@@ -220,23 +223,25 @@ def gain_by_labels(runs: Runs, method: str = "rotation") -> Figure:
     first = runs[0][0]
     scores = set.intersection(*({*experiment.scores} for experiment, _ in runs))
     measures = [name for name in ("msp", "odin", "accuracy") if name in {*scores, "accuracy"}]
-    sized = pd.Series([tables.images_a_class(*run) for run in runs]).dropna().sort_values()
-    if sized.empty:
+    sized = [(tables.images_a_class(*run), run) for run in runs]
+    sized = sorted((point for point in sized if point[0] > 0), key=lambda point: point[0])
+    if not sized:  # the numbers are NaN
         return _note(f"{first.dataset_name}: not run, no gain by labels")
-    found = [tables.by_class(*runs[k]) for k in sized.index]
-    below = {images: show.averaged(runs[k][1], "") for k, images in sized.items()}
+    numbers = [images for images, _ in sized]
+    found = [tables.by_class(*run) for _, run in sized]
+    below = {images: show.averaged(records, "") for images, (_, records) in sized}
     means = stats.gains(runs).query("method == @method and statistics == @first.statistics")
     means = means[means.measure.isin(measures)].sort_values("images")
-    for row in means[means.classes < means.planned].itertuples():
+    for row in tables.rows(means[means.classes < means.planned]):
         below[row.images] = f"{row.classes or 'none'} of {row.planned} run"
-    low, high = sized.min(), sized.max()
+    low, high = numbers[0], numbers[-1]
     there = [n for n in tables.PAPERS_IMAGES if low / 1.5 < n < high * 1.5]
     papers = ", ".join(f"{n:,} in {tables.PAPERS_IMAGES[n]}" for n in there)
     figure, axes = _panels((1, len(measures)), 4.4 * len(measures), 4.4)
     for axis, measure in zip(axes, measures, strict=True):
         gains = [stats.gain(table, method, measure) for table in found]
-        lines = pd.concat(gains, axis=1).set_axis(sized, axis=1)  # (classes, numbers of images)
-        axis.plot(sized, lines.T, "o-", color="0.7", ms=2.5, lw=0.9, label="a held-out class")
+        lines = pd.concat(gains, axis=1).set_axis(numbers, axis=1)  # (classes, numbers of images)
+        axis.plot(numbers, lines.T, "o-", color="0.7", ms=2.5, lw=0.9, label="a held-out class")
         whole = means[(means.measure == measure) & (means.classes == means.planned)]
         look = {"color": colours([method])[method], "fmt": "o-", "lw": 2.4, "capsize": 4}
         half = (whole.high - whole.gain).fillna(0)
@@ -245,7 +250,7 @@ def gain_by_labels(runs: Runs, method: str = "rotation") -> Figure:
         axis.axhline(0, **ZERO)
         axis.set(xscale="log", xlabel="training images a class", ylabel="gain (points)")
         axis.set_title(label(measure) + ("" if measure == "accuracy" else " average precision"))
-        axis.set_xticks(sized, [f"{images:,.0f}\n{below[images]}" for images in sized])
+        axis.set_xticks(numbers, [f"{n:,.0f}\n{below[n]}" for n in numbers])
         axis.minorticks_off()
         axis.set_xlim(low / 1.4, high * max(1.8, (high / low) ** 0.23))  # room for names
         for n in there:
@@ -269,8 +274,8 @@ def _name_lines(axis: Axes, lines: pd.DataFrame) -> None:
         apart = 0.037 * (high - low) * np.arange(len(ends))
         y = isotonic_regression(ends.to_numpy() - apart) + apart  # moved as little as possible
         y += max(low - y[0], 0) + min(high - y[-1], 0)
-        look = {"va": "center", "color": "0.4", "fontsize": 7, "annotation_clip": False}
-        look |= {"xytext": (5, 0), "textcoords": "offset points"}
+        look: dict[str, Any] = {"va": "center", "color": "0.4", "fontsize": 7}
+        look |= {"xytext": (5, 0), "textcoords": "offset points", "annotation_clip": False}
         look |= {"bbox": {"color": "white", "pad": 0.3}}
         for name, height in zip(ends.index, y, strict=True):
             axis.annotate(name, (lines.columns[k], height), **look)
@@ -288,11 +293,11 @@ def forest(
     """
     if table.difference.isna().all():
         return _note(f"{title}: not run")
-    colour, methods = colours(found.classes.columns.unique(0)), [*table.method.unique()]
+    colour, methods = colours([*found.classes.columns.unique(0)]), [*table.method.unique()]
     scores = [*table.groupby("score", sort=False).difference.first().sort_values().index]
     height = 0.9 + (0.22 + 0.13 * len(methods)) * (len(scores) + 2)
     figure, (axis,) = _panels((1, 1), 9.5, height)
-    for row in table.itertuples():
+    for row in tables.rows(table):
         reference = (row.method, "msp") if row.against == "msp" else (row.against, row.score)
         gained = found.classes[row.method, row.score] - found.classes[reference]
         y = scores.index(row.score) + 0.36 * ((len(methods) - 1) / 2 - methods.index(row.method))
@@ -306,7 +311,7 @@ def forest(
     if tested is not None:
         text += "; p: over held-out classes, corrected by Holm"
         beside = {"xycoords": ("axes fraction", "data"), "annotation_clip": False, "va": "center"}
-        for row in tested.dropna(subset="holm").itertuples():
+        for row in tables.rows(tested.dropna(subset="holm")):
             at, p = (1.01, scores.index(row.score)), f"p {show.p_value(row.holm)}"
             axis.annotate(p, at, color=colour[row.method], **beside)
     names = [label(score) + (" *" if score in PAPERS_SCORES else "") for score in scores]
@@ -527,5 +532,6 @@ def save_several(figure: Figure, path: Path, runs: Runs) -> None:
         before = 1e-9  # not a file of ours: a figure of some runs replaces it, one of none doesn't
         file.load()  # fails where it is damaged
         before = float(file.info[SHARE])
-    how = {"format": "png", "metadata": {SHARE: str(share)}}
-    tables.save_complete(path, share, before, lambda file: figure.savefig(file, **how))
+    metadata = {SHARE: str(share)}
+    write = partial(figure.savefig, format="png", metadata=metadata)
+    tables.save_complete(path, share, before, write)
