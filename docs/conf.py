@@ -1,42 +1,29 @@
-"""Sphinx's settings of the site: `make docs`. Sources are the checkout's Markdown files and its
-executed notebooks.
-"""
+"""Sphinx's settings of the site (`make docs`): Markdown files and executed notebooks."""
 
 import json
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXECUTED = sorted(
-    str(path.relative_to(ROOT).with_suffix("")) for path in ROOT.glob("outputs/[cfp]*/*.ipynb")
-)
-PAGES = (
-    "notebooks",
-    "running",
-    "results",
-    "statistics",
-    "own_images",
-    "extending",
-    "own_code",
-    "own_network",
-    "external",
-    "parameters",
-    "numbers",
-    "paper",
-    "performance",
-    "reference",
-)
+NOTEBOOKS = sorted(ROOT.glob("outputs/[cfp]*/*.ipynb"))  # of the profiles cpu, fast and paper
+EXECUTED = [str(path.relative_to(ROOT).with_suffix("")) for path in NOTEBOOKS]
+PAGES = ("notebooks", "running", "results", "findings", "registered", "statistics", "own_images")
+PAGES += ("extending", "own_code", "own_network", "external", "parameters", "numbers", "paper")
+PAGES += ("performance", "reference")
+CONTENTS = {
+    "Pages": [f"docs/{page}" for page in PAGES],
+    "Executed notebooks": EXECUTED,
+    "The project": ["CONTRIBUTING", "LOG"],
+}
 
-project, author = "semlib", "the semlib authors"
+project = "semlib"
+author = "the semlib authors"
 extensions = ["myst_nb", "sphinx.ext.autodoc"]
 root_doc = "README"
-include_patterns = [
-    "README.md",
-    "LOG.md",
-    "CONTRIBUTING.md",
-    *(f"docs/{page}.md" for page in PAGES),
-    *(f"{page}.ipynb" for page in EXECUTED),
-]
-html_theme, html_title = "furo", "semlib"
+include_patterns = ["README.md", "LOG.md", "CONTRIBUTING.md"]
+include_patterns += [f"docs/{page}.md" for page in PAGES]
+include_patterns += [f"{page}.ipynb" for page in EXECUTED]
+html_theme = "furo"
+html_title = "semlib"
 html_show_copyright = False
 nb_execution_mode = "off"
 nb_ipywidgets_js: dict = {}  # nothing is loaded from the net
@@ -52,24 +39,15 @@ autodoc_typehints = "none"  # the signature has them
 
 
 def prepared(app, name, source):
-    """Notebooks with their code folded, and README with the table of contents, which GitHub would
-    show as text.
-    """
+    """Fold the code of notebooks, and add the table of contents to README."""
     if name in EXECUTED:
         notebook = json.loads(source[0])
         for cell in notebook["cells"]:
-            cell["metadata"]["tags"] = [
-                *cell["metadata"].get("tags", []),
-                *["hide-input"] * (cell["cell_type"] == "code"),
-            ]
+            if cell["cell_type"] == "code":
+                cell["metadata"].setdefault("tags", []).append("hide-input")
         source[0] = json.dumps(notebook)
     if name == "README":
-        pages = [f"docs/{page}" for page in PAGES]
-        for title, names in {
-            "Pages": pages,
-            "Executed notebooks": EXECUTED,
-            "The project": ["CONTRIBUTING", "LOG"],
-        }.items():
+        for title, names in CONTENTS.items():
             listed = "\n".join(f"/{name}" for name in names)
             source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n{listed}\n```\n"
 

@@ -14,7 +14,6 @@ import yaml
 from helpers import ROOT
 from pydantic import ValidationError
 
-from workbench.images.prepared import Digests
 from workbench.batch import notebooks
 from workbench.experiment import (
     ConfigError,
@@ -25,6 +24,7 @@ from workbench.experiment import (
     read_parameters,
     several,
 )
+from workbench.images.prepared import Digests
 from workbench.runs import plan, store
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

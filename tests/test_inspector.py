@@ -32,9 +32,9 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from workbench.images.prepared import Digests
 from workbench.experiment import create
 from workbench.images import prepared
+from workbench.images.prepared import Digests
 from workbench.results import plots, stats
 from workbench.results.curves import Curve
 from workbench.results.inspector import Inspector

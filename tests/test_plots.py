@@ -1,9 +1,6 @@
-"""Figures of records, read back from what matplotlib draws: curves, bands, and which images stand
-in which row.
-"""
+"""Figures of records against literal computations of what they draw, and which images they show."""
 
 import itertools
-import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,21 +10,17 @@ from helpers import made_up
 from matplotlib.cbook import STEP_LOOKUP_MAP
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
+from PIL import Image
 from scipy.stats import t as students_t
 from sklearn.metrics import auc, average_precision_score
 
-from semlib import datasets
 from semlib.datasets import Dataset, ImageSet
 from workbench.images import prepared
 from workbench.results import names, plots, stats, tables
 from workbench.runs import plan, store
 
-UNEVEN = {
-    "images": 95,
-    "dataset": "digits",
-    "hold_out": ["1", "7"],
-    "trials": 2,
-}  # 10 images of class 1, 9 of class 7
+# 10 images of class 1, 9 of class 7
+UNEVEN = {"images": 95, "dataset": "digits", "hold_out": ["1", "7"], "trials": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -40,23 +33,18 @@ def runs(folder, **changes):
     """An experiment with its records, whose upright scores are the mixed ones negated."""
     experiment = made_up(folder, **UNEVEN | changes)
     for record in store.collect(experiment.folder):
-        arrays = record.scores()
-        arrays |= {f"{name}@upright": -arrays[name] for name in record.scoring}
-        aps = {
-            f"{s}@upright": average_precision_score(arrays["is_anomaly"], -arrays[s])
-            for s in record.scoring
-        }
-        fields = {
-            "scores_sha256": store.write_scores(record.home / "scores.npz", arrays),
-            "metrics": record.metrics | aps,
-        }
-        store.write_record(record.home, **record.model_dump() | fields)
+        arrays, aps = record.scores(), {}
+        for name in record.scoring:
+            arrays[f"{name}@upright"] = -arrays[name]
+            ap = average_precision_score(arrays["is_anomaly"], -arrays[name])
+            aps[f"{name}@upright"] = ap
+        sha256 = store.write_scores(record.home / "scores.npz", arrays)
+        fields = record.model_dump() | {"metrics": record.metrics | aps, "scores_sha256": sha256}
+        store.write_record(record.home, **fields)
     return experiment, store.collect(experiment.folder)
 
 
-def drawn(line):
-    """(x, y) of the corners of a line as it is drawn, its steps included."""
-    return STEP_LOOKUP_MAP[line.get_drawstyle()](*line.get_data())
+# --- precision and recall
 
 
 @pytest.mark.parametrize("statistics", ["mixed", "upright"])
@@ -65,39 +53,34 @@ def test_the_area_under_each_curve_is_the_mean_average_precision_of_its_runs(tmp
     end, colour = plan.STATISTICS[statistics], plots.colours(experiment.methods)
     figure = plots.precision_recall(experiment, records)
     assert [axis.get_title() for axis in figure.axes] == ["1", "7"]
+    pairs = [*itertools.product(experiment.methods, experiment.scores)]
     for axis in figure.axes:
         *curves, skew = axis.lines
         members = [r for r in records if r.hold_out == axis.get_title()]
         is_anomaly = members[0].scores()["is_anomaly"]
         assert set(skew.get_ydata()) == {is_anomaly.mean()}
-        pairs = [(method, score) for method in experiment.methods for score in experiment.scores]
-        for (method, score), curve, band, text in zip(
-            pairs, curves, axis.collections, axis.texts, strict=True
-        ):
-            assert curve.get_color() == colour[method] and text.get_color() == colour[method]
-            aps = pd.Series([r.metrics[score + end] for r in members if r.method == method])
-            assert auc(*drawn(curve)) == pytest.approx(aps.mean()) and len(aps) == 2
-            said = f"{names.label(score)} {100 * aps.mean():.2f} ± {100 * aps.std():.2f}"
-            assert text.get_text() == said
-            each = [r.scores()[score + end] for r in members if r.method == method]
-            literal = np.array(
-                [literal_precisions(is_anomaly, values) for values in each]
-            )  # (trials, positives)
+        texts = axis.get_legend().get_texts()
+        drawn = zip(pairs, curves, axis.collections, texts, strict=True)
+        for (method, score), curve, band, text in drawn:
+            assert curve.get_color() == colour[method] == text.get_color()
+            of_method = [r for r in members if r.method == method]
+            aps = 100 * pd.Series([r.metrics[score + end] for r in of_method])
+            x, y = STEP_LOOKUP_MAP[curve.get_drawstyle()](*curve.get_data())
+            assert 100 * auc(x, y) == pytest.approx(aps.mean())
+            assert text.get_text() == f"{names.label(score)} {aps.mean():.2f} ± {aps.std():.2f}"
+            scores = [r.scores()[score + end] for r in of_method]
+            literal = np.array([literal_precisions(is_anomaly, values) for values in scores])
             np.testing.assert_allclose(curve.get_ydata()[1:], literal.mean(0))
-            x, y = curve.get_data()
-            corners = band.get_paths()[0].vertices
-            for k in (1, len(x) - 1):
-                at = corners[np.isclose(corners[:, 0], x[k])][:, 1]
-                half = literal[:, k - 1].std(ddof=1)
-                assert np.isclose(at, y[k] - half).any() and np.isclose(at, y[k] + half).any()
+            box, half = band.get_datalim(axis.transData), literal.std(0, ddof=1)
+            assert box.y0 == pytest.approx((literal.mean(0) - half).min())
+            assert box.y1 == pytest.approx((literal.mean(0) + half).max())
     labels = [text.get_text() for text in figure.legends[0].texts]
-    assert labels == [f"{names.label(m)}, {names.label(s)}" for m, s in pairs] + [
-        "share of anomalies"
-    ]
+    shown = [f"{names.label(method)}, {names.label(score)}" for method, score in pairs]
+    assert labels == [*shown, "share of anomalies"]
 
 
 def literal_precisions(is_anomaly, values):
-    """At each k-th anomaly found, the precision of the threshold that reaches it, ties together."""
+    """The precision of the threshold that finds the k-th anomaly, for each k; ties together."""
     found = []
     for k in range(1, is_anomaly.sum() + 1):
         threshold = max(t for t in values if (is_anomaly & (values >= t)).sum() >= k)
@@ -105,312 +88,183 @@ def literal_precisions(is_anomaly, values):
     return found
 
 
-def test_of_many_classes_those_are_drawn_whose_methods_differ_most(tmp_path):
+@pytest.mark.parametrize(("curves", "scores"), [(6, 3), (4, 2), (100, 4)])
+def test_of_many_scores_as_many_are_drawn_as_curves_allow(tmp_path, curves, scores):
+    experiment, records = runs(tmp_path, hold_out="7", scores=["msp", "odin", "energy", "knn"])
+    figure = plots.precision_recall(experiment, records, curves)
+    assert len(figure.legends[0].texts) == 2 * scores + 1  # two methods, and chance
+    assert (f"first {scores} of 4 scores" in figure.get_suptitle()) == (scores < 4)
+
+
+def test_of_many_classes_those_are_drawn_whose_methods_differ_most(tmp_path, monkeypatch):
     experiment, records = runs(tmp_path, hold_out=[str(k) for k in range(10)], images=200)
-    few = {"3", "5", "8"}
     changed = []
     for record in records:
-        ap = 0.9 if record.hold_out in few and record.method == "rotation" else 0.1
-        changed.append(record.model_copy(update={"metrics": record.metrics | {"msp": ap}}))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "PANELS", 3)
-        figure = plots.precision_recall(experiment, changed)
+        differs = record.hold_out in {"3", "5", "8"} and record.method == "rotation"
+        metrics = record.metrics | {"msp": 0.9 if differs else 0.1}
+        changed.append(record.model_copy(update={"metrics": metrics}))
+    monkeypatch.setattr(plots, "PANELS", 3)
+    figure = plots.precision_recall(experiment, changed)
     assert [axis.get_title() for axis in figure.axes] == ["3", "5", "8"]
     assert "3 of 10, where methods differ most" in figure.get_suptitle()
 
 
-# --- by class, how far a method is above plain classification
-
-
-def marks(figure, panel=0):
-    """By row the points of the filled and of the hollow mark, and the ends of the bar, as drawn in
-    a panel.
-    """
-    first, axis = figure.axes[0], figure.axes[panel]
-    rows = dict(
-        zip(first.get_yticks(), (text.get_text() for text in first.get_yticklabels()), strict=True)
-    )
-    found = {"filled": {}, "hollow": {}, "bar": {}}
-    for line in (
-        line
-        for line in axis.lines
-        if line.get_ydata()[0] in rows and line.get_xdata()[0] == line.get_xdata()[0]
-    ):
-        kind = (
-            "bar"
-            if len(line.get_xdata()) == 2
-            else "hollow"
-            if line.get_fillstyle() == "none"
-            else "filled"
-        )
-        found[kind][rows[line.get_ydata()[0]]] = (
-            tuple(line.get_xdata()) if kind == "bar" else line.get_xdata()[0]
-        )
-    return found
+# --- gains over plain classification
 
 
 @pytest.mark.parametrize("trials", [1, 2])
-def test_each_class_and_the_mean_have_their_difference_and_its_interval(
-    tmp_path, trials, monkeypatch
-):
+def test_each_class_and_the_mean_have_their_gain_and_its_interval(tmp_path, trials, monkeypatch):
     monkeypatch.setattr(stats, "WORK", 1)  # few resamples, for the literal one is slow
     experiment, records = runs(tmp_path, hold_out=["1", "7", "8"], trials=trials)
-    figure = plots.gain_by_class(experiment, records)
-    assert [axis.get_title() for axis in figure.axes] == ["MSP", "ODIN"]
-    for k, (axis, score) in enumerate(zip(figure.axes, experiment.scores, strict=True)):
-        drawn, differences = marks(figure, k), {}
-        counts = stats.draws(records[0].scores()["label"], stats.FEWEST_RESAMPLES)
+    table = stats.gains_by_class(experiment, records)
+    counts = stats.draws(records[0].scores()["label"], stats.FEWEST_RESAMPLES)
+    for score in experiment.scores:
+        rows = table[table.score == score].set_index("hold_out")
         for hold_out in experiment.hold_out:
-            value, deviation = literal_difference(
-                [r for r in records if r.hold_out == hold_out], score, counts
+            members = [r for r in records if r.hold_out == hold_out]
+            value, deviation = literal_gain(members, score, counts)
+            interval = [value, value - 1.959964 * deviation, value + 1.959964 * deviation]
+            assert rows.loc[hold_out, ["difference", "low", "high"]].tolist() == pytest.approx(
+                interval
             )
-            differences[hold_out] = value
-            half = 1.959964 * deviation
-            assert drawn["filled"][hold_out] == pytest.approx(value)
-            assert drawn["bar"][hold_out] == pytest.approx((value - half, value + half))
-        values = np.array([*differences.values()])
-        half = students_t.ppf(0.975, 2) * values.std(ddof=1) / 3**0.5
-        assert drawn["filled"]["mean"] == pytest.approx(values.mean())
-        assert drawn["bar"]["mean"] == pytest.approx((values.mean() - half, values.mean() + half))
-        assert (
-            not drawn["hollow"]
-            and "over test images" in axis.get_xlabel()
-            and "over other held-out" in axis.get_xlabel()
-        )
-    assert ("one trial" if trials == 1 else "mean of 2 trials") in figure.get_suptitle()
-    for those, whole in (
-        (records, True),
-        (records[:-1], False),
-    ):  # of two trials each class is still there
-        assert set(stats.gains_by_class(experiment, those).whole) == {whole}
+        values = rows.difference[:-1]
+        half = students_t.ppf(0.975, 2) * values.std() / 3**0.5
+        mean = [values.mean(), values.mean() - half, values.mean() + half]
+        assert rows.loc["average", ["difference", "low", "high"]].tolist() == pytest.approx(mean)
+    assert table.whole.all() and not stats.gains_by_class(experiment, records[:-1]).whole.any()
+    said = "one trial" if trials == 1 else "mean of 2 trials"
+    assert said in plots.gain_by_class(experiment, records).get_suptitle()
 
 
-def literal_difference(records, score, counts):
-    """Rotation minus classification, means over trials in percent, and its deviation when the test
-    images are drawn anew.
-    """
-    drawn = {"rotation": [], "classification": []}
+def literal_gain(records, score, counts):
+    """Rotation minus classification in points, and its std over resamples of the test images."""
+    found = {"rotation": [], "classification": []}
     for record in records:
         arrays = record.scores()
         weights = [np.ones(len(counts)), *counts.T]
-        drawn[record.method].append([average_precision_score(arrays["is_anomaly"], arrays[score], sample_weight=w)
-                                     for w in weights])  # fmt: skip
-    value, *resampled = 100 * (
-        np.mean(drawn["rotation"], axis=0) - np.mean(drawn["classification"], axis=0)
-    )
+        ranked = arrays["is_anomaly"], arrays[score]
+        found[record.method].append(
+            [average_precision_score(*ranked, sample_weight=w) for w in weights]
+        )
+    means = {method: 100 * np.mean(aps, axis=0) for method, aps in found.items()}
+    value, *resampled = means["rotation"] - means["classification"]
     return value, np.std(resampled, ddof=1)
 
 
-def test_the_papers_differences_are_hollow_and_what_was_not_run_has_no_mark(tmp_path):
+def test_the_figure_draws_every_gain_of_the_table_in_its_methods_colour(tmp_path):
+    methods = ("classification", "rotation", "cpc", "center_mask")
+    experiment, records = runs(tmp_path, methods=methods, scores=["msp", "odin", "energy", "knn"])
+    figure = plots.gain_by_class(experiment, records)
+    table, colour = stats.gains_by_class(experiment, records), plots.colours(methods)
+    assert "the first 3 of 4 scores" in figure.get_suptitle()
+    assert [axis.get_title() for axis in figure.axes] == ["MSP", "ODIN", "Energy"]
+    for axis, score in zip(figure.axes, experiment.scores, strict=False):
+        heights = set()
+        for k, method in enumerate(methods[1:]):
+            rows = table[(table.score == score) & (table.method == method)]
+            dots, mean = axis.lines[2 * k : 2 * k + 2]
+            assert [*dots.get_xdata(), *mean.get_xdata()] == rows.difference.tolist()
+            ends = [bar[:, 0] for bar in axis.collections[k].get_segments()]
+            np.testing.assert_allclose(ends, rows[["low", "high"]])
+            assert dots.get_color() == mean.get_color() == colour[method]
+            heights |= {*dots.get_ydata(), *mean.get_ydata()}
+        assert len(heights) == 3 * 3  # methods, and two classes and the mean
+    legend = {text.get_text() for text in figure.legends[0].texts}
+    assert legend == {names.label(method) for method in methods[1:]}
+
+
+def test_the_papers_gains_are_hollow_and_only_beside_those_of_all_its_images(tmp_path):
     experiment = made_up(tmp_path, dataset="cifar10", images=60, trials=1)
     records = store.collect(experiment.folder)
-    table = tables.published("table3_cifar10").rename(index={"average": "mean"})
-    figure = plots.gain_by_class(experiment, records)
-    for panel, score in enumerate(experiment.scores):
-        hollow = marks(figure, panel)["hollow"]
-        assert hollow == pytest.approx(
-            (table[f"rotation_{score}"] - table[f"classification_{score}"]).to_dict()
-        )
-    hollow = marks(figure)["hollow"]
+    paper = tables.published("table3_cifar10")
+
+    def hollow(records, experiment=experiment):
+        figure = plots.gain_by_class(experiment, records)
+        rows = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+        lines = [line for line in figure.axes[0].lines if line.get_fillstyle() == "none"]
+        return {row: x for line in lines for row, x in zip(rows, line.get_xdata(), strict=True)}
+
+    gains = paper.rotation_msp - paper.classification_msp
+    assert hollow(records) == pytest.approx(gains.rename({"average": "mean"}).to_dict())
     without = [r for r in records if (r.hold_out, r.method) != ("cat", "rotation")]
-    drawn = marks(plots.gain_by_class(experiment, without))
-    assert (
-        "cat" not in drawn["filled"]
-        and "cat" not in drawn["bar"]
-        and drawn["hollow"]["cat"] == hollow["cat"]
-    )
-    assert "mean of those run" in drawn["filled"] and "mean of those run" not in drawn["hollow"]
-    nine = pd.Series(drawn["filled"]).drop("mean of those run")
-    half = students_t.ppf(0.975, 8) * nine.std() / 9**0.5
-    assert drawn["bar"]["mean of those run"] == pytest.approx(
-        (nine.mean() - half, nine.mean() + half)
-    )
-    assert (
-        "mean of those run" in marks(plots.gain_by_class(experiment, without, most=3))["filled"]
-    )  # the cat isn't drawn
-    few = experiment.model_copy(update={"train_per_class": 500})  # of which the paper has nothing
-    assert not marks(plots.gain_by_class(few, records))["hollow"]
+    assert hollow(without)["cat"] == gains["cat"]
+    assert np.isnan(hollow(without)["mean of those run"])
+    rows = stats.gains_by_class(experiment, without).query("score == 'msp'").set_index("hold_out")
+    assert np.isnan(rows.difference["cat"])
+    assert rows.difference["average"] == pytest.approx(rows.difference[:-1].mean())
+    assert not hollow(records, experiment.model_copy(update={"train_per_class": 500}))
 
 
 def test_nothing_to_compare_is_a_note(tmp_path):
     experiment, records = runs(tmp_path)
     plain = experiment.model_copy(update={"methods": ("classification",)})
-    for one, those in (
-        (experiment, []),
-        (plain, records),
-        (experiment, [r for r in records if r.method == "rotation"]),
-    ):
+    rotation = [record for record in records if record.method == "rotation"]
+    for one, those in ((experiment, []), (plain, records), (experiment, rotation)):
         (axis,) = plots.gain_by_class(one, those).axes
         assert "not run with both" in axis.texts[0].get_text() and not axis.lines
 
 
-def test_each_method_has_its_colour_and_place_and_of_many_scores_the_first_are_drawn(tmp_path):
-    methods = ("classification", "rotation", "cpc", "center_mask")
-    experiment, records = runs(tmp_path, methods=methods, scores=["msp", "odin", "energy", "knn"])
-    figure = plots.gain_by_class(experiment, records)
-    assert len(figure.axes) == 3 and "the first 3 of 4 scores" in figure.get_suptitle()
-    colours, table = (
-        plots.colours(methods),
-        stats.gains_by_class(experiment, records).query("hold_out != 'average'"),
-    )
-    assert [text.get_text() for text in figure.legends[0].texts] == [
-        names.label(method) for method in methods[1:]
-    ]
-    patches = figure.legends[0].get_patches()
-    assert [patch.get_facecolor()[:3] for patch in patches] == [
-        colours[method] for method in methods[1:]
-    ]
-    for axis, score in zip(figure.axes, experiment.scores, strict=False):
-        points = [
-            line
-            for line in axis.lines
-            if line.get_marker() == "o" and line.get_fillstyle() == "full"
-        ]
-        assert len(points) == 2 * 3 == len({line.get_ydata()[0] for line in points})
-        rows = table[table.score == score].itertuples()
-        assert {(line.get_color(), line.get_xdata()[0]) for line in points} == {
-            (colours[r.method], r.difference) for r in rows
-        }
-
-
-def test_of_many_classes_those_with_the_largest_differences_are_drawn_and_the_mean_is_of_all(
-    tmp_path, monkeypatch
-):
+def test_of_many_classes_those_with_the_largest_gains_are_drawn(tmp_path):
     experiment, records = runs(tmp_path, hold_out="all", images=200)
-    every = marks(plots.gain_by_class(experiment, records))["filled"]
-    figure = plots.gain_by_class(
-        experiment.model_copy(update={"scores": ("msp",)}), records, most=3
-    )
-    drawn = marks(figure)["filled"]
-    largest = sorted(set(every) - {"mean"}, key=lambda name: -abs(every[name]))[:3]
-    assert (
-        drawn == {name: every[name] for name in (*sorted(largest), "mean")}
-        and "3 of 10" in figure.get_suptitle()
-    )
-    asked = []
-    monkeypatch.setattr(
-        stats, "_resampled", lambda rankings, resamples, seed: asked.append(resamples) or {}
-    )
-    for work, resamples in (
-        (10**9, 200),
-        (40 * 2 * 200 * 60, 60),
-        (1, stats.FEWEST_RESAMPLES),
-    ):  # runs, scores, images
-        monkeypatch.setattr(stats, "WORK", work)
-        plots.gain_by_class(experiment, records)
-        assert asked.pop() == resamples
-    full, part = (
-        stats.gains_by_class(experiment, records, most).query("hold_out != 'average'")
-        for most in (10, 3)
-    )
-    assert {*part.hold_out} == {
-        *full.difference.abs().groupby(full.hold_out).max().nlargest(3).index
-    }  # by either score
+    every = stats.gains_by_class(experiment, records)
+    largest = every[every.hold_out != "average"].groupby("hold_out").difference
+    chosen = largest.agg(lambda gains: gains.abs().max()).nlargest(3).index.sort_values()
+    figure = plots.gain_by_class(experiment, records, most=3)
+    shown = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert shown == [*chosen, "mean"] and "3 of 10" in figure.get_suptitle()
+    mean = stats.gains_by_class(experiment, records, 3).query("hold_out == 'average'").difference
+    assert mean.tolist() == every.query("hold_out == 'average'").difference.tolist()
 
 
-# --- names and their letters
+# --- names and colours
 
 ODD = ("$5_note", "US$5 - US$10", "_background_", r"a\nb", "$x^$")
 
 
-@pytest.fixture
-def odd(tmp_path, monkeypatch):
-    """(experiment, records, data) of classes with odd names."""
+def test_names_are_shown_as_they_are_in_every_figure(tmp_path, monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (100, 1, 8, 8), dtype=np.uint8)
     part = ImageSet(images, np.arange(100) % len(ODD))
     data = Dataset("own", part, part, ODD)
-    datasets.loading.write(tmp_path / "own.npz", data)
+    prepared.write(tmp_path / "own.npz", data)
     monkeypatch.setenv("SEMLIB_DATA", str(tmp_path))
     experiment = made_up(tmp_path / "outputs", 100, dataset="own", data_root=None, trials=2)
     records = store.finished(experiment)
-    history = pd.DataFrame(
-        {"epoch": [1, 2], "loss": [2, 1.0], "accuracy": [0.5, 0.6], "msp": [0.1, 0.2]}
-    )
+    history = pd.DataFrame({"epoch": [1, 2], "loss": 1.0, "accuracy": 0.5, "msp": 0.1})
     for record in records:
         history.to_csv(record.home / "history.csv", index=False)
-    return experiment, records, data
-
-
-def test_names_are_shown_as_they_are_in_every_figure(odd, tmp_path):
-    experiment, records, data = odd
     columns = pd.MultiIndex.from_product([["edges"], ["average_precision", "low", "high"]])
-    probe = pd.DataFrame(
-        [[k, k - 1, k + 1] for k in range(len(ODD))],
-        pd.MultiIndex.from_product([["own"], ODD]),
-        columns,
-    )
-    found, three = (
-        stats.measured([(experiment, records)], resamples=2),
-        experiment.model_copy(update={"hold_out": ODD[:3]}),
-    )
+    rows = pd.MultiIndex.from_product([["own"], ODD])
+    probe = pd.DataFrame([[k, k - 1, k + 1] for k in range(len(ODD))], rows, columns)
+    found = stats.measured([(experiment, records)], resamples=2)
     files = pd.DataFrame({"file": ODD, "predicted": ODD, "msp": 0.5, "msp_percentile": 1.0})
+    three = [record for record in records if record.hold_out in ODD[:3]]
     figures = {
-        "precision_recall": plots.precision_recall(experiment, records),
-        "gain_by_class": plots.gain_by_class(experiment, records),
-        "probes": plots.probes(found, probe, stats.correlations(found, probe)),
-        "learning_curves": plots.learning_curves(
-            three, [r for r in records if r.hold_out in ODD[:3]]
-        ),
-        "samples": plots.samples(dict.fromkeys(ODD, data.test.images[:2]), "$a$ title"),
-        "most_anomalous": plots.most_anomalous(files, data.test.images),
+        plots.precision_recall(experiment, records): ODD,
+        plots.gain_by_class(experiment, records): ODD,
+        plots.probes(found, probe, stats.correlations(found, probe)): ODD,
+        plots.learning_curves(experiment, three): ODD[:3],
+        plots.samples(dict.fromkeys(ODD, data.test.images[:2]), "$a$ title"): ODD,
+        plots.most_anomalous(files, data.test.images): [f"{k}\n{k}, 1.0" for k in ODD],
+        plots.ranked_images(records[0], data): (),
     }
-    for name, figure in figures.items():
-        figure.savefig(
-            tmp_path / f"{name}.png", dpi=30
-        )  # a text that is read as a formula, and is none, fails
-        texts = [text for text in figure.findobj(Text) if text.get_text()]
-        assert not any(text.get_parse_math() for text in texts if "$" in text.get_text()), name
-        shown = {text.get_text().strip(" ") for text in texts if text.get_visible()}
-        expected = (
-            ODD[:3]
-            if name == "learning_curves"
-            else [f"{k}\n{k}, 1.0" for k in ODD]
-            if name == "most_anomalous"
-            else ODD
-        )
-        assert {*expected} <= shown, (name, shown)
-    ranked = plots.ranked_images(records[0], data)
-    ranked.savefig(tmp_path / "ranked.png", dpi=30)
-    captions = [text for axis in ranked.axes for text in axis.texts]
-    assert any("$5_note" in text.get_text() for text in captions) and not any(
-        text.get_parse_math() for text in captions
-    )
+    for figure, expected in figures.items():
+        figure.savefig(tmp_path / "figure.png", dpi=30)  # fails for a text that is no formula
+        texts = [text for text in figure.findobj(Text) if text.get_visible()]
+        assert not any(text.get_parse_math() for text in texts if "$" in text.get_text())
+        assert {*expected} <= {text.get_text().strip(" ") for text in texts}
 
 
-def test_a_script_that_no_font_has_is_named_once(monkeypatch, tmp_path):
-    monkeypatch.setattr(plots, "_said", set())
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        for _ in range(2):
-            figure = plots.samples(
-                {"\U0001b170\U0001b171": np.zeros((1, 1, 4, 4), np.uint8), "é": np.zeros((0,))},
-                "Nüshu",
-            )
-            figure.savefig(tmp_path / "figure.png")
-    (said,) = [str(warning.message) for warning in caught]
-    assert "NUSHU (" in said and "font.family" in said and "LATIN" not in said
-
-
-def test_characters_that_the_font_lacks_come_from_an_installed_one(monkeypatch, tmp_path):
-    plots._fallback.cache_clear()
-    monkeypatch.setattr(plots.font_manager, "findSystemFonts", list)
-    with plt.rc_context({"font.family": ["cmss10"]}), warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert plots.fonts("plain") == ["cmss10"]
-        figure = plots.samples({"Жук": np.zeros((1, 1, 4, 4), np.uint8)}, "Cyrillic")
-        figure.savefig(tmp_path / "figure.png")
-    used = figure.axes[0].yaxis.label.get_family()
-    font = plots.font_manager.get_font(plots.font_manager.findfont(used[-1]))
-    assert used[0] == "cmss10" and {ord(c) for c in "Жук"} <= set(font.get_charmap())
-
-
-# --- what is drawn how
+def test_figures_have_the_installed_fallback_fonts_and_leave_a_users_own_figures_alone():
+    text = plots.samples({"Жук": np.zeros((1, 1, 4, 4), np.uint8)}, "Cyrillic")._suptitle
+    assert text.get_family() == plots.STYLE["font.family"]
+    assert {*text.get_family()} <= plots.INSTALLED
+    assert plt.figure().text(0, 0, r"$\lambda$").get_parse_math()
 
 
 def test_methods_and_scores_each_have_a_look_of_their_own():
     many = ("rotation", *(f"my:task_{k}" for k in range(12)), "classification")
     assert len(set(plots.colours(many).values())) == len({*many, *plots.KNOWN})
-    for method in plots.KNOWN:  # on every page
+    for method in plots.KNOWN:  # in every figure
         assert plots.colours(("my:task", method))[method] == plots.colours(plots.KNOWN)[method]
     assert len(set(plots.STYLES)) >= plots.CURVES
 
@@ -419,59 +273,48 @@ def test_methods_and_scores_each_have_a_look_of_their_own():
 def test_methods_differ_in_lightness_too_as_a_grey_print_shows_them(others):
     found = plots.colours((*plots.KNOWN, *(f"my:task_{k}" for k in range(others))))
     linear = [np.power((np.array(rgb) + 0.055) / 1.055, 2.4) for rgb in found.values()]
-    lightness = sorted(
-        116 * np.cbrt(rgb @ [0.2126, 0.7152, 0.0722]) - 16 for rgb in linear
-    )  # CIE L*
-    assert (
-        len(lightness) == 4 + others and np.diff(lightness).min() > 3 and lightness[-1] < 90
-    )  # white is 100
+    # CIE L*, of white 100
+    lightness = sorted(116 * np.cbrt(rgb @ [0.2126, 0.7152, 0.0722]) - 16 for rgb in linear)
+    assert len(lightness) == 4 + others
+    assert np.diff(lightness).min() > 3 and lightness[-1] < 90
+
+
+# --- training
 
 
 @pytest.mark.parametrize("classes", [["1", "7"], ["0", "1", "2", "7"]])
 def test_learning_curves_are_means_with_a_band_of_one_deviation(tmp_path, classes):
-    """Of up to three classes a line each, whose band is over trials; of more the mean over classes
-    and trials.
-    """
+    """Over trials of each of up to three classes; of more, over classes and trials."""
     experiment, records = runs(tmp_path, images=20, hold_out=classes)
-    rng = np.random.default_rng(0)
-    histories = [
-        pd.DataFrame(rng.random((3, 3)), columns=["loss", "accuracy", "msp"]) for _ in records
-    ]
-    for record, history in zip(records, histories, strict=True):
-        history.assign(epoch=[1, 2, 3]).to_csv(record.home / "history.csv", index=False)
+    rng, parts = np.random.default_rng(0), []
+    for record in records:
+        history = pd.DataFrame(rng.random((3, 3)), columns=["loss", "accuracy", "msp"])
+        history.insert(0, "epoch", [1, 2, 3])
+        history.to_csv(record.home / "history.csv", index=False)
+        parts.append(history.assign(method=record.method, hold_out=record.hold_out))
     figure = plots.learning_curves(experiment, records)
-    said = "1, 7 held out" if len(classes) <= 3 else "mean of 4 classes held out"
+    few = len(classes) <= 3
+    said = "1, 7 held out" if few else "mean of 4 classes held out"
     assert said in figure.get_suptitle()
-    kinds = {"loss": "cost", "accuracy": "test accuracy (%)", "msp": "average precision, MSP (%)"}
-    for axis, name, unit in zip(figure.axes, kinds, (1, 100, 100), strict=True):
-        assert axis.get_ylabel().startswith(kinds[name])
-        groups = {}
-        for record, history in zip(records, histories, strict=True):
-            groups.setdefault(
-                (record.method, record.hold_out if len(classes) <= 3 else ""), []
-            ).append(unit * history[name])
-        means, stds = (
-            sorted(np.array([f(g, axis=0) for g in groups.values()]).tolist())
-            for f in (np.mean, deviation)
-        )
-        lines = [line.get_ydata() for line in axis.lines if len(line.get_ydata()) == 3]
-        np.testing.assert_allclose(sorted(map(list, lines)), means)
-        if len(classes) > 3:
-            coloured = {
-                to_hex(line.get_color()): line.get_ydata()
-                for line in axis.lines
-                if len(line.get_ydata()) == 3
-            }
-            for method in experiment.methods:
-                colour = to_hex(plots.colours(experiment.methods)[method])
-                np.testing.assert_allclose(coloured[colour], np.mean(groups[method, ""], axis=0))
-        corners = [band.get_paths()[0].vertices for band in axis.collections]
-        widths = [[np.ptp(c[c[:, 0] == epoch][:, 1]) / 2 for epoch in (1, 2, 3)] for c in corners]
-        np.testing.assert_allclose(sorted(widths), stds)
+    keys = ["hold_out", "method"] if few else ["method"]
+    groups = pd.concat(parts).groupby([*keys, "epoch"])
+    for axis, name in zip(figure.axes, ("loss", "accuracy", "msp"), strict=True):
+        unit = 1 if name == "loss" else 100
+        means = unit * groups[name].mean().unstack()
+        stds = unit * groups[name].std().unstack()
+        lines = [line for line in axis.lines if len(line.get_ydata()) == 3]
+        np.testing.assert_allclose([line.get_ydata() for line in lines], means)
+        boxes = [band.get_datalim(axis.transData) for band in axis.collections]
+        np.testing.assert_allclose([box.y0 for box in boxes], (means - stds).min(axis=1))
+        np.testing.assert_allclose([box.y1 for box in boxes], (means + stds).max(axis=1))
+        if not few:
+            colour = plots.colours(experiment.methods)
+            assert [to_hex(line.get_color()) for line in lines] == [
+                to_hex(colour[m]) for m in means.index
+            ]
 
 
-def deviation(values, axis):
-    return np.std(values, axis=axis, ddof=1)
+# --- images
 
 
 def numbered(count=95):
@@ -482,78 +325,67 @@ def numbered(count=95):
 
 
 @pytest.mark.parametrize("statistics", ["mixed", "upright"])
-def test_ranked_images_are_the_highest_and_lowest_of_the_anomalies_and_of_the_others(
-    tmp_path, statistics
-):
-    data = numbered()
+def test_ranked_images_are_the_most_and_least_anomalous_of_either_kind(tmp_path, statistics):
+    data, end = numbered(), plan.STATISTICS[statistics]
     _, records = runs(tmp_path, data=prepared.digests_of(data))
     record = next(r for r in records if (r.hold_out, r.method) == ("7", "rotation"))
     figure = plots.ranked_images(record, data, "odin", count=4, statistics=statistics)
-    assert figure.get_suptitle().startswith(
-        f"ODIN ({statistics} statistics), Rotation-augmented, 7 held out"
-    )
-    arrays, end = record.scores(), plan.STATISTICS[statistics]
-    scores, anomaly = arrays["odin" + end], arrays["is_anomaly"]
-    rows = {f"{kind},\n{end} anomalous": (kind == "anomalies", sign) for kind in ("anomalies", "normal")
-            for end, sign in (("most", -1), ("least", 1))}  # fmt: skip
-    for (said, (is_anomaly, rising)), axis in zip(rows.items(), figure.axes, strict=True):
-        assert axis.get_ylabel().startswith(said)
+    about = f"ODIN ({statistics} statistics), Rotation-augmented, 7 held out"
+    assert figure.get_suptitle().startswith(about)
+    arrays = record.scores()
+    scores, anomaly = arrays[f"odin{end}"], arrays["is_anomaly"]
+    ends = itertools.product((True, False), repeat=2)
+    for (is_anomaly, most), axis in zip(ends, figure.axes, strict=True):
+        kind, which = "anomalies" if is_anomaly else "normal", "most" if most else "least"
+        assert axis.get_ylabel() == f"{kind},\n{which} anomalous"
         shown = [int(image.get_array()[0, 0]) for image in axis.images]
-        assert len(set(shown)) == 4 and all(anomaly[k] == is_anomaly for k in shown)
-        assert (
-            scores[shown].tolist() == sorted(scores[anomaly == is_anomaly], reverse=rising < 0)[:4]
-        )
-        for text, image, k in zip(axis.texts, axis.images, shown, strict=True):
-            names = (record.classes[arrays[which][k]] for which in ("label", f"predicted{end}"))
-            assert text.get_text() == f"{' → '.join(names)}\n{scores[k]:.4g}"
-            left, right, bottom, top = (
-                image.get_extent()
-            )  # the caption stands right above its image, which stands upright
-            assert (
-                text.get_position() == ((left + right) / 2, top)
-                and bottom > top
-                and axis.yaxis_inverted()
-            )
+        ranked = sorted(scores[anomaly == is_anomaly], reverse=most)
+        assert scores[shown].tolist() == ranked[:4] and len({*shown}) == 4
+        assert (anomaly[shown] == is_anomaly).all()
+        for text, k in zip(axis.texts, shown, strict=True):
+            pair = [record.classes[arrays[name][k]] for name in ("label", f"predicted{end}")]
+            assert text.get_text() == f"{' → '.join(pair)}\n{scores[k]:.4g}"
 
 
-def test_captions_and_images_of_any_shape_stay_in_their_places(tmp_path):
-    images = np.zeros((3, 1, 20, 60), np.uint8)
-    names = pd.DataFrame(
-        {"file": ["f" * 90] * 3, "predicted": ["c" * 90] * 3, "msp": 0.5, "msp_percentile": 100.0}
-    )
-    figure = plots.most_anomalous(names, images, columns=3)
-    figure.draw_without_rendering()
-    (axis,) = figure.axes
-    boxes = [text.get_window_extent() for text in axis.texts]
-    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
-    for image in axis.images:
-        left, right, bottom, top = image.get_extent()
-        assert (right - left) / (bottom - top) == pytest.approx(3) and right - left < 1
-    rows = plots.samples({"a": images, "b": images[:0]}, "letters").axes
-    assert [axis.get_ylabel() for axis in rows] == ["a", "b\n(not here)"]
-    image = np.arange(24).reshape(4, 2, 3)
-    np.testing.assert_array_equal(plots.pixels(image), np.dstack([image[0], image[1], image[2]]))
-
-
-def test_no_ranked_image_is_in_two_rows(tmp_path):
+def test_no_ranked_image_is_in_two_rows_and_other_images_are_not_shown(tmp_path):
     data = numbered()
     _, (record, *_) = runs(tmp_path, data=prepared.digests_of(data))
     figure = plots.ranked_images(record, data, count=len(data.test))
     shown = [int(image.get_array()[0, 0]) for axis in figure.axes for image in axis.images]
-    assert len(shown) == len(set(shown)) == len(data.test)
+    assert sorted(shown) == [*range(len(data.test))]
+    with pytest.raises(ValueError, match="'knn' is not a score of this run; choose from msp, odin"):
+        plots.ranked_images(record, data, "knn")
+    turned = ImageSet(data.test.images[::-1].copy(), data.test.labels)
+    (axis,) = plots.ranked_images(record, Dataset("digits", turned, turned, data.classes)).axes
+    assert "not those that were scored" in axis.texts[0].get_text() and not axis.images
 
 
-def test_images_that_were_not_scored_are_not_shown(tmp_path):
-    data = numbered()
-    _, records = runs(tmp_path, data=prepared.digests_of(data))
-    other = Dataset(
-        data.name,
-        data.train,
-        ImageSet(data.test.images[::-1].copy(), data.test.labels),
-        data.classes,
-    )
-    figure = plots.ranked_images(records[0], other)
-    assert (
-        "not those that were scored" in figure.axes[0].texts[0].get_text()
-        and not figure.axes[0].images
-    )
+def test_captions_and_images_of_any_shape_stay_in_their_places():
+    images = np.zeros((3, 1, 20, 60), np.uint8)
+    long = {"file": ["f" * 90] * 3, "predicted": ["c" * 90] * 3}
+    table = pd.DataFrame(long | {"msp": 0.5, "msp_percentile": 100.0})
+    figure = plots.most_anomalous(table, images, columns=3)
+    figure.draw_without_rendering()
+    (axis,) = figure.axes
+    boxes = [text.get_window_extent() for text in axis.texts]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+    for image, text in zip(axis.images, axis.texts, strict=True):
+        left, right, bottom, top = image.get_extent()
+        assert (right - left) / (bottom - top) == pytest.approx(3) and right - left < 1
+        assert text.get_position() == ((left + right) / 2, top)  # right above the image
+    rows = plots.samples({"a": images, "b": images[:0]}, "letters").axes
+    assert [axis.get_ylabel() for axis in rows] == ["a", "b\n(not here)"]
+    image = np.arange(24).reshape(4, 2, 3)
+    np.testing.assert_array_equal(plots.pixels(image), np.dstack(image[:3]))
+
+
+def test_a_file_is_replaced_by_a_figure_of_as_many_runs_and_one_of_fewer_lies_beside(tmp_path):
+    experiment, records = runs(tmp_path / "outputs")
+    path, beside = tmp_path / "figure.png", tmp_path / "figure.unfinished.png"
+    figure = plots.precision_recall(experiment, records)
+    path.write_bytes(b"damaged")
+    plots.save(figure, path, experiment, records)
+    plots.save(figure, path, experiment, records[:1])
+    assert Image.open(path).info[plots.SHARE] == "1.0" and beside.exists()
+    plots.save_several(figure, path, [(experiment, records)])
+    assert not beside.exists()

@@ -20,7 +20,6 @@ from helpers import (
     tiny_data,
 )
 
-from semlib import datasets
 from workbench.batch import notebooks
 from workbench.experiment import Experiment, create
 from workbench.images import prepared

@@ -1,148 +1,104 @@
-"""Appendix D: how far the statistics of raw pixels go on the usual benchmarks, and on the hold-out
-classes.
-"""
+"""Appendix D: how well raw pixels alone do on OOD sets and on held-out classes. Needs torch."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from semlib import datasets, metrics
+from semlib import datasets
+from semlib.metrics import PixelGaussian, PixelMixture, average_precision, edge_energy
 from workbench.experiment import Experiment
 from workbench.images import prepared
 from workbench.results import stats, tables
 from workbench.results.names import average_of, average_row
 from workbench.runs import plan
 
-LABELS = {
-    "tiny_imagenet_crop": "TinyImageNet (crop)",
-    "tiny_imagenet_resize": "TinyImageNet (resize)",
+LABELS = {"tiny_imagenet_crop": "TinyImageNet (crop)", "lsun_crop": "LSUN (crop)", "isun": "iSUN"}
+LABELS |= {"tiny_imagenet_resize": "TinyImageNet (resize)", "lsun_resize": "LSUN (resize)"}
+DETECTORS = {  # training images, seed -> the function that scores images
+    "full-covariance Gaussian": lambda train, seed: PixelGaussian(seed).fit(train).score,
+    "mixture over single pixels": lambda train, seed: PixelMixture(seed=seed).fit(train).score,
+    "edge energy": lambda train, seed: edge_energy,
 }
-LABELS |= {"lsun_crop": "LSUN (crop)", "lsun_resize": "LSUN (resize)", "isun": "iSUN"}
-PROBES = ["full-covariance Gaussian", "edge energy"]  # of the detectors below
-COLUMNS = pd.MultiIndex.from_product([PROBES, ["average_precision", "low", "high"]])  # of `probes`
-Fit = Callable[
-    [np.ndarray], Callable[[np.ndarray], np.ndarray]
-]  # training images -> (images -> scores)
+PROBES = ("full-covariance Gaussian", "edge energy")
+COLUMNS = ("average_precision", "low", "high")  # of each
 
 
-def detectors(seed: int = 0) -> dict[str, Fit]:
-    """The detectors that the table compares, by name: each learns from training images and then
-    scores images.
-    """
-    return {
-        "full-covariance Gaussian": lambda images: metrics.PixelGaussian(seed).fit(images).score,
-        "mixture over single pixels": lambda images: (
-            metrics.PixelMixture(seed=seed).fit(images).score
-        ),
-        "edge energy": lambda images: metrics.edge_energy,
-    }
-
-
-def out_of_distribution(
-    data: datasets.Dataset, ood: dict[str, np.ndarray], seed: int = 0
-) -> pd.DataFrame:
-    """Average precision in percent, a row an OOD set against data's test images, a column a
-    detector.
-    """
-    table = pd.DataFrame(index=list(ood), columns=list(detectors(seed)), dtype=float)
-    for detector, fit in tqdm(detectors(seed).items(), "out-of-distribution sets", leave=False):
-        score = fit(data.train.images)
+def out_of_distribution(data: datasets.Dataset, ood: dict, seed: int = 0) -> pd.DataFrame:
+    """Average precision in percent of each set of images in `ood` against data's test images."""
+    table = pd.DataFrame(index=[*ood], columns=[*DETECTORS], dtype=float)
+    for detector, fit in tqdm(DETECTORS.items(), "out-of-distribution sets", leave=False):
+        score = fit(data.train.images, seed)
         normal = score(data.test.images)
         for name, images in ood.items():
             scores = np.concatenate([normal, score(images)])
-            table.loc[name, detector] = 100 * metrics.average_precision(
-                np.arange(len(scores)) >= len(normal), scores
-            )
+            is_anomaly = np.arange(len(scores)) >= len(normal)
+            table.loc[name, detector] = 100 * average_precision(is_anomaly, scores)
     return table
 
 
 def hold_outs(data: datasets.Dataset, seed: int = 0) -> pd.DataFrame:
-    """Average precision in percent, a row a held-out class, then their mean, a column a detector."""
-    table = pd.DataFrame(index=list(data.classes), columns=list(detectors(seed)), dtype=float)
-    for name in tqdm(data.classes, "hold-outs", leave=False):
-        split = datasets.hold_out(data, name)
-        for detector, fit in detectors(seed).items():
-            scores = fit(split.train.images)(split.test.images)
-            table.loc[name, detector] = 100 * metrics.average_precision(split.is_anomaly, scores)
+    """Average precision in percent: a row for each held-out class, their mean; DETECTORS."""
+    table = probes(data, seed, [*DETECTORS]).xs("average_precision", axis=1, level=1).droplevel(0)
     table.loc[average_row(table.index)] = table.mean()
     return table
 
 
-def probes(data: datasets.Dataset, seed: int = 0) -> pd.DataFrame:
-    """Average precision of detectors that see pixels alone, a row a held-out class, columns
-    COLUMNS, in percent.
+def probes(data: datasets.Dataset, seed: int = 0, detectors: Sequence[str] = PROBES):
+    """Average precision on each held-out class, with its 95 % interval over test images.
 
-    low to high: the 95 % interval over other test images. The images are first reduced to 32 pixels
-    a side, by means of blocks.
+    Percent, of images reduced to 32 pixels a side: rows (data set, held-out class), columns
+    (detector, average_precision or low or high).
     """
-    small = datasets.Dataset(data.name, _reduced(data.train), _reduced(data.test), data.classes)
     rows = {}
+    small = datasets.Dataset(data.name, _reduced(data.train), _reduced(data.test), data.classes)
     for name in tqdm(data.classes, "pixels alone", leave=False):
         split = datasets.hold_out(small, name)
-        scores = [detectors(seed)[probe](split.train.images)(split.test.images) for probe in PROBES]
-        intervals = [stats.interval(split.is_anomaly, of_probe) for of_probe in scores]
-        rows[data.name, name] = 100 * np.concatenate(intervals)
-    return pd.DataFrame(rows, COLUMNS).T
+        fitted = [DETECTORS[detector](split.train.images, seed) for detector in detectors]
+        found = [stats.interval(split.is_anomaly, score(split.test.images)) for score in fitted]
+        rows[data.name, name] = 100 * np.concatenate(found)
+    return pd.DataFrame(rows, pd.MultiIndex.from_product([detectors, COLUMNS])).T
 
 
 def every_probe(experiments: Sequence[Experiment], seed: int = 0) -> pd.DataFrame:
     """`probes` of the experiments' data sets that are here; an empty table if there are none."""
     here = [e for e in experiments if prepared.exists(e.dataset, e.data_root, e.image_side)]
-    tables = [probes(plan.load(experiment), seed) for experiment in here]
-    return pd.concat(tables) if tables else pd.DataFrame(columns=COLUMNS)
+    empty = pd.DataFrame(columns=pd.MultiIndex.from_product([PROBES, COLUMNS]))
+    return pd.concat([probes(plan.load(e), seed) for e in here]) if here else empty
 
 
 def _reduced(part: datasets.ImageSet, side: int = 32) -> datasets.ImageSet:
-    (n, channels, height, width), block = (
-        part.images.shape,
-        max(1, min(part.images.shape[2:]) // side),
-    )
-    rows, columns = height // block, width // block
-    if block == 1:
+    """The images with `side` pixels or a few more on the shorter side: means of square blocks."""
+    n, channels, height, width = part.images.shape
+    block = min(height, width) // side
+    if block < 2:
         return part
-    images = np.empty((n, channels, rows, columns), np.uint8)
-    for image, whole in zip(
-        images, part.images, strict=True
-    ):  # one by one: a copy of all in floats may not fit
-        blocks = whole[:, : rows * block, : columns * block].reshape(
-            channels, rows, block, columns, block
-        )
-        image[:] = blocks.mean((2, 4)).round()
-    return datasets.ImageSet(images, part.labels)
+    high, wide = height // block, width // block
+    cut = part.images[..., : high * block, : wide * block]
+    blocks = cut.reshape(n, channels, high, block, wide, block)
+    means = blocks.sum((3, 5), dtype=np.uint32) / block**2  # (N, C, high, wide)
+    return datasets.ImageSet(means.round().astype(np.uint8), part.labels)
 
 
 def available(data: datasets.Dataset, root: str | None = None) -> dict[str, np.ndarray]:
-    """The OOD sets, 32x32 pixels in colour, that are here or can be downloaded; none for images of
-    another shape.
-    """
+    """The OOD sets that can be loaded, 32x32 in colour; none beside images of another shape."""
     found = {}
     for name in datasets.OOD if data.test.images.shape[1:] == (3, 32, 32) else ():
-        try:
+        with suppress(datasets.NotAvailable):
             found[name] = datasets.load_ood(name, root)
-        except datasets.NotAvailable:
-            continue
     return found
 
 
 def table(dataset: str, ood: pd.DataFrame, held_out: pd.DataFrame) -> pd.DataFrame:
-    """Each OOD set and the mean over hold-outs; for CIFAR-10 beside the paper's numbers, NaN where
-    a set isn't available.
-    """
+    """The OOD sets and the mean over hold-outs; of CIFAR-10 beside the paper's numbers."""
     papers = dataset == "cifar10"
-    rows = (ood.reindex(list(datasets.OOD)) if papers else ood).rename(index=LABELS)
+    rows = (ood.reindex([*datasets.OOD]) if papers else ood).rename(index=LABELS)
     name = f"{'CIFAR-10' if papers else dataset} hold-outs (mean of {len(held_out) - 1})"
     rows.loc[name] = held_out.loc[average_of(held_out)]
     if papers:
         paper = tables.published("appendix_d_baseline").average_precision
-        rows["paper"] = [*paper[list(datasets.OOD)], paper["cifar10_hold_outs"]]
+        rows["paper"] = [*paper[[*datasets.OOD]], paper["cifar10_hold_outs"]]
         rows["difference"] = rows["full-covariance Gaussian"] - rows["paper"]
     return rows
-
-
-def shown(rows: pd.DataFrame) -> pd.DataFrame:
-    """The table as text with two decimals, "not available" for NaN."""
-    text = rows.map(lambda value: "not available" if math.isnan(value) else f"{value:.2f}")
-    return text.rename_axis(index="average precision, %")

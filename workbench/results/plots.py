@@ -1,627 +1,358 @@
-"""Figures from records: precision-recall curves, learning curves, images ranked by score. Each
-returns a matplotlib Figure.
-"""
+"""Figures of records and of the tables made by `tables` and `stats`, as matplotlib Figures."""
 
 import math
+import re
 import sys
-import unicodedata
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import cache, wraps
-from itertools import cycle, product
+from functools import partial
+from itertools import chain, cycle, islice, product
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib import font_manager
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from semlib.datasets import Dataset
 from workbench.experiment import PAPERS_SCORES, Experiment
 from workbench.files import ROOT
-from workbench.images.prepared import digests_of
+from workbench.images.digests import digests_of
 from workbench.results import show, stats, tables
 from workbench.results.curves import Curve
-from workbench.results.names import label, without_average
+from workbench.results.names import label
 from workbench.runs import plan
 from workbench.runs.store import Record
 
-plt.style.use(
-    "default"
-)  # not what a machine's matplotlibrc says: TeX that isn't there, its own sizes
-if (
-    "ipykernel" in sys.modules and plt.get_backend().lower() == "agg"
-):  # $MPLBACKEND says so: a notebook would have no figure
-    from IPython import get_ipython
+plt.style.use("default")  # a machine's matplotlibrc may ask for TeX that is not installed
+if "ipykernel" in sys.modules and plt.get_backend().lower() == "agg":
+    from IPython import get_ipython  # with $MPLBACKEND=Agg a notebook would show no figure
 
     if shell := get_ipython():
         shell.run_line_magic("matplotlib", "inline")
-DPI = 110
-SHARE = "semlib: share of runs finished"  # in a figure's file
-NAME = {"parse_math": False}  # of texts with names in them: a class may be called a$b$
-LAST_RESORT = "Last Resort"  # fonts that have a box for every character begin so
-STYLES = (
-    "-",
-    (0, (4, 1.5)),
-    ":",
-    "-.",
-    (0, (6, 1, 1, 1, 1, 1)),
-    (0, (2, 1)),
-)  # one a score; the colour is the method
-KNOWN = (
-    "classification",
-    "rotation",
-    "cpc",
-    "center_mask",
-)  # methods have the same colours on every page
-PANELS, CURVES, ROWS = 12, 6, 30  # at most, for a reader
-_said: set[str] = set()  # scripts without a font, of which a warning was given
 
-
-P = ParamSpec("P")
-
-
-def legible(make: Callable[P, Figure]) -> Callable[P, Figure]:
-    """A figure whose texts are shown as they are, in installed fonts that have their characters;
-    see `fonts`.
-    """
-
-    @wraps(make)
-    def made(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        figure = make(*args, **kwargs)
-        texts = figure.findobj(Text)
-        families = fonts("".join(text.get_text() for text in texts))
-        for text in texts:
-            text.set(family=families, **NAME)
-        return figure
-
-    return made
-
-
-def fonts(text: str) -> list[str]:
-    """The font families for a text: matplotlib's, then installed ones that have characters which
-    those lack.
-
-    A script of which characters are left is named in a warning, once a process.
-    """
-    families = [*plt.rcParams["font.family"]]
-    lacking = "".join(sorted(filter(str.isprintable, set(text))))
-    for name in families:
-        lacking = _lacking(lacking, font_manager.findfont(FontProperties(family=[name])))
-    more, lacking = _fallback(lacking)
-    scripts = {_script(c): c for c in reversed(lacking)}  # with its first character
-    if new := {name: c for name, c in scripts.items() if name not in _said}:
-        _said.update(new)
-        named = ", ".join(f"{name} ({c})" if name != c else c for name, c in new.items())
-        warnings.warn(
-            f"figures show boxes for characters that no font here has: {named}; install one that has them, such as Noto Sans "
-            "CJK, and start again, or set matplotlib's font.family to it",
-            stacklevel=3,
-        )
-    if lacking:
-        warnings.filterwarnings(
-            "ignore", "Glyph .* missing from", UserWarning
-        )  # matplotlib's, one a character and figure
-    return [*families, *more]
-
-
-def _script(c: str) -> str:
-    """The script of a letter; of a symbol itself."""
-    return unicodedata.name(c, c).split()[0] if unicodedata.category(c)[0] in "LM" else c
-
-
-@cache
-def _fallback(lacking: str) -> tuple[list[str], str]:
-    """Installed font families that have these characters, and the characters that none has."""
-    more = []
-    if lacking:
-        listed = {entry.fname for entry in font_manager.fontManager.ttflist}
-        for path in sorted(
-            {*font_manager.findSystemFonts()} - listed
-        ):  # installed since matplotlib made its list
-            with suppress(Exception):  # not a font that matplotlib can use
-                font_manager.fontManager.addfont(path)
-    for entry in font_manager.fontManager.ttflist:
-        if lacking and entry.style == "normal" and not entry.name.startswith(LAST_RESORT):
-            left = _lacking(lacking, entry.fname)
-            more, lacking = (more if left == lacking else [*more, entry.name]), left
-    return more, lacking
-
-
-def _lacking(text: str, path: str) -> str:
-    """The characters that the font in a file does not have: all, if it can't be read."""
-    with suppress(Exception):
-        font = font_manager.get_font(path)
-        return "".join(c for c in text if not font.get_char_index(ord(c)))
-    return text
+SHARE = "semlib: share of runs finished"  # key in a figure file's metadata
+KNOWN = ("classification", "rotation", "cpc", "center_mask")  # the same colours in every figure
+STYLES = ("-", (0, (4, 1.5)), ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (2, 1)))  # one for each score
+PANELS, CURVES, ROWS = 12, 6, 30  # at most this many are drawn
+DOTTED: dict[str, Any] = {"color": "0.45", "linewidth": 0.9, "linestyle": ":"}
+ZERO: dict[str, Any] = {"color": "black", "linewidth": 0.8}
+# For characters that DejaVu Sans lacks; of a font that isn't installed matplotlib would warn.
+FALLBACKS = ("Noto Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans Arabic")
+FALLBACKS += ("Noto Sans Devanagari", "Arial Unicode MS", "Hiragino Sans", "Microsoft YaHei")
+INSTALLED = {*font_manager.get_font_names()}
+STYLE: dict[Any, Any] = {
+    "font.family": ["DejaVu Sans", *(name for name in FALLBACKS if name in INSTALLED)],
+    "font.size": 8.5,
+    "figure.titlesize": "medium",
+    "legend.frameon": False,
+    "lines.solid_capstyle": "butt",  # an interval's bar ends where the interval ends
+    "text.parse_math": False,  # a class may be called a$b$
+}
+legible: Any = plt.rc_context(STYLE)  # decorates functions that make a figure
+Records = Sequence[Record]
+Runs = Sequence[tuple[Experiment, Records]]
 
 
 def colours(methods: Sequence[str]) -> dict[str, tuple]:
-    """RGB of each method: the known ones have their own, the others darker and lighter ones, to be
-    told apart in grey too.
-    """
+    """Each method's RGB colour; they differ in lightness too, for a print in grey."""
     import seaborn as sns  # slow to import
 
+    found = dict(zip(KNOWN, sns.color_palette("colorblind"), strict=False))
     others = [method for method in methods if method not in KNOWN]
-    dark = -(-len(others) // 2)
-    lightness = [*np.linspace(0.2, 0.4, dark), *np.linspace(0.71, 0.87, len(others) - dark)]
-    made = [
-        sns.husl_palette(1, h=(0.85 + 0.38 * k) % 1, s=0.9, l=level)[0]
-        for k, level in enumerate(lightness)
-    ]
-    return dict(
-        zip((*KNOWN, *others), [*sns.color_palette("colorblind", len(KNOWN)), *made], strict=True)
-    )
+    dark = math.ceil(len(others) / 2)  # the others are darker or lighter than the known ones
+    lightness = np.r_[np.linspace(0.2, 0.4, dark), np.linspace(0.71, 0.87, len(others) - dark)]
+    for k, method in enumerate(others):
+        found[method] = sns.husl_palette(1, h=(0.85 + 0.38 * k) % 1, s=0.9, l=lightness[k])[0]
+    return found
 
 
-@legible
-def precision_recall(
-    experiment: Experiment, records: Sequence[Record], columns: int = 5, curves: int = CURVES
-) -> Figure:
-    """A panel for each held-out class, of many for those whose methods differ most: the mean curve
-    over trials, with a band of one standard deviation, for each method and score; in its corner the
-    average precisions in percent. Of more scores than so many curves allow, the first are drawn.
-    """
-    wanted = plan.scoring(experiment)
-    drawn = max(1, curves // len(experiment.methods))
-    fewer = f", the first {drawn} of {len(wanted)} scores" * (drawn < len(wanted))
-    wanted = dict([*wanted.items()][:drawn])
-    classes, every = _panels(experiment, records)
-    if not classes:
-        return _note("no class is held out: no precision-recall curve")
-    columns = min(columns, len(classes))
-    rows = -(-len(classes) // columns)
-    size = (max(1.95 * columns, 4.6), 1.9 * rows + 0.9) if len(classes) > 1 else (5.2, 4.4)
-    figure, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=size,
-        dpi=180,
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-        layout="constrained",
-    )
-    colour, handles = colours(experiment.methods), {}
-    for axis in axes.flat[len(classes) :]:
-        axis.remove()
-    for axis, hold_out in zip(axes.flat, classes, strict=False):
-        members = [record for record in records if record.hold_out == hold_out]
-        texts = []
-        for method, (score, style) in product(
-            experiment.methods, zip(wanted, cycle(STYLES), strict=False)
-        ):
-            look = {"color": colour[method], "linestyle": style}
-            line, text = _curve(
-                axis,
-                [r for r in members if r.method == method],
-                wanted[score],
-                experiment.statistics,
-                look,
-            )
-            if line:
-                handles[f"{label(method, experiment.methods)}, {label(score, wanted)}"] = line
-                texts.append((f"{label(score, wanted)} {text}", colour[method]))
-        if members:
-            handles["share of anomalies"] = axis.axhline(
-                members[0].skew, color="0.45", linewidth=0.8, linestyle=(0, (1, 2))
-            )
-        low = (
-            np.mean([float(text.split()[-3 if "±" in text else -1]) for text, _ in texts] or 0) > 50
-        )  # where there is room
-        for k, (text, shade) in enumerate(reversed(texts) if low else texts):
-            at = (
-                {"xy": (0, 0.13), "xytext": (4, 8 * k)}
-                if low
-                else {"xy": (1, 1), "xytext": (-4, -3 - 8 * k)}
-            )
-            how = {
-                "ha": "left" if low else "right",
-                "va": "bottom" if low else "top",
-                "fontsize": 6.5,
-                "color": shade,
-            }
-            axis.annotate(text, **at, **how, xycoords="axes fraction", textcoords="offset points")
-        if not members:
-            axis.text(0.5, 0.5, "not run", ha="center", va="center", color="0.5")
-        axis.set(xlim=(0, 1), ylim=(0, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
-        axis.set_title(hold_out, fontsize=8.5)
-        axis.tick_params(labelsize=7)
-    for axis in axes[-1, : len(classes) - columns * (rows - 1)]:
-        axis.set_xlabel("recall", fontsize=8)
-    for axis in axes[:, 0]:
-        axis.set_ylabel("precision", fontsize=8)
-    where = {
-        "loc": "outside lower center",
-        "ncols": 2 if columns < 3 else 3,
-        "fontsize": 7.5,
-        "frameon": False,
-    }
-    figure.legend(list(handles.values()), list(handles), **where)
-    title = f"Precision-recall of the held-out class{'es' * (len(classes) > 1)}, {experiment.dataset_name}"
-    title += f": {len(classes)} of {every}, where methods differ most" * (len(classes) < every)
-    averaged = show.averaged(records, "mean ± std of ")
-    below = f"({experiment.profile}, {experiment.statistics} statistics; average precision in %, {averaged}{fewer})"
-    figure.suptitle(f"{title}\n{below}", fontsize=8.5)
+def _panels(shape: tuple[int, int], width: float, height: float, dpi: int = 110, **shared: bool):
+    """A figure of shape (rows, columns), width x height inches, and the list of its axes."""
+    size: dict[str, Any] = {"figsize": (width, height), "dpi": dpi, "layout": "constrained"}
+    figure, axes = plt.subplots(*shape, squeeze=False, **size, **shared)
+    return figure, [*axes.flat]
+
+
+def _legend(figure: Figure, loc: str = "outside lower center", ncols: int = 1) -> None:
+    """One legend beside the panels, which has each of their labels once."""
+    handles = {}
+    for axis in figure.axes:
+        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    place: dict[str, Any] = {"loc": loc, "ncols": ncols}
+    figure.legend(handles.values(), handles, **place)
+
+
+def _note(text: str) -> Figure:
+    figure, (axis,) = _panels((1, 1), 8, 1)
+    axis.text(0.5, 0.5, text, ha="center", va="center", color="0.5", fontsize=10)
+    axis.set_axis_off()
     return figure
 
 
-def _panels(experiment: Experiment, records: Sequence[Record]) -> tuple[list[str], int]:
-    """The held-out classes to draw, in their order, and how many there are."""
-    classes = [name for name in plan.held_out(experiment) if name is not None]
-    if len(classes) <= PANELS:
-        return classes, len(classes)
-    found = without_average(tables.by_class(experiment, records))
-    means = found.xs(
-        (experiment.scores[0], "mean"), axis=1, level=("measure", "statistic")
-    )  # (classes, methods)
-    chosen = (means.max(axis=1) - means.min(axis=1)).fillna(-1).nlargest(PANELS).index
-    return [name for name in classes if name in chosen], len(classes)
+@legible
+def precision_recall(experiment: Experiment, records: Records, curves: int = CURVES) -> Figure:
+    """Precision by recall, a panel for each held-out class: mean over trials, band of one std.
 
-
-def _curve(
-    axis: Axes, records: Sequence[Record], how: dict, statistics: str, look: dict
-) -> tuple[Any, str]:
-    """One method's and score's curve, and its average precision as text; nothing where it was not
-    run.
+    Of many classes those where methods differ most are drawn, of many scores the first, so that a
+    panel has at most `curves` curves. Its legend gives average precisions in percent.
     """
-    end = plan.STATISTICS[statistics]
-    found = [(record, key + end) for record in records if (key := record.key(how))]
-    if not found:
-        return None, ""
-    curves = [Curve.of(*record.scores("is_anomaly", key).values()) for record, key in found]
-    anomalies = np.arange(1, curves[0].found[-1] + 1)
-    every = np.stack(
-        [curve.steps(anomalies).precision for curve in curves]
-    )  # (trials, P), at each recall 1/P to 1
-    mean, x = every.mean(0), np.r_[0, anomalies / len(anomalies)]
-    (line,) = axis.plot(x, np.r_[mean[:1], mean], drawstyle="steps-pre", linewidth=1.1, **look)
-    if len(found) > 1:
-        half = every.std(0, ddof=1)
-        low, high = (np.r_[edge[:1], edge] for edge in (mean - half, mean + half))
-        axis.fill_between(x, low, high, step="pre", color=look["color"], alpha=0.13, linewidth=0)
-    precisions = pd.Series([100 * record.metrics[key] for record, key in found])
-    return line, show.mean_std(precisions.mean(), precisions.std())
+    scoring = plan.scoring(experiment)
+    scores = dict(islice(scoring.items(), max(1, curves // len(experiment.methods))))
+    held_out = [name for name in plan.held_out(experiment) if name is not None]
+    if not held_out:
+        return _note("no class is held out: no precision-recall curve")
+    means = tables.by_class(experiment, records).loc[held_out]
+    means = means.xs((experiment.scores[0], "mean"), axis=1, level=("measure", "statistic"))
+    spread = (means.max(axis=1) - means.min(axis=1)).fillna(-1)
+    classes = [name for name in held_out if name in spread.nlargest(PANELS).index]
+    columns = min(5, len(classes))
+    rows = math.ceil(len(classes) / columns)
+    size = (max(1.95 * columns, 5.2), 1.9 * rows + (0.9 if len(classes) > 1 else 2.7))
+    figure, axes = _panels((rows, columns), *size, dpi=180, sharex=True, sharey=True)
+    for axis, name in zip(axes, classes, strict=False):
+        of_class = [record for record in records if record.hold_out == name]
+        _draw_curves(axis, experiment, of_class, scores)
+        axis.set(xlim=(0, 1), ylim=(0, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+        axis.set(title=name, xlabel="recall", ylabel="precision")
+        axis.label_outer()
+    for axis in axes[len(classes) :]:
+        axis.remove()
+    _legend(figure, ncols=2 if columns < 3 else 3)
+    title = f"Precision-recall of the held-out class, {experiment.dataset_name}"
+    if len(classes) < len(held_out):
+        title += f": {len(classes)} of {len(held_out)}, where methods differ most"
+    if len(scores) < len(scoring):
+        title += f", the first {len(scores)} of {len(scoring)} scores"
+    below = f"{experiment.profile}, {experiment.statistics} statistics; average precision in %, "
+    figure.suptitle(f"{title}\n({below}{show.averaged(records, 'mean ± std of ')})")
+    return figure
+
+
+def _draw_curves(axis: Axes, experiment: Experiment, records: Records, scores: Mapping) -> None:
+    """One class's curves, its share of anomalies, and a legend with the average precisions."""
+    end, means, texts = plan.STATISTICS[experiment.statistics], [], []
+    styled = zip(scores.items(), cycle(STYLES), strict=False)
+    for method, ((score, how), style) in product(experiment.methods, styled):
+        runs = [(r, key + end) for r in records if r.method == method and (key := r.key(how))]
+        if runs:
+            table = pd.concat([_precisions(*run) for run in runs], axis=1)
+            mean, std = table.mean(axis=1), table.std(axis=1)  # over trials
+            ink: dict[str, Any] = {"color": colours(experiment.methods)[method]}
+            name = f"{label(method, experiment.methods)}, {label(score, scores)}"
+            axis.plot(mean, drawstyle="steps-pre", linestyle=style, lw=1.1, label=name, **ink)
+            band = (mean.index, mean - std, mean + std)
+            axis.fill_between(*band, step="pre", alpha=0.13, linewidth=0, **ink)
+            percent = 100 * pd.Series([record.metrics[key] for record, key in runs])
+            means.append(percent.mean())
+            texts.append(f"{label(score, scores)} {show.mean_std(percent.mean(), percent.std())}")
+    if texts:
+        place = "lower left" if np.mean(means) > 50 else "upper right"  # away from the curves
+        look = {"labelcolor": "linecolor", "handlelength": 0, "labelspacing": 0.2, "fontsize": 6.5}
+        axis.legend(axis.lines[:], texts, loc=place, **look)
+        axis.axhline(records[0].skew, label="share of anomalies", **DOTTED)
+    else:
+        axis.text(0.5, 0.5, "not run", ha="center", va="center", color="0.5")
+
+
+def _precisions(record: Record, key: str) -> pd.Series:
+    """The precision at each recall 0, 1/P, 2/P, ..., 1 of P anomalies."""
+    curve = Curve.of(*record.scores("is_anomaly", key).values())
+    anomalies = np.arange(1, curve.found[-1] + 1)
+    precision = curve.steps(anomalies).precision
+    return pd.Series([precision[0], *precision], np.r_[0, anomalies / len(anomalies)])
 
 
 @legible
-def gain_by_class(
-    experiment: Experiment, records: Sequence[Record], panels: int = 3, most: int = ROWS
-) -> Figure:
-    """How far each method is above plain classification: a row a held-out class, at the bottom
-    their mean; a panel a score.
+def gain_by_class(experiment: Experiment, records: Records, most: int = ROWS) -> Figure:
+    """Each method's gain over plain classification, a row for each held-out class and their mean.
 
-    A dot is a class, its bar 95 % over test images; the diamond is their mean, its bar 95 % over
-    held-out classes. Hollow: the paper's. Of more scores the first are drawn, of more classes those
-    with the largest differences.
+    A panel for each of the first three scores; points of average precision. Bars are 95 %, of a
+    class over test images, of the mean over held-out classes. Hollow: the paper's gain.
     """
-    scores = experiment.scores[:panels]
+    scores, held_out = experiment.scores[:3], plan.held_out(experiment)
     table = stats.gains_by_class(experiment.model_copy(update={"scores": scores}), records, most)
     if table.difference.isna().all():
-        return _note(
-            f"{experiment.dataset_name}: not run with both classification and another method, no difference by class"
-        )
-    names, methods = list(dict.fromkeys(table.hold_out)), list(dict.fromkeys(table.method))
-    colour, last = colours(experiment.methods), len(names) - 1
-    size = (
-        max(8, 6.3 + 0.075 * max(map(len, names))),
-        1.7 + (0.13 + 0.1 * len(methods)) * (len(names) + 1),
-    )
-    figure, axes = plt.subplots(
-        1,
-        len(scores),
-        figsize=size,
-        dpi=DPI,
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-        layout="constrained",
-    )
-    hollow: dict[str, Any] = {"markersize": 7.5, "fillstyle": "none", "markeredgewidth": 1}
-    for axis, score in zip(axes.flat, scores, strict=True):
-        axis.axvline(0, color="black", linewidth=0.8)
-        for row in tables.rows(table[table.score == score]):
-            place, k = names.index(row.hold_out), methods.index(row.method)
-            y = place + 0.3 * (place == last) + 0.7 * ((k + 0.5) / len(methods) - 0.5)
-            ink, marker = colour[row.method], "D" if place == last else "o"
-            axis.plot([row.low, row.high], [y, y], color=ink, linewidth=1.3)
-            axis.plot(row.difference, y, marker, color=ink, markersize=4.5)
-            axis.plot(row.paper, y, marker, color=ink, **hollow)
-        axis.axhline(last - 0.4, color="0.6", linewidth=0.8)
-        axis.set_title(label(score, scores), fontsize=9)
-        bars = "class: over test images, given the networks\nmean: over other held-out classes"
-        axis.set_xlabel(f"points of average precision; bars: 95 %\n{bars}", fontsize=7)
-        axis.tick_params(labelsize=8)
-        axis.tick_params(axis="y", length=0)
+        said = "not run with both classification and another method, no gain"
+        return _note(f"{experiment.dataset_name}: {said}")
+    names, methods = [*table.hold_out.unique()], [*table.method.unique()]
+    classes, step = len(names) - 1, 0.7 / len(methods)
+    places = dict(zip(names, [*range(classes), classes + 0.3], strict=True))
+    size = (3.2 * len(scores) + 0.075 * max(map(len, names)) + 2, 1.9 + 0.22 * (classes + 2))
+    figure, axes = _panels((1, len(scores)), *size, sharex=True, sharey=True)
+    for (axis, score), method in product(zip(axes, scores, strict=True), methods):
+        rows = table[(table.score == score) & (table.method == method)]
+        ink: dict[str, Any] = {"color": colours(methods)[method]}
+        y = rows.hold_out.map(places) + step * (methods.index(method) + 0.5) - 0.35
+        axis.hlines(y, rows.low, rows.high, **ink)
+        axis.plot(rows.difference[:-1], y[:-1], "o", ms=4.5, label=label(method, methods), **ink)
+        axis.plot(rows.difference[-1:], y[-1:], "D", ms=6, **ink)
+        if rows.paper.notna().any():
+            name = "the paper's difference"
+            axis.plot(rows.paper, y, "o", ms=7.5, fillstyle="none", label=name, **ink)
+    for axis, score in zip(axes, scores, strict=True):
+        axis.set(title=label(score, scores), xlabel="points of average precision")
+        axis.axvline(0, **ZERO)
+        axis.axhline(classes - 0.4, color="0.6", linewidth=0.8)
         axis.grid(axis="y", color="0.93")
-        axis.set_axisbelow(True)
     mean = "mean" if table.whole.all() else "mean of those run"
-    axes[0, 0].set_yticks([*range(last), last + 0.3], [*names[:-1], mean])
-    axes[0, 0].set_ylim(last + 0.9, -0.6)
-    handles: dict[str, Artist] = {
-        label(name, methods): Patch(color=colour[name]) for name in methods
-    }
-    if table.paper.notna().any():
-        handles["the paper's difference"] = Line2D(
-            [], [], linestyle="", marker="o", color="0.3", **hollow
-        )
-    figure.legend(
-        [*handles.values()],
-        [*handles],
-        loc="outside lower center",
-        ncols=3,
-        fontsize=8,
-        frameon=False,
-    )
-    every = sum(name is not None for name in plan.held_out(experiment))
+    axes[0].set(yticks=[*places.values()], yticklabels=[*names[:-1], mean])
+    axes[0].set_ylim(classes + 0.9, -0.6)
+    _legend(figure, ncols=3)
     title = f"How far each method is above {label('classification').lower()}, by held-out class"
-    title += f": {last} of {every}, where the differences are largest" * (last < every)
-    title += f"; the first {len(scores)} of {len(experiment.scores)} scores" * (
-        len(scores) < len(experiment.scores)
-    )
-    figure.suptitle(f"{title}\n({show.title(experiment)}, {show.averaged(records)})", fontsize=8.5)
+    if classes < len(held_out):
+        title += f": {classes} of {len(held_out)}, where the differences are largest"
+    if len(scores) < len(experiment.scores):
+        title += f"; the first {len(scores)} of {len(experiment.scores)} scores"
+    bars = "bars: 95 %, class: over test images, given the networks, mean: over held-out classes"
+    about = f"{show.title(experiment)}, {show.averaged(records)}"
+    figure.suptitle(f"{title}\n({about})\n{bars}")
     return figure
 
 
 @legible
-def gain_by_labels(
-    runs: Sequence[tuple[Experiment, Sequence[Record]]], method: str = "rotation"
-) -> Figure:
-    """How the method's gain over plain classification depends on the number of training images a
-    class.
+def gain_by_labels(runs: Runs, method: str = "rotation") -> Figure:
+    """The method's gain over plain classification by the number of training images a class.
 
-    A panel each for MSP, ODIN and accuracy, in points: a thin line for each held-out class, a thick
-    one for their mean with its 95 % interval over classes, where all of them were run. Dotted: how
-    many images a class the paper's tables have.
+    Panels for MSP, ODIN and accuracy, in points: a thin line for each held-out class, a thick one
+    for the mean of all, with its 95 % interval over classes. Dotted: the paper's numbers of images.
     """
-    measures = [
-        name
-        for name in ("msp", "odin", "accuracy")
-        if all(name in (*e.scores, "accuracy") for e, _ in runs)
-    ]
-    points = sorted(
-        ((tables.images_a_class(e, records), k) for k, (e, records) in enumerate(runs)),
-        key=lambda point: point[0],
-    )
-    points = [(n, *runs[k]) for n, k in points if not math.isnan(n)]
-    numbers = [n for n, *_ in points]
-    found = [tables.by_class(experiment, records) for _, experiment, records in points]
-    means = (
-        stats.gains(runs)
-        .query("method == @method and statistics == @runs[0][0].statistics")
-        .sort_values("images")
-    )
-    low, high = (min(numbers), max(numbers)) if numbers else (0, 0)
-    there = {n: where for n, where in tables.PAPERS_IMAGES.items() if low / 1.5 < n < high * 1.5}
-    size = (5 * len(measures), 4.8)
-    figure, axes = plt.subplots(
-        1, len(measures), figsize=size, dpi=DPI, squeeze=False, layout="constrained"
-    )
-    for axis, measure in zip(axes.flat, measures, strict=True):
-        gained = (
-            pd.concat([stats.gain(table, method, measure) for table in found], axis=1)
-            if points
-            else pd.DataFrame()
-        )
-        for line in gained.to_numpy():
-            axis.plot(
-                numbers,
-                line,
-                color="0.7",
-                linewidth=0.9,
-                marker="o",
-                markersize=2.5,
-                label="a held-out class",
-            )
-        every = means[means.measure == measure]
-        mean = every[every.classes == every.planned]
-        half = (mean.high - mean.gain).fillna(0)
-        bold = {
-            "color": colours([method])[method],
-            "linewidth": 2.4,
-            "marker": "o",
-            "capsize": 4,
-            "zorder": 3,
-        }
-        axis.errorbar(
-            mean.images, mean.gain, half, **bold, label="mean over classes, 95 % interval"
-        )
-        axis.axhline(0, color="black", linewidth=0.8)
-        axis.set(
-            xscale="log", xlabel="training images a class (logarithmic)", ylabel="gain (points)"
-        )
-        axis.set_title(label(measure) + " average precision" * (measure != "accuracy"))
-        below = {n: show.averaged(records, "") for n, _, records in points}
-        lacking = tables.rows(every[every.classes < every.planned])
-        below |= {row.images: f"{row.classes or 'none'} of {row.planned} run" for row in lacking}
+    first = runs[0][0]
+    scores = set.intersection(*({*experiment.scores} for experiment, _ in runs))
+    measures = [name for name in ("msp", "odin", "accuracy") if name in {*scores, "accuracy"}]
+    sized = [(tables.images_a_class(*run), run) for run in runs]
+    sized = sorted((point for point in sized if point[0] > 0), key=lambda point: point[0])
+    if not sized:  # the numbers are NaN
+        return _note(f"{first.dataset_name}: not run, no gain by labels")
+    numbers = [images for images, _ in sized]
+    found = [tables.by_class(*run) for _, run in sized]
+    below = {images: show.averaged(records, "") for images, (_, records) in sized}
+    means = stats.gains(runs).query("method == @method and statistics == @first.statistics")
+    means = means[means.measure.isin(measures)].sort_values("images")
+    for row in tables.rows(means[means.classes < means.planned]):
+        below[row.images] = f"{row.classes or 'none'} of {row.planned} run"
+    low, high = numbers[0], numbers[-1]
+    there = [n for n in tables.PAPERS_IMAGES if low / 1.5 < n < high * 1.5]
+    papers = ", ".join(f"{n:,} in {tables.PAPERS_IMAGES[n]}" for n in there)
+    figure, axes = _panels((1, len(measures)), 4.4 * len(measures), 4.4)
+    for axis, measure in zip(axes, measures, strict=True):
+        gains = [stats.gain(table, method, measure) for table in found]
+        lines = pd.concat(gains, axis=1).set_axis(numbers, axis=1)  # (classes, numbers of images)
+        axis.plot(numbers, lines.T, "o-", color="0.7", ms=2.5, lw=0.9, label="a held-out class")
+        whole = means[(means.measure == measure) & (means.classes == means.planned)]
+        look = {"color": colours([method])[method], "fmt": "o-", "lw": 2.4, "capsize": 4}
+        half = (whole.high - whole.gain).fillna(0)
+        name = "mean over classes, 95 % interval"
+        axis.errorbar(whole.images, whole.gain, half, label=name, zorder=3, **look)
+        axis.axhline(0, **ZERO)
+        axis.set(xscale="log", xlabel="training images a class", ylabel="gain (points)")
+        axis.set_title(label(measure) + ("" if measure == "accuracy" else " average precision"))
         axis.set_xticks(numbers, [f"{n:,.0f}\n{below[n]}" for n in numbers])
         axis.minorticks_off()
-        if points:
-            axis.set_xlim(low / 1.4, high * max(1.8, (high / low) ** 0.23))  # room for names
-        if len(gained) <= PANELS:
-            _name_lines(axis, gained, numbers)
+        axis.set_xlim(low / 1.4, high * max(1.8, (high / low) ** 0.23))  # room for names
         for n in there:
-            axis.axvline(n, color="0.5", linewidth=0.8, linestyle=":")
-    legend = dict(
-        zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True)
-    )  # one line of each kind
-    if there:
-        said = "the paper's numbers: " + ", ".join(
-            f"{n:,} in {where}" for n, where in there.items()
-        )
-        legend[said] = Line2D([], [], color="0.5", linewidth=0.8, linestyle=":")
-    figure.legend(
-        legend.values(), legend.keys(), loc="outside lower center", ncols=3, frameon=False
-    )
-    title = f"{label(method)} above {label('classification')}"
-    figure.suptitle(
-        f"{title}, {runs[0][0].dataset_name} ({runs[0][0].profile}, {runs[0][0].statistics} statistics)"
-    )
+            axis.axvline(n, label=f"the paper's numbers: {papers}", **DOTTED)
+        if len(lines) <= PANELS:
+            _name_lines(axis, lines)
+    _legend(figure, ncols=3)
+    about = f"{first.dataset_name} ({first.profile}, {first.statistics} statistics)"
+    figure.suptitle(f"{label(method)} above {label('classification')}, {about}")
     return figure
 
 
-def _name_lines(axis: Axes, lines: pd.DataFrame, x: Sequence[float]) -> None:
-    """Each line's name beside its last point, moved up or down where names would overlap; lines: a
-    row each.
-    """
+def _name_lines(axis: Axes, lines: pd.DataFrame) -> None:
+    """Write each line's name beside its last point; lines: a row each, columns their x."""
+    from sklearn.isotonic import isotonic_regression  # slow to import
+
     low, high = axis.get_ylim()
-    last = lines.apply(pd.Series.last_valid_index, axis=1)
-    for column, place in zip(lines, x, strict=True):
-        ends = lines.loc[last == column, column].sort_values()
-        at, least = ends.to_numpy().copy(), 0.036 * (high - low)
-        for _ in range(200):
-            overlap = np.clip(least - np.diff(at), 0, None) / 2
-            at[:-1] -= overlap
-            at[1:] += overlap
-            at = at.clip(low + least / 2, high - least / 2)
-        for name, y in zip(ends.index, at, strict=True):
-            look: dict[str, Any] = {
-                "va": "center",
-                "fontsize": 7,
-                "color": "0.4",
-                "bbox": {"color": "white", "pad": 0.3},
-            }
-            axis.annotate(name, (place, y), (5, 0), textcoords="offset points", **look)
+    last = pd.Series([np.flatnonzero(line)[-1] for line in lines.notna().to_numpy()], lines.index)
+    for k in last.unique():
+        ends = lines.iloc[:, k][last == k].sort_values()
+        apart = 0.037 * (high - low) * np.arange(len(ends))
+        y = isotonic_regression(ends.to_numpy() - apart) + apart  # moved as little as possible
+        y += max(low - y[0], 0) + min(high - y[-1], 0)
+        look: dict[str, Any] = {"va": "center", "color": "0.4", "fontsize": 7}
+        look |= {"xytext": (5, 0), "textcoords": "offset points", "annotation_clip": False}
+        look |= {"bbox": {"color": "white", "pad": 0.3}}
+        for name, height in zip(ends.index, y, strict=True):
+            axis.annotate(name, (lines.columns[k], height), **look)
 
 
 @legible
 def forest(
     found: stats.Measured, table: pd.DataFrame, title: str, tested: pd.DataFrame | None = None
 ) -> Figure:
-    """Differences in average precision, a row a score, the highest first; the colour is the method.
+    """Differences in average precision, a row for each score, the highest first; colour: method.
 
-    table: of `stats.effects` or `stats.contrasts`. A dot a held-out class; the diamond is their
-    mean, its thin bar the 95 % interval over held-out classes, its thick one over test images.
-    tested: `stats.contrasts` whose p by Holm stands beside.
+    table: of `stats.effects` or `stats.contrasts`. Dots are held-out classes, the diamond their
+    mean; its 95 % intervals are thin over held-out classes, thick over test images. tested: of
+    `stats.contrasts`, whose p by Holm stands beside the row.
     """
     if table.difference.isna().all():
         return _note(f"{title}: not run")
-    every = list(dict.fromkeys(m for m, _ in found.classes.columns))
-    colour, methods = colours(every), list(dict.fromkeys(table.method))
-    scores = (
-        table.groupby("score", sort=False).difference.first().sort_values().index.tolist()
-    )  # the first method's
-    size = (9.5, 0.6 + (0.22 + 0.13 * len(methods)) * (len(scores) + 2))
-    figure, axis = plt.subplots(figsize=size, dpi=DPI, layout="constrained")
+    colour, methods = colours([*found.classes.columns.unique(0)]), [*table.method.unique()]
+    scores = [*table.groupby("score", sort=False).difference.first().sort_values().index]
+    height = 0.9 + (0.22 + 0.13 * len(methods)) * (len(scores) + 2)
+    figure, (axis,) = _panels((1, 1), 9.5, height)
     for row in tables.rows(table):
-        worse = (row.method, "msp") if row.against == "msp" else (row.against, row.score)
-        gained, ink = (
-            found.classes[row.method, row.score] - found.classes[worse],
-            colour[row.method],
-        )
+        reference = (row.method, "msp") if row.against == "msp" else (row.against, row.score)
+        gained = found.classes[row.method, row.score] - found.classes[reference]
         y = scores.index(row.score) + 0.36 * ((len(methods) - 1) / 2 - methods.index(row.method))
-        axis.plot(
-            gained, [y] * len(gained), "o", color=ink, markersize=3.5, alpha=0.45, markeredgewidth=0
-        )
-        axis.plot(
-            [row.low, row.high], [y, y], color=ink, linewidth=1.2, solid_capstyle="butt", zorder=3
-        )
-        axis.plot(
-            [row.images_low, row.images_high],
-            [y, y],
-            color=ink,
-            linewidth=4,
-            solid_capstyle="butt",
-            zorder=3,
-        )
-        name = label(row.method) if row.score == scores[-1] else None
-        axis.plot(
-            row.difference,
-            y,
-            "D",
-            color=ink,
-            markersize=4,
-            markeredgecolor="white",
-            zorder=3,
-            label=name,
-        )
-    for row in tables.rows(tested.dropna(subset="holm")) if tested is not None else ():
-        at, place = (1.01, scores.index(row.score)), ("axes fraction", "data")
-        p = show.p_value(row.holm)
-        axis.annotate(
-            f"p {p}",
-            at,
-            xycoords=place,
-            color=colour[row.method],
-            fontsize=8,
-            va="center",
-            annotation_clip=False,
-        )
-    axis.axvline(0, color="black", linewidth=0.8)
-    axis.set_yticks(
-        range(len(scores)), [label(score) + " *" * (score in PAPERS_SCORES) for score in scores]
-    )
-    text = "points of average precision; a dot: a held-out class; bars: 95 %, thin over held-out classes, thick over test images\n"
-    text += "*: the paper's scores" + "; p: over held-out classes, corrected by Holm" * (
-        tested is not None
-    )
-    axis.set_xlabel(text, fontsize=8)
-    axis.set_ylim(-0.7, len(scores) - 0.3)
+        ink = {"color": colour[row.method], "zorder": 3}
+        axis.plot(gained, [y] * len(gained), "o", ms=3.5, mew=0, alpha=0.45, c=colour[row.method])
+        axis.plot([row.low, row.high], [y, y], linewidth=1.2, **ink)
+        axis.plot([row.images_low, row.images_high], [y, y], linewidth=4, **ink)
+        axis.plot(row.difference, y, "D", ms=4, mec="white", label=label(row.method), **ink)
+    text = "points of average precision; a dot: a held-out class; bars: 95 %, thin over held-out "
+    text += "classes, thick over test images\n*: the paper's scores"
+    if tested is not None:
+        text += "; p: over held-out classes, corrected by Holm"
+        beside = {"xycoords": ("axes fraction", "data"), "annotation_clip": False, "va": "center"}
+        for row in tables.rows(tested.dropna(subset="holm")):
+            at, p = (1.01, scores.index(row.score)), f"p {show.p_value(row.holm)}"
+            axis.annotate(p, at, color=colour[row.method], **beside)
+    names = [label(score) + (" *" if score in PAPERS_SCORES else "") for score in scores]
+    axis.set_yticks(range(len(scores)), names)
+    axis.set(ylim=(-0.7, len(scores) - 0.3), xlabel=text, title=title)
+    axis.axvline(0, **ZERO)
     axis.grid(axis="y", color="0.93")
-    axis.set_axisbelow(True)
-    if len(every) > 1:
-        axis.legend(fontsize=8, loc="lower right")
-    axis.set_title(title)
+    _legend(figure, ncols=4)
     return figure
 
 
 @legible
 def prevalence(table: pd.DataFrame, board: pd.DataFrame, curves: int = CURVES) -> Figure:
-    """Average precision by the share of anomalies, as a multiple of that share, which chance would
-    give; a panel a method.
+    """Average precision by the share of anomalies, in multiples of chance; a panel for each method.
 
-    table: of `stats.by_prevalence`. MSP, ODIN and the highest others of the first method in
-    `board`, of `stats.leaderboard`.
+    table: of `stats.by_prevalence`. board: of `stats.leaderboard`, of which MSP, ODIN and the
+    highest scores of the first method are drawn.
     """
-    methods = list(dict.fromkeys(method for method, _ in table.columns))
-    if not methods:
+    if not len(table.columns):
         return _note("average precision by prevalence: not run")
-    ranked = [score for method, score in board.index if method == methods[0]]
-    scores = [s for s in PAPERS_SCORES if s in ranked] + [
-        s for s in ranked if s not in PAPERS_SCORES
-    ]
-    scores = scores[:curves]
-    colour = colours(methods)
-    size = (5.2 * len(methods), 4.4)
-    figure, axes = plt.subplots(
-        1, len(methods), figsize=size, dpi=DPI, squeeze=False, sharey=True, layout="constrained"
-    )
-    for axis, method in zip(axes.flat, methods, strict=True):
-        for score, style in zip(scores, STYLES * len(scores), strict=False):
-            if (method, score) in table:
-                times = table[method, score] / 100 / table.index
-                axis.plot(
-                    100 * table.index,
-                    times,
-                    color=colour[method],
-                    linestyle=style,
-                    linewidth=1.6,
-                    label=label(score),
-                )
-        axis.axhline(1, color="0.45", linewidth=1, linestyle=(0, (1, 2)))
-        shares = [0.1, 1, 10, 50]
+    methods = [*table.columns.unique(0)]
+    ranked = board.loc[methods[0]].index
+    scores = [s for s in dict.fromkeys([*PAPERS_SCORES, *ranked]) if s in ranked][:curves]
+    figure, axes = _panels((1, len(methods)), 5.2 * len(methods), 4.4, sharey=True)
+    for axis, method in zip(axes, methods, strict=True):
+        times = table[method].reindex(columns=scores).div(100 * table.index, axis=0)
+        for score, style in zip(scores, cycle(STYLES), strict=False):
+            look = {"color": colours(methods)[method], "linestyle": style, "label": label(score)}
+            axis.plot(100 * table.index, times[score], **look)
+        axis.axhline(1, **DOTTED)
         axis.set(xscale="log", xlabel="anomalies among the images (%)", title=label(method))
-        axis.set_xticks(shares, [f"{share:g}" for share in shares])
+        axis.set_xticks([0.1, 1, 10, 50], ["0.1", "1", "10", "50"])
+        if times.max(axis=None) > 10:  # nearly all are found: from hundreds down to 2
+            axis.set_yscale("log")
+            axis.yaxis.set_major_formatter("{x:g}")
         axis.minorticks_off()
-        axis.legend(fontsize=8, frameon=False, handlelength=4)
-    axes[0, 0].set_ylabel("average precision / share of anomalies (chance: 1)")
-    if axes[0, 0].get_ylim()[1] > 10:  # nearly all are found: the curves fall from hundreds to 2
-        axes[0, 0].set_yscale("log")
-        axes[0, 0].yaxis.set_major_formatter("{x:g}")
-    figure.suptitle(
-        f"Average precision by prevalence, {len(scores)} of {len(ranked)} scores, mean over held-out classes"
-    )
+        axis.legend(handlelength=4)
+    axes[0].set_ylabel("average precision / share of anomalies (chance: 1)")
+    drawn = f"{len(scores)} of {len(ranked)} scores"
+    figure.suptitle(f"Average precision by prevalence, {drawn}, mean over held-out classes")
     return figure
 
 
@@ -629,282 +360,179 @@ def prevalence(table: pd.DataFrame, board: pd.DataFrame, curves: int = CURVES) -
 def probes(
     found: stats.Measured, table: pd.DataFrame, correlations: pd.DataFrame, score: str | None = None
 ) -> Figure:
-    """How well pixels alone find each held-out class against how well a detector does, a panel a
-    probe; colour: the method.
+    """A detector's average precision by that of raw pixels: a panel a probe, a point a class.
 
-    table: of `appendix_d.probes`, whose bars are 95 % over test images. correlations: of
-    `stats.correlations`. score: None, the first.
+    table: of `appendix_d.probes`, with 95 % intervals over test images. correlations: of
+    `stats.correlations`. score: the detector, by default the first.
     """
     both = found.classes.index.intersection(table.index)
     if not len(both):
         return _note("pixels alone: the images are not here, or nothing was run")
     score = score or found.classes.columns[0][1]
-    names, methods = (
-        list(table.columns.unique(0)),
-        [m for m, s in found.classes.columns if s == score],
-    )
-    colour, rho = (
-        colours(methods),
-        correlations[correlations.score == score].set_index(["method", "probe"]),
-    )
-    size = (5.6 * len(names), 4.8)
-    figure, axes = plt.subplots(
-        1, len(names), figsize=size, dpi=DPI, squeeze=False, sharey=True, layout="constrained"
-    )
-    for axis, probe in zip(axes.flat, names, strict=True):
-        x, low, high = (
-            table.loc[both, (probe, name)] for name in ("average_precision", "low", "high")
-        )
-        for method in methods:
-            y, r = found.classes.loc[both, (method, score)], rho.loc[(method, probe)]
-            text = f"{label(method)}: rank correlation {show.correlation(r)}, 95 % over held-out classes"
-            bars = {
-                "fmt": "o",
-                "markersize": 5,
-                "linewidth": 1,
-                "alpha": 0.85,
-                "color": colour[method],
-            }
-            axis.errorbar(x, y, xerr=[x - low, high - x], label=text, **bars)
-        for (_, name), at, height in zip(
-            both, x, found.classes.loc[both, (methods[0], score)], strict=True
-        ):
-            axis.annotate(
-                name, (at, height), xytext=(4, -9), textcoords="offset points", fontsize=7
-            )
+    detected = found.classes.loc[both].xs(score, axis=1, level=1)  # (classes, methods)
+    rho = correlations[correlations.score == score].set_index(["method", "probe"])
+    names = table.columns.unique(0)
+    figure, axes = _panels((1, len(names)), 5.6 * len(names), 4.8, sharey=True)
+    for axis, probe in zip(axes, names, strict=True):
+        x, low, high = table.loc[both, probe].to_numpy().T
+        bars = {"xerr": [x - low, high - x], "fmt": "o", "ms": 5, "alpha": 0.85}
+        for method, y in detected.items():
+            name = f"{label(method)}: rank correlation {show.correlation(rho.loc[method, probe])}"
+            name += ", 95 % over held-out classes"
+            axis.errorbar(x, y, label=name, color=colours([*detected])[method], **bars)
+        for (_, name), *at in zip(both, x, detected.iloc[:, 0], strict=True):
+            axis.annotate(name, at, (4, -9), textcoords="offset points", fontsize=7)
         axis.set_xlabel(f"{probe}: average precision (%), 95 % over test images")
-        axis.legend(fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1))
-    axes[0, 0].set_ylabel(f"{label(score)}: average precision (%), mean of trials")
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), fontsize=7.5)
+    axes[0].set_ylabel(f"{label(score)}: average precision (%), mean of trials")
     return figure
 
 
 @legible
-def learning_curves(experiment: Experiment, records: Sequence[Record]) -> Figure:
-    """Cost, accuracy and average precision by epoch (the paper's Figure 1), in percent.
+def learning_curves(experiment: Experiment, records: Records) -> Figure:
+    """Cost, test accuracy and average precision by epoch (the paper's Figure 1).
 
-    A line for each method and, up to three, each held-out class; the line is the mean, the band one
-    std over the rest. Test measures are with the mixed batch-norm statistics.
+    Mean and a band of one std: over the trials of each class, or, of more than three classes, over
+    classes and trials. Test measures have the mixed batch-norm statistics.
     """
-    import seaborn as sns
+    import seaborn as sns  # slow to import
 
     parts = []
     for record in (record for record in records if not record.external):
-        name = record.hold_out or "none"  # matplotlib's legends leave out what begins with _
-        whose = {
-            "held out": f" {name}" if name[0] == "_" else name,
-            "method": label(record.method, experiment.methods),
-        }
-        parts.append(record.history().assign(**whose))
+        name = re.sub("^_", " _", record.hold_out or "none")  # legends leave out _...
+        method = label(record.method, experiment.methods)
+        parts.append(record.history().assign(**{"held out": name, "method": method}))
     if not parts:
         return _note(f"{experiment.dataset_name}: not run, no learning curve")
-    figure, axes = plt.subplots(1, 3, figsize=(15, 4.2), dpi=DPI, layout="tight")
     history = pd.concat(parts, ignore_index=True)
-    panels = {
-        "loss": ("cost (training)", 1),
-        "accuracy": ("test accuracy (%), mixed statistics", 100),
-        "msp": ("average precision, MSP (%), mixed statistics", 100),
-    }
     classes = history["held out"].unique()
-    several = 1 < len(classes) <= 3
-    hue = (
-        {"hue": "held out", "style": "method"} if several else {"hue": "method", "style": "method"}
-    )
-    own = {
-        label(name, experiment.methods): colour
-        for name, colour in colours(experiment.methods).items()
-    }
-    palette = "colorblind" if several else {name: own[name] for name in history["method"].unique()}
-    for axis, (column, (text, factor)) in zip(axes, panels.items(), strict=True):
+    palette = {label(m, experiment.methods): c for m, c in colours(experiment.methods).items()}
+    look = {"hue": "method", "palette": palette}
+    if 1 < len(classes) <= 3:
+        look = {"hue": "held out", "palette": "colorblind"}
+    panels = {"loss": "cost (training)", "accuracy": "test accuracy (%), mixed statistics"}
+    panels["msp"] = "average precision, MSP (%), mixed statistics"
+    figure, axes = _panels((1, 3), 13, 3.8)
+    for axis, (column, text) in zip(axes, panels.items(), strict=True):
         if column in history:
-            scaled = history.assign(value=history[column] * factor)
-            how = {"errorbar": "sd", "palette": palette, "marker": "o", "markersize": 4}
-            sns.lineplot(scaled, x="epoch", y="value", **hue, ax=axis, **how)
+            value = history[column] * (1 if column == "loss" else 100)
+            how = {"style": "method", "errorbar": "sd", "marker": "o", "markersize": 4}
+            sns.lineplot(history.assign(value=value), x="epoch", y="value", ax=axis, **look, **how)
             axis.get_legend().remove()
         axis.set(xlabel="epoch", ylabel=text)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    handles, labels = axes[0].get_legend_handles_labels()
-    axes[-1].legend(
-        handles, labels, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False
-    )
+        axis.locator_params(axis="x", integer=True)
+    _legend(figure, "outside right center")
     held_out = ", ".join(classes) if len(classes) <= 3 else f"mean of {len(classes)} classes"
-    figure.suptitle(
-        f"Learning curves, {experiment.dataset_name}, {held_out} held out ({experiment.profile})"
-    )
+    title = f"Learning curves, {experiment.dataset_name}, {held_out} held out"
+    figure.suptitle(f"{title} ({experiment.profile})")
     return figure
-
-
-def committed(name: str) -> list[Image.Image]:
-    """A figure of outputs/ as it is in the repository, to show beside others; none where it isn't
-    there.
-    """
-    return [Image.open(path) for path in [ROOT / "outputs" / name] if path.exists()]
 
 
 @legible
 def samples(images: Mapping[str, np.ndarray], title: str) -> Figure:
-    """The paper's Figures 2 to 6: a row for each class of its images, uint8 (N, C, H, W); what is
-    not here is said so.
-    """
+    """The paper's Figures 2 to 6: a row for each class of its images, uint8 (N, C, H, W)."""
     if not any(map(len, images.values())):
         return _note(f"{title}: no images of it here")
-    rows = [
-        (name + "\n(not here)" * (not len(members)), [(image, "") for image in members])
-        for name, members in images.items()
-    ]
+    rows = {}
+    for name, members in images.items():
+        rows[name if len(members) else f"{name}\n(not here)"] = [(image, "") for image in members]
     return _sheet(rows, title, 1.65)
 
 
-def _sheet(
-    rows: Sequence[tuple[str, Sequence[tuple[np.ndarray, str]]]], title: str, side: float = 1.25
-) -> Figure:
-    """A contact sheet: of each row its text, then images (C, H, W), each below its caption; side:
-    inches of an image.
-    """
-    columns, lines = (
-        max(len(cells) for _, cells in rows),
-        max(c.count("\n") + bool(c) for _, cells in rows for _, c in cells),
-    )
-    beside, above = (
-        0.08 * max(len(line) for text, _ in rows for line in text.splitlines() or [""]),
-        0.11 * lines,
-    )
-    size = (max(6, side * columns + beside), (side + above) * len(rows) + 0.4)
-    figure, axes = plt.subplots(
-        len(rows), 1, figsize=size, dpi=DPI, squeeze=False, layout="constrained"
-    )
-    for axis, (text, cells) in zip(axes.flat, rows, strict=True):
-        axis.set(
-            xticks=[],
-            yticks=[],
-            frame_on=False,
-            xlim=(0, columns),
-            ylim=(1, -above / side),
-            anchor="W",
-        )
-        axis.set_ylabel(text, fontsize=8, rotation=0, ha="right", va="center")
-        for k, (image, caption) in enumerate(cells):
-            height, width = np.array(image.shape[1:]) / max(image.shape[1:]) * 0.47
-            place = (k + 0.5 - width, k + 0.5 + width, 0.5 + height, 0.5 - height)
-            axis.imshow(pixels(image), cmap="gray", vmin=0, vmax=255, extent=place)
-            axis.text(k + 0.5, 0.5 - height, caption, fontsize=6.5, ha="center", va="bottom")
-    figure.suptitle(title, fontsize=10)
-    return figure
-
-
-def _fitting(text: str, characters: int = 24) -> str:
-    """The text, or of a longer one its ends."""
-    half = characters // 2 - 1
-    return text if len(text) <= characters else f"{text[:half]}…{text[-half:]}"
-
-
-def pixels(image: np.ndarray) -> np.ndarray:
-    """What is shown of an image (C, H, W): its first three channels, (H, W, 3), or of fewer the
-    first, (H, W).
-    """
-    return image[:3].transpose(1, 2, 0) if len(image) >= 3 else image[0]
-
-
 @legible
-def most_anomalous(
-    table: pd.DataFrame, images: np.ndarray, count: int = 40, columns: int = 8
-) -> Figure:
-    """A contact sheet of the images, uint8 (N, C, H, W), with the highest first score of a table of
-    `runs.new_images`.
-    """
+def most_anomalous(table: pd.DataFrame, images: np.ndarray, count=40, columns=8) -> Figure:
+    """The images, uint8 (N, C, H, W), with the highest first score of `runs.new_images`' table."""
     score, cells = table.columns[2], []
-    for k in np.argsort(-table[score].to_numpy(), kind="stable")[:count]:
-        row = table.iloc[k]
-        name = _fitting(row.file.encode(errors="replace").decode())
-        cells.append(
-            (images[k], f"{name}\n{_fitting(row.predicted, 16)}, {row[f'{score}_percentile']:.1f}")
-        )
-    title = f"The most anomalous of {len(table)} images by {label(score)}: file, predicted class, percentile among the run's normal"
-    return _sheet(
-        [("", cells[k : k + columns]) for k in range(0, len(cells), columns)],
-        f"{title} test images",
-        1.5,
-    )
-
-
-def _note(text: str) -> Figure:
-    figure, axis = plt.subplots(figsize=(8, 1), dpi=DPI)
-    axis.text(0.5, 0.5, text, ha="center", va="center", color="0.5")
-    axis.set_axis_off()
-    return figure
+    ranked = table.reset_index(drop=True).sort_values(score, ascending=False, kind="stable")
+    for k, row in ranked[:count].iterrows():
+        name = _shortened(row.file.encode(errors="replace").decode())
+        below = f"{_shortened(row.predicted, 16)}, {row[f'{score}_percentile']:.1f}"
+        cells.append((images[k], f"{name}\n{below}"))
+    rows = {f"{k + 1} to": cells[k : k + columns] for k in range(0, len(cells), columns)}
+    title = f"The most anomalous of {len(table)} images by {label(score)}: file, predicted class, "
+    return _sheet(rows, f"{title}percentile among the run's normal test images", 1.5)
 
 
 @legible
 def ranked_images(
     record: Record, data: Dataset, score: str = "msp", count: int = 10, statistics: str = "mixed"
 ) -> Figure:
-    """The test images that a score gets right and wrong, in four rows ranked by score, each titled
-    class -> predicted.
+    """The most and the least anomalous test images, two rows of anomalies and two of normal ones.
 
-    score: a name in the record's `scoring`. count: images a row. statistics: batch norm's, mixed or
-    upright.
+    score: a name in the record's `scoring`. count: images a row. statistics: mixed or upright.
     """
-    end = plan.STATISTICS[statistics]
-    arrays = record.scores()
     if score not in record.scoring:
-        raise ValueError(
-            f"{score!r} is not a score of this run; choose from {', '.join(record.scoring)}"
-        )
+        choices = ", ".join(record.scoring)
+        raise ValueError(f"{score!r} is not a score of this run; choose from {choices}")
     if digests_of(data).test != record.test_digest:
         return _note("the images that are here now are not those that were scored")
-    scores, is_anomaly = arrays[score + end], arrays["is_anomaly"]
-    order = np.argsort(scores, kind="stable")
-    anomalies, normal = order[is_anomaly[order]], order[~is_anomaly[order]]
-    rows = {
-        "anomalies,\nmost anomalous": anomalies[len(anomalies) // 2 :][
-            ::-1
-        ],  # no image in two rows
-        "anomalies,\nleast anomalous": anomalies[: len(anomalies) // 2],
-        "normal,\nmost anomalous": normal[len(normal) // 2 :][::-1],
-        "normal,\nleast anomalous": normal[: len(normal) // 2],
-    }
-    sheet = []
-    for text, ranked in rows.items():
-        names = [
-            [record.classes[arrays[which][k]] for which in ("label", f"predicted{end}")]
-            for k in ranked[:count]
-        ]
-        captions = [
-            " → ".join(pair) if len("".join(pair)) <= 21 else "\n→ ".join(map(_fitting, pair))
-            for pair in names
-        ]
-        cells = zip(ranked, captions, strict=False)
-        sheet.append(
-            (text, [(data.test.images[k], f"{caption}\n{scores[k]:.4g}") for k, caption in cells])
-        )
-    what = f"{label(score)} ({statistics} statistics), {label(record.method)}, {record.hold_out or 'nothing'} held out"
-    return _sheet(sheet, f"{what}: class → predicted class, score")
+    key, predicted = score + plan.STATISTICS[statistics], f"predicted{plan.STATISTICS[statistics]}"
+    arrays = record.scores("label", predicted, "is_anomaly", key)
+    table = pd.DataFrame(arrays).sort_values(key, ascending=False, kind="stable")
+    rows = {}
+    for is_anomaly, kind in ((True, "anomalies"), (False, "normal")):
+        ranked = table[table.is_anomaly == is_anomaly]
+        half = math.ceil(len(ranked) / 2)  # no image is in two rows
+        for end, members in (("most", ranked[:half]), ("least", ranked[half:][::-1])):
+            cells = rows[f"{kind},\n{end} anomalous"] = []
+            for k, row in members[:count].iterrows():
+                names = [_shortened(record.classes[row[of]]) for of in ("label", predicted)]
+                arrow = " → " if len("".join(names)) <= 21 else "\n→ "
+                cells.append((data.test.images[k], f"{arrow.join(names)}\n{row[key]:.4g}"))
+    what = f"{label(score)} ({statistics} statistics), {label(record.method)}"
+    held_out = f"{record.hold_out or 'nothing'} held out"
+    return _sheet(rows, f"{what}, {held_out}: class → predicted class, score")
 
 
-def save(figure: Figure, path: Path, experiment: Experiment, records: Sequence[Record]) -> None:
-    """Write a figure as PNG; one of a smaller share of its runs than the file shows goes to
-    <name>.unfinished.png.
-    """
+def _sheet(rows: Mapping[str, Sequence], title: str, side: float = 1.25) -> Figure:
+    """Rows of images, each a pair of pixels (C, H, W) and a caption; side: inches of an image."""
+    columns = max(map(len, rows.values()))
+    lines = max(len(caption.splitlines()) for _, caption in chain(*rows.values()))
+    above = 0.11 * lines / side
+    size = (max(6, side * columns + 1), side * (1 + above) * len(rows) + 0.4)
+    figure, axes = _panels((len(rows), 1), *size)  # not an axis an image: they are slow to make
+    for axis, (text, cells) in zip(axes, rows.items(), strict=True):
+        axis.set(xticks=[], yticks=[], frame_on=False, anchor="W")
+        axis.set(xlim=(0, columns), ylim=(1, -above))
+        axis.set_ylabel(text, rotation=0, ha="right", va="center")
+        for k, (image, caption) in enumerate(cells):
+            height, width = np.array(image.shape[1:]) / max(image.shape[1:]) * 0.47
+            place = (k + 0.5 - width, k + 0.5 + width, 0.5 + height, 0.5 - height)
+            axis.imshow(pixels(image), cmap="gray", vmin=0, vmax=255, extent=place)
+            axis.text(k + 0.5, 0.5 - height, caption, fontsize=6.5, ha="center", va="bottom")
+    figure.suptitle(title)
+    return figure
+
+
+def _shortened(text: str, most: int = 24) -> str:
+    """The text; the middle of one of more than so many characters is left out."""
+    half = most // 2 - 1
+    return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
+
+
+def pixels(image: np.ndarray) -> np.ndarray:
+    """What is shown of an image (C, H, W): its first three channels (H, W, 3), or one (H, W)."""
+    return image[:3].transpose(1, 2, 0) if len(image) >= 3 else image[0]
+
+
+def committed(name: str) -> list[Image.Image]:
+    """A figure of outputs/ in the repository, as a list of one; empty where it isn't there."""
+    return [Image.open(path) for path in [ROOT / "outputs" / name] if path.exists()]
+
+
+def save(figure: Figure, path: Path, experiment: Experiment, records: Records) -> None:
+    """`save_several` of one experiment."""
     save_several(figure, path, [(experiment, records)])
 
 
-def save_several(
-    figure: Figure, path: Path, runs: Sequence[tuple[Experiment, Sequence[Record]]]
-) -> None:
-    """Likewise a figure of several experiments."""
-    share = sum(len(records) for _, records in runs) / sum(
-        len(plan.planned(experiment)) for experiment, _ in runs
-    )
-    before = 0.0
-    with (
-        suppress(Exception),
-        Image.open(path) as file,
-    ):  # not there, or not one of ours: anything but nothing replaces it
-        before = 1e-9
+def save_several(figure: Figure, path: Path, runs: Runs) -> None:
+    """Write a PNG; if the file there shows more of its runs, to <name>.unfinished.png instead."""
+    planned = sum(len(plan.planned(experiment)) for experiment, _ in runs)
+    share, before = sum(len(records) for _, records in runs) / planned, 0.0
+    with suppress(Exception), Image.open(path) as file:
+        before = 1e-9  # not a file of ours: a figure of some runs replaces it, one of none doesn't
         file.load()  # fails where it is damaged
         before = float(file.info[SHARE])
-    tables.save_complete(
-        path,
-        share,
-        before,
-        lambda file: figure.savefig(file, format="png", metadata={SHARE: str(share)}),
-    )
+    metadata = {SHARE: str(share)}
+    write = partial(figure.savefig, format="png", metadata=metadata)
+    tables.save_complete(path, share, before, write)

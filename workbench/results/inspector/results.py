@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from semlib import datasets
 from semlib.datasets import DataError, ImageSet
 from workbench.experiment import METHODS, Data, Experiment
 from workbench.images import prepared
