@@ -219,7 +219,7 @@ def test_every_view_is_shown_and_fits(page):
     widths = page.locator(".semlib .js-plotly-plot").evaluate_all(
         "all => all.map(p => [p._fullLayout.width, p.clientWidth])"
     )
-    assert len(widths) == 3 and all(
+    assert len(widths) == 2 and all(
         drawn == there > 0.6 * page.viewport_size["width"] for drawn, there in widths
     )
     page.get_by_role("button", name="Runs").click()
