@@ -17,9 +17,16 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 from PIL import Image
 
-from semlib.datasets import ImageSet
+from workbench.experiment import Experiment
 from workbench.results import plots, show
-from workbench.results.inspector.selection import WHICH, Choice, Results, at, examples, steps
+from workbench.results.inspector.selection import (
+    WHICH,
+    Choice,
+    Results,
+    confusions,
+    images_of,
+    steps,
+)
 
 DASHES = ("solid", "5px,3px", "1px,2px", "5px,2px,1px,2px", "9px,3px", "9px,3px,2px,3px")
 COLUMNS = 5  # panels in a row
@@ -62,7 +69,8 @@ class Page:
         traces = [*self._curves(choice)]
         points = self.results.selection(choice, share)
         for which, trials in points.groupby(WHICH, sort=False):
-            traces.append(self._trace(choice, *which) | _points(trials) | {"mode": "markers"})
+            markers = {"mode": "markers", "marker": {"size": 8}}  # in the line's colour
+            traces.append(self._trace(choice, *which) | _points(trials) | markers)
         return {"data": traces, "layout": dict(self._layout(choice))}
 
     def _draw_curves(self, choice: Choice) -> list[dict[str, Any]]:
@@ -80,17 +88,15 @@ class Page:
     def _trace(self, choice: Choice, name: str, method: str, score: str) -> dict[str, Any]:
         """What the traces of a method and a score in a panel have in common."""
         k = choice.classes.index(name) + 1
-        which, colour = escape(f"{method}, {score}"), self.colours[method]
+        which = escape(f"{method}, {score}")
         said = f"<b>{escape(name)}</b>, trial %{{customdata[3]}}<br>{which}<br>{POINT}"
         trace = {"xaxis": f"x{k}", "yaxis": f"y{k}", "mode": "lines", "meta": [name, method, score]}
         trace |= {"name": which, "legendgroup": which, "uirevision": which, "showlegend": False}
-        trace |= {
-            "hoverinfo": "skip",
-            "hovertemplate": said,
-            "marker": {"color": colour, "size": 8},
-        }
+        trace |= {"hoverinfo": "skip", "hovertemplate": said}
         # vh: a precision holds back to the recall before it, as in Eq. 4
-        return trace | {"line": {"color": colour, "dash": self.dashes[score], "shape": "vh"}}
+        return trace | {
+            "line": {"color": self.colours[method], "dash": self.dashes[score], "shape": "vh"}
+        }
 
     def _curve(self, trace: dict[str, Any], points: pd.DataFrame) -> Iterator[dict[str, Any]]:
         """The traces of a method and a score in a panel; points: the steps of its trials."""
@@ -150,7 +156,7 @@ class Page:
     def figure(self, choice: Choice, share: float) -> Figure:
         """The panels drawn by matplotlib, to be saved."""
         panels, (rows, across) = self.panels(choice, share), _grid(choice)
-        figure = Figure(figsize=(max(3.1 * across, 6), 3.1 * rows + 0.9), layout="tight")
+        figure = Figure(figsize=(max(3.1 * across, 6), 3.1 * rows + 0.9), layout="constrained")
         axes = [figure.add_subplot(rows, across, k + 1) for k in range(len(choice.classes))]
         for trace in panels["data"]:
             axis, line = axes[int(trace["xaxis"][1:]) - 1], trace["line"]
@@ -171,7 +177,7 @@ class Page:
             axis.set_title(unescape(title), fontsize=9)
         title = f"{self.results.dataset}, {self.results.statistics} statistics"
         figure.suptitle(f"{title}; average precision in %")
-        figure.legend(loc="lower center", ncols=3, frameon=False, fontsize=8)
+        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
         return figure
 
     # --- the figures below
@@ -183,18 +189,18 @@ class Page:
             ranking = self.results.ranking(hold_out, *side)
             group = np.where(ranking.is_anomaly, unseen, "normal")
             frame = pd.DataFrame({"score": ranking.scores, "group": group, "side": k})
-            frames.append(frame[np.isfinite(frame.score)].sort_values("group"))
-            x = dict.fromkeys(("x0", "x1"), at(ranking, share).threshold)
+            frames.append(
+                frame[np.isfinite(frame.score)].sort_values(
+                    "group", key=lambda group: group == unseen
+                )
+            )
+            x = dict.fromkeys(("x0", "x1"), ranking.at(share).threshold)
             line = {"type": "line", "line": {"color": "#e03030", "width": 3}, "y0": 0, "y1": 1}
             shapes.append(line | x | {"xref": f"x{k}", "yref": "paper"})
         colours = {"normal": "#888888", unseen: UNSEEN}
-        look = {
-            "color": "group",
-            "color_discrete_map": colours,
-            "category_orders": {"group": [*colours]},
-        }
         how = {"histnorm": "percent", "nbins": 60, "barmode": "overlay", "log_y": True}
-        figure = px.histogram(pd.concat(frames), x="score", facet_col="side", **look, **how)
+        how |= {"x": "score", "color": "group", "facet_col": "side"}
+        figure = px.histogram(pd.concat(frames), color_discrete_map=colours, **how)
         figure.for_each_trace(lambda trace: trace.update(bingroup=trace.xaxis))
         figure.update_yaxes(title="share of the images (%)", col=1).update_layout(shapes=shapes)
         titles = [f"{method}, {score}, trial {trial}" for method, score, trial in sides]
@@ -203,22 +209,21 @@ class Page:
 
     def confusions(self, sides: Sequence[Side], choice: Choice) -> dict[str, Any]:
         """What each held-out class is predicted as (%), a matrix for each side's method."""
-        methods = [method for method, _, _ in sides]
-        shares = [self.results.confusions(choice.classes, m, choice.trials) for m in methods]
+        shares = []
+        for method, score, _ in sides:
+            curves = self.results.curves(choice._replace(methods=(method,), scores=(score,)))
+            shares.append(confusions(curves, self.results.known).reindex(choice.classes))
         names = [[escape(name) for name in axis] for axis in (self.results.known, choice.classes)]
         labels = {"x": "taken for", "y": "held out", "color": "% of its images"}
-        look = {
-            "color_continuous_scale": ["rgba(128,128,128,0.05)", UNSEEN],
-            "zmin": 0,
-            "zmax": 100,
-        }
-        look |= {"text_auto": ".0f" if len(names[0]) <= 20 else False, "aspect": "auto"}
-        how = {"x": names[0], "y": names[1], "facet_col": 0, "labels": labels}
-        figure = px.imshow(100 * np.stack(shares), **how, **look)
+        how = {"x": names[0], "y": names[1], "facet_col": 0, "labels": labels, "aspect": "auto"}
+        how |= {"zmin": 0, "zmax": 100, "text_auto": ".0f" if len(names[0]) <= 20 else False}
+        how |= {"color_continuous_scale": ["rgba(128,128,128,0.05)", UNSEEN]}
+        figure = px.imshow(np.stack(shares), **how)
         figure.update_xaxes(type="category").update_yaxes(type="category")
         figure.update_layout(coloraxis_showscale=False)
         said = {"said": "For which known class each held-out class is taken"}
-        return _plain(figure, methods, 130 + 27 * max(6, len(choice.classes)), said)
+        methods, height = [side[0] for side in sides], 130 + 27 * max(6, len(choice.classes))
+        return _plain(figure, methods, height, said)
 
     # --- tables
 
@@ -233,10 +238,8 @@ class Page:
         for score in choice.scores if len(choice.methods) > 1 else ():
             means = [column for column in table if column[::2] == (score, "mean")]
             style.highlight_max(means, axis=1, props="font-weight: bold")
-        signs = {column: "+" if column[-1] == "difference" else "" for column in table}
-        return style.format(
-            {column: f"{{:{sign}.2f}}" for column, sign in signs.items()}, na_rep=""
-        )
+        formats = {c: "{:+.2f}" if c[-1] == "difference" else "{:.2f}" for c in table}
+        return style.format(formats, na_rep="")
 
     def at_threshold(self, choice: Choice, share: float, by: Sequence[str] = WHICH) -> Styler:
         """Precision, recall, flagged and missed images: means over what `by` does not name."""
@@ -247,23 +250,18 @@ class Page:
         numbers = NUMBERS | {"anomalies": "{:.0f}"}
         return styled(rows[[*numbers]].mean(), title, numbers)
 
-    def images(self, hold_out: str, side: Side, share: float, test: ImageSet | str) -> Styler:
-        """Rows of images, each with its class, the predicted class and its score.
-
-        test: the test images, or why they are not here.
-        """
-        method, score, trial = side
-        title = f"{method}, {score}, trial {trial}, {hold_out} held out"
+    def images(self, hold_out: str, side: Side, share: float, experiment: Experiment) -> Styler:
+        """Rows of images, each with its class, the predicted class and its score."""
+        title = "{}, {}, trial {}, {} held out".format(*side, hold_out)
+        test = images_of(self.results.runs[hold_out, side[0], side[2]], experiment)
         if isinstance(test, str):
             return styled(pd.DataFrame(), f"{title}: {test}")
         ranking = self.results.ranking(hold_out, *side)
-        labels = self.results.array("label", hold_out, method, trial)
-        predictions = self.results.predicted(hold_out, method, trial)
-        rows = {}
-        for said, indices in examples(ranking, share).items():
+        known, rows = self.results.known, {}
+        for said, indices in ranking.examples(share).items():
             cells = []
             for k in indices[:ACROSS]:
-                names = [escape(self.results.known[array[k]]) for array in (labels, predictions)]
+                names = [escape(known[array[k]]) for array in (ranking.label, ranking.predicted)]
                 number = f"{ranking.scores[k]:.4g}"
                 told = f"test image {k}: {names[0]}, predicted {names[1]}, score {number}"
                 image = f'<img alt="{told}" title="{told}" src="{_png(test.images[k])}">'
@@ -292,7 +290,8 @@ def _plain(figure: Any, titles: Sequence[str], height: int, meta: dict[str, Any]
     figure.update_xaxes(matches=None, **AXIS).update_yaxes(**AXIS)
     margin = {"l": 60, "r": 10, "t": 60, "b": 40}
     figure.update_layout(template="none", height=height, meta=meta, margin=margin, **LAYOUT)
-    return figure.to_plotly_json()
+    traces = [trace.to_plotly_json() for trace in figure.data]
+    return {"data": traces, "layout": figure.layout.to_plotly_json()}
 
 
 def styled(table: pd.DataFrame, caption: str, how: Any = None) -> Styler:

@@ -27,8 +27,10 @@ from workbench.runs.store import Record
 # Settings that only some methods read: runs that differ in nothing else are in the same table.
 OWN = ("auxiliary_weight", "auxiliary_augment", "mask_fill", "cpc_negatives", "cpc_augment")
 DEFAULTS = {name: field.default for name, field in Experiment.model_fields.items()}
+IMAGES = (*Data.model_fields, "dataset", "data")  # what the images of a run depend on
 WHICH = ["hold_out", "method", "score"]  # a mean over trials is of these
 MEASURES = ["average_precision", "auroc", "fpr95"]
+_load = cache(plan.load)
 POINTS = 120  # drawn of each curve: one panel of ten is some 200 pixels wide
 
 
@@ -56,7 +58,7 @@ def grouped(records: Iterable[Record], experiment: Experiment) -> dict[str, list
         if record.hold_out is None:
             continue
         own = _shared(record)
-        same = [table for table in tables.values() if _images(table) == _images(own)]
+        same = [t for t in tables.values() if all(t[name] == own[name] for name in IMAGES)]
         for settings in same if record.external and same else [own]:
             tables[json.dumps(settings)] = settings
             placed.append((record, settings))
@@ -64,21 +66,26 @@ def grouped(records: Iterable[Record], experiment: Experiment) -> dict[str, list
     titles = _names([(record.dataset, settings) for record, settings in placed])
     for title, (record, _) in zip(titles, placed, strict=True):
         groups[title].append(record)
-    notes = {title: _other_data(group[0], experiment) for title, group in groups.items()}
-    return {title + notes[title]: groups[title] for title in sorted(groups, key=notes.get)}
+    here, other = {}, {}
+    for title, group in groups.items():
+        _, digests = _with_data(group[0], experiment)
+        if digests in (None, group[0].data):
+            here[title] = group
+        else:
+            other[f"{title}, on other data ({group[0].data}) than is here ({digests})"] = group
+    return here | other
 
 
 def overview(tables: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
-    """One row per table: how much has run, and the settings in which the tables differ."""
-    settings = {title: _shared(records[0]) for title, records in tables.items()}
-    differing = _differing(list(settings.values()))
-    rows = {}
+    """One row per table: how many runs, held-out classes, methods and trials it has."""
+    rows = []
     for title, records in tables.items():
-        row = {"runs": len(records), "trained elsewhere": sum(bool(r.external) for r in records)}
-        for field in ("hold_out", "method", "trial"):
-            row[f"{field}s"] = len({getattr(record, field) for record in records})
-        rows[title] = row | {name: str(settings[title][name]) for name in differing}
-    return pd.DataFrame.from_dict(rows, "index")
+        for record in records:
+            run = {"hold_outs": record.hold_out, "methods": record.method, "trials": record.trial}
+            rows.append(run | {"table": title, "trained elsewhere": record.external})
+    runs = pd.DataFrame(rows).groupby("table", sort=False)
+    counts = {"runs": runs.size(), "trained elsewhere": runs["trained elsewhere"].count()}
+    return pd.DataFrame(counts).join(runs[["hold_outs", "methods", "trials"]].nunique())
 
 
 def _shared(record: Record) -> dict[str, Any]:
@@ -88,29 +95,20 @@ def _shared(record: Record) -> dict[str, Any]:
     return settings | {"dataset": record.dataset, "data": str(record.data), "network": network}
 
 
-def _images(shared: Mapping[str, Any]) -> list:
-    return [shared[name] for name in (*Data.model_fields, "dataset", "data")]
-
-
-def _differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The names of the settings that are not the same in all of these."""
-    names = dict.fromkeys(itertools.chain(*settings))
-    return [name for name in names if len({json.dumps(s.get(name)) for s in settings}) > 1]
-
-
 def _names(items: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """How data sets, methods or scores are shown, where several of one differ with the settings.
+    """How data sets, methods or scores are shown, with the settings in which those of one differ.
 
     items: each with its settings. ODIN (epsilon 0.001).
     """
-    among = defaultdict(list)
+    values = defaultdict(lambda: defaultdict(set))  # of each item's settings
     for item, settings in items:
-        among[item].append(settings)
-    differing = {item: _differing(settings) for item, settings in among.items()}
+        for name, value in settings.items():
+            values[item][name].add(json.dumps(value))
     names = []
     for item, settings in items:
-        texts = [f"{name} {settings[name]}" for name in differing[item] if name in settings]
-        names.append(label(item, among) + (f" ({', '.join(texts)})" if texts else ""))
+        differing = [name for name in settings if len(values[item][name]) > 1]
+        texts = ", ".join(f"{name} {settings[name]}" for name in differing)
+        names.append(label(item, values) + (f" ({texts})" if texts else ""))
     return names
 
 
@@ -128,13 +126,6 @@ def _with_data(record: Record, experiment: Experiment) -> tuple[Experiment, Dige
     return with_data, None
 
 
-def _other_data(record: Record, experiment: Experiment) -> str:
-    _, here = _with_data(record, experiment)
-    if here in (None, record.data):
-        return ""
-    return f", on other data ({record.data}) than is here ({here})"
-
-
 def images_of(record: Record, experiment: Experiment) -> ImageSet | str:
     """The test images of a record, or a sentence that says why there are none. No download."""
     with_data, here = _with_data(record, experiment)
@@ -142,10 +133,36 @@ def images_of(record: Record, experiment: Experiment) -> ImageSet | str:
         return f"{record.dataset} is not prepared here, so its images can't be shown."
     if here.test != record.test_digest:
         return f"The images of {record.dataset} here are not those that were scored."
-    return plan.load(with_data).test
+    return _load(with_data).test
 
 
 # --- one table
+
+
+class Ranked(stats.Ranking):
+    """The test images (N,) of a run, ranked by one of its scores. percent: its MEASURES."""
+
+    def __init__(self, record: Record, score: str, ending: str):
+        names = ("is_anomaly", score + ending, "label", f"predicted{ending}")
+        is_anomaly, scores, self.label, self.predicted = record.scores(*names).values()
+        super().__init__(is_anomaly, scores)
+        measures = (record.metrics[score + ending], self.auroc(), self.fpr95())
+        self.percent = [100 * measure for measure in measures]
+
+    def at(self, share: float) -> Point:
+        """What the threshold does that flags this share of the images."""
+        return self.curve.at(self.curve.threshold(share))
+
+    def examples(self, share: float) -> dict[str, np.ndarray]:
+        """Indices of the images that this threshold gets wrong and of the extremes, worst first."""
+        flagged = self.scores >= self.at(share).threshold
+        rising = np.argsort(self.scores, kind="stable")
+        return {
+            "Anomalies missed": rising[(self.is_anomaly & ~flagged)[rising]],
+            "Normal images flagged": rising[(~self.is_anomaly & flagged)[rising]][::-1],
+            "Most anomalous": rising[::-1],
+            "Least anomalous": rising,
+        }
 
 
 class Results:
@@ -158,16 +175,14 @@ class Results:
     def __init__(self, records, statistics="mixed", beside=(), title=""):
         self.statistics = statistics
         self._ending = plan.STATISTICS[statistics]
-        self.array, self.ranking = cache(self._array), cache(self._ranking)
-        self.curves, self.average_precisions = cache(self._curves), cache(self._average_precisions)
+        self.ranking, self.curves = cache(self._ranking), cache(self._curves)
+        self.average_precisions = cache(self._average_precisions)
         self.runs = _undamaged(records, beside, title)
         self.first: dict[str, Record] = {}  # one run of each method
         for (_, method, _), record in self.runs.items():
             self.first.setdefault(method, record)
         self.methods = tuple(self.first)
-        self.dataset, self.known = "", ()
-        for record in self.first.values():
-            self.dataset, self.known = record.dataset, record.classes
+        self.dataset, self.known = records[0].dataset, records[0].classes
         # the share of anomalies, which is the average precision of a guess
         self.skew = {hold_out: record.skew for (hold_out, _, _), record in self.runs.items()}
         self.classes = tuple(name for name in self.known if name in self.skew)
@@ -179,36 +194,21 @@ class Results:
         self._scorings = dict(zip(names, scorings.values(), strict=True))
         self.scores = tuple(names)
 
-    def _array(self, name: str, *run: Any) -> np.ndarray:
-        return self.runs[run].scores(name)[name]
-
-    def predicted(self, *run: Any) -> np.ndarray:
-        """The predicted class of each test image (N,)."""
-        return self.array(f"predicted{self._ending}", *run)
-
-    def _ranking(self, hold_out: str, method: str, score: str, trial: int) -> Any:
-        """The test images (N,) of a run ranked by a score; None: there is no such run or score."""
-        run = (hold_out, method, trial)
-        key = run in self.runs and self.runs[run].key(self._scorings[score])
-        if not key:
-            return None
-        key += self._ending
-        ranking = stats.Ranking(self.array("is_anomaly", *run), self.array(key, *run))
-        measures = (self.runs[run].metrics[key], ranking.auroc(), ranking.fpr95())
-        ranking.percent = [100 * measure for measure in measures]
-        return ranking
+    def _ranking(self, hold_out: str, method: str, score: str, trial: int) -> Ranked | None:
+        record = self.runs.get((hold_out, method, trial))
+        key = record.key(self._scorings[score]) if record else None
+        return Ranked(record, key, self._ending) if record and key else None
 
     def published(self, hold_out: str, method: str, score: str) -> tuple[float, float]:
         """The paper's mean and std in percent; NaN where it has none, or other settings."""
         record, scoring = self.first[method], self._scorings[score]
         network = record.settings.get("architecture", "")
         few = record.settings.get("train_per_class")
-        paper = tables.paper(self.dataset, self.known, network, few)
-        column = f"{record.method}_{scoring['score']}"
         usual = all(scoring[name] == DEFAULTS[name] for name in scoring.keys() & DEFAULTS.keys())
-        if not usual or hold_out not in paper.index or column not in paper:
-            return math.nan, math.nan
-        return paper[column][hold_out], paper[f"{column}_std"][hold_out]
+        paper = tables.paper(self.dataset, self.known, network, few) if usual else {}
+        column = f"{record.method}_{scoring['score']}"
+        columns = [paper.get(name, {}) for name in (column, f"{column}_std")]
+        return columns[0].get(hold_out, math.nan), columns[1].get(hold_out, math.nan)
 
     def _curves(self, choice: Choice) -> pd.DataFrame:
         """One row per curve: its ranking, its measures, and the paper's average precision."""
@@ -225,7 +225,7 @@ class Results:
     def selection(self, choice: Choice, share: float) -> pd.DataFrame:
         """The curves with what the thresholds do that flag this share of the images."""
         curves = self.curves(choice)
-        points = [at(ranking, share) for ranking in curves.ranking]
+        points = [ranked.at(share) for ranked in curves.ranking]
         return curves.drop(columns="ranking").join(pd.DataFrame(points, columns=Point._fields))
 
     def _average_precisions(self, choice: Choice) -> pd.DataFrame:
@@ -235,15 +235,13 @@ class Results:
         classes. difference is to the first plain classification.
         """
         curves = self.curves(choice)
-        trials = curves.groupby(["method", "score", "trial"], sort=False)
-        complete = trials.hold_out.transform("nunique") == len(choice.classes)
-        averages = curves[complete].groupby(["method", "score", "trial"], as_index=False)
-        averages = (
-            averages[MEASURES].mean().assign(hold_out=average_row(choice.classes), paper=None)
-        )
+        trials = curves.groupby(["method", "score", "trial"])
+        complete = trials.size() == len(choice.classes)
+        averages = trials[MEASURES].mean()[complete].reset_index()
+        averages["hold_out"] = average = average_row(choice.classes)
         if set(choice.classes) == set(self.known):  # the paper's average is over all classes
-            which = averages[WHICH].itertuples(index=False)
-            averages["paper"] = [self.published(*one)[0] for one in which]
+            which = zip(averages.method, averages.score, strict=True)
+            averages["paper"] = [self.published(average, *one)[0] for one in which]
         rows = pd.concat([curves, averages]).groupby(WHICH)
         table = rows[MEASURES].mean().set_axis(["mean", "AUROC", "FPR95"], axis=1)
         table = table.assign(std=rows.average_precision.std(), paper=rows.paper.first())
@@ -252,56 +250,34 @@ class Results:
             reference = table["mean"].xs(plain[0], level="method")
             others = table["mean"].drop(plain[0], level="method")
             table["difference"] = others - reference.reindex(others.index.droplevel("method")).array
-        kinds = ("mean", "std", "difference", "paper", "AUROC", "FPR95")
         table = table.unstack(["score", "method"]).reorder_levels([1, 2, 0], axis=1)
-        table = table.reindex([*choice.classes, average_row(choice.classes)])
-        columns = itertools.product(choice.scores, choice.methods, kinds)
-        return table[[column for column in columns if column in table]].dropna(axis=1, how="all")
-
-    def confusions(
-        self, classes: Sequence[str], method: str, trials: Sequence[int]
-    ) -> pd.DataFrame:
-        """What held-out images (rows: classes) are predicted as (columns), shares; NaN: not run."""
-        counts = pd.DataFrame(0, index=list(classes), columns=list(self.known))
-        for hold_out, trial in itertools.product(classes, trials):
-            run = (hold_out, method, trial)
-            if run in self.runs:
-                predicted = self.predicted(*run)[self.array("is_anomaly", *run)]
-                counts.loc[hold_out] += np.bincount(predicted, minlength=len(self.known))
-        return counts.div(counts.sum(axis=1), axis=0)
+        kinds = ("mean", "std", "difference", "paper", "AUROC", "FPR95")
+        columns = [c for c in itertools.product(choice.scores, choice.methods, kinds) if c in table]
+        table = table.reindex(index=[*choice.classes, average], columns=columns)
+        return table.dropna(axis=1, how="all")
 
 
-def _undamaged(
-    records: Sequence[Record], beside: Sequence[Record], title: str
-) -> dict[tuple, Record]:
+def _undamaged(records: Sequence, beside: Sequence, title: str) -> dict[tuple, Record]:
     """The runs by (held-out class, name of the method, trial), in the methods' order."""
+    every = [*records, *beside]
     items = []
-    for record in (*records, *beside):
+    for record in every:
         settings = DEFAULTS | record.settings
         own = {name: settings[name] for name in OWN} | {"source": record.sources.get(record.method)}
         items.append((record.method, own))
-    named = list(zip(_names(items), (*records, *beside), strict=True))
-    own, others = named[: len(records)], named[len(records) :]
+    ends = [""] * len(records) + [f" [{title}]"] * len(beside)
+    ordered = []  # the known methods first, and of equal runs the newest last
+    for end, name, record in zip(ends, _names(items), every, strict=True):
+        place = [*METHODS, record.method].index(record.method)
+        ordered.append((end, place, name, record.finished, record))
     runs = {}
-    for pairs, end in ((own, ""), (others, f" [{title}]")):
-        for name, record in sorted(pairs, key=_order):
-            try:
-                record.check()
-                runs[record.hold_out, name + end, record.trial] = record
-            except ValueError as error:
-                warnings.warn(f"not shown: {error}", stacklevel=3)
+    for end, _, name, _, record in sorted(ordered, key=lambda run: run[:4]):
+        try:
+            record.check()
+            runs[record.hold_out, name + end, record.trial] = record
+        except ValueError as error:
+            warnings.warn(f"not shown: {error}", stacklevel=3)
     return runs
-
-
-def _order(named: tuple[str, Record]) -> tuple:
-    """The known methods first, and of equal runs the newest last."""
-    name, record = named
-    return [*METHODS, record.method].index(record.method), name, record.finished
-
-
-def at(ranking: stats.Ranking, share: float) -> Point:
-    """What the threshold does that flags this share of the images."""
-    return ranking.curve.at(ranking.curve.threshold(share))
 
 
 def steps(curves: pd.DataFrame) -> pd.DataFrame:
@@ -314,13 +290,10 @@ def steps(curves: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(trials)
 
 
-def examples(ranking: stats.Ranking, share: float) -> dict[str, np.ndarray]:
-    """Indices of the images that this threshold gets wrong and of the extremes, the worst first."""
-    flagged = ranking.scores >= at(ranking, share).threshold
-    rising = np.argsort(ranking.scores, kind="stable")
-    return {
-        "Anomalies missed": rising[(ranking.is_anomaly & ~flagged)[rising]],
-        "Normal images flagged": rising[(~ranking.is_anomaly & flagged)[rising]][::-1],
-        "Most anomalous": rising[::-1],
-        "Least anomalous": rising,
-    }
+def confusions(curves: pd.DataFrame, known: Sequence[str]) -> pd.DataFrame:
+    """What the images of each held-out class (rows) are predicted as (columns), in %."""
+    rows = {}
+    for hold_out, rankings in curves.groupby("hold_out").ranking:
+        predicted = np.concatenate([ranked.predicted[ranked.is_anomaly] for ranked in rankings])
+        rows[hold_out] = 100 * np.bincount(predicted, minlength=len(known)) / len(predicted)
+    return pd.DataFrame(rows, list(known)).T

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from functools import cache
 from html import escape
@@ -22,11 +22,12 @@ from plotly.utils import PlotlyJSONEncoder
 from workbench.experiment import Experiment
 from workbench.files import ROOT, file_name, save_atomically
 from workbench.results.inspector import selection
-from workbench.results.inspector.page import Page, Side, styled
+from workbench.results.inspector.page import Page, styled
 from workbench.results.inspector.selection import Choice, Results
 from workbench.runs import plan, store
 
 HERE = Path(__file__).parent
+STYLE = HERE / "style.css"
 NOTHING = "There are no finished runs in {}/ yet: run make demo (minutes) or a table's notebook."
 CHOOSE = "Choose at least one class, method, score and trial of what was run."
 RUNS = "What has run, and the settings in which the tables differ"
@@ -36,7 +37,7 @@ VIEWS = ("Average precision", "At the threshold", "Histograms", "Images", "Confu
 class Plotly(anywidget.AnyWidget):
     """plotly.js, which all plots of a page share."""
 
-    _esm, _css = HERE / "plot.js", HERE / "style.css"
+    _esm, _css = HERE / "plot.js", STYLE
     code = traitlets.Unicode(get_plotlyjs()).tag(sync=True)
 
 
@@ -67,23 +68,25 @@ class Inspector:
 
     def __init__(self, experiment: Experiment):
         self.experiment, self.outputs = experiment, experiment.folder.parent
-        self._quiet = False
-        self._page, self._test_images = cache(self._make_page), cache(self._load_images)
+        self._busy = False
+        self._page = cache(self._make_page)
         self.warning, self.said, self.html, self.saved = (widgets.HTML() for _ in range(4))
         self.box = widgets.VBox([shared(), self.warning, self.said]).add_class("semlib")
         self.tables: dict[str, list[store.Record]] = {}
+        # the experiment's profile comes first, and is opened
+        folders = [path for path in self.outputs.glob("*") if path.is_dir()]
         with self._warned():
-            for folder in sorted(path for path in self.outputs.glob("*") if path.is_dir()):
+            for folder in sorted(folders, key=lambda path: (path != experiment.folder, path)):
                 tables = selection.grouped(store.collect(folder), experiment)
                 self.tables |= {f"{folder.name}: {title}": table for title, table in tables.items()}
         if self.tables:
             self._build()
-            self._open()
+            self._react(self._open)
         else:
             self.said.value = f"<p>{NOTHING.format(escape(_short(self.outputs)))}</p>"
 
     def _repr_mimebundle_(self, **how: Any) -> dict[str, Any]:
-        parts = [f"<style>{Plotly._css}</style>", self.said.value, self.warning.value]
+        parts = [f"<style>{STYLE.read_text()}</style>", self.said.value, self.warning.value]
         if self.tables and all(self.choice):
             self._write(file := io.BytesIO(), "png")
             source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
@@ -114,126 +117,106 @@ class Inspector:
     # --- building
 
     def _build(self) -> None:
-        drop_down, several = widgets.Dropdown, widgets.SelectMultiple
-        first = max(self.tables, key=self._nearness)
-        self.table = drop_down(description="Table", options=[*self.tables], value=first)
+        drop_down, several, row = widgets.Dropdown, widgets.SelectMultiple, widgets.HBox
+        self.table = drop_down(description="Table", options=[*self.tables])
         self.beside = drop_down(description="Beside", options=["nothing"])
         self.statistics = drop_down(description="Statistics", options=[*plan.STATISTICS])
         self.statistics.value = self.experiment.statistics
         lists = ("Held-out classes", "Methods", "Scores", "Trials")
         self.lists = [several(description=text, rows=5) for text in lists]
-        limits = {"min": 0.01, "max": 100.0, "step": 0.1}
+        limits = {"max": 100.0, "step": 0.1}
         slider = widgets.FloatSlider(description="Threshold", readout=False, **limits)
-        self.threshold = widgets.BoundedFloatText(description="flag the top %", **limits)
+        self.threshold = widgets.BoundedFloatText(description="flag the top %", min=0.01, **limits)
         widgets.jslink((slider, "value"), (self.threshold, "value"))  # in the browser, at once
         self.name = widgets.Text(description="Save as")
+        buttons = []
+        for text, ending in (("figure (PDF)", "pdf"), ("selection (CSV)", "csv")):
+            buttons.append(widgets.Button(description=text, icon="save"))
+            buttons[-1].on_click(lambda _, ending=ending: self.save(ending))
         self.view = widgets.ToggleButtons(options=VIEWS, style={"button_width": "auto"})
         self.held_out = drop_down(description="Held out")
         self.sides = [drop_down(description=text) for text in ("Left", "Right")]
         self.sort = drop_down(description="Sort by", options=["class"])
         self.falling = widgets.Checkbox(True, description="highest first", indent=False)
         self.panels, self.matrices, self.histograms = (Plot() for _ in range(3))
-        self.panels.on_msg(self._pointed)
-        self.histograms.on_msg(self._pointed)
-        # the rows of the view are built once: a control that is made anew would lose the keyboard
-        self._sides = widgets.HBox([self.held_out, *self.sides])
-        self._sorter = widgets.HBox([self.sort, self.falling])
-        self.below = widgets.VBox()
-        self._react(self._open, self.table, self.beside, self.statistics)
-        self._react(self._draw, *self.lists, self.threshold, self.view)
-        self._react(self._draw, *self._sides.children, *self._sorter.children)
-        rows = [[self.table, self.beside, self.statistics], self.lists, [slider, self.threshold]]
-        save = [
-            self.name,
-            self._button("figure (PDF)", "pdf"),
-            self._button("selection (CSV)", "csv"),
-        ]
-        self.box.children = (
-            *self.box.children[:2],
-            *map(widgets.HBox, rows),
-            self.said,
-            self.panels,
-            widgets.HBox([*save, self.saved]),
-            self.view,
-            self.below,
+        # built once: a control that is made anew would lose the keyboard
+        self._sides, self._sorter = (
+            row([self.held_out, *self.sides]),
+            row([self.sort, self.falling]),
         )
-
-    def _nearness(self, title: str) -> tuple[bool, bool]:
-        own = self.tables[title][0].dataset == self.experiment.dataset_name
-        return title.startswith(f"{self.experiment.profile}: "), own
-
-    def _button(self, text: str, ending: str) -> widgets.Button:
-        button = widgets.Button(description=text, icon="save")
-        button.on_click(lambda _: self.save(ending))
-        return button
-
-    def _react(self, how: Any, *controls: widgets.Widget) -> None:
-        for control in controls:
-            control.observe(lambda _: self._quiet or how(), "value")
+        self.below = widgets.VBox()
+        opened = [self.table, self.beside, self.statistics]
+        rows = [row(opened), row(self.lists), row([slider, self.threshold]), self.said, self.panels]
+        rows += [row([self.name, *buttons, self.saved]), self.view, self.below]
+        self.box.children = (*self.box.children[:2], *rows)
+        drawn = [*self.lists, self.threshold, self.view, *self._sides.children]
+        for react, controls in (
+            (self._open, opened),
+            (self._draw, [*drawn, *self._sorter.children]),
+        ):
+            for control in controls:
+                control.observe(lambda _, react=react: self._react(react), "value")
+        for plot in (self.panels, self.histograms):
+            plot.on_msg(lambda _, message, __: self._react(self._point, *message))
 
     # --- reacting
 
-    @contextmanager
-    def _silence(self):
-        """Controls that are set by other controls don't react."""
-        self._quiet = True
+    def _react(self, react: Callable, *message: Any) -> None:
+        """Controls that are set by this do not react."""
+        if self._busy:
+            return
+        self._busy = True
         try:
-            yield
+            react(*message)
+        except ValueError as error:  # scores that were damaged or deleted meanwhile
+            self.said.value = f"<p role='alert'>{escape(_short(error))}</p>"
         finally:
-            self._quiet = False
+            self._busy = False
 
     def _open(self) -> None:
         """Offer what the table has; at first everything is chosen, but of the scores one."""
         classes = self.tables[self.table.value][0].classes
         alike = [title for title, table in self.tables.items() if table[0].classes == classes]
-        with self._silence():
-            alike.remove(self.table.value)
-            _offer(self.beside, ["nothing", *alike])
-            results = self.page.results
-            for control, name in zip(self.lists, Choice._fields, strict=True):
-                control.options = getattr(results, name)
-                control.value = control.options[: 1 if name == "scores" else None]
-            skew = [results.skew[name] for name in results.classes[:1]]
-            self.threshold.value = round(100 * (*skew, 0.1)[0], 1)
-            self.name.value = file_name("pr_curves", results.dataset, results.statistics)
+        alike.remove(self.table.value)
+        _offer(self.beside, ["nothing", *alike])
+        results = self.page.results
+        for control, name in zip(self.lists, Choice._fields, strict=True):
+            control.options = getattr(results, name)
+            control.value = control.options[: 1 if name == "scores" else None]
+        for name in results.classes[:1]:
+            self.threshold.value = round(100 * results.skew[name], 1)
+        self.name.value = file_name("pr_curves", results.dataset, results.statistics)
         self._draw()
 
     def _draw(self) -> None:
-        try:
-            self._redraw(self.page, self.choice)
-        except ValueError as error:  # scores that were damaged or deleted meanwhile
-            self.said.value = f"<p role='alert'>{escape(_short(error))}</p>"
-
-    def _redraw(self, page: Page, choice: Choice) -> None:
+        page, choice = self.page, self.choice
         curves = page.results.curves(choice)
         if curves.empty:
             self.said.value = f"<p role='status'>{CHOOSE}</p>"
             return
-        with self._silence():
-            _offer(self.held_out, curves.hold_out.unique())
-            runs = curves[curves.hold_out == self.held_out.value][["method", "score", "trial"]]
-            sides = [*runs.itertuples(index=False, name=None)]
-            options = [("{}, {}, trial {}".format(*side), side) for side in sides]
-            others = [side for side in sides if side[0] != sides[0][0]]
-            _offer(self.sides[0], options)
-            _offer(self.sides[1], options, *others[:1])
-            _offer(self.sort, ["class", *map(" ".join, page.results.average_precisions(choice))])
+        _offer(self.held_out, curves.hold_out.unique())
+        runs = curves[curves.hold_out == self.held_out.value][["method", "score", "trial"]]
+        sides = [*runs.itertuples(index=False, name=None)]
+        options = [("{}, {}, trial {}".format(*side), side) for side in sides]
+        others = [side for side in sides if side[0] != sides[0][0]]
+        _offer(self.sides[0], options)
+        _offer(self.sides[1], options, *others[:1])
+        _offer(self.sort, ["class", *map(" ".join, page.results.average_precisions(choice))])
         self.panels.draw(page.panels(choice, self.share), page, choice.classes)
         said = page.at_threshold(choice, self.share, ("method", "score")).to_html()
         self.said.value = f"<div role='status'>{said}</div>"
         self.below.children = self._below(page, choice, self.view.value)
 
-    def _pointed(self, _: Plot, message: list, __: list) -> None:
+    def _point(self, hold_out: str, method: str, score: str, trial: float, *at: Any) -> None:
         """Set the threshold to a point of a curve that was clicked, or a line that was dragged."""
-        hold_out, method, score, trial, threshold, clicked = message
+        threshold, clicked = at
         side = (method, score, int(trial))
         scores = self.page.results.ranking(hold_out, *side).scores
         flagged = max((scores >= threshold).sum(), 1)
-        with self._silence():
-            self.threshold.value = math.floor(1e6 * flagged / len(scores)) / 1e4  # flags as many
-            self.held_out.value = hold_out
-            if clicked:
-                _offer(self.sides[0], [(str(side), side)])
+        self.threshold.value = math.floor(1e6 * flagged / len(scores)) / 1e4  # flags as many
+        self.held_out.value = hold_out
+        if clicked:
+            _offer(self.sides[0], [("", side)])
         self._draw()
 
     # --- the view below
@@ -250,10 +233,7 @@ class Inspector:
         controls = []
         if view == "Images":
             controls = [self._sides]
-            tables = [
-                page.images(hold_out, side, self.share, self._test_images(page, hold_out, side))
-                for side in sides
-            ]
+            tables = [page.images(hold_out, side, self.share, self.experiment) for side in sides]
         elif view == "Average precision":
             controls = [self._sorter]
             tables = [page.average_precisions(choice, self.sort.value, self.falling.value)]
@@ -263,10 +243,6 @@ class Inspector:
             tables = [styled(selection.overview(self.tables), RUNS)]
         self.html.value = "".join(table.to_html() for table in tables)
         return [*controls, self.html]
-
-    def _load_images(self, page: Page, hold_out: str, side: Side) -> Any:
-        record = page.results.runs[hold_out, side[0], side[2]]
-        return selection.images_of(record, self.experiment)
 
     # --- saving
 
