@@ -5,6 +5,7 @@ counting, then the controls.
 import base64
 import csv
 import io
+import itertools
 import json
 import re
 import shutil
@@ -31,15 +32,7 @@ from workbench.results import plots
 from workbench.results.curves import Curve
 from workbench.results.inspector import Inspector
 from workbench.results.inspector.page import UNSEEN, Page
-from workbench.results.inspector.selection import (
-    POINTS,
-    Choice,
-    Results,
-    confusions,
-    grouped,
-    images_of,
-    steps,
-)
+from workbench.results.inspector.selection import POINTS, Choice, Results, grouped, steps
 from workbench.runs import plan, store
 
 PLAIN, ROTATION = "Classification-only", "Rotation-augmented"
@@ -90,17 +83,13 @@ def test_a_curve_is_scikit_learns_and_a_threshold_does_what_counting_says(case):
         assert point.recall == pytest.approx(is_anomaly[flagged].sum() / is_anomaly.sum())
         assert point.precision == pytest.approx(is_anomaly[flagged].mean())
     assert np.isnan(curve.at(4).precision) and curve.at(4).recall == 0
+    seven = Curve.of(np.arange(100) > 90, np.arange(100.0))  # 0.07 * 100 is more than 7 in floats
+    assert seven.at(seven.threshold(0.07)).flagged == 7
     for share in (0.01, 0.1, 0.5, 1):
         enough = [t for t in set(scores) if (scores >= t).mean() >= share]
         assert curve.threshold(share) == max(enough)
     area = curve.steps(np.arange(1, is_anomaly.sum() + 1)).precision.mean()
     assert area == pytest.approx(average_precision_score(is_anomaly, scores))
-
-
-def test_seven_percent_of_a_hundred_images_are_seven():
-    """Though in floats they are a little more."""
-    curve = Curve.of(np.arange(100) > 90, np.arange(100.0))
-    assert 0.07 * 100 > 7 and curve.at(curve.threshold(0.07)).flagged == 7
 
 
 # --- one table
@@ -176,20 +165,12 @@ def test_the_papers_numbers_are_those_of_the_class_the_method_and_the_score(tmp_
     assert np.isnan(other.published("cat", PLAIN, "ODIN")).all()
 
 
-def test_shares_of_predictions_and_examples_are_what_counting_says(tmp_path):
+def test_the_examples_are_the_images_behind_the_threshold_the_worst_first(tmp_path):
     experiment = made_up(tmp_path, **SMALL)
-    results = read(experiment)
-    choice = everything(results, methods=(ROTATION,), scores=("MSP",))
-    shares = confusions(results.curves(choice), results.known)
-    assert np.allclose(shares.sum(axis=1), 100) and shares["4"]["4"] == 0
-    both = [arrays_of(experiment, "4", ROTATION, trial) for trial in (0, 1)]
-    for k, name in enumerate(results.known):
-        literal = np.mean([np.mean(a["predicted"][a["label"] == 4] == k) for a in both])
-        assert shares[name]["4"] == pytest.approx(100 * literal)
-    scores, anomaly = both[1]["odin"], both[1]["is_anomaly"]
-    missed, flagged, most, least = (
-        results.ranking("4", ROTATION, "ODIN", 1).examples(0.2).values()
-    )
+    arrays = arrays_of(experiment, "4", ROTATION, 1)
+    scores, anomaly = arrays["odin"], arrays["is_anomaly"]
+    examples = read(experiment).ranking("4", ROTATION, "ODIN", 1).examples(0.2)
+    missed, flagged, most, least = examples.values()
     threshold = sorted(scores)[-40]  # a fifth of 200
     assert set(missed) == set(np.flatnonzero(anomaly & (scores < threshold)))
     assert set(flagged) == set(np.flatnonzero(~anomaly & (scores >= threshold)))
@@ -199,12 +180,6 @@ def test_shares_of_predictions_and_examples_are_what_counting_says(tmp_path):
 
 
 # --- what is drawn
-
-
-def test_methods_have_the_colours_of_the_figures(tmp_path):
-    usual = plots.colours(("classification", "rotation"))
-    colours = Page(read(made_up(tmp_path, **SMALL))).colours
-    assert colours == {name: to_hex(usual[method]) for name, method in METHODS.items()}
 
 
 def precisions(experiment, hold_out, method, score):
@@ -231,74 +206,48 @@ def area(x, y):
 
 @pytest.mark.parametrize("trials", [1, 3])
 def test_each_panel_shows_its_own_classs_steps_band_trials_and_skew(tmp_path, trials):
-    """On the page and in the file: between two recalls the line is at the mean precision."""
+    """On the page and in the file: between two recalls a curve is at the mean precision."""
     experiment = made_up(tmp_path, **UNEVEN, trials=trials)
     page = Page(read(experiment))
+    usual = plots.colours(("classification", "rotation"))
+    assert page.colours == {name: to_hex(usual[method]) for name, method in METHODS.items()}
     choice = everything(page.results)
     figure, axes = page.panels(choice, 0.1), page.figure(choice, 0.1).axes
     for k, name in enumerate("17"):
         traces = [trace for trace in figure["data"] if trace["xaxis"] == f"x{k + 1}"]
-        title = figure["layout"]["annotations"][k]["text"]
-        numbers = dict.fromkeys(choice.scores, "")
-        for method, score in ((m, s) for m in choice.methods for s in choice.scores):
+        title = [name]
+        for score, method in itertools.product(choice.scores, choice.methods):
             each = precisions(experiment, name, method, score)
-            aps, between = 100 * each.mean(1), (np.arange(each.shape[1]) + 0.5) / each.shape[1]
+            mean, between = each.mean(0), (np.arange(each.shape[1]) + 0.5) / each.shape[1]
             own = [t for t in traces if t.get("meta") == [name, method, score]]
-            single = [trace for trace in own if trace.get("opacity", 1) < 1]
             bands = [trace for trace in own if trace.get("fill") == "toself"]
-            assert [len(single), len(bands)] == [trials, trials > 1]
+            single = [trace for trace in own if trace.get("opacity", 1) < 1]
             (thick,) = [trace for trace in own if trace["line"].get("width") == 2]
-            look = {"color": page.colours[method], "dash": page.dashes[score]}
-            for trace in (thick, *single):
-                assert (
-                    trace["line"].items() >= look.items() and trace["name"] == f"{method}, {score}"
-                )
-            assert np.interp(between, *drawn(thick)) == pytest.approx(each.mean(0))
-            for trial, trace in enumerate(single):  # from the first anomaly on
-                assert np.interp(between[1:], *drawn(trace)) == pytest.approx(each[trial][1:])
-            (line,) = [
-                line
-                for line in axes[k].lines
-                if line.get_linewidth() > 1
-                and line.get_color() == look["color"]
-                and (line.get_linestyle() == "-") == (score == "MSP")
-                and line.get_marker() == "None"
-            ]
-            assert k or line.get_label() == f"{method}, {score}"
-            corners = STEP_LOOKUP_MAP[line.get_drawstyle()](*line.get_data())
-            assert np.interp(between, *corners) == pytest.approx(each.mean(0))
-            numbers[score] += f"  {aps.mean():.2f}"
-            if trials > 1:
+            assert thick["name"] == f"{method}, {score}"
+            assert thick["line"]["color"] == page.colours[method]
+            assert np.interp(between, *drawn(thick)) == pytest.approx(mean)
+            for trace, precision in zip(single, each, strict=True):  # from the first anomaly on
+                assert np.interp(between[1:], *drawn(trace)) == pytest.approx(precision[1:])
+            same = [line for line in axes[k].lines if np.array_equal(line.get_ydata(), thick["y"])]
+            assert [line.get_color() for line in same][-1] == page.colours[method]
+            corners = STEP_LOOKUP_MAP[same[-1].get_drawstyle()](*same[-1].get_data())
+            assert np.interp(between, *corners) == pytest.approx(mean)
+            aps = pd.Series(100 * each.mean(1))
+            numbers = f"{aps.mean():.2f}" + (f" ± {aps.std():.2f}" if trials > 1 else "")
+            title += [f"{score}  {numbers}"] if method == PLAIN else []
+            title[-1] += f"  {numbers}" if method == ROTATION else ""
+            assert len(bands) == (trials > 1)
+            for band in bands:
                 std = each.std(0, ddof=1)
-                ends = (each.mean(0) - std).clip(min=0), (each.mean(0) + std).clip(max=1)
-                assert bands[0]["fillcolor"] == f"{look['color']}2a"
-                assert area(*drawn(bands[0])) == pytest.approx((ends[1] - ends[0]).mean())
-                numbers[score] += f" ± {aps.std(ddof=1):.2f}"
+                height = (mean + std).clip(max=1) - (mean - std).clip(min=0)
+                assert area(*drawn(band)) == pytest.approx(height.mean())
         assert len(axes[k].patches) == 4 * (trials > 1)
-        lines = [f"{score}{text}" for score, text in numbers.items()]
-        assert axes[k].get_title().split("\n") == [name, *lines] and f"<b>{name}</b>" in title
-        assert re.findall(r"color:(#\w+)", title) == [page.colours[m] for m in choice.methods] * 2
+        assert axes[k].get_title().split("\n") == title
+        note = figure["layout"]["annotations"][k]["text"]
+        assert re.findall(r"color:(#\w+)", note) == [page.colours[m] for m in choice.methods] * 2
         skew = arrays_of(experiment, name, ROTATION, 0)["is_anomaly"].mean()
         assert [t["y"] for t in traces if "skew" in t["name"]] == [[skew] * 2]
         assert sum(set(line.get_ydata()) == {skew} for line in axes[k].lines) == 1
-    assert figure["layout"]["yaxis1"]["title"]["text"] == axes[0].get_ylabel() == "precision"
-    assert figure["layout"]["xaxis1"]["title"]["text"] == axes[0].get_xlabel() == "recall"
-
-
-def test_every_point_that_one_can_hover_over_is_what_counting_says(tmp_path):
-    experiment = made_up(tmp_path, **UNEVEN, trials=2)
-    page, points = Page(read(experiment)), 0
-    for trace in page.panels(everything(page.results, scores=("MSP",)), 0.1)["data"]:
-        for x, y, point in zip(trace["x"], trace["y"], trace.get("customdata", ()), strict=False):
-            (name, method, _), (threshold, flagged, missed, trial) = trace["meta"], point
-            arrays = arrays_of(experiment, name, method, trial)
-            above, anomaly = arrays["msp"] >= threshold, arrays["is_anomaly"]
-            assert (flagged, missed) == (above.sum(), (anomaly & ~above).sum())
-            assert (x, y) == pytest.approx((above[anomaly].mean(), anomaly[above].mean()))
-            for part in (f"<b>{name}</b>", method, "MSP", "customdata[3]"):
-                assert part in trace["hovertemplate"]
-            points += 1
-    assert points == (10 + 9) * 2 * 2 + 2 * 2 * 2  # each anomaly, and each threshold
 
 
 def test_histograms_and_confusions_count_images(tmp_path):
@@ -326,22 +275,6 @@ def test_histograms_and_confusions_count_images(tmp_path):
         assert confusions["layout"]["annotations"][k]["text"] == method
 
 
-def test_the_numbers_at_the_threshold_are_what_counting_says(tmp_path):
-    experiment = made_up(tmp_path, **UNEVEN, trials=1)
-    page, choice = Page(read(experiment)), Choice(("7",), (PLAIN,), ("MSP",), (0,))
-    arrays = arrays_of(experiment, "7", PLAIN, 0)
-    anomaly = arrays["is_anomaly"]
-    flagged = arrays["msp"] >= np.sort(arrays["msp"])[-19]  # a fifth of 95
-    precision, recall = anomaly[flagged].mean(), flagged[anomaly].mean()
-    counts = [f"{flagged.sum()}", f"{(anomaly & ~flagged).sum()}", "9"]
-    for by, head in ((["hold_out", "method", "score"], ["7"]), (["method", "score"], [])):
-        html = page.at_threshold(choice, 0.2, by).to_html()
-        assert cells(html) == [[*head, PLAIN, "MSP", f"{precision:.2%}", f"{recall:.2%}", *counts]]
-        assert ("means over" in html) == (len(by) == 2)
-        assert "Flagging the most anomalous 20 %" in html
-    assert Inspector(experiment).threshold.value == 10.5  # the first class's skew, 10 of 95
-
-
 # --- which runs are shown together
 
 
@@ -366,11 +299,8 @@ def test_runs_of_other_settings_and_other_data_are_tables_of_their_own(tmp_path)
     weights = [f"{ROTATION} (auxiliary_weight {weight})" for weight in (0.5, 2.0)]
     assert results.methods == (PLAIN, *weights)
     assert len({*Page(results).colours.values()}) == 3
-    columns = results.average_precisions(everything(results, classes=("1",))).columns
-    differences = [
-        method for score, method, kind in columns if (score, kind) == ("MSP", "difference")
-    ]
-    assert differences == weights
+    table = results.average_precisions(everything(results, classes=("1",)))["MSP"]
+    assert [method for method, kind in table if kind == "difference"] == weights
 
 
 def test_a_record_without_a_younger_setting_is_of_the_same_table(tmp_path):
@@ -419,17 +349,6 @@ def test_damaged_and_foreign_records_are_named_and_the_rest_is_shown(tmp_path):
     assert "scores.npz can" in inspector.said.value and "alert" in inspector.said.value
 
 
-def test_images_are_shown_only_if_they_are_those_that_were_scored(tmp_path):
-    digits = prepared.load("digits")
-    experiment = made_up(tmp_path, **SMALL, data=digits.digests)
-    (record, *_) = store.collect(experiment.folder)
-    assert np.array_equal(images_of(record, experiment).images, digits.test.images)
-    other = record.model_copy(update={"test_digest": "0"})
-    assert "not those that were scored" in images_of(other, experiment)
-    absent = record.model_copy(update={"dataset": "stl10"})
-    assert "stl10 is not prepared" in images_of(absent, experiment)
-
-
 # --- the controls
 
 
@@ -465,7 +384,7 @@ def titles_of(inspector):
 
 def test_each_control_changes_what_it_should(tmp_path):
     inspector = Inspector(made_up(tmp_path, **SMALL))
-    assert inspector.table.value == "made_up: digits"
+    assert inspector.table.value == "made_up: digits" and inspector.threshold.value == 10
     assert inspector.choice == Choice(("1", "4"), (PLAIN, ROTATION), ("MSP",), (0, 1))
     assert titles_of(inspector) == ["1", "4"] and len(marks(inspector)) == 2 * 2 * 2
     before, drawn = marks(inspector), shown(inspector.panels)
@@ -579,10 +498,9 @@ def test_predictions_and_the_files_name_are_of_the_statistics_that_are_shown(tmp
         html = view(inspector, "Images").split("</table>")[0]
         found = re.findall(r'alt="test image (\d+): ., predicted (.),', html)
         assert found and all(arrays[name][int(k)] == int(p) for k, p in found)
+        cell = inspector.page.confusions([(PLAIN, "MSP", 0)], inspector.choice)["data"][0]["z"][0]
         counts = np.bincount(arrays[name][arrays["is_anomaly"]], minlength=10)
-        curves = inspector.page.results.curves(inspector.choice).head(1)
-        shares = confusions(curves, inspector.page.results.known).loc["1"]
-        assert shares.tolist() == pytest.approx(100 * counts / counts.sum())
+        assert cell == pytest.approx(100 * counts / counts.sum())
 
 
 def test_the_table_sorts_by_any_column_and_marks_the_better_method(tmp_path):
@@ -625,6 +543,8 @@ def test_images_are_absent_in_a_sentence_and_present_with_class_prediction_and_s
     inspector = Inspector(made_up(tmp_path / "a", **SMALL, data=Digests("1" * 64, "2" * 64)))
     html = view(inspector, "Images")
     assert "not those that were scored" in html and "<img" not in html
+    inspector = Inspector(made_up(tmp_path / "c", dataset="stl10", hold_out="cat", trials=1))
+    assert "stl10 is not prepared here" in view(inspector, "Images")
     digits = prepared.load("digits")
     inspector = Inspector(made_up(tmp_path / "b", images=600, **SMALL, data=digits.digests))
     inspector.held_out.value, inspector.sides[0].value = "4", (ROTATION, "MSP", 1)
@@ -632,22 +552,14 @@ def test_images_are_absent_in_a_sentence_and_present_with_class_prediction_and_s
     told = r'alt="test image (\d+): (.), predicted (.), score (\S+)"[^>]*base64,([^"]*)"'
     found = re.findall(told, html)
     arrays = arrays_of(inspector.experiment, "4", ROTATION, 1)
-    for k, label, predicted, score, png in found:
-        classes = (arrays["label"][int(k)], arrays["predicted"][int(k)])
-        assert classes == (int(label), int(predicted))
-        assert float(score) == pytest.approx(arrays["msp"][int(k)], rel=1e-3)
+    for index, label, predicted, score, png in found:
+        k = int(index)
+        assert (arrays["label"][k], arrays["predicted"][k]) == (int(label), int(predicted))
+        assert float(score) == pytest.approx(arrays["msp"][k], rel=1e-3)
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(png))))
-        assert np.array_equal(pixels, digits.test.images[int(k)].squeeze())
+        assert np.array_equal(pixels, digits.test.images[k].squeeze())
     assert len(found) == html.count("<img") > 50 and found[0][1] == "4"
     assert f"{ROTATION}, MSP, trial 1, 4 held out" in html
-
-
-def test_with_nothing_in_outputs_it_says_what_to_run(tmp_path):
-    (tmp_path / "empty").mkdir()
-    bundle = Inspector(create({"outputs": str(tmp_path)}))._repr_mimebundle_()
-    assert "make demo" in bundle["text/html"]
-    assert "application/vnd.jupyter.widget-view+json" in bundle
-    assert "make demo" in Inspector(create({"outputs": str(tmp_path / "absent")})).said.value
 
 
 @pytest.mark.notebook

@@ -94,9 +94,8 @@ class Page:
         trace |= {"name": which, "legendgroup": which, "uirevision": which, "showlegend": False}
         trace |= {"hoverinfo": "skip", "hovertemplate": said}
         # vh: a precision holds back to the recall before it, as in Eq. 4
-        return trace | {
-            "line": {"color": self.colours[method], "dash": self.dashes[score], "shape": "vh"}
-        }
+        line = {"color": self.colours[method], "dash": self.dashes[score], "shape": "vh"}
+        return trace | {"line": line}
 
     def _curve(self, trace: dict[str, Any], points: pd.DataFrame) -> Iterator[dict[str, Any]]:
         """The traces of a method and a score in a panel; points: the steps of its trials."""
@@ -184,16 +183,13 @@ class Page:
 
     def histograms(self, hold_out: str, sides: Sequence[Side], share: float) -> dict[str, Any]:
         """Scores of normal and anomalous test images, each side with its threshold to drag."""
-        frames, shapes, unseen = [], [], f"{hold_out}, unseen"
+        unseen = f"{hold_out}, unseen"
+        frames, shapes = [], []
         for k, side in enumerate(sides, 1):
             ranking = self.results.ranking(hold_out, *side)
-            group = np.where(ranking.is_anomaly, unseen, "normal")
-            frame = pd.DataFrame({"score": ranking.scores, "group": group, "side": k})
-            frames.append(
-                frame[np.isfinite(frame.score)].sort_values(
-                    "group", key=lambda group: group == unseen
-                )
-            )
+            for group, chosen in (("normal", ~ranking.is_anomaly), (unseen, ranking.is_anomaly)):
+                scores = ranking.scores[chosen & np.isfinite(ranking.scores)]
+                frames.append(pd.DataFrame({"score": scores, "group": group, "side": k}))
             x = dict.fromkeys(("x0", "x1"), ranking.at(share).threshold)
             line = {"type": "line", "line": {"color": "#e03030", "width": 3}, "y0": 0, "y1": 1}
             shapes.append(line | x | {"xref": f"x{k}", "yref": "paper"})

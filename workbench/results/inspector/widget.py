@@ -30,7 +30,7 @@ HERE = Path(__file__).parent
 STYLE = HERE / "style.css"
 NOTHING = "There are no finished runs in {}/ yet: run make demo (minutes) or a table's notebook."
 CHOOSE = "Choose at least one class, method, score and trial of what was run."
-RUNS = "What has run, and the settings in which the tables differ"
+RUNS = "What has run"
 VIEWS = ("Average precision", "At the threshold", "Histograms", "Images", "Confusions", "Runs")
 
 
@@ -127,7 +127,7 @@ class Inspector:
         limits = {"max": 100.0, "step": 0.1}
         slider = widgets.FloatSlider(description="Threshold", readout=False, **limits)
         self.threshold = widgets.BoundedFloatText(description="flag the top %", min=0.01, **limits)
-        widgets.jslink((slider, "value"), (self.threshold, "value"))  # in the browser, at once
+        widgets.jslink((self.threshold, "value"), (slider, "value"))  # in the browser, at once
         self.name = widgets.Text(description="Save as")
         buttons = []
         for text, ending in (("figure (PDF)", "pdf"), ("selection (CSV)", "csv")):
@@ -140,20 +140,16 @@ class Inspector:
         self.falling = widgets.Checkbox(True, description="highest first", indent=False)
         self.panels, self.matrices, self.histograms = (Plot() for _ in range(3))
         # built once: a control that is made anew would lose the keyboard
-        self._sides, self._sorter = (
-            row([self.held_out, *self.sides]),
-            row([self.sort, self.falling]),
-        )
+        self._sides = row([self.held_out, *self.sides])
+        self._sorter = row([self.sort, self.falling])
         self.below = widgets.VBox()
         opened = [self.table, self.beside, self.statistics]
         rows = [row(opened), row(self.lists), row([slider, self.threshold]), self.said, self.panels]
         rows += [row([self.name, *buttons, self.saved]), self.view, self.below]
         self.box.children = (*self.box.children[:2], *rows)
-        drawn = [*self.lists, self.threshold, self.view, *self._sides.children]
-        for react, controls in (
-            (self._open, opened),
-            (self._draw, [*drawn, *self._sorter.children]),
-        ):
+        drawn = [*self.lists, self.threshold, self.view]
+        drawn += [*self._sides.children, *self._sorter.children]
+        for react, controls in ((self._open, opened), (self._draw, drawn)):
             for control in controls:
                 control.observe(lambda _, react=react: self._react(react), "value")
         for plot in (self.panels, self.histograms):
