@@ -10,7 +10,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +30,7 @@ DEFAULTS = {name: field.default for name, field in Experiment.model_fields.items
 IMAGES = (*Data.model_fields, "dataset", "data")  # what the images of a run depend on
 WHICH = ["hold_out", "method", "score"]  # a mean over trials is of these
 MEASURES = ["average_precision", "auroc", "fpr95"]
-_load = cache(plan.load)
+_load, _paper = cache(plan.load), cache(tables.paper)
 POINTS = 120  # drawn of each curve: one panel of ten is some 200 pixels wide
 
 
@@ -153,6 +153,12 @@ class Ranked(stats.Ranking):
         """What the threshold does that flags this share of the images."""
         return self.curve.at(self.curve.threshold(share))
 
+    @cached_property
+    def points(self) -> pd.DataFrame:
+        """What the thresholds do that find the shares of the anomalies in the index."""
+        found = np.unique(np.linspace(1, self.anomalies, POINTS).round().astype(int))  # (P,)
+        return self.curve.steps(found).set_axis(found / self.anomalies)
+
     def examples(self, share: float) -> dict[str, np.ndarray]:
         """Indices of the images that this threshold gets wrong and of the extremes, worst first."""
         flagged = self.scores >= self.at(share).threshold
@@ -205,7 +211,7 @@ class Results:
         network = record.settings.get("architecture", "")
         few = record.settings.get("train_per_class")
         usual = all(scoring[name] == DEFAULTS[name] for name in scoring.keys() & DEFAULTS.keys())
-        paper = tables.paper(self.dataset, self.known, network, few) if usual else {}
+        paper = _paper(self.dataset, self.known, network, few) if usual else {}
         column = f"{record.method}_{scoring['score']}"
         columns = [paper.get(name, {}) for name in (column, f"{column}_std")]
         return columns[0].get(hold_out, math.nan), columns[1].get(hold_out, math.nan)
@@ -281,13 +287,9 @@ def _undamaged(records: Sequence, beside: Sequence, title: str) -> dict[tuple, R
 
 
 def steps(curves: pd.DataFrame) -> pd.DataFrame:
-    """Points of several trials' curves below each other; the recall, equal in all, is the index."""
-    trials = []
-    for trial, ranking in zip(curves.trial, curves.ranking, strict=True):
-        found = np.unique(np.linspace(1, ranking.anomalies, POINTS).round().astype(int))  # (P,)
-        points = ranking.curve.steps(found).assign(trial=trial)
-        trials.append(points.set_axis(found / ranking.anomalies))
-    return pd.concat(trials)
+    """The points of several trials' curves below each other; the index is the same in all."""
+    trials = zip(curves.trial, curves.ranking, strict=True)
+    return pd.concat([ranked.points.assign(trial=trial) for trial, ranked in trials])
 
 
 def confusions(curves: pd.DataFrame, known: Sequence[str]) -> pd.DataFrame:
