@@ -25,7 +25,7 @@ def main() -> None:
         for k, view in enumerate(inspector.view.options):
             inspector.view.value = view
             changes = {"threshold": (inspector.threshold, 20 + k)}
-            changes["classes"] = (inspector.lists[0], classes[k:] + classes[:k])
+            changes["classes"] = (inspector.lists[0], classes[k + 1 :] + classes[: k + 1])
             changes["trials"] = (inspector.lists[3], ((0, 1), (1, 2))[k % 2])
             row = {"view": view}
             for name, (control, value) in changes.items():

@@ -60,7 +60,8 @@ class Page:
         colours = plots.colours([*keys.values()])
         self.colours = {name: to_hex(colours[key]) for name, key in keys.items()}
         self.dashes = dict(zip(results.scores, itertools.cycle(DASHES), strict=False))
-        self._curves, self._layout = cache(self._draw_curves), cache(self._lay_out)
+        self._curves = cache(self._draw_curves)
+        self._layout = cache(self._lay_out)
 
     # --- precision-recall curves
 
@@ -116,7 +117,8 @@ class Page:
 
     def _lay_out(self, choice: Choice) -> dict[str, Any]:
         rows, across = _grid(choice)
-        panel, gap = 180 if across > 3 else 330, 52 + 12 * len(choice.scores)  # pixels
+        panel = 180 if across > 3 else 330  # pixels
+        gap = 52 + 12 * len(choice.scores)
         grid = {"rows": rows, "columns": across, "pattern": "independent", "xgap": 0.18}
         layout: dict[str, Any] = {
             "meta": {"said": "Precision-recall curves, whose numbers are in the tables"},
@@ -154,7 +156,8 @@ class Page:
     @plots.legible
     def figure(self, choice: Choice, share: float) -> Figure:
         """The panels drawn by matplotlib, to be saved."""
-        panels, (rows, across) = self.panels(choice, share), _grid(choice)
+        panels = self.panels(choice, share)
+        rows, across = _grid(choice)
         figure = Figure(figsize=(max(3.1 * across, 6), 3.1 * rows + 0.9), layout="constrained")
         axes = [figure.add_subplot(rows, across, k + 1) for k in range(len(choice.classes))]
         for trace in panels["data"]:
@@ -215,7 +218,8 @@ class Page:
         how |= {"zmin": 0, "zmax": 100, "text_auto": ".0f" if len(names[0]) <= 20 else False}
         how |= {"color_continuous_scale": ["rgba(128,128,128,0.05)", UNSEEN]}
         figure = px.imshow(np.stack(shares), **how)
-        figure.update_xaxes(type="category").update_yaxes(type="category")
+        for update in (figure.update_xaxes, figure.update_yaxes):
+            update(type="category", showgrid=False)
         figure.update_layout(coloraxis_showscale=False)
         said = {"said": "For which known class each held-out class is taken"}
         methods, height = [side[0] for side in sides], 130 + 27 * max(6, len(choice.classes))
@@ -253,7 +257,8 @@ class Page:
         if isinstance(test, str):
             return styled(pd.DataFrame(), f"{title}: {test}")
         ranking = self.results.ranking(hold_out, *side)
-        known, rows = self.results.known, {}
+        known = self.results.known
+        rows = {}
         for said, indices in ranking.examples(share).items():
             cells = []
             for k in indices[:ACROSS]:

@@ -30,8 +30,9 @@ DEFAULTS = {name: field.default for name, field in Experiment.model_fields.items
 IMAGES = (*Data.model_fields, "dataset", "data")  # what the images of a run depend on
 WHICH = ["hold_out", "method", "score"]  # a mean over trials is of these
 MEASURES = ["average_precision", "auroc", "fpr95"]
-_load, _paper = cache(plan.load), cache(tables.paper)
 POINTS = 120  # drawn of each curve: one panel of ten is some 200 pixels wide
+_load = cache(plan.load)
+_paper = cache(tables.paper)
 
 
 class Choice(NamedTuple):
@@ -181,14 +182,16 @@ class Results:
     def __init__(self, records, statistics="mixed", beside=(), title=""):
         self.statistics = statistics
         self._ending = plan.STATISTICS[statistics]
-        self.ranking, self.curves = cache(self._ranking), cache(self._curves)
+        self.ranking = cache(self._ranking)
+        self.curves = cache(self._curves)
         self.average_precisions = cache(self._average_precisions)
         self.runs = _undamaged(records, beside, title)
         self.first: dict[str, Record] = {}  # one run of each method
         for (_, method, _), record in self.runs.items():
             self.first.setdefault(method, record)
         self.methods = tuple(self.first)
-        self.dataset, self.known = records[0].dataset, records[0].classes
+        self.dataset = records[0].dataset
+        self.known = records[0].classes
         # the share of anomalies, which is the average precision of a guess
         self.skew = {hold_out: record.skew for (hold_out, _, _), record in self.runs.items()}
         self.classes = tuple(name for name in self.known if name in self.skew)
@@ -201,13 +204,15 @@ class Results:
         self.scores = tuple(names)
 
     def _ranking(self, hold_out: str, method: str, score: str, trial: int) -> Ranked | None:
+        """None if there is no such run, or it does not have this score."""
         record = self.runs.get((hold_out, method, trial))
         key = record.key(self._scorings[score]) if record else None
         return Ranked(record, key, self._ending) if record and key else None
 
     def published(self, hold_out: str, method: str, score: str) -> tuple[float, float]:
         """The paper's mean and std in percent; NaN where it has none, or other settings."""
-        record, scoring = self.first[method], self._scorings[score]
+        record = self.first[method]
+        scoring = self._scorings[score]
         network = record.settings.get("architecture", "")
         few = record.settings.get("train_per_class")
         usual = all(scoring[name] == DEFAULTS[name] for name in scoring.keys() & DEFAULTS.keys())

@@ -37,7 +37,8 @@ VIEWS = ("Average precision", "At the threshold", "Histograms", "Images", "Confu
 class Plotly(anywidget.AnyWidget):
     """plotly.js, which all plots of a page share."""
 
-    _esm, _css = HERE / "plot.js", STYLE
+    _esm = HERE / "plot.js"
+    _css = STYLE
     code = traitlets.Unicode(get_plotlyjs()).tag(sync=True)
 
 
@@ -67,7 +68,8 @@ class Inspector:
     """
 
     def __init__(self, experiment: Experiment):
-        self.experiment, self.outputs = experiment, experiment.folder.parent
+        self.experiment = experiment
+        self.outputs = experiment.folder.parent
         self._busy = False
         self._page = cache(self._make_page)
         self.warning, self.said, self.html, self.saved = (widgets.HTML() for _ in range(4))
@@ -185,7 +187,8 @@ class Inspector:
         self._draw()
 
     def _draw(self) -> None:
-        page, choice = self.page, self.choice
+        page = self.page
+        choice = self.choice
         curves = page.results.curves(choice)
         if curves.empty:
             self.said.value = f"<p role='status'>{CHOOSE}</p>"
@@ -218,7 +221,8 @@ class Inspector:
     # --- the view below
 
     def _below(self, page: Page, choice: Choice, view: str) -> list[widgets.Widget]:
-        hold_out, sides = self.held_out.value, [side.value for side in self.sides]
+        hold_out = self.held_out.value
+        sides = [side.value for side in self.sides]
         if view == "Histograms":
             figure = page.histograms(hold_out, sides, self.share)
             self.histograms.draw(figure, page, hold_out, sides)
