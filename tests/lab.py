@@ -1,5 +1,6 @@
-"""JupyterLab with a notebook open in headless Chromium. As a program: a picture of the inspector
-over outputs/ (README).
+"""JupyterLab with a notebook open in headless Chromium.
+
+As a program: a picture of the inspector over outputs/ (docs/notebooks.md).
 """
 
 import json
@@ -13,25 +14,17 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 from helpers import ROOT, environment
 
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
-QUIET = [
-    "--no-sandbox",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-sync",
-    "--disable-background-networking",
-]
-QUIET += [
-    "--disable-component-update"
-]  # nothing asks for the internet; --no-sandbox: it must work as root
-QUIET += ["--disable-gpu"]  # or a process more tries to draw with one, and pages wait for it
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), None)
+# Nothing asks for the internet. --no-sandbox: it must work as root. --disable-gpu: or a process
+# more tries to draw with one, and pages wait for it.
+FLAGS = "no-sandbox disable-quic no-first-run disable-sync disable-background-networking"
+FLAGS += " disable-component-update disable-gpu"
+# the status line is no guide to when cells can be run: it says idle before there is a kernel
 OPEN = """async ([path, theme]) => {
     const app = window.jupyterapp;
     await app.restored;
@@ -43,71 +36,50 @@ OPEN = """async ([path, theme]) => {
     app.shell.activateById(panel.id);
     app.shell.collapseLeft();
     await app.commands.execute('notebook:run-all-cells');
-}"""  # the status line is no guide: it says idle before there is a kernel
+}"""
 
 
 @contextmanager
-def server(folder: Path, **variables: object) -> Iterator[str]:
+def server(folder: Path) -> Iterator[str]:
     """A JupyterLab over the folder, on a free port of this machine and behind a token; its address.
 
-    Its settings and workspaces lie in the folder, so that a user's own are neither read nor
-    changed.
+    Its settings and workspaces are in the folder: a user's own are neither read nor changed.
     """
-    token = os.urandom(16).hex()
+    token, home = os.urandom(16).hex(), folder / ".jupyter"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    own = dict.fromkeys(
-        ("JUPYTER_CONFIG_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR"),
-        folder / ".jupyter",
-    )
-    own |= {
-        "JUPYTER_RUNTIME_DIR": folder / ".jupyter" / "runtime",
-        "IPYTHONDIR": folder / ".ipython",
-        "JUPYTER_TOKEN": token,
-    }
-    options = {
-        "ServerApp.ip": "127.0.0.1",
-        "ServerApp.port": port,
-        "ServerApp.port_retries": 0,
-        "ServerApp.root_dir": folder,
-    }
-    options |= {"LabApp.expose_app_in_browser": True}
-    settings = (
-        folder
-        / ".jupyter"
-        / "@jupyterlab"
-        / "apputils-extension"
-        / "notification.jupyterlab-settings"
-    )
-    settings.parent.mkdir(parents=True)
-    settings.write_text('{"fetchNews": "false", "checkForUpdates": false}')
-    words = [f"--{name}={value}" for name, value in options.items()]
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", *words]
-    with (folder / "lab.log").open("w") as log:
+    places = ("JUPYTER_CONFIG_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR")
+    own = dict.fromkeys(places, home) | {"JUPYTER_RUNTIME_DIR": home / "runtime"}
+    own |= {"IPYTHONDIR": folder / ".ipython", "JUPYTER_TOKEN": token}
+    quiet = home / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    quiet.parent.mkdir(parents=True)
+    quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
+    command += [
+        "--ServerApp.ip=127.0.0.1",
+        f"--ServerApp.port={port}",
+        "--ServerApp.port_retries=0",
+    ]
+    command += [f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True"]
+    log = folder / "lab.log"
+    with log.open("w") as out:
         process = subprocess.Popen(
-            command, cwd=folder, env=environment(**own, **variables), stdout=log, stderr=log
+            command, cwd=folder, env=environment(**own), stdout=out, stderr=out
         )
         try:
-            _answer(
-                f"http://127.0.0.1:{port}/api/status?token={token}", process, folder / "lab.log"
-            )
+            for _ in range(600):
+                assert process.poll() is None, log.read_text()
+                try:
+                    status = f"http://127.0.0.1:{port}/api/status?token={token}"
+                    urllib.request.urlopen(status, timeout=5).close()
+                    break
+                except OSError:
+                    time.sleep(0.1)
             yield f"http://127.0.0.1:{port}/lab?token={token}"
         finally:
             process.terminate()
             process.wait(30)
-
-
-def _answer(address: str, process: subprocess.Popen, log: Path) -> None:
-    """Wait until the server answers."""
-    for _ in range(600):
-        assert process.poll() is None, log.read_text()
-        try:
-            urllib.request.urlopen(address, timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise TimeoutError(log.read_text())
 
 
 @contextmanager
@@ -115,15 +87,13 @@ def browser(width: int = 1280, height: int = 900):
     """A page of a headless Chromium, of this size."""
     from playwright.sync_api import Error, sync_playwright
 
+    how = {"executable_path": CHROMIUM, "args": [f"--{flag}" for flag in FLAGS.split()]}
     with sync_playwright() as playwright:
-        start = partial(
-            playwright.chromium.launch, executable_path=CHROMIUM, args=QUIET, timeout=180_000
-        )
         try:
-            chromium = start()
+            chromium = playwright.chromium.launch(**how, timeout=180_000)
         except Error as error:  # Chromium itself may not start at first where there is much to do
             print(f"Chromium is started anew after: {error}")
-            chromium = start()
+            chromium = playwright.chromium.launch(**how, timeout=180_000)
         try:
             yield chromium.new_page(viewport={"width": width, "height": height})
         finally:
@@ -139,28 +109,25 @@ def copy(notebook: str, target: Path, **parameters: object) -> None:
 
 
 def execute(page, address: str, notebook: str, dark: bool = False) -> None:
-    """Open the notebook, and run all its cells once its context, its session and its kernel are
-    ready.
-    """
+    """Open the notebook and run all its cells, once its kernel is ready."""
     page.goto(address)
     page.wait_for_function("() => window.jupyterapp", timeout=120_000)
     page.evaluate(OPEN, [notebook, "JupyterLab Dark" if dark else "JupyterLab Light"])
 
 
 def picture(path: str) -> None:
-    """Save the inspector over this checkout's outputs/, with its histograms."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        server(Path(folder)) as address,
-        browser(height=1600) as page,
-    ):
-        copy("inspect_pr_curves.ipynb", Path(folder) / "inspect_pr_curves.ipynb")
-        execute(page, address, "inspect_pr_curves.ipynb")
-        page.locator(".semlib .scatterlayer .point").first.wait_for(timeout=120_000)
-        page.get_by_role("button", name="Histograms").click()
-        page.locator(".semlib .shape-group path").first.wait_for(timeout=60_000, state="attached")
-        page.wait_for_timeout(2000)  # it is fitted to the page
-        page.locator(".jp-OutputArea-output:has(.semlib)").first.screenshot(path=path)
+    """Save a picture of the inspector over this checkout's outputs/, with its histograms."""
+    name = "inspect_pr_curves.ipynb"
+    with tempfile.TemporaryDirectory() as folder, server(Path(folder)) as address:
+        copy(name, Path(folder) / name, outputs=str(ROOT / "outputs"))
+        with browser(height=1600) as page:
+            execute(page, address, name)
+            page.locator(".semlib .scatterlayer .point").first.wait_for(timeout=120_000)
+            page.get_by_role("button", name="Histograms").click()
+            line = page.locator(".semlib .shape-group path").first
+            line.wait_for(timeout=60_000, state="attached")
+            page.wait_for_timeout(2000)  # it is fitted to the page
+            page.locator(".jp-OutputArea-output:has(.semlib)").first.screenshot(path=path)
 
 
 if __name__ == "__main__":

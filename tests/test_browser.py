@@ -1,5 +1,4 @@
-"""The inspector in JupyterLab and a real browser: run all cells, change the controls, and look at
-what changed on the page.
+"""The inspector in JupyterLab and a real browser: change the controls, look at what changed.
 
 $SEMLIB_SCREENSHOTS: a folder to keep the screenshots of every state in.
 """
@@ -16,15 +15,32 @@ from helpers import made_up
 from workbench.images import prepared
 from workbench.runs import plan, store
 
-NEEDED = [name for name in ("playwright", "jupyterlab") if not importlib.util.find_spec(name)] + [
-    "chromium"
-] * (not lab.CHROMIUM)
+NEEDED = [name for name in ("playwright", "jupyterlab") if not importlib.util.find_spec(name)]
+NEEDED += ["chromium"] if lab.CHROMIUM is None else []
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(bool(NEEDED), reason=f"not installed: {', '.join(NEEDED)}"),
 ]
 NOTEBOOK = "inspect_pr_curves.ipynb"
 SIZES = {"laptop": (1280, 800), "desktop": (1920, 1080)}
+PLOTS = ".semlib .js-plotly-plot"
+TITLES = f"{PLOTS}:has(.scatterlayer) .annotation"  # a panel's, each
+MARKS = ".semlib .scatterlayer .point"  # where the threshold is on a trial's curve
+LINES = ".semlib .shape-group path"  # the thresholds in the histograms
+MATRICES = ".semlib .heatmaplayer .hm"
+PLACE = """([panel, k]) => {  // where on the page the k-th point of a panel's first trial is, and its data
+    const plot = document.querySelector(".semlib .js-plotly-plot");
+    plot.scrollIntoView({block: "center"});
+    const [x, y] = [plot._fullLayout["xaxis" + panel], plot._fullLayout["yaxis" + panel]];
+    const trace = plot._fullData.find(trace => trace.opacity < 1 && trace.xaxis === "x" + panel);
+    const box = plot.getBoundingClientRect();
+    const data = [trace.x[k], trace.y[k], ...trace.customdata[k]];
+    return [box.left + x._offset + x.l2p(trace.x[k]), box.top + y._offset + y.l2p(trace.y[k]), data];
+}"""  # noqa: E501
+FIRST_LINE = f"() => document.querySelectorAll('{PLOTS}')[1].layout.shapes[0].x0"
+# Lab's own errors on a slow machine: it takes its splash screen away twice, and can't read what a
+# kernel writes to stderr while it starts
+LABS_OWN = ("Failed to execute 'removeChild'", "Kernel message validation error")
 
 
 @pytest.fixture(scope="module")
@@ -51,30 +67,21 @@ def address(folder, experiment):
 
 @pytest.fixture(params=SIZES)
 def page(request, address, tmp_path):
-    """The notebook with all its cells run; afterwards nothing may have failed on the page or been
-    asked of the net.
-    """
-    errors, elsewhere = [], []
+    """The notebook with all its cells run; nothing may fail on the page or be asked of the net."""
+    errors, asked = [], []
     with lab.browser(*SIZES[request.param]) as page:
         page.on("pageerror", lambda error: errors.append(error.stack or str(error)))
-        page.on(
-            "request",
-            lambda asked: (
-                elsewhere.append(asked.url)
-                if "//127.0.0.1" not in asked.url.split("?")[0]
-                else None
-            ),
-        )
+        page.on("request", lambda request: asked.append(request.url.split("?")[0]))
         lab.execute(page, address, NOTEBOOK, dark=request.param == "desktop")
         until(page, 10, TITLES)
         page.keep = lambda name: keep(page, f"{request.param}-{name}", tmp_path)
         yield page
-        page.evaluate(
-            "() => window.jupyterapp.serviceManager.sessions.shutdownAll()"
-        )  # the next test has a kernel of its own
-    assert (
-        errors == [] and [url for url in elsewhere if not url.startswith(("data:", "blob:"))] == []
-    )
+        # the next test has a kernel of its own
+        page.evaluate("() => window.jupyterapp.serviceManager.sessions.shutdownAll()")
+    errors = [error for error in errors if not any(text in error for text in LABS_OWN)]
+    assert errors == []
+    elsewhere = [url for url in asked if "//127.0.0.1" not in url and not url.startswith("data:")]
+    assert elsewhere == []
 
 
 def keep(page, name: str, tmp_path: Path) -> None:
@@ -83,30 +90,18 @@ def keep(page, name: str, tmp_path: Path) -> None:
     page.screenshot(path=folder / f"{name}.png")
 
 
-TITLES = ".semlib .js-plotly-plot:has(.scatterlayer) .annotation"  # a panel's, each
-MARKS = ".semlib .scatterlayer .point"  # where the threshold is on a trial's curve
-PLACE = """([panel, k]) => {  // the middle of the page, and the k-th point of the first trial's curve in that panel
-    const plot = document.querySelector(".semlib .js-plotly-plot");
-    plot.scrollIntoView({block: "center"});
-    const [x, y] = [plot._fullLayout["xaxis" + panel], plot._fullLayout["yaxis" + panel]];
-    const trace = plot._fullData.find(trace => trace.opacity < 1 && trace.xaxis === "x" + panel);
-    const box = plot.getBoundingClientRect();
-    const data = [trace.x[k], trace.y[k], ...trace.customdata[k]];
-    return [box.left + x._offset + x.l2p(trace.x[k]), box.top + y._offset + y.l2p(trace.y[k]), data];
-}"""
-
-
 def until(page, count: int, what: str) -> None:
     """Wait until so many of these are on the page."""
-    page.wait_for_function(
-        "([what, count]) => document.querySelectorAll(what).length === count",
-        arg=[what, count],
-        timeout=60_000,
-    )
+    there = "([what, count]) => document.querySelectorAll(what).length === count"
+    page.wait_for_function(there, arg=[what, count], timeout=60_000)
 
 
 def choose(page, label: str, *values: str) -> None:
     page.get_by_label(label, exact=True).select_option(list(values))
+
+
+def press(page, button: str) -> None:
+    page.get_by_role("button", name=button).click()
 
 
 def share(page) -> float:
@@ -115,17 +110,16 @@ def share(page) -> float:
 
 def changed(page, before: float) -> float:
     """The share that is flagged, once it is another."""
-    there = "([before]) => Math.abs(document.querySelector('.semlib input[type=number]').value - before) > 1e-9"
+    box = "document.querySelector('.semlib input[type=number]')"
+    there = f"([before]) => Math.abs({box}.value - before) > 1e-9"
     page.wait_for_function(there, arg=[before], timeout=60_000)
     return share(page)
 
 
-def arrays(experiment, hold_out: str, method: str, trial: int) -> dict:
-    runs = plan.planned(experiment)
-    (run,) = [
-        run for run in runs if (run.hold_out, run.method, run.trial) == (hold_out, method, trial)
-    ]
-    return store.find(run).scores()
+def arrays(experiment, *which: object) -> dict:
+    for run in plan.planned(experiment):
+        if (run.hold_out, run.method, run.trial) == which:
+            return store.find(run).scores()
 
 
 def test_a_point_says_what_its_threshold_does_and_a_click_puts_the_threshold_there(
@@ -145,28 +139,23 @@ def test_a_point_says_what_its_threshold_does_and_a_click_puts_the_threshold_the
     numbers = arrays(experiment, "3", "classification", trial)
     above = numbers["msp"] >= threshold
     assert (above.sum(), (numbers["is_anomaly"] & ~above).sum()) == (flagged, missed)
-    assert (
-        f"3, trial {trial}Classification-only, MSPrecall {recall:.3f}, precision {precision:.3f}"
-        in said[0]
-    )
-    assert f"threshold {threshold:.6g}flagged {flagged}, missed {missed}".replace(
-        "-", "\u2212"
-    ) in said[0].replace("-", "\u2212")
+    said = said[0].replace("\u2212", "-")
+    assert f"3, trial {trial}Classification-only, MSPrecall {recall:.3f}" in said
+    assert f", precision {precision:.3f}threshold {threshold:.6g}" in said
+    assert f"flagged {flagged}, missed {missed}" in said
     page.keep("hover")
     before = share(page)
     page.mouse.down()
     page.mouse.up()
     assert changed(page, before) == pytest.approx(100 * flagged / 600, abs=1e-3)
-    page.get_by_role("button", name="Histograms").click()
-    until(page, 2, ".semlib .shape-group path")
-    lines = page.evaluate(
-        "() => document.querySelectorAll('.semlib .js-plotly-plot')[1].layout.shapes.map(shape => shape.x0)"
-    )
-    assert lines[0] == threshold and page.get_by_label("Held out", exact=True).input_value() == "3"
+    press(page, "Histograms")
+    until(page, 2, LINES)
+    assert page.evaluate(FIRST_LINE) == threshold
+    assert page.get_by_label("Held out", exact=True).input_value() == "3"
     page.keep("histograms")
     page.get_by_role("figure").nth(1).scroll_into_view_if_needed()
     page.wait_for_timeout(500)
-    before, place = share(page), page.locator(".semlib .shape-group path").first.bounding_box()
+    before, place = share(page), page.locator(LINES).first.bounding_box()
     page.mouse.move(place["x"] + place["width"] / 2, place["y"] + 50)
     page.mouse.down()
     page.mouse.move(place["x"] - 60, place["y"] + 50, steps=5)  # to lower scores: more is flagged
@@ -191,9 +180,8 @@ def test_whatever_the_mouse_does_the_keyboard_does_too(page, experiment):
     page.get_by_label("flag the top %").press("Enter")
     page.get_by_text("Flagging the most anomalous 55 %").first.wait_for()
     counts = []
-    for scores in (
-        arrays(experiment, name, "rotation", trial)["msp"] for name in "38" for trial in range(3)
-    ):
+    for name, trial in [(name, trial) for name in "38" for trial in range(3)]:
+        scores = arrays(experiment, name, "rotation", trial)["msp"]
         counts.append((scores >= np.sort(scores)[-round(0.55 * len(scores))]).sum())
     assert f"{np.mean(counts):.6g}" in page.get_by_role("status").first.inner_text()
     assert page.get_by_role("figure", name="Precision-recall curves").count() == 1
@@ -202,68 +190,61 @@ def test_whatever_the_mouse_does_the_keyboard_does_too(page, experiment):
 def test_every_view_is_shown_and_fits(page):
     choose(page, "Sort by", "MSP Rotation-augmented mean")
     page.wait_for_function("() => document.querySelectorAll('.semlib tbody th.level0').length > 11")
-    page.get_by_role("button", name="At the threshold").click()
+    press(page, "At the threshold")
     until(page, 10 * 2 + 2, ".semlib tbody tr")
-    page.get_by_role("button", name="Images").click()
-    page.locator(".semlib td img").first.wait_for()
-    assert page.locator(".semlib td img").evaluate_all(
-        "all => all.every(image => image.naturalWidth === 8)"
-    )
+    press(page, "Images")
+    images = page.locator(".semlib td img")
+    images.first.wait_for()
+    assert images.evaluate_all("all => all.every(image => image.naturalWidth === 8)")
     choose(page, "Held out", "7")
     page.locator('.semlib td img[alt*=": 7, predicted"]').first.wait_for()
     page.keep("images")
-    page.get_by_role("button", name="Confusions").click()
-    until(page, 2, ".semlib .heatmaplayer .hm")
+    press(page, "Confusions")
+    until(page, 2, MATRICES)
     page.wait_for_timeout(1000)
     page.keep("confusions")
-    widths = page.locator(".semlib .js-plotly-plot").evaluate_all(
-        "all => all.map(p => [p._fullLayout.width, p.clientWidth])"
-    )
-    assert len(widths) == 3 and all(
-        drawn == there > 0.6 * page.viewport_size["width"] for drawn, there in widths
-    )
-    page.get_by_role("button", name="Runs").click()
+    sizes = "all => all.map(plot => [plot._fullLayout.width, plot.clientWidth])"
+    widths = page.locator(PLOTS).evaluate_all(sizes)
+    assert len(widths) == 2
+    for drawn, there in widths:
+        assert drawn == there > 0.6 * page.viewport_size["width"]
+    press(page, "Runs")
     page.get_by_text("What has run").wait_for()
 
 
 def test_pictures_and_selections_are_saved(page, folder, tmp_path):
     for ending, head in (("PNG", b"\x89PNG"), ("SVG", b"<svg")):
+        button = f".semlib .modebar-btn[data-title^=Download][data-title$={ending}]"
         with page.expect_download() as saved:
             page.get_by_role("figure").first.hover()
-            page.locator(
-                f".semlib .modebar-btn[data-title^=Download][data-title$={ending}]"
-            ).first.click()
+            page.locator(button).first.click()
         saved.value.save_as(tmp_path / "picture")
         assert (tmp_path / "picture").read_bytes().startswith(head)
-    buttons = page.locator(".semlib .modebar-btn").evaluate_all(
-        "all => all.map(button => button.dataset.title)"
-    )
-    assert buttons and not [
-        text for text in buttons if "hare" in text or "loud" in text
-    ]  # sends nothing away
+    titles = "all => all.map(button => button.dataset.title)"
+    buttons = page.locator(".semlib .modebar-btn").evaluate_all(titles)
+    assert buttons and not [text for text in buttons if "hare" in text or "loud" in text]
     choose(page, "Table", "other: cifar10")
     until(page, 2, TITLES)
     page.keep("other profile")
     page.get_by_label("Save as").fill("kept")
-    for button, ending, head in (
-        ("figure (PDF)", "pdf", b"%PDF"),
-        ("selection (CSV)", "csv", b"hold_out,"),
+    for button, name, head in (
+        ("figure (PDF)", "kept.pdf", b"%PDF"),
+        ("selection (CSV)", "kept.csv", b"hold_out,"),
     ):
-        page.get_by_role("button", name=button).click()
-        page.get_by_text(f"other/kept.{ending}").wait_for()
-        assert (folder / "outputs" / "other" / f"kept.{ending}").read_bytes().startswith(head)
+        press(page, button)
+        page.get_by_text(f"other/{name}").wait_for()
+        assert (folder / "outputs" / "other" / name).read_bytes().startswith(head)
 
 
 def test_a_page_that_is_loaded_again_shows_what_was_chosen(page):
     choose(page, "Held-out classes", "3", "8")
     until(page, 2, TITLES)
-    page.get_by_role("button", name="Confusions").click()
-    until(page, 2, ".semlib .heatmaplayer .hm")
-    page.get_by_role("button", name="Histograms").click()
-    until(page, 2, ".semlib .shape-group path")
+    for button, what in (("Confusions", MATRICES), ("Histograms", LINES)):
+        press(page, button)
+        until(page, 2, what)
     page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
     page.reload()
-    until(page, 2, ".semlib .shape-group path")
+    until(page, 2, LINES)
     until(page, 2, TITLES)
     chosen = "select => [...select.selectedOptions].map(option => option.text)"
     assert page.get_by_label("Held-out classes", exact=True).evaluate(chosen) == ["3", "8"]

@@ -17,7 +17,7 @@ from workbench.experiment import ConfigError, create
 from workbench.images import prepared
 from workbench.results import plots, show, stats, tables
 from workbench.results.inspector.page import Page
-from workbench.results.inspector.results import Choice, Results, grouped, overview
+from workbench.results.inspector.selection import Choice, Results, grouped, overview
 from workbench.runs import plan, store
 
 METHOD = "external:vit-b16"

@@ -16,7 +16,7 @@ from scipy.stats import wilcoxon
 from workbench import results
 from workbench.experiment import CHOSEN_WEIGHTS, ConfigError, create, read_parameters, several
 from workbench.results import names, plots, show, stats, tables
-from workbench.results.inspector.results import Results
+from workbench.results.inspector.selection import Results
 from workbench.runs import plan, store
 from workbench.runs.store import Record
 

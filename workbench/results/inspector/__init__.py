@@ -1,6 +1,4 @@
-"""The precision-recall inspector: `results` computes, `page` draws, `widget` has the controls.
-Nothing here trains.
-"""
+"""The precision-recall inspector: `selection` computes, `page` draws, `widget` has the controls."""
 
 from workbench.results.inspector.widget import Inspector
 

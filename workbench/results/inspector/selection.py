@@ -1,0 +1,306 @@
+"""Finished runs sorted into tables, and the curves, counts and confusions of one table's runs.
+
+Nothing is drawn here. Fractions, but average precision, AUROC, FPR95 and skew are in percent.
+"""
+
+import itertools
+import json
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import cache, cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from semlib.datasets import DataError, Digests, ImageSet
+from workbench.experiment import METHODS, Data, Experiment
+from workbench.results import stats, tables
+from workbench.results.curves import Point
+from workbench.results.names import average_row, label
+from workbench.runs import plan
+from workbench.runs.store import Record
+
+# Settings that only some methods read: runs that differ in nothing else are in the same table.
+OWN = ("auxiliary_weight", "auxiliary_augment", "mask_fill", "cpc_negatives", "cpc_augment")
+DEFAULTS = {name: field.default for name, field in Experiment.model_fields.items()}
+IMAGES = (*Data.model_fields, "dataset", "data")  # what the images of a run depend on
+WHICH = ["hold_out", "method", "score"]  # a mean over trials is of these
+MEASURES = ["average_precision", "auroc", "fpr95"]
+POINTS = 120  # drawn of each curve: one panel of ten is some 200 pixels wide
+_load = cache(plan.load)
+_paper = cache(tables.paper)
+
+
+class Choice(NamedTuple):
+    """The selected held-out classes, methods, scores (as Results names them) and trials."""
+
+    classes: tuple[str, ...]
+    methods: tuple[str, ...]
+    scores: tuple[str, ...]
+    trials: tuple[int, ...]
+
+
+# --- tables
+
+
+def grouped(records: Iterable[Record], experiment: Experiment) -> dict[str, list[Record]]:
+    """Records with a held-out class by table: one data set, one value of each setting but OWN.
+
+    Imported scores are in every table of their images. Tables on another version of the data
+    than this machine has say so, and come last.
+    """
+    tables: dict[str, dict[str, Any]] = {}  # the settings of each
+    placed = []
+    for record in sorted(records, key=lambda record: record.external is not None):
+        if record.hold_out is None:
+            continue
+        own = _shared(record)
+        same = [t for t in tables.values() if all(t[name] == own[name] for name in IMAGES)]
+        for settings in same if record.external and same else [own]:
+            tables[json.dumps(settings)] = settings
+            placed.append((record, settings))
+    groups = defaultdict(list)
+    titles = _names([(record.dataset, settings) for record, settings in placed])
+    for title, (record, _) in zip(titles, placed, strict=True):
+        groups[title].append(record)
+    here, other = {}, {}
+    for title, group in groups.items():
+        _, digests = _with_data(group[0], experiment)
+        if digests in (None, group[0].data):
+            here[title] = group
+        else:
+            other[f"{title}, on other data ({group[0].data}) than is here ({digests})"] = group
+    return here | other
+
+
+def overview(tables: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
+    """One row per table: how many runs, held-out classes, methods and trials it has."""
+    rows = []
+    for title, records in tables.items():
+        for record in records:
+            run = {"hold_outs": record.hold_out, "methods": record.method, "trials": record.trial}
+            rows.append(run | {"table": title, "trained elsewhere": record.external})
+    runs = pd.DataFrame(rows).groupby("table", sort=False)
+    counts = {"runs": runs.size(), "trained elsewhere": runs["trained elsewhere"].count()}
+    return pd.DataFrame(counts).join(runs[["hold_outs", "methods", "trials"]].nunique())
+
+
+def _shared(record: Record) -> dict[str, Any]:
+    """What all runs of a table have in common; a setting that is younger is at its default."""
+    settings = {n: value for n, value in (DEFAULTS | record.settings).items() if n not in OWN}
+    network = record.sources.get(record.settings.get("architecture"))
+    return settings | {"dataset": record.dataset, "data": str(record.data), "network": network}
+
+
+def _names(items: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """How data sets, methods or scores are shown, with the settings in which those of one differ.
+
+    items: each with its settings. ODIN (epsilon 0.001).
+    """
+    values = defaultdict(lambda: defaultdict(set))  # of each item's settings
+    for item, settings in items:
+        for name, value in settings.items():
+            values[item][name].add(json.dumps(value))
+    names = []
+    for item, settings in items:
+        differing = [name for name in settings if len(values[item][name]) > 1]
+        texts = ", ".join(f"{name} {settings[name]}" for name in differing)
+        names.append(label(item, values) + (f" ({texts})" if texts else ""))
+    return names
+
+
+# --- the data of a record
+
+
+def _with_data(record: Record, experiment: Experiment) -> tuple[Experiment, Digests | None]:
+    """An experiment on the record's data set, and the digests of that here; None: it isn't here."""
+    own = {name: record.settings.get(name) for name in ("image_side", "fold", "evaluate_on")}
+    known = experiment.dataset_name == record.dataset  # its folder, if it is one of images
+    own["dataset"] = experiment.dataset if known else record.dataset
+    with_data = experiment.model_copy(update=own)
+    with suppress(DataError, OSError):
+        return with_data, plan.here(with_data)
+    return with_data, None
+
+
+def images_of(record: Record, experiment: Experiment) -> ImageSet | str:
+    """The test images of a record, or a sentence that says why there are none. No download."""
+    with_data, here = _with_data(record, experiment)
+    if here is None:
+        return f"{record.dataset} is not prepared here, so its images can't be shown."
+    if here.test != record.test_digest:
+        return f"The images of {record.dataset} here are not those that were scored."
+    return _load(with_data).test
+
+
+# --- one table
+
+
+class Ranked(stats.Ranking):
+    """The test images (N,) of a run, ranked by one of its scores. percent: its MEASURES."""
+
+    def __init__(self, record: Record, score: str, ending: str):
+        names = ("is_anomaly", score + ending, "label", f"predicted{ending}")
+        is_anomaly, scores, self.label, self.predicted = record.scores(*names).values()
+        super().__init__(is_anomaly, scores)
+        measures = (record.metrics[score + ending], self.auroc(), self.fpr95())
+        self.percent = [100 * measure for measure in measures]
+
+    def at(self, share: float) -> Point:
+        """What the threshold does that flags this share of the images."""
+        return self.curve.at(self.curve.threshold(share))
+
+    @cached_property
+    def points(self) -> pd.DataFrame:
+        """What the thresholds do that find the shares of the anomalies in the index."""
+        found = np.unique(np.linspace(1, self.anomalies, POINTS).round().astype(int))  # (P,)
+        return self.curve.steps(found).set_axis(found / self.anomalies)
+
+    def examples(self, share: float) -> dict[str, np.ndarray]:
+        """Indices of the images that this threshold gets wrong and of the extremes, worst first."""
+        flagged = self.scores >= self.at(share).threshold
+        rising = np.argsort(self.scores, kind="stable")
+        return {
+            "Anomalies missed": rising[(self.is_anomaly & ~flagged)[rising]],
+            "Normal images flagged": rising[(~self.is_anomaly & flagged)[rising]][::-1],
+            "Most anomalous": rising[::-1],
+            "Least anomalous": rising,
+        }
+
+
+class Results:
+    """The runs of a table by (held-out class, method, trial), with one kind of statistics.
+
+    methods and scores are named as they are shown, with the settings in which several runs of one
+    differ. beside: another table of the same classes; its title is part of its methods' names.
+    """
+
+    def __init__(self, records, statistics="mixed", beside=(), title=""):
+        self.statistics = statistics
+        self._ending = plan.STATISTICS[statistics]
+        self.ranking = cache(self._ranking)
+        self.curves = cache(self._curves)
+        self.average_precisions = cache(self._average_precisions)
+        self.runs = _undamaged(records, beside, title)
+        self.first: dict[str, Record] = {}  # one run of each method
+        for (_, method, _), record in self.runs.items():
+            self.first.setdefault(method, record)
+        self.methods = tuple(self.first)
+        self.dataset = records[0].dataset
+        self.known = records[0].classes
+        # the share of anomalies, which is the average precision of a guess
+        self.skew = {hold_out: record.skew for (hold_out, _, _), record in self.runs.items()}
+        self.classes = tuple(name for name in self.known if name in self.skew)
+        self.trials = tuple(sorted({trial for _, _, trial in self.runs}))
+        scorings = {}
+        for record in self.runs.values():
+            scorings |= {json.dumps(scoring): scoring for scoring in record.scoring.values()}
+        names = _names([(scoring["score"], scoring) for scoring in scorings.values()])
+        self._scorings = dict(zip(names, scorings.values(), strict=True))
+        self.scores = tuple(names)
+
+    def _ranking(self, hold_out: str, method: str, score: str, trial: int) -> Ranked | None:
+        """None if there is no such run, or it does not have this score."""
+        record = self.runs.get((hold_out, method, trial))
+        key = record.key(self._scorings[score]) if record else None
+        return Ranked(record, key, self._ending) if record and key else None
+
+    def published(self, hold_out: str, method: str, score: str) -> tuple[float, float]:
+        """The paper's mean and std in percent; NaN where it has none, or other settings."""
+        record = self.first[method]
+        scoring = self._scorings[score]
+        network = record.settings.get("architecture", "")
+        few = record.settings.get("train_per_class")
+        usual = all(scoring[name] == DEFAULTS[name] for name in scoring.keys() & DEFAULTS.keys())
+        paper = _paper(self.dataset, self.known, network, few) if usual else {}
+        column = f"{record.method}_{scoring['score']}"
+        columns = [paper.get(name, {}) for name in (column, f"{column}_std")]
+        return columns[0].get(hold_out, math.nan), columns[1].get(hold_out, math.nan)
+
+    def _curves(self, choice: Choice) -> pd.DataFrame:
+        """One row per curve: its ranking, its measures, and the paper's average precision."""
+        rows = []
+        for hold_out, method, score, trial in itertools.product(*choice):
+            ranking = self.ranking(hold_out, method, score, trial)
+            if ranking:
+                row = [hold_out, method, score, trial, self.statistics, 100 * self.skew[hold_out]]
+                paper = self.published(hold_out, method, score)
+                rows.append([*row, *ranking.percent, *paper, ranking.anomalies, ranking])
+        columns = [*WHICH, "trial", "statistics", "skew", *MEASURES, "paper", "paper_std"]
+        return pd.DataFrame(rows, columns=[*columns, "anomalies", "ranking"])
+
+    def selection(self, choice: Choice, share: float) -> pd.DataFrame:
+        """The curves with what the thresholds do that flag this share of the images."""
+        curves = self.curves(choice)
+        points = [ranked.at(share) for ranked in curves.ranking]
+        return curves.drop(columns="ranking").join(pd.DataFrame(points, columns=Point._fields))
+
+    def _average_precisions(self, choice: Choice) -> pd.DataFrame:
+        """Percent by held-out class, then the average over them; columns (score, method, kind).
+
+        mean and std are over trials, of the average over the averages of the trials that have all
+        classes. difference is to the first plain classification.
+        """
+        curves = self.curves(choice)
+        trials = curves.groupby(["method", "score", "trial"])
+        complete = trials.size() == len(choice.classes)
+        averages = trials[MEASURES].mean()[complete].reset_index()
+        averages["hold_out"] = average = average_row(choice.classes)
+        if set(choice.classes) == set(self.known):  # the paper's average is over all classes
+            which = zip(averages.method, averages.score, strict=True)
+            averages["paper"] = [self.published(average, *one)[0] for one in which]
+        rows = pd.concat([curves, averages]).groupby(WHICH)
+        table = rows[MEASURES].mean().set_axis(["mean", "AUROC", "FPR95"], axis=1)
+        table = table.assign(std=rows.average_precision.std(), paper=rows.paper.first())
+        plain = [name for name in choice.methods if self.first[name].method == "classification"]
+        if plain:
+            reference = table["mean"].xs(plain[0], level="method")
+            others = table["mean"].drop(plain[0], level="method")
+            table["difference"] = others - reference.reindex(others.index.droplevel("method")).array
+        table = table.unstack(["score", "method"]).reorder_levels([1, 2, 0], axis=1)
+        kinds = ("mean", "std", "difference", "paper", "AUROC", "FPR95")
+        columns = [c for c in itertools.product(choice.scores, choice.methods, kinds) if c in table]
+        table = table.reindex(index=[*choice.classes, average], columns=columns)
+        return table.dropna(axis=1, how="all")
+
+
+def _undamaged(records: Sequence, beside: Sequence, title: str) -> dict[tuple, Record]:
+    """The runs by (held-out class, name of the method, trial), in the methods' order."""
+    every = [*records, *beside]
+    items = []
+    for record in every:
+        settings = DEFAULTS | record.settings
+        own = {name: settings[name] for name in OWN} | {"source": record.sources.get(record.method)}
+        items.append((record.method, own))
+    ends = [""] * len(records) + [f" [{title}]"] * len(beside)
+    ordered = []  # the known methods first, and of equal runs the newest last
+    for end, name, record in zip(ends, _names(items), every, strict=True):
+        place = [*METHODS, record.method].index(record.method)
+        ordered.append((end, place, name, record.finished, record))
+    runs = {}
+    for end, _, name, _, record in sorted(ordered, key=lambda run: run[:4]):
+        try:
+            record.check()
+            runs[record.hold_out, name + end, record.trial] = record
+        except ValueError as error:
+            warnings.warn(f"not shown: {error}", stacklevel=3)
+    return runs
+
+
+def steps(curves: pd.DataFrame) -> pd.DataFrame:
+    """The points of several trials' curves below each other; the index is the same in all."""
+    trials = zip(curves.trial, curves.ranking, strict=True)
+    return pd.concat([ranked.points.assign(trial=trial) for trial, ranked in trials])
+
+
+def confusions(curves: pd.DataFrame, known: Sequence[str]) -> pd.DataFrame:
+    """What the images of each held-out class (rows) are predicted as (columns), in %."""
+    rows = {}
+    for hold_out, rankings in curves.groupby("hold_out").ranking:
+        predicted = np.concatenate([ranked.predicted[ranked.is_anomaly] for ranked in rankings])
+        rows[hold_out] = 100 * np.bincount(predicted, minlength=len(known)) / len(predicted)
+    return pd.DataFrame(rows, list(known)).T
