@@ -302,7 +302,7 @@ def test_an_import_waits_for_another_of_the_same_name(folder, capsys, monkeypatc
     add(folder, file := scores(folder))
     (run,) = plan.planned(tiny(folder, methods=METHOD))
     (run.home / "record.json").unlink()
-    with ThreadPoolExecutor(1) as other, store.alone(run):
+    with ThreadPoolExecutor(1) as other, store.lock(run):
         imported = other.submit(add, folder, file)
         with pytest.raises(TimeoutError):
             imported.result(timeout=2)

@@ -525,7 +525,7 @@ def test_where_a_file_system_has_no_locks_the_file_of_an_old_one_holds_nobody_up
     untrained, monkeypatch, code
 ):
     (run,) = plan.planned(tiny(untrained, methods="classification", trials=1))
-    with store.alone(run):
+    with store.lock(run):
         pass
 
     def flock(*_):
@@ -533,7 +533,7 @@ def test_where_a_file_system_has_no_locks_the_file_of_an_old_one_holds_nobody_up
 
     monkeypatch.setattr("fcntl.flock", flock)
     assert (run.home / "run.lock").exists()
-    with store.alone(run, wait=False):
+    with store.lock(run, wait=False):
         pass
 
 
@@ -637,7 +637,7 @@ def test_without_the_data_runs_are_matched_by_their_settings_if_they_are_of_one_
             tiny(folder, dataset="stl10", hold_out="cat"), "cat", fields["method"], fields["trial"]
         )
         home = experiment.folder / "runs" / "stl10" / "cat" / fields["method"]
-        address = run.on(fields["train_digest"])
+        address = run.address_for(fields["train_digest"])
         shutil.copytree(path.parent, home / f"trial_{run.trial}-{address[:8]}")
         (home / f"trial_{run.trial}-{address[:8]}" / "record.json").write_text(
             json.dumps(fields | {"address": address})
@@ -653,9 +653,9 @@ def test_without_the_data_runs_are_matched_by_their_settings_if_they_are_of_one_
     fields = json.loads(path.read_text())
     other = fields["train_digest"][::-1]
     run = plan.Run(stl10, "cat", fields["method"], fields["trial"])
-    shutil.copytree(path.parent, path.parent.with_name(f"trial_{run.trial}-{run.on(other)[:8]}"))
-    copy = path.parent.with_name(f"trial_{run.trial}-{run.on(other)[:8]}") / "record.json"
-    copy.write_text(json.dumps(fields | {"train_digest": other, "address": run.on(other)}))
+    shutil.copytree(path.parent, path.parent.with_name(f"trial_{run.trial}-{run.address_for(other)[:8]}"))
+    copy = path.parent.with_name(f"trial_{run.trial}-{run.address_for(other)[:8]}") / "record.json"
+    copy.write_text(json.dumps(fields | {"train_digest": other, "address": run.address_for(other)}))
     with pytest.raises(ConfigError) as error:
         store.finished(stl10)
     versions = [str(first[0].data), str(datasets.Digests(other, fields["test_digest"]))]
@@ -1383,7 +1383,7 @@ def test_a_run_that_another_process_holds_is_waited_for_with_its_name(
     held, go_on = threading.Event(), threading.Event()
 
     def hold():
-        with store.alone(run, wait=False):
+        with store.lock(run, wait=False):
             held.set()
             go_on.wait(60)
 

@@ -1,32 +1,31 @@
-"""What this machine computes on and in. torch is imported only where it has to be asked."""
+"""What this machine computes on, and in which precision. Looking at results imports no torch."""
 
 import math
 import os
 import platform
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from workbench.experiment import ConfigError, Experiment
 
 
 def device(experiment: Experiment) -> str:
     """cpu, cuda or cuda:k; ConfigError names the choices."""
-    if experiment.device == "cpu":
+    wanted = experiment.device
+    if wanted == "cpu":
         return "cpu"
     import torch
 
-    here = [
-        "cpu",
-        *(["cuda"] if torch.cuda.is_available() else []),
-        *(f"cuda:{k}" for k in range(torch.cuda.device_count())),
-    ]
-    if experiment.device not in ("auto", *here):
-        raise ConfigError(
-            f"device: {experiment.device!r} is not here; choose from auto, {', '.join(here)}"
-        )
-    return (
-        ("cuda" if "cuda" in here else "cpu") if experiment.device == "auto" else experiment.device
-    )
+    gpus = ["cuda", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
+    choices = ["cpu", *(gpus if torch.cuda.is_available() else [])]
+    if wanted == "auto":
+        return "cuda" if "cuda" in choices else "cpu"
+    if wanted not in choices:
+        listed = ", ".join(["auto", *choices])
+        raise ConfigError(f"device: {wanted!r} is not here; choose from {listed}")
+    return wanted
 
 
 def precision(experiment: Experiment) -> str:
@@ -45,6 +44,16 @@ def has_bfloat16(experiment: Experiment) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
+def set_up(experiment: Experiment) -> dict[str, Any]:
+    """Give PyTorch the experiment's threads; device, threads and precision as records keep them."""
+    import torch
+
+    if experiment.threads:
+        torch.set_num_threads(experiment.threads)
+    used = {"device": device_name(device(experiment)), "threads": torch.get_num_threads()}
+    return used | {"precision": precision(experiment)}
+
+
 def cores() -> int:
     """The CPU cores that this process may use: of its affinity and of its container's quota."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -52,31 +61,26 @@ def cores() -> int:
 
 
 def quota(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/self/cgroup")) -> int | None:
-    """The cores' time that a container's control groups allow, rounded up; None where they set no
-    limit.
-
-    cpu.max (version 2) or cpu.cfs_quota_us and cpu.cfs_period_us (version 1), of this process's
-    group and those above it.
-    """
+    """The CPU cores that this process's control groups allow, rounded up; None: they set no limit."""
     limits = []
+    version1 = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+    for group in _control_groups(root, of):
+        for files in (("cpu.max",), version1):
+            with suppress(OSError, ValueError):  # no such file; "max", which is no limit
+                text = " ".join((group / name).read_text() for name in files)
+                allowed, period = map(int, text.split())
+                limits.append(math.ceil(allowed / period))
+    return min((limit for limit in limits if limit > 0), default=None)
+
+
+def _control_groups(root: Path, of: Path) -> Iterator[Path]:
+    """The folders of the control groups that limit CPU time: this process's and those above."""
     with suppress(OSError):
         for line in of.read_text().splitlines():
-            _, kinds, path = line.split(":", 2)
-            if kinds and "cpu" not in kinds.split(","):
-                continue
-            top = root / "cpu" if kinds else root
-            for group in (Path(path.strip("/")), *Path(path.strip("/")).parents):
-                with suppress(OSError, ValueError):
-                    folder = top / group
-                    if kinds:
-                        allowed, period = (
-                            (folder / f"cpu.cfs_{name}_us").read_text()
-                            for name in ("quota", "period")
-                        )
-                    else:
-                        allowed, period = (folder / "cpu.max").read_text().split()
-                    limits.append(int(allowed) / int(period))
-    return min((math.ceil(limit) for limit in limits if limit > 0), default=None)
+            _, kinds, path = line.split(":", 2)  # of version 2 no kinds
+            if not kinds or "cpu" in kinds.split(","):
+                group = root / ("cpu" if kinds else "") / path.strip("/")
+                yield from (group, *group.parents)
 
 
 def device_name(device: str) -> str:
@@ -85,10 +89,8 @@ def device_name(device: str) -> str:
         import torch
 
         return torch.cuda.get_device_name(device)
-    try:
-        with Path("/proc/cpuinfo").open() as lines:
-            return next(
-                line.split(":")[1].strip() for line in lines if line.startswith("model name")
-            )
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    with suppress(OSError), Path("/proc/cpuinfo").open() as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.split(":")[1].strip()
+    return platform.processor() or platform.machine()
