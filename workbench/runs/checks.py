@@ -51,7 +51,7 @@ def _check_architecture(experiment: Experiment) -> None:
 
 
 def check_data(experiment: Experiment, data: Dataset) -> None:
-    """ConfigError if the experiment can't be trained on these images, DataError if they are too few.
+    """ConfigError or DataError if the experiment can't be trained on these images.
 
     The user's own functions are tried on some of them.
     """
@@ -134,7 +134,7 @@ def _spread(images: np.ndarray) -> np.ndarray:
 
 
 def _try_task(run: Run, net: torch.nn.Module, images: torch.Tensor) -> None:
-    """ValueError unless the user's task gives a loss with a gradient; what it raises itself passes."""
+    """ValueError unless the user's task returns a loss with a gradient."""
     task, recipe = own.function(run.method), build.recipe(run)
     few = images[: max(1, recipe.batch_size // getattr(task, "share", 1))]
     with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.bfloat16):
@@ -150,7 +150,7 @@ def _try_task(run: Run, net: torch.nn.Module, images: torch.Tensor) -> None:
 
 
 def _try_score(run: Run, net: torch.nn.Module, split: datasets.Split, name: str) -> None:
-    """ScoreError unless a user's score works on a few test images; if fitted, to made-up features."""
+    """ScoreError unless a user's score works on a few images; it is fitted to made-up features."""
     function = own.function(name)
     images = augmentation.centre(_spread(split.test.images), run.experiment.crop_side)
     if not scoring.is_fitted(function):

@@ -123,31 +123,24 @@ def finish(run: Run, data: Dataset, wait: bool = True) -> Record:
 def _train(run: Run, data: Dataset) -> Record:
     scorer = Scorer(run, data, MSP | plan.scoring(run.experiment))
     hardware = machine.set_up(run.experiment)
-    kept = _checkpoint(run, scorer, hardware)
+    stamp: dict[str, Any] = {"address": run.address, "data": list(data.digests)}
+    if run.experiment.average_last_epochs > 1:
+        stamp["scoring"] = scorer.scores  # the history holds what is averaged
+    used = hardware | {"compile": run.experiment.compile}
+    kept = Checkpoint(run.home / CHECKPOINT, stamp, used)
     net = build.network(run, scorer.split)
-    history, arrays = _history(run, net, scorer, kept)
-    record = store.find(run)  # of another process that was quicker, where locks do nothing
+    history = _history(run, net, scorer, kept)
+    record = store.find(run)  # where locks do nothing another process may have been quicker
     if record is None:
-        record = _record(run, data, net, history, scorer, arrays, hardware)
+        record = _write(run, net, scorer, history, hardware)
     kept.remove()
     scorer.check()
     return record
 
 
-def _checkpoint(run: Run, scorer: Scorer, hardware: dict[str, Any]) -> Checkpoint:
-    stamp: dict[str, Any] = {"address": run.address, "data": list(run.data)}
-    if run.experiment.average_last_epochs > 1:
-        stamp["scoring"] = scorer.scores  # history holds their measures
-    used = hardware | {"compile": run.experiment.compile}
-    return Checkpoint(run.home / CHECKPOINT, stamp, used)
-
-
-def _history(
-    run: Run, net: nn.Module, scorer: Scorer, kept: Checkpoint
-) -> tuple[list[dict[str, float]], dict[str, np.ndarray]]:
-    """Train the network: a row for each evaluated epoch, and the last one's arrays of scores."""
-    e = run.experiment
-    saved = kept.load()
+def _history(run: Run, net: nn.Module, scorer: Scorer, kept: Checkpoint) -> list[dict[str, float]]:
+    """Train the network from its checkpoint, or anew; a row for each evaluated epoch."""
+    e, saved = run.experiment, kept.load()
     history, seconds = saved["progress"] if saved else ([], 0.0)
     started = time.perf_counter()
     for state in _states(run, net, scorer.split, saved and saved["training"]):
@@ -157,21 +150,17 @@ def _history(
             kept.save({"training": state, "progress": (history, seconds)})
         is_last = epoch > e.epochs - e.average_last_epochs
         if is_last or epoch // e.evaluate_every > (epoch - 1) // e.evaluate_every:
-            # after the checkpoint: if it fails or is killed no epoch is trained again
-            arrays = scorer.arrays(net) if is_last else scorer.arrays(net, ["mixed"], "msp")
-            if "msp" in scorer.failed:
-                raise FloatingPointError(scorer.failed["msp"])
+            # after the checkpoint: if scoring is killed no epoch is trained again
+            measured = scorer.score(net) if is_last else scorer.score(net, ["mixed"], "msp")
             losses = {name: state[name] for name in ("epoch", "loss", "auxiliary_loss")}
             row = {name: value for name, value in losses.items() if value is not None}
-            history.append(row | scoring.measures(arrays) | {"seconds": round(seconds, 3)})
+            history.append(row | measured | {"seconds": round(seconds, 3)})
         started = time.perf_counter()
-    return history, arrays
+    return history
 
 
-def _states(
-    run: Run, net: nn.Module, split: Split, saved: dict[str, Any] | None
-) -> Iterator[dict[str, Any]]:
-    """State.state_dict() after each epoch; a saved one comes first, to be evaluated if it is due."""
+def _states(run: Run, net: nn.Module, split: Split, saved: Any) -> Iterator[dict[str, Any]]:
+    """State.state_dict() after each epoch, first the saved one: it may not be evaluated yet."""
     device = machine.device(run.experiment)
     if saved:
         net.to(device).to(memory_format=torch.channels_last)
@@ -190,24 +179,15 @@ def _states(
         resume=saved,
     )
     title = f"{run.hold_out or 'none'}, {run.method}, trial {run.trial}"
-    begin, epochs = saved["epoch"] if saved else 0, run.experiment.epochs
-    how = {"initial": begin, "unit": "epoch", "leave": False, "mininterval": 1}
-    for state in tqdm(states, title, epochs, **how):
+    how = {"initial": saved["epoch"] if saved else 0, "unit": "epoch", "mininterval": 1}
+    for state in tqdm(states, title, run.experiment.epochs, leave=False, **how):
         yield state.state_dict()
 
 
-def _record(
-    run: Run,
-    data: Dataset,
-    net: nn.Module,
-    history: list[dict[str, float]],
-    scorer: Scorer,
-    arrays: dict[str, np.ndarray],
-    hardware: dict[str, Any],
-) -> Record:
+def _write(run: Run, net: nn.Module, scorer: Scorer, history: list, hardware: dict) -> Record:
     """Write a trained run's files, its record last."""
-    e = run.experiment
-    sha256 = store.write_scores(run.home / "scores.npz", arrays)
+    e, data = run.experiment, scorer.data
+    sha256 = store.write_scores(run.home / "scores.npz", scorer.arrays)
     table = pd.DataFrame(history).to_csv(index=False)
     save_atomically(run.home / "history.csv", lambda file: file.write(table.encode()))
     weights = io.BytesIO()
@@ -215,28 +195,28 @@ def _record(
     if e.keep_weights:
         save_atomically(run.home / "weights.pt", lambda file: file.write(weights.getbuffer()))
     drawn = datasets.training_images(data, run.hold_out, e.train_per_class, run.trial)
+    versions = {name: version(name) for name in ("semlib", "torch", "numpy")}
     return store.new_record(
         run.home,
         run,
         classes=data.classes,
-        metrics=_averaged(history[-e.average_last_epochs :], scoring.measures(arrays)),
+        metrics=_averaged(history[-e.average_last_epochs :], scoring.measures(scorer.arrays)),
         scoring=scorer.scored,
         scores_sha256=sha256,
         weights_sha256=hashlib.sha256(weights.getbuffer()).hexdigest(),
-        skew=float(arrays["is_anomaly"].mean()),
+        skew=float(scorer.split.is_anomaly.mean()),
         train_images=len(data.train),
         drawn_images=len(drawn),
-        drawn_sha256=hashlib.sha256(drawn.astype("<i8").tobytes()).hexdigest(),
+        drawn_sha256=hashlib.sha256(drawn.tobytes()).hexdigest(),
         seconds=history[-1]["seconds"],
-        versions={name: version(name) for name in ("semlib", "torch", "numpy")}
-        | {"python": platform.python_version()},
+        versions=versions | {"python": platform.python_version()},
         commit=_commit(),
         **hardware,
     )
 
 
 def _averaged(rows: list[dict[str, float]], measures: dict[str, float]) -> dict[str, float]:
-    """The measures' means over the rows of the last epochs; none if a score failed in one of them."""
+    """The measures' means over the rows of the last epochs, of those that are in each of them."""
     if len(rows) == 1:
         return measures
     complete = [name for name in measures if all(name in row for row in rows)]
@@ -252,15 +232,14 @@ def _add_scores(run: Run, record: Record, data: Dataset) -> Record:
     if not wanted:
         return record
     scorer = Scorer(run, data, wanted, taken=record.scoring)
-    arrays = _from_weights(run, record, data, scorer)
-    new = {name: arrays[name] for name in arrays if name not in record.scores_sha256}
+    measured = _score_from_weights(run, record, data, scorer)
     if scorer.scored:
-        truth = {"label": arrays["label"], "is_anomaly": arrays["is_anomaly"]}
-        path = record.home / "scores.npz"
+        old = record.scores()
+        arrays = old | scorer.arrays | old  # predicted and accuracy stay as they were
         record = store.rewrite(
             record,
-            scores_sha256=store.write_scores(path, record.scores() | new),
-            metrics=record.metrics | scoring.measures(truth | new),
+            scores_sha256=store.write_scores(record.home / "scores.npz", arrays),
+            metrics=record.metrics | measured | record.metrics,
             scoring=record.scoring | scorer.scored,
         )
     scorer.check()
@@ -268,18 +247,18 @@ def _add_scores(run: Run, record: Record, data: Dataset) -> Record:
 
 
 def _score_other_images(run: Run, trained: Record, data: Dataset) -> Record:
-    """Score the trained network on other test images; this record lies below the first."""
+    """A record of the same training scored on other test images, below the first, which stays."""
     scorer = Scorer(run, data, MSP | plan.scoring(run.experiment))
-    arrays = _from_weights(run, trained, data, scorer)
+    measured = _score_from_weights(run, trained, data, scorer)
     home = run.homes[1]
     record = store.rewrite(
         trained,
         home,
         test_digest=data.digests.test,
-        metrics=scoring.measures(arrays),
+        metrics=measured,
         scoring=scorer.scored,
-        scores_sha256=store.write_scores(home / "scores.npz", arrays),
-        skew=float(arrays["is_anomaly"].mean()),
+        scores_sha256=store.write_scores(home / "scores.npz", scorer.arrays),
+        skew=float(scorer.split.is_anomaly.mean()),
         commit=_commit(),
         finished=store.now(),
     )
@@ -287,14 +266,13 @@ def _score_other_images(run: Run, trained: Record, data: Dataset) -> Record:
     return record
 
 
-def _from_weights(run: Run, record: Record, data: Dataset, scorer: Scorer) -> dict[str, np.ndarray]:
+def _score_from_weights(run: Run, record: Record, data: Dataset, scorer: Scorer) -> dict:
     if run.experiment.average_last_epochs > 1:
-        names = ", ".join(scorer.scores)
-        late = f"is finished, so {names} can't be averaged over epochs any more"
+        late = f"is finished, so {', '.join(scorer.scores)} can't be averaged over epochs any more"
         raise ConfigError(f"{run.title}: {late}; choose another profile")
     net = network(record, data).to(machine.device(run.experiment))
     # channels last as in training: the scores are then the same to the bit
-    return scorer.arrays(net.to(memory_format=torch.channels_last))
+    return scorer.score(net.to(memory_format=torch.channels_last))
 
 
 def network(record: Record, data: Dataset) -> nn.Module:
@@ -304,36 +282,33 @@ def network(record: Record, data: Dataset) -> nn.Module:
     not of this data or network.
     """
     run, path = record.run, weights(record)
-    reason = None
     if data.digests.train != record.train_digest:
         now = f"{data.name} has now ({data.digests})"
-        reason = f"was trained on other images ({record.data}) than {now}"
-    elif run.sources != record.sources:
-        reason = f"was trained with another version of {', '.join(run.sources)}"
-    elif hashlib.sha256(path.read_bytes()).hexdigest() != record.weights_sha256:
-        do = "choose scores that it has, or another profile"
-        reason = f"{path} is damaged or another run's; {do}"
-    if reason:
-        raise ConfigError(f"{run.title}: {reason}")
+        raise ConfigError(f"{run.title}: was trained on other images ({record.data}) than {now}")
+    if run.sources != record.sources:
+        edited = ", ".join(run.sources)
+        raise ConfigError(f"{run.title}: was trained with another version of {edited}")
+    do = "choose scores that it has, or another profile"
+    if hashlib.sha256(path.read_bytes()).hexdigest() != record.weights_sha256:
+        raise ConfigError(f"{run.title}: {path} is damaged or another run's; {do}")
     net = build.network(run, run.split(data))
     try:
         net.load_state_dict(checkpoint.read(path))
-    except (ValueError, TypeError, RuntimeError) as error:  # the last two: of another network
-        what = error if isinstance(error, ValueError) else f"{path} isn't of its network"
-        raise ConfigError(f"{run.title}: {what}; choose scores that it has") from error
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ConfigError(f"{run.title}: {path} isn't of its network; {do}") from error
     return net
 
 
 def weights(record: Record) -> Path:
     """The kept weights of a finished run; ConfigError if there are none."""
-    path, reason = record.trained / "weights.pt", None
+    path, title = record.trained / "weights.pt", record.run.title
     if record.external:
-        reason = "was trained elsewhere, and its weights are not here; choose a run of semlib's"
-    elif not path.exists():
+        where = "was trained elsewhere, and its weights are not here"
+        raise ConfigError(f"{title}: {where}; choose a run that semlib trained")
+    if not path.exists():
+        lost = "its weights were not kept (keep_weights), so it can't be scored anew"
         do = "choose scores that it has, or another profile to train it again"
-        reason = f"its weights were not kept (keep_weights), so it can't be scored anew; {do}"
-    if reason:
-        raise ConfigError(f"{record.run.title}: {reason}")
+        raise ConfigError(f"{title}: {lost}; {do}")
     return path
 
 

@@ -103,7 +103,7 @@ def _text(name: str, array: np.ndarray) -> str:
 def _images(arrays: Arrays, e: Experiment) -> tuple[tuple[str, ...], Digests, Dataset | None]:
     """The data set's class names and digests, and the data set (None: it isn't here).
 
-    What the file says of a data set that is here must agree with it; of another one it must say all.
+    The file must agree with a data set that is here, and describe any other.
     """
     said = {name: arrays[name] for name in IF_NOT_HERE if name in arrays}
     digests = {name: _text(name, said[name]) for name in said if name != "classes"}
@@ -135,11 +135,7 @@ def _images(arrays: Arrays, e: Experiment) -> tuple[tuple[str, ...], Digests, Da
 
 
 def _checked(
-    run: Run,
-    arrays: Arrays,
-    scores: Mapping[str, str],
-    classes: tuple[str, ...],
-    data: Dataset | None,
+    run: Run, arrays: Arrays, scores: Mapping, classes: tuple[str, ...], data: Dataset | None
 ) -> dict[str, np.ndarray]:
     """The arrays of scores.npz. Both statistics' are the same: an outside network has its own."""
     choices = ", ".join([*classes, "none"])
@@ -178,28 +174,23 @@ def _checked(
 def _check_classes(name: str, values: np.ndarray, classes: tuple[str, ...]) -> None:
     whole = values.dtype.kind in "iu"
     _require(whole, f"{name}: should be whole numbers (N,), not {values.dtype} {values.shape}")
-    wrong = np.setdiff1d(values, np.arange(len(classes)))
-    if len(wrong):
-        raise ConfigError(f"{name}: {wrong[0]} is no class; choose from {_numbered(classes)}")
+    for wrong in np.setdiff1d(values, np.arange(len(classes))):
+        raise ConfigError(f"{name}: {wrong} is no class; choose from {_numbered(classes)}")
 
 
 def _check_labels(label: np.ndarray, data: Dataset) -> None:
-    wrong = np.flatnonzero(label != data.test.labels)
-    if len(wrong):
-        first = wrong[0]
-        where = f"the first at index {first}: {label[first]} for {data.test.labels[first]}"
-        what = f"{len(wrong)} of {len(label)} aren't those of {data.name}'s test images, {where}"
-        do = "give the scores of all test images in the data set's order"
-        raise ConfigError(f"labels: {what}; {do}")
+    for k in np.flatnonzero(label != data.test.labels):
+        found = f"the first at index {k}: {label[k]} for {data.test.labels[k]}"
+        what = f"labels: aren't those of {data.name}'s test images, {found}"
+        raise ConfigError(f"{what}; give the scores of all test images in the data set's order")
 
 
 def _numbers(name: str, values: np.ndarray) -> np.ndarray:
-    missing = np.isnan(values).sum() if values.dtype.kind == "f" else 0
-    found = f"{missing} NaN" if missing else str(values.dtype)
-    wanted = f"should be {len(values)} numbers, higher = more anomalous"
-    usable = values.dtype.kind in "fiu" and not missing
-    _require(usable, f"{name}: {wanted}, not {found}")
-    return values.astype(np.float64)
+    wanted = f"{name}: should be {len(values)} numbers, higher = more anomalous"
+    _require(values.dtype.kind in "fiu", f"{wanted}, not {values.dtype}")
+    values = values.astype(np.float64)
+    _require(not np.isnan(values).any(), f"{wanted}, not {np.isnan(values).sum()} NaN")
+    return values
 
 
 def _numbered(classes: tuple[str, ...]) -> str:
@@ -207,13 +198,9 @@ def _numbered(classes: tuple[str, ...]) -> str:
 
 
 def _write(
-    run: Run,
-    arrays: dict[str, np.ndarray],
-    classes: tuple[str, ...],
-    data: Dataset | None,
-    sha256: str,
+    run: Run, arrays: dict, classes: tuple[str, ...], data: Dataset | None, sha256: str
 ) -> Record:
-    """The run's record; ConfigError if it is there with other scores, of which none is overwritten."""
+    """Write the record; ConfigError if it is there with other scores: none is overwritten."""
     if found := store.find(run):
         other = f"{short(found.home)} has other scores of {run.title}"
         do = "choose another method or trial, or delete this folder"

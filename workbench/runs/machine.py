@@ -3,7 +3,7 @@
 import math
 import os
 import platform
-from collections.abc import Iterator
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,19 +13,18 @@ from workbench.experiment import ConfigError, Experiment
 
 def device(experiment: Experiment) -> str:
     """cpu, cuda or cuda:k; ConfigError names the choices."""
-    wanted = experiment.device
-    if wanted == "cpu":
+    if experiment.device == "cpu":
         return "cpu"
     import torch
 
-    gpus = ["cuda", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
-    choices = ["cpu", *(gpus if torch.cuda.is_available() else [])]
-    if wanted == "auto":
-        return "cuda" if "cuda" in choices else "cpu"
-    if wanted not in choices:
-        listed = ", ".join(["auto", *choices])
-        raise ConfigError(f"device: {wanted!r} is not here; choose from {listed}")
-    return wanted
+    gpus = [f"cuda:{k}" for k in range(torch.cuda.device_count())]
+    if experiment.device == "auto":
+        return "cuda" if gpus else "cpu"
+    choices = ["auto", "cpu", *(["cuda", *gpus] if gpus else [])]
+    if experiment.device not in choices:
+        found = f"{experiment.device!r} is not here"
+        raise ConfigError(f"device: {found}; choose from {', '.join(choices)}")
+    return experiment.device
 
 
 def precision(experiment: Experiment) -> str:
@@ -61,26 +60,21 @@ def cores() -> int:
 
 
 def quota(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/self/cgroup")) -> int | None:
-    """The CPU cores that this process's control groups allow, rounded up; None: they set no limit."""
-    limits = []
-    version1 = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-    for group in _control_groups(root, of):
-        for files in (("cpu.max",), version1):
+    """The CPU cores that this process's control groups allow, rounded up; None without a limit."""
+    groups, limits = [], []
+    with suppress(OSError):
+        for line in of.read_text().splitlines():
+            _, kinds, path = line.split(":", 2)
+            if not kinds or "cpu" in kinds.split(","):  # version 2 names no kinds
+                group = root / ("cpu" if kinds else "") / path.strip("/")
+                groups += [group, *group.parents]
+    for group in groups:
+        for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
             with suppress(OSError, ValueError):  # no such file; "max", which is no limit
                 text = " ".join((group / name).read_text() for name in files)
                 allowed, period = map(int, text.split())
                 limits.append(math.ceil(allowed / period))
     return min((limit for limit in limits if limit > 0), default=None)
-
-
-def _control_groups(root: Path, of: Path) -> Iterator[Path]:
-    """The folders of the control groups that limit CPU time: this process's and those above."""
-    with suppress(OSError):
-        for line in of.read_text().splitlines():
-            _, kinds, path = line.split(":", 2)  # of version 2 no kinds
-            if not kinds or "cpu" in kinds.split(","):
-                group = root / ("cpu" if kinds else "") / path.strip("/")
-                yield from (group, *group.parents)
 
 
 def device_name(device: str) -> str:
@@ -89,8 +83,7 @@ def device_name(device: str) -> str:
         import torch
 
         return torch.cuda.get_device_name(device)
-    with suppress(OSError), Path("/proc/cpuinfo").open() as lines:
-        for line in lines:
-            if line.startswith("model name"):
-                return line.split(":")[1].strip()
+    with suppress(OSError):
+        if found := re.search(r"model name\s*: (.*\S)", Path("/proc/cpuinfo").read_text()):
+            return found[1]
     return platform.processor() or platform.machine()

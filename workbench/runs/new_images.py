@@ -138,7 +138,7 @@ def _arrays(
     hows = {name: how | {"stored": "values"} for name, how in wanted.items()}
     scorer = Scorer(run, replace(data, test=unlabelled), hows)
     net = net.to(memory_format=torch.channels_last)
-    arrays = scorer.arrays(net, [run.experiment.statistics])
+    scorer.score(net, [run.experiment.statistics])
     if scorer.failed:
         raise ConfigError(f"{run.title}: {'; '.join(scorer.failed.values())}")
-    return arrays
+    return scorer.arrays

@@ -24,7 +24,6 @@ from workbench.experiment import (
     Data,
     Experiment,
     Network,
-    Scoring,
     Training,
 )
 from workbench.images import prepared
@@ -39,13 +38,22 @@ SCORING = 1
 # Of batch norm, as trained or re-estimated, and how the names of their arrays and metrics end
 STATISTICS = {"mixed": "", "upright": "@upright"}
 
+_USUAL = {"version": 1} | {
+    name: Experiment.model_fields[name].default for name in ("temperature", "epsilon")
+}
+
 # A run's address has those of these settings that its method and network read, and of them those
 # that are not at their default: a setting that is added later, with a default that changes
 # nothing, leaves finished runs where they are.
 _WEIGHTS_DEPEND_ON = {*Data.model_fields, *Network.model_fields, *Training.model_fields}
-_AUXILIARY = {"auxiliary_weight", "auxiliary_augment"}
-_CPC = {"cpc_negatives", "cpc_augment"}
-_BUILT_IN_NETWORK = {"stem_stride", "widen_factor", "dropout", "norm_batch"}
+_BUILT_IN_NETWORKS_READ = {"stem_stride", "widen_factor", "dropout", "norm_batch"}
+_AUXILIARY_READS = {"auxiliary_weight", "auxiliary_augment"}
+_READS = {
+    "classification": set(),
+    "center_mask": {"mask_fill"},
+    "cpc": {*_AUXILIARY_READS, "cpc_negatives", "cpc_augment"},
+}
+_SOME_METHODS_READ = set.union(*_READS.values())
 
 
 @dataclass(frozen=True)
@@ -66,8 +74,8 @@ class Run:
     def title(self) -> str:
         images = self.experiment.train_per_class
         few = f", {images} images a class" if images else ""
-        which = f"{self.hold_out or 'nothing'} held out, {self.method}, trial {self.trial}"
-        return f"{self.dataset}{few}, {which}"
+        held_out = f"{self.hold_out or 'nothing'} held out"
+        return f"{self.dataset}{few}, {held_out}, {self.method}, trial {self.trial}"
 
     @property
     def external(self) -> bool:
@@ -76,18 +84,12 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The settings that the weights depend on; of an external run only the images' are known."""
+        """The settings that the weights depend on; of an external run the images' alone."""
         if self.external:
             return self.experiment.model_dump(mode="json", include={*Data.model_fields})
-        unread = set()
-        if self.method in ("classification", "center_mask"):
-            unread |= _AUXILIARY
-        if self.method != "center_mask":
-            unread.add("mask_fill")
-        if self.method != "cpc":
-            unread |= _CPC
+        unread = _SOME_METHODS_READ - _READS.get(self.method, _AUXILIARY_READS)
         if ":" in self.experiment.architecture:
-            unread |= _BUILT_IN_NETWORK
+            unread |= _BUILT_IN_NETWORKS_READ
         settings = self.experiment.model_dump(mode="json", include=_WEIGHTS_DEPEND_ON - unread)
         return settings | {"precision": machine.precision(self.experiment)}
 
@@ -131,7 +133,7 @@ def address(
 
 
 def recipe_of(method: str) -> int:
-    """RECIPE; 0 for imported scores, which do not change with semlib's training."""
+    """RECIPE; 0 for imported scores, which no change of semlib's training concerns."""
     return 0 if method.startswith(EXTERNAL) else RECIPE
 
 
@@ -174,22 +176,15 @@ def _how(score: str, experiment: Experiment) -> dict[str, Any]:
 
 
 def score_key(how: Mapping[str, Any], taken: Container[str] = ()) -> str:
-    """A score's key in a record: msp, odin(epsilon=0.01), my_score:energy(source=1a2b3c4d5e6f7081).
+    """A score's key in a record: msp, my_score:energy(version=1,source=1a2b3c4d5e6f7081).
 
-    Its name, and in brackets the digest of a user's function and what is not at its default. All
-    settings where that key is taken: in older records the plain name is of any settings or source.
+    The plain name only where all settings are at their default and it is not taken: in older
+    records it may be of other settings.
     """
-    defaults = {name: field.default for name, field in Scoring.model_fields.items()} | {
-        "version": 1
-    }
     settings = {name: value for name, value in how.items() if name not in ("score", "stored")}
-    unusual = {name: value for name, value in settings.items() if value != defaults.get(name)}
-    for kept in (unusual, settings):
-        words = ",".join(f"{name}={value}" for name, value in kept.items())
-        key = f"{how['score']}({words})" if words else how["score"]
-        if key not in taken:
-            break
-    return key
+    if settings.items() <= _USUAL.items() and how["score"] not in taken:
+        return how["score"]
+    return f"{how['score']}({','.join(f'{name}={value}' for name, value in settings.items())})"
 
 
 def array_name(key: str, statistics: str) -> str:
@@ -229,9 +224,7 @@ def _recorded_classes(experiment: Experiment) -> tuple[str, ...]:
     """The class names in the first record of the data set; none if there is none."""
     for path in (experiment.folder / "runs" / experiment.dataset_name).glob("**/record.json"):
         with suppress(OSError, ValueError, TypeError, KeyError):
-            names = json.loads(path.read_text())["classes"]
-            if names and isinstance(names, list) and all(isinstance(name, str) for name in names):
-                return tuple(names)
+            return tuple(map(str, json.loads(path.read_text())["classes"]))
     return ()
 
 

@@ -30,12 +30,12 @@ class Scorer:
     """
 
     def __init__(self, run: Run, data: Dataset, scores: Mapping, taken: Container[str] = ()):
-        self.split, self.labels = run.split(data), data.test.labels
+        self.data, self.split, self.scores = data, run.split(data), dict(scores)
         self.crop_side, self.batch = run.experiment.crop_side, run.experiment.score_batch
-        self.scores = dict(scores)
         self.keys = {name: plan.score_key(how, taken) for name, how in scores.items()}
         self.functions = {name: function(how) for name, how in scores.items()}
         self.failed: dict[str, str] = {}
+        self.arrays: dict[str, np.ndarray] = {}
 
     @property
     def scored(self) -> dict[str, dict[str, Any]]:
@@ -47,25 +47,27 @@ class Scorer:
         if self.failed:
             raise FloatingPointError("; ".join(self.failed.values()))
 
-    def arrays(
-        self,
-        net: nn.Module,
-        statistics: Iterable[str] = tuple(plan.STATISTICS),
-        only: str | None = None,
-    ) -> dict[str, np.ndarray]:
-        """The arrays of scores.npz with these batch-norm statistics; only: of a single score."""
+    def score(
+        self, net: nn.Module, statistics: Iterable[str] = tuple(plan.STATISTICS), only: str = ""
+    ) -> dict[str, float]:
+        """Score the test images with these batch-norm statistics, or compute one score only.
+
+        The measures; `arrays` then holds what belongs into scores.npz. FloatingPointError for MSP.
+        """
         while True:
-            names = [name for name in self.functions if only in (None, name)]
+            names = [name for name in self.functions if only in ("", name)]
             try:
-                return self._arrays(net, statistics, names)
+                self.arrays = self._arrays(net, statistics, names)
+                return measures(self.arrays)
             except ScoreError as error:
                 self.failed[error.name] = str(error)
                 del self.functions[error.name]
+                if error.name == "msp":
+                    raise FloatingPointError(str(error)) from None
 
-    def _arrays(
-        self, net: nn.Module, statistics: Iterable[str], names: list[str]
-    ) -> dict[str, np.ndarray]:
-        arrays = {"label": self.labels.astype(np.int16), "is_anomaly": self.split.is_anomaly}
+    def _arrays(self, net: nn.Module, statistics: Iterable[str], names: list[str]) -> dict:
+        arrays = {"label": self.data.test.labels.astype(np.int16)}
+        arrays["is_anomaly"] = self.split.is_anomaly
         train = augmentation.centre(self.split.train.images, self.crop_side)
         for which in statistics:
             with metrics.upright(net, train) if which == "upright" else nullcontext():
@@ -78,17 +80,14 @@ class Scorer:
                 arrays[array_name(self.keys[name], which)] = values
         return arrays
 
-    def _scores(
-        self, net: nn.Module, train: np.ndarray, names: list[str]
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def _scores(self, net: nn.Module, train: np.ndarray, names: list[str]) -> tuple:
         """Predicted classes (N,) of the test images, and their scores (N,) by name."""
         test = augmentation.centre(self.split.test.images, self.crop_side)
         fitted = [name for name in names if is_fitted(self.functions[name])]
         plain = {name: self.functions[name] for name in names if name not in fitted}
         predicted, scores = metrics.score(net, test, plain, self.batch)
         if fitted:  # one pass over the training and one over the test images serves all of them
-            of_train = metrics.features(net, train, self.batch)
-            of_test = metrics.features(net, test, self.batch)
+            of_train, of_test = (metrics.features(net, x, self.batch) for x in (train, test))
             labels = self.split.train.labels
             for name in fitted:
                 scores[name] = fit(name, self.functions[name], of_train, labels, net, of_test)
@@ -106,7 +105,7 @@ def function(how: Mapping[str, Any]) -> Callable:
 
 
 def is_fitted(function: Callable) -> bool:
-    """Whether a score is fitted on training features, or is one of the network, images or logits."""
+    """Whether a score is fitted on training features, or computed of net, images or logits."""
     return "train" in inspect.signature(function).parameters
 
 

@@ -8,6 +8,7 @@ Scores of other test images than the first lie below in test_<digest8>/, with a 
 import errno
 import hashlib
 import io
+import itertools
 import json
 import os
 import platform
@@ -24,7 +25,7 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from semlib.datasets import Digests
 from workbench.experiment import EXTERNAL, ConfigError, Experiment, create
@@ -87,7 +88,7 @@ class Record(BaseModel):
     @property
     def trained(self) -> Path:
         """The folder of the run's weights and history."""
-        return self._home.parent if self._home.name.startswith("test_") else self._home
+        return self.home.parent if self.home.name.startswith("test_") else self.home
 
     @property
     def data(self) -> Digests:
@@ -111,11 +112,8 @@ class Record(BaseModel):
 
     def measures(self) -> list[tuple[str, str, float]]:
         """Each metric: batch-norm statistics, a score's key or "accuracy", and the fraction."""
-        found = []
-        for name, value in self.metrics.items():
-            key, statistics = plan.key_and_statistics(name)
-            found.append((statistics, key, value))
-        return found
+        names = {name: plan.key_and_statistics(name) for name in self.metrics}
+        return [(names[name][1], names[name][0], value) for name, value in self.metrics.items()]
 
     def scores(self, *names: str) -> dict[str, np.ndarray]:
         """scores.npz, or these arrays of it, (N,) over the test images.
@@ -172,19 +170,22 @@ def progress(
     if here and experiment.missing == "train":
         found = f"{wanted} is not what is here, {here}"
         raise ConfigError(f"data_digest: {found}; nothing can be trained on it")
-    records, versions = [], Counter()
-    for run in runs:
-        found = [_usable(path.parent, run) for path in paths(run)]
-        usable = {str(record.data): record for record in found if record}
-        if wanted:
-            usable = {digest: usable[digest] for digest in usable if digest == wanted}
-        versions.update(usable.keys())
-        records.append(next(iter(usable.values()), None))
+    records = [_matching(run, wanted) for run in runs]
+    versions = Counter(digest for found in records for digest in found)
     if len(versions) > 1:
         choices = ", ".join(f"{digest} ({count} runs)" for digest, count in versions.most_common())
         where = f"{short(experiment.folder)} has runs on several versions of {runs[0].dataset}"
         raise ConfigError(f"{where}, which is not here; choose data_digest from {choices}")
-    return list(zip(runs, records, strict=True))
+    return [
+        (run, next(iter(found.values()), None)) for run, found in zip(runs, records, strict=True)
+    ]
+
+
+def _matching(run: Run, digest: str | None) -> dict[str, Record]:
+    """The run's records, by the digest of their data: all, or one version's."""
+    found = [_usable(path.parent, run) for path in paths(run)]
+    records = {str(record.data): record for record in found if record}
+    return {name: records[name] for name in records if digest in (None, name)}
 
 
 def finished(experiment: Experiment) -> list[Record]:
@@ -250,21 +251,18 @@ def _usable(home: Path, run: Run) -> Record | None:
 def unmatched(experiments: Iterable[Experiment]) -> list[str]:
     """Why finished runs with the experiments' settings are not used, a sentence for each reason."""
     reasons, folders = {}, set()
-    for experiment in experiments:
-        for run in plan.planned(experiment):
-            for path in paths(run):
-                reason = None
-                if run.external or path.parent not in run.homes:
-                    reason = _why_unused(run, path.parent)
-                if reason:
-                    reasons[path] = reason
-                    folders.add(short(experiment.folder))
+    for run in itertools.chain.from_iterable(map(plan.planned, experiments)):
+        for path in paths(run):
+            used = path.parent in run.homes and not run.external
+            if not used and (reason := _why_unused(run, path.parent)):
+                reasons[path] = reason
+                folders.add(short(run.experiment.folder))
     where = ", ".join(sorted(folders))
-    sentences = []
-    for reason, count in Counter(reasons.values()).items():
-        what = "1 finished run" if count == 1 else f"{count} finished runs"
-        sentences.append(f"{what} in {where} not used: {reason}. Nothing is deleted.")
-    return sentences
+    counts = Counter(reasons.values())
+    return [
+        f"{count} finished {'run' if count == 1 else 'runs'} in {where} not used: {reason}."
+        for reason, count in counts.items()
+    ]
 
 
 def _why_unused(run: Run, home: Path) -> str | None:
@@ -277,9 +275,8 @@ def _why_unused(run: Run, home: Path) -> str | None:
         return None
     if plan.chosen(record.settings) != plan.chosen(run.settings):
         return None
-    edited = [name for name in run.sources if record.sources.get(name) != run.sources[name]]
-    if edited:
-        return f"another version of {', '.join(edited)}"
+    if edited := dict(run.sources.items() - record.sources.items()):
+        return f"another version of {', '.join(sorted(edited))}"
     if run.data and record.data != run.data:
         return f"of other data ({record.data}) than is here now ({run.data})"
     return None
@@ -346,18 +343,15 @@ def read_record(home: Path) -> Record:
     """The record in a run's folder; ValueError names a file that isn't one, Outdated its recipe."""
     path = home / "record.json"
     try:
-        text = path.read_bytes()
-        record = Record.model_validate_json(text)
-    except OSError as error:
-        raise ValueError(f"{path} is not a record ({error.strerror})") from None
-    except ValidationError as error:
-        if b'"fingerprint":' in text and b'"recipe":' not in text:
-            raise Outdated("of recipe 1") from None
-        first = error.errors()[0]
-        where = "".join(f"{name}: " for name in first["loc"][:1])
-        raise ValueError(f"{path} is not a record ({where}{one_line(first['msg'])})") from None
-    if record.recipe != plan.recipe_of(record.method):
-        raise Outdated(f"of recipe {record.recipe}")
+        fields = json.loads(path.read_bytes())
+        recipe = fields.get("recipe", 1)  # the first did not say so
+        if recipe != plan.recipe_of(fields.get("method", "")):
+            raise Outdated(f"of recipe {recipe}")
+        record = Record(**fields)
+    except Outdated:
+        raise
+    except Exception as error:  # OSError, ValueError, AttributeError: it can hold anything
+        raise ValueError(f"{path} is not a record ({one_line(error, 100)})") from None
     record._home = home
     return record
 
@@ -382,7 +376,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def write_record(home: Path, **fields: Any) -> Record:
+def write_record(home: Path, /, **fields: Any) -> Record:
     """Write record.json, last and atomically: it alone says that the run is finished."""
     record = Record(**fields)
     text = json.dumps(record.model_dump(mode="json"), indent=1, allow_nan=False) + "\n"
@@ -404,7 +398,7 @@ def write_scores(path: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, str]
 
 
 def read_scores(path: Path, sha256: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """The arrays of scores.npz with these SHA-256; others are passed over. ValueError if damaged."""
+    """The arrays of scores.npz that have a SHA-256 here; ValueError if one is damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in sha256 if name != path.name}
