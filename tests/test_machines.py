@@ -62,11 +62,11 @@ def test_a_machines_own_settings_change_no_number_and_no_figure(tmp_path):
     machine_has |= {"HOME": "/proc/no home", "PYTHONIOENCODING": "ascii"}
     odd, plain = tiny(tmp_path, outputs=str(tmp_path / "out {profile} {}")), tiny(tmp_path)
     scores, notebooks = [], []
-    for experiment, environment in ((odd, machine_has), (plain, {})):
+    for experiment, changes in ((odd, machine_has), (plain, {})):
         twice = parameters(trials=2)  # for there to be a ± in the table
-        done = semlib("run", HOLDOUT, *words(experiment), *twice, SEMLIB_DATA=data, **environment)
+        done = semlib("run", HOLDOUT, *words(experiment), *twice, SEMLIB_DATA=data, **changes)
         assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-        assert (r"\xb1" if environment else "±") in done.stdout
+        assert (r"\xb1" if changes else "±") in done.stdout
         records = store.collect(experiment.folder)
         scores.append({record.address: record.scores_sha256 for record in records})
         notebooks += experiment.folder.glob("*.ipynb")
