@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import contents, parameters, pets, tiny, tiny_data
+from helpers import change_data, contents, parameters, pets, tiny, tiny_data
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -209,13 +209,6 @@ def test_a_run_without_its_weights_or_its_images_is_refused(on_tiny, capsys):
     places = {"outputs": str(folder), "data_root": str(folder / "data")}
     words[0] = str(external.add(folder / "new.npz", places).home)
     refused(folder, capsys, words, ("external:new", "was trained elsewhere", "choose a run"))
-
-
-def change_data(folder, **changes) -> None:
-    with np.load(folder / "data" / "tiny.npz") as file:
-        arrays = dict(file)
-    changed = {name: change(arrays[name]) for name, change in changes.items()}
-    np.savez(folder / "data" / "tiny.npz", **arrays | changed)
 
 
 def test_a_run_on_a_folder_asks_for_the_folder(trained, capsys):

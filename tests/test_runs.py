@@ -22,7 +22,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import ROOT, contents, environment, parameters, pets, scores, tiny, tiny_data
+from helpers import (
+    ROOT,
+    change_data,
+    contents,
+    environment,
+    parameters,
+    pets,
+    scores,
+    tiny,
+    tiny_data,
+)
 from sklearn.metrics import average_precision_score
 
 from semlib import datasets, metrics, models
@@ -82,14 +92,6 @@ def module(tmp_path, monkeypatch):
 
 def key(record, experiment, score) -> str | None:
     return record.key(plan.scoring(experiment)[score])
-
-
-def change_data(folder, **changes) -> None:
-    """Replace arrays of tiny.npz, each by what its function makes of it."""
-    path = folder / "data" / "tiny.npz"
-    with np.load(path) as file:
-        arrays = dict(file)
-    np.savez(path, **arrays | {name: change(arrays[name]) for name, change in changes.items()})
 
 
 def other_data(folder, part="test_images"):
