@@ -130,86 +130,61 @@ def test_the_documents_command_shows_what_was_imported(tmp_path, capfd):
     assert (tmp_path / "demo" / "benchmark-digits-7-8.png").exists()
 
 
-WRONG = {
-    "no such file": (None, ("No such file",)),
-    "no npz": (b"labels", ("isn't an .npz of plain arrays", "numpy.savez")),
-    "one array": (np.arange(3), ("isn't an .npz of plain arrays",)),
-    "pickled": ({"msp": np.array([None] * 100)}, ("isn't an .npz of plain arrays",)),
-    "no array": ("text in a member", ("isn't an .npz of plain arrays", "msp is no array")),
-    "no labels": (
-        {"without": ("labels", "method")},
-        ("lacks method, labels", "it has dataset, hold_out, predicted, msp"),
+NPZ = "isn't an .npz of plain arrays, as numpy.savez writes it"
+CLASSES = "0 zero, 1 one, 2 two, 3 three"
+LABELS = np.arange(100) // 25
+FEWER = {name: np.zeros(99, int) for name in ("labels", "predicted", "msp")}
+HIGH = np.array(["high"] * 100)
+NANS = np.where(np.arange(100) % 50, 0, np.nan)
+OWLS = CUB | {"labels": np.ones(100, int)}
+NO_TIT = CUB | {"hold_out": "tit", "labels": np.arange(100) % 3}
+TWICE = CUB | {"classes": ["jay", "owl", "owl", "tit"]}
+ABOVE = CUB | {"classes": ["jay", "owl", "..", "tit"]}
+THREE = "classes: should be three names or more, each once"
+WRONG = {  # what is in the file, or how an array is changed; what is said
+    "no such file": (None, "No such file"),
+    "no npz": (b"labels", NPZ),
+    "one array": (np.arange(3), NPZ),
+    "pickled": ({"msp": np.array([None] * 100)}, NPZ),
+    "no array": ("text in a member", f"{NPZ} (msp is no array"),
+    "no labels": ({"without": ("labels", "method")}, "lacks method, labels; it has dataset, hold"),
+    "no score": (
+        {"without": ("msp", "energy", "margin")},
+        "has no score; add an array for each: msp",
     ),
-    "no score": ({"without": ("msp", "energy", "margin")}, ("has no score", "msp, odin")),
-    "short": ({"msp": np.zeros(99)}, ("msp: should be (100,)", "tiny's 100 test images", "(99,)")),
-    "logits": ({"logits": np.zeros((100, 4))}, ("logits: should be (100,)", "(100, 4)")),
-    "fewer images": (
-        {name: np.zeros(99, int) for name in ("labels", "predicted", "msp")},
-        ("labels: should be (100,)",),
-    ),
-    "nan": (
-        {"energy": np.where(np.arange(100) % 50, 0, np.nan)},
-        ("energy: should be 100 numbers", "2 NaN"),
-    ),
-    "text": ({"msp": np.array(["high"] * 100)}, ("msp: should be 100 numbers", "<U4")),
-    "range": (
-        {"labels": np.arange(100) // 20},
-        ("labels: 4 is no class", "0 zero, 1 one, 2 two, 3 three"),
-    ),
-    "split's labels": ({"labels": np.arange(100) // 25 - 1}, ("labels: -1 is no class", "3 three")),
+    "short": ({"msp": np.zeros(99)}, "msp: should be (100,), one for each of tiny's 100 test"),
+    "logits": ({"logits": np.zeros((100, 4))}, "test images, not (100, 4)"),
+    "fewer images": (FEWER, "labels: should be (100,)"),
+    "nan": ({"energy": NANS}, "energy: should be 100 numbers, higher = more anomalous, not 2 NaN"),
+    "text": ({"msp": HIGH}, "msp: should be 100 numbers, higher = more anomalous, not <U4"),
+    "range": ({"labels": np.arange(100) // 20}, f"labels: 4 is no class; choose from {CLASSES}"),
+    "split's labels": ({"labels": LABELS - 1}, f"labels: -1 is no class; choose from {CLASSES}"),
     "floats": (
         {"predicted": np.zeros(100)},
-        ("predicted: should be whole numbers (N,), not float64 (100,)",),
+        "predicted: should be whole numbers (N,), not float64",
     ),
-    "order": (
-        {"labels": np.arange(100) % 4},
-        ("of tiny's test images, the first at index 1: 1 for 0", "the data set's order"),
-    ),
-    "unknown class": ({"hold_out": "four"}, ("'four'", "zero, one, two, three, none")),
-    "all classes": ({"hold_out": "all"}, ("'all'", "zero, one, two, three, none")),
-    "no anomaly": (
-        CUB | {"hold_out": "tit", "labels": np.arange(100) % 3},
-        ("labels: 0 of 100 are 3, the held-out",),
-    ),
-    "all anomalies": (
-        CUB | {"labels": np.ones(100, int)},
-        ("labels: 100 of 100 are 1", "of it and of others"),
-    ),
-    "lengths elsewhere": (
-        CUB | {"msp": np.zeros(99)},
-        ("msp: should be (100,), one for each of the 100 labels",),
-    ),
-    "predicted anomaly": (
-        {"predicted": np.arange(100) // 25},
-        ("predicted: 25 are 1, the held-out class one", "2 two"),
-    ),
-    "method": ({"method": "ViT B/16"}, ("method", "letters, digits, _ and -", "'ViT B/16'")),
-    "two methods": ({"method": ["a", "b"]}, ("method: should be one text",)),
-    "score's name": ({"my score": np.zeros(100)}, ("'my score'", "letters, digits, _ and -")),
-    "trial": ({"trial": 0.5}, ("trial: should be one whole number",)),
-    "negative trial": ({"trial": -1}, ("trial", "-1")),
-    "unknown data set": (
-        {"dataset": "cub"},
-        ("cub isn't prepared", "classes, train_digest, test_digest"),
-    ),
-    "other classes": ({"classes": ["a", "b", "c", "d"]}, ("classes", "zero, one, two, three")),
-    "other digest": (
-        {"test_digest": "a" * 64},
-        ("test_digest: is of other images than tiny has here",),
-    ),
+    "order": ({"labels": np.arange(100) % 4}, "test images, the first at index 1: 1 for 0; give"),
+    "unknown class": ({"hold_out": "four"}, "'four' is not a class of tiny; choose from zero, one"),
+    "all classes": ({"hold_out": "all"}, "zero, one, two, three, none"),
+    "no anomaly": (NO_TIT, "labels: 0 of 100 are 3, the held-out class tit; there should be"),
+    "all anomalies": (OWLS, "labels: 100 of 100 are 1, the held-out class owl; there should be"),
+    "lengths elsewhere": (CUB | {"msp": np.zeros(99)}, "(100,), one for each of the 100 labels"),
+    "predicted anomaly": ({"predicted": LABELS}, "predicted: 25 are 1, the held-out class one,"),
+    "method": ({"method": "ViT B/16"}, "letters, digits, _ and -, not 'ViT B/16'"),
+    "two methods": ({"method": ["a", "b"]}, "method: should be one text, not <U1 (2,)"),
+    "score's name": ({"my score": np.zeros(100)}, "letters, digits, _ and -, not 'my score'"),
+    "trial": ({"trial": 0.5}, "trial: should be one whole number"),
+    "negative trial": ({"trial": -1}, "first_trial: should be greater than or equal to 0, not -1"),
+    "unknown data set": ({"dataset": "cub"}, "or add classes, train_digest, test_digest"),
+    "other classes": ({"classes": ["a", "b"]}, "tiny in its order: zero, one, two, three"),
+    "other digest": ({"test_digest": "a" * 64}, "test_digest: is of other images than tiny has"),
     "no digest": (
-        {"test_digest": "a" * 8},
-        ("test_digest: should be 64 hexadecimal digits", "'aaaaaaaa'"),
+        {"test_digest": "aaaa"},
+        "64 hexadecimal digits, as in a record.json, not 'aaaa'",
     ),
-    "class twice": (
-        CUB | {"classes": ["jay", "owl", "owl", "tit"]},
-        ("classes: should be three names or more, each once",),
-    ),
-    "class above": (
-        CUB | {"classes": ["jay", "owl", "..", "tit"]},
-        ("classes: should be", "folders are named so"),
-    ),
-    "two classes": (CUB | {"classes": ["a", "b"]}, ("classes: should be three names or more",)),
+    "class twice": (TWICE, THREE),
+    "class above": (ABOVE, f"{THREE}, without /, for folders are named so"),
+    "two classes": (CUB | {"classes": ["a", "b"]}, THREE),
 }
 
 
@@ -228,7 +203,7 @@ def test_a_wrong_file_is_one_line_and_nothing_is_written(folder, capsys, wrong):
     elif isinstance(what, np.ndarray):
         with file.open("wb") as opened:
             np.save(opened, what)
-    refused(folder, capsys, file, said)
+    refused(folder, capsys, file, (said,))
 
 
 def refused(folder, capsys, file, said, **changes):
