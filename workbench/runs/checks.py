@@ -139,10 +139,10 @@ def _try_task(run: Run, net: torch.nn.Module, images: torch.Tensor) -> None:
     few = images[: max(1, recipe.batch_size // getattr(task, "share", 1))]
     with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.bfloat16):
         loss = task(net.train(), few)
+    wanted = "a tensor of one number with a gradient"
     if not isinstance(loss, torch.Tensor):
-        raise ValueError(f"its loss should be a tensor of one number, not a {type(loss).__name__}")
+        raise ValueError(f"its loss should be {wanted}, not a {type(loss).__name__}")
     if loss.numel() != 1 or not loss.requires_grad:
-        wanted = "a tensor of one number with a gradient"
         raise ValueError(f"its loss should be {wanted}, not a tensor {tuple(loss.shape)}")
     if not loss.isfinite():
         raise ValueError(f"its loss is {loss.item()} before any training")
