@@ -980,8 +980,8 @@ import itertools, os, signal, sys
 from pathlib import Path
 import torch
 from workbench import runs
-from workbench.experiment import METHODS, RANKED, SCORES, create
-from workbench.runs import execute, scoring
+from workbench.experiment import create
+from workbench.runs import execute
 
 torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1)  # imports what each child needs
 replace = Path.replace
@@ -1016,7 +1016,7 @@ def test_a_kill_between_any_two_files_changes_nothing(untrained):
     how = {"epochs": 2, "methods": "rotation"}
     settings = tiny(untrained, **how).model_dump(mode="json", exclude={"outputs"})
     script = EVERYWHERE.format(settings=settings, folder=untrained)
-    said = {"capture_output": True, "text": True, "timeout": 300}
+    said = {"capture_output": True, "text": True, "timeout": 1500}
     done = subprocess.run([sys.executable, "-c", script], env=environment(), **said)
     assert done.returncode == 0, done.stderr
     moments = int(done.stdout.split()[-1])

@@ -344,13 +344,13 @@ def read_record(home: Path) -> Record:
     path = home / "record.json"
     try:
         fields = json.loads(path.read_bytes())
-        recipe = fields.get("recipe", 1)  # the first did not say so
+        recipe = 1 if "fingerprint" in fields else fields["recipe"]  # the first did not say so
         if recipe != plan.recipe_of(fields.get("method", "")):
             raise Outdated(f"of recipe {recipe}")
         record = Record(**fields)
     except Outdated:
         raise
-    except Exception as error:  # OSError, ValueError, AttributeError: it can hold anything
+    except Exception as error:  # it can hold anything
         raise ValueError(f"{path} is not a record ({one_line(error, 100)})") from None
     record._home = home
     return record
