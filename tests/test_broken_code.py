@@ -109,7 +109,8 @@ def test_whatever_a_score_does_all_others_and_the_weights_are_as_without_it(plac
         assert {name: arrays[name] for name in expected} == expected
         assert all(torch.equal(a, b) for a, b in zip(weights(plain)["classification"].values(),
                    weights(experiment)["classification"].values(), strict=True))  # fmt: skip
-        found.append(arrays["mine:s"])
+        (key,) = {name.split("@")[0] for name in arrays if name.startswith("mine:s(")}
+        found.append(arrays[key])
     assert found[0] == found[1]
 
 
@@ -157,7 +158,7 @@ def weights_after(experiment):
         seen.append(len([m for m in modules if m.training]))
         epoch(optimizer, loss, rate)
 
-    modules, network = [], execute._network
+    modules, network = [], execute.build.network
 
     def build(run, split):
         net = network(run, split)
@@ -168,7 +169,7 @@ def weights_after(experiment):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(execute.training, "_update", update)
-        patch.setattr(execute, "_network", build)
+        patch.setattr(execute.build, "network", build)
         runs.complete(experiment)
     assert seen and set(seen) == {len(modules)}
     return torch.tensor(seen)
@@ -188,7 +189,7 @@ def test_what_a_task_draws_from_numpy_and_random_follows_the_trial_and_is_resume
     runs.complete(experiment)
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
     other = tiny(place, methods="mine:loss", trials=2, profile="resumed")
-    score = execute.scoring.score
+    score = execute.Scorer.score
     calls = []
 
     def interrupted(*args):
@@ -198,7 +199,7 @@ def test_what_a_task_draws_from_numpy_and_random_follows_the_trial_and_is_resume
         return score(*args)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(execute.scoring, "score", interrupted)
+        patch.setattr(execute.Scorer, "score", interrupted)
         runs.complete(other)
     random.seed(6), np.random.seed(6)
     runs.complete(other)
@@ -338,16 +339,17 @@ def test_scores_that_fail_after_training_cost_neither_it_nor_the_others_nor_othe
     with pytest.raises(FloatingPointError, match="mine:fails"):
         runs.complete(experiment)
     write(place, *(line.replace("16", "1000") for line in LATE))
-    assert all(set(own) <= set(record.scoring) for record in runs.complete(experiment))
+    for record in runs.complete(experiment):
+        assert {how["score"] for how in record.scoring.values()} == {*experiment.scores}
 
 
 def test_the_checkpoint_is_written_before_scoring(place, monkeypatch):
     """Whatever ends the process while it scores, no epoch is trained again."""
     experiment = tiny(place, methods="classification", checkpoint_every=3, evaluate_every=3)
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(execute.scoring, "score", lambda *args: (_ for _ in ()).throw(MemoryError()))
+        patch.setattr(execute.Scorer, "score", lambda *args: (_ for _ in ()).throw(MemoryError()))
         runs.complete(experiment)
-    monkeypatch.setattr(execute.training, "_epoch", lambda *args: pytest.fail("trained again"))
+    monkeypatch.setattr(execute.training, "_alternate", lambda *args: pytest.fail("trained again"))
     (record,) = runs.complete(experiment)
     assert list(record.history().epoch) == [3] and record.history().seconds.gt(0).all()
 
@@ -357,17 +359,15 @@ def test_infinite_scores_are_ranked_in_the_record_and_in_figures(place):
           "    return torch.where(best < 0.9, torch.inf, torch.where(best > 0.99, -torch.inf, -best))")  # fmt: skip
     experiment = tiny(place, methods="classification", scores=["msp", "mine:s"])
     (record,) = runs.complete(experiment)
-    arrays = record.scores()
-    assert np.isinf(arrays["mine:s"]).any()
-    ranks = np.unique(arrays["mine:s"], return_inverse=True)[1]
-    assert record.metrics["mine:s"] == pytest.approx(
+    arrays, key = record.scores(), list(record.scoring)[-1]
+    assert key.startswith("mine:s(") and np.isinf(arrays[key]).any()
+    ranks = np.unique(arrays[key], return_inverse=True)[1]
+    assert record.metrics[key] == pytest.approx(
         average_precision_score(arrays["is_anomaly"], ranks)
     )
-    assert record.metrics["mine:s"] == metrics.average_precision(
-        arrays["is_anomaly"], arrays["mine:s"]
-    )
+    assert record.metrics[key] == metrics.average_precision(arrays["is_anomaly"], arrays[key])
     plots.precision_recall(experiment, [record]).canvas.draw()
-    plots.ranked_images(record, runs.load(experiment), "mine:s").canvas.draw()
+    plots.ranked_images(record, runs.load(experiment), key).canvas.draw()
 
 
 def test_a_task_that_fails_in_training_lets_the_other_runs_finish(place):

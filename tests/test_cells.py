@@ -59,11 +59,17 @@ def test_a_digest_changes_with_what_the_function_depends_on(old, new, changes):
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("import numpy as np\nt = np.ones(3)\ndef loss(net, images): return t", "loss uses t, of type"),
+        (
+            "import numpy as np\nt = np.ones(3)\ndef loss(net, images): return t",
+            "loss uses t, of type",
+        ),
         ("loss = lambda net, images: 0", "write it with def"),
         ("fs = [lambda x: x]\ndef loss(net, images): return fs[0](1)", "a lambda in it"),
         ("class A:\n  def __call__(self): return 0\nloss = A()", "A is no function"),
-        ("def make(t):\n  def loss(net, images): return t\n  return loss\nloss = make([object()])", "t"),
+        (
+            "def make(t):\n  def loss(net, images): return t\n  return loss\nloss = make([object()])",
+            "t",
+        ),
     ],
 )
 def test_what_cannot_be_told_apart_is_refused_in_a_line(source, said):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from helpers import ROOT, contents, environment, made_up, parameters, tiny, tiny_data
 from sklearn.metrics import average_precision_score
+from workbench.results.inspector.results import Choice, Results, grouped, overview
 
 from workbench import runs
 from workbench.cli import main
@@ -17,7 +18,6 @@ from workbench.experiment import ConfigError, create
 from workbench.images import prepared
 from workbench.results import plots, show, stats, tables
 from workbench.results.inspector.page import Page
-from workbench.results.inspector.selection import Choice, Results, grouped, overview
 from workbench.runs import plan, store
 
 METHOD = "external:vit-b16"
@@ -35,18 +35,12 @@ def scores(folder, name="scores", seed=0, without=(), **changes):
     """An .npz of made-up scores of the tiny data set with the class one held out."""
     random, labels = np.random.default_rng(seed), np.arange(100) // 25
     arrays = {"dataset": "tiny", "hold_out": "one", "method": "vit-b16", "labels": labels}
-    arrays |= {
-        "predicted": np.where(labels == 1, 3, labels),
-        "msp": random.normal(labels == 1).round(1),
-    }
-    arrays |= {
-        "energy": random.normal(size=100).round(1),
-        "margin": random.integers(0, 9, 100),
-    } | changes
-    np.savez(
-        folder / f"{name}.npz",
-        **{key: value for key, value in arrays.items() if key not in without},
-    )
+    arrays["predicted"] = np.where(labels == 1, 3, labels)
+    arrays["msp"] = random.normal(labels == 1).round(1)
+    arrays["energy"] = random.normal(size=100).round(1)
+    arrays["margin"] = random.integers(0, 9, 100)
+    kept = {key: value for key, value in (arrays | changes).items() if key not in without}
+    np.savez(folder / f"{name}.npz", **kept)
     return folder / f"{name}.npz"
 
 
@@ -58,83 +52,64 @@ def add(folder, file, status=0, **changes) -> None:
     assert main(["import", str(file), *parameters(**places(folder) | changes)]) == status
 
 
-def test_the_documents_loop_is_imported_and_stands_beside_semlibs_own(tmp_path):
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """What the document's code wrote, and the experiment with its scores beside made-up ones."""
+    folder = tmp_path_factory.mktemp("perceptron")
     text = (ROOT / "docs" / "external.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
     assert len([line for line in code.splitlines() if line.strip()]) <= 25
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], cwd=tmp_path, env=environment(), timeout=100
-        ).returncode
-        == 0
-    )
-    named = re.search(r"-m semlib (import .*)", text)[1].replace(
-        "scores.npz", str(tmp_path / "scores.npz")
-    )
-    experiment = made_up(
-        tmp_path,
-        600,
-        dataset="digits",
-        hold_out="8",
-        methods="classification",
-        profile="demo",
-        trials=1,
-    )
-    assert main([*named.split(), "-p", "outputs", str(tmp_path)]) == 0
+    command = [sys.executable, "-c", code]
+    subprocess.run(command, cwd=folder, env=environment(), timeout=100, check=True)
+    named = re.search(r"-m semlib (import .*)", text)[1]
+    named = named.replace("scores.npz", str(folder / "scores.npz")).split()
+    which = {"dataset": "digits", "hold_out": "8", "profile": "demo", "trials": 1}
+    experiment = made_up(folder, 600, methods="classification", **which)
+    assert main([*named, "-p", "outputs", str(folder)]) == 0
+    methods, names = ("classification", "external:perceptron"), ("msp", "energy", "external:margin")
+    with np.load(folder / "scores.npz") as file:
+        return dict(file), create(experiment.model_dump() | {"methods": methods, "scores": names})
 
-    parts = {
-        "methods": ("classification", "external:perceptron"),
-        "scores": ("msp", "energy", "external:margin"),
-    }
-    both = create(experiment.model_dump() | parts)
+
+def test_the_documents_loop_is_imported(imported):
+    outside, both = imported
     own, record = store.finished(both)
-    assert (own.method, own.external, record.method) == (
-        "classification",
-        None,
-        "external:perceptron",
-    )
-    with np.load(tmp_path / "scores.npz") as file:
-        labels, outside = file["labels"], dict(file)
-    assert np.array_equal(labels, prepared.load("digits").test.labels) and record.data == own.data
-    for key, name in (("msp", "msp"), ("energy", "energy"), ("external:margin", "margin")):
-        assert record.metrics[key] == pytest.approx(
-            average_precision_score(labels == 8, outside[name])
-        )
-    assert record.metrics["accuracy"] == (labels == outside["predicted"])[labels != 8].mean() > 0.9
-    assert all(
-        record.metrics[f"{name}@upright"] == record.metrics[name]
-        for name in ("accuracy", *record.scoring)
-    )
-    assert (record.skew, record.train_images) == (
-        (labels == 8).mean(),
-        len(prepared.load("digits").train),
-    )
+    data = prepared.load("digits")
+    assert (own.method, own.external, record.method) == (both.methods[0], None, both.methods[1])
+    assert record.data == own.data and record.train_images == len(data.train)
+    is_anomaly = outside["labels"] == 8
+    assert np.array_equal(outside["labels"], data.test.labels) and record.skew == is_anomaly.mean()
+    right = data.test.labels == outside["predicted"]
+    expected = {"accuracy": right[~is_anomaly].mean()}
+    for name in both.scores:
+        values = outside[name.removeprefix("external:")]
+        expected[name] = average_precision_score(is_anomaly, values)
+    expected |= {f"{name}@upright": value for name, value in expected.items()}
+    assert record.metrics == pytest.approx(expected) and record.metrics["accuracy"] > 0.9
 
-    table = tables.by_class(both, [own, record])
-    assert (
-        table["external:perceptron", "external:margin", "mean"]["8"]
-        == 100 * record.metrics["external:margin"]
-    )
-    assert table["classification", "msp", "mean"]["8"] == 100 * own.metrics["msp"]
-    assert "perceptron" in show.as_text(table) and "perceptron (1)" in show.summary(
-        both, [own, record]
-    )
-    gained = stats.gains([(both, [own, record])]).query(
-        "method == 'external:perceptron' and measure == 'msp'"
-    )
-    assert gained.gain.tolist() == pytest.approx(
-        [100 * (record.metrics["msp"] - own.metrics["msp"])] * 2
-    )  # of both statistics
-    (members,) = grouped(store.collect(experiment.folder), both).values()
+
+def test_imported_scores_stand_beside_semlibs_own(imported):
+    _, both = imported
+    own, record = records = store.finished(both)
+    margin = 100 * record.metrics["external:margin"]
+    gain = 100 * (record.metrics["msp"] - own.metrics["msp"])
+    table = tables.by_class(both, records).loc["8"]
+    assert table["external:perceptron", "external:margin", "mean"] == margin
+    assert table["classification", "msp", "mean"] == 100 * own.metrics["msp"]
+    assert "perceptron (1)" in show.summary(both, records)
+    gained = stats.gains([(both, records)])
+    gained = gained.query("method == 'external:perceptron' and measure == 'msp'").gain
+    assert gained.tolist() == pytest.approx([gain] * 2)  # of both statistics
+    (members,) = grouped(store.collect(both.folder), both).values()
     for statistics in plan.STATISTICS:
         results = Results(members, statistics)
         choice = Choice(("8",), results.methods, ("MSP", "margin"), (0,))
         assert results.methods == ("Classification-only", "perceptron")
         rows = results.selection(choice, 0.1).query("method == 'perceptron' and score == 'margin'")
-        assert rows.average_precision.tolist() == [100 * record.metrics["external:margin"]]
+        assert rows.average_precision.tolist() == [margin]
         assert "perceptron" in str(Page(results).panels(choice, 0.1))
     assert overview({"a": members, "b": [own]})["trained elsewhere"].tolist() == [1, 0]
-    assert plots.precision_recall(both, [own, record]) and plots.learning_curves(both, [record])
+    assert plots.precision_recall(both, records) and plots.learning_curves(both, [record])
 
 
 @pytest.mark.notebook
@@ -142,91 +117,75 @@ def test_the_documents_command_shows_what_was_imported(tmp_path, capfd):
     """In a table's notebook, which trains nothing."""
     words = (ROOT / "docs" / "external.md").read_text().replace("\\\n", " ")
     words = re.search(r"-m semlib (run .*)", words)[1].replace('"', "").replace(", ", ",").split()
-    labels = prepared.load("digits").test.labels
-    what = {
-        "dataset": "digits",
-        "method": "perceptron",
-        "labels": labels,
-        "energy": labels,
-        "margin": -labels,
-    }
+    labels, file = prepared.load("digits").test.labels, tmp_path / "scores.npz"
+    what = {"dataset": "digits", "method": "perceptron", "labels": labels, "energy": labels}
+    what |= {"margin": -labels, "msp": (labels == 8).astype(float)}
     for name in ("7", "8"):
-        predicted = np.where(labels == int(name), 0, labels)
-        np.savez(
-            tmp_path / "scores.npz",
-            hold_out=name,
-            predicted=predicted,
-            msp=(labels == 8).astype(float),
-            **what,
-        )
-        assert (
-            main(
-                [
-                    "import",
-                    str(tmp_path / "scores.npz"),
-                    "-p",
-                    "outputs",
-                    str(tmp_path),
-                    "-p",
-                    "profile",
-                    "demo",
-                ]
-            )
-            == 0
-        )
-    assert (
-        main(
-            [*words, "-p", "outputs", str(tmp_path), "-p", "trials", "1", "-p", "hold_out", "[7,8]"]
-        )
-        == 0
-    )
+        np.savez(file, hold_out=name, predicted=np.where(labels == int(name), 0, labels), **what)
+        assert main(["import", str(file), *parameters(outputs=tmp_path, profile="demo")]) == 0
+    assert main([*words, *parameters(outputs=tmp_path, trials=1, hold_out="[7,8]")]) == 0
     out = capfd.readouterr().out
-    assert (
-        re.search(r"^8 .*100\.00", out, flags=re.M)
-        and "2 of 4 runs are finished." in out
-        and "perceptron (2)" in out
-    )
-    assert (tmp_path / "demo" / "benchmark-digits-7-8.png").exists() and not list(
-        tmp_path.rglob("weights.pt")
-    )
+    assert re.search(r"^8 .*100\.00", out, flags=re.M) and "perceptron (2)" in out
+    assert "2 of 4 runs are finished." in out and not list(tmp_path.rglob("weights.pt"))
+    assert (tmp_path / "demo" / "benchmark-digits-7-8.png").exists()
 
 
-WRONG = {
-    "no such file": (None, ("No such file",)),
-    "no npz": (b"labels", ("isn't an .npz of plain arrays", "numpy.savez")),
-    "one array": (np.arange(3), ("isn't an .npz of plain arrays",)),
-    "pickled": ({"msp": np.array([None] * 100)}, ("isn't an .npz of plain arrays",)),
-    "no array": ("text in a member", ("isn't an .npz of plain arrays", "msp is no array")),
-    "no labels": ({"without": ("labels", "method")}, ("lacks method, labels", "it has dataset, hold_out, predicted, msp")),
-    "no score": ({"without": ("msp", "energy", "margin")}, ("has no score", "msp, odin")),
-    "short": ({"msp": np.zeros(99)}, ("msp: should be (100,)", "tiny's 100 test images", "(99,)")),
-    "logits": ({"logits": np.zeros((100, 4))}, ("logits: should be (100,)", "(100, 4)")),
-    "fewer images": ({name: np.zeros(99, int) for name in ("labels", "predicted", "msp")}, ("labels: should be (100,)",)),
-    "nan": ({"energy": np.where(np.arange(100) % 50, 0, np.nan)}, ("energy: should be 100 numbers", "2 NaN")),
-    "text": ({"msp": np.array(["high"] * 100)}, ("msp: should be 100 numbers", "<U4")),
-    "range": ({"labels": np.arange(100) // 20}, ("labels: 4 is no class", "0 zero, 1 one, 2 two, 3 three")),
-    "split's labels": ({"labels": np.arange(100) // 25 - 1}, ("labels: -1 is no class", "3 three")),
-    "floats": ({"predicted": np.zeros(100)}, ("predicted: should be whole numbers (N,), not float64 (100,)",)),
-    "order": ({"labels": np.arange(100) % 4}, ("of tiny's test images, the first at index 1: 1 for 0", "the data set's order")),
-    "unknown class": ({"hold_out": "four"}, ("'four'", "zero, one, two, three, none")),
-    "all classes": ({"hold_out": "all"}, ("'all'", "zero, one, two, three, none")),
-    "no anomaly": (CUB | {"hold_out": "tit", "labels": np.arange(100) % 3}, ("labels: 0 of 100 are 3, the held-out",)),
-    "all anomalies": (CUB | {"labels": np.ones(100, int)}, ("labels: 100 of 100 are 1", "of it and of others")),
-    "lengths elsewhere": (CUB | {"msp": np.zeros(99)}, ("msp: should be (100,), one for each of the 100 labels",)),
-    "predicted anomaly": ({"predicted": np.arange(100) // 25}, ("predicted: 25 are 1, the held-out class one", "2 two")),
-    "method": ({"method": "ViT B/16"}, ("method", "letters, digits, _ and -", "'ViT B/16'")),
-    "two methods": ({"method": ["a", "b"]}, ("method: should be one text",)),
-    "score's name": ({"my score": np.zeros(100)}, ("'my score'", "letters, digits, _ and -")),
-    "trial": ({"trial": 0.5}, ("trial: should be one whole number",)),
-    "negative trial": ({"trial": -1}, ("trial", "-1")),
-    "unknown data set": ({"dataset": "cub"}, ("cub isn't prepared", "classes, train_digest, test_digest")),
-    "other classes": ({"classes": ["a", "b", "c", "d"]}, ("classes", "zero, one, two, three")),
-    "other digest": ({"test_digest": "a" * 64}, ("test_digest: is of other images than tiny has here",)),
-    "no digest": ({"test_digest": "a" * 8}, ("test_digest: should be 64 hexadecimal digits", "'aaaaaaaa'")),
-    "class twice": (CUB | {"classes": ["jay", "owl", "owl", "tit"]}, ("classes: should be three names or more, each once",)),
-    "class above": (CUB | {"classes": ["jay", "owl", "..", "tit"]}, ("classes: should be", "folders are named so")),
-    "two classes": (CUB | {"classes": ["a", "b"]}, ("classes: should be three names or more",)),
-}  # fmt: skip
+NPZ = "isn't an .npz of plain arrays, as numpy.savez writes it"
+CLASSES = "0 zero, 1 one, 2 two, 3 three"
+LABELS = np.arange(100) // 25
+FEWER = {name: np.zeros(99, int) for name in ("labels", "predicted", "msp")}
+HIGH = np.array(["high"] * 100)
+NANS = np.where(np.arange(100) % 50, 0, np.nan)
+OWLS = CUB | {"labels": np.ones(100, int)}
+NO_TIT = CUB | {"hold_out": "tit", "labels": np.arange(100) % 3}
+TWICE = CUB | {"classes": ["jay", "owl", "owl", "tit"]}
+ABOVE = CUB | {"classes": ["jay", "owl", "..", "tit"]}
+THREE = "classes: should be three names or more, each once"
+WRONG = {  # what is in the file, or how an array is changed; what is said
+    "no such file": (None, "No such file"),
+    "no npz": (b"labels", NPZ),
+    "one array": (np.arange(3), NPZ),
+    "pickled": ({"msp": np.array([None] * 100)}, NPZ),
+    "no array": ("text in a member", f"{NPZ} (msp is no array"),
+    "no labels": ({"without": ("labels", "method")}, "lacks method, labels; it has dataset, hold"),
+    "no score": (
+        {"without": ("msp", "energy", "margin")},
+        "has no score; add an array for each: msp",
+    ),
+    "short": ({"msp": np.zeros(99)}, "msp: should be (100,), one for each of tiny's 100 test"),
+    "logits": ({"logits": np.zeros((100, 4))}, "test images, not (100, 4)"),
+    "fewer images": (FEWER, "labels: should be (100,)"),
+    "nan": ({"energy": NANS}, "energy: should be 100 numbers, higher = more anomalous, not 2 NaN"),
+    "text": ({"msp": HIGH}, "msp: should be 100 numbers, higher = more anomalous, not <U4"),
+    "range": ({"labels": np.arange(100) // 20}, f"labels: 4 is no class; choose from {CLASSES}"),
+    "split's labels": ({"labels": LABELS - 1}, f"labels: -1 is no class; choose from {CLASSES}"),
+    "floats": (
+        {"predicted": np.zeros(100)},
+        "predicted: should be whole numbers (N,), not float64",
+    ),
+    "order": ({"labels": np.arange(100) % 4}, "test images, the first at index 1: 1 for 0; give"),
+    "unknown class": ({"hold_out": "four"}, "'four' is not a class of tiny; choose from zero, one"),
+    "all classes": ({"hold_out": "all"}, "zero, one, two, three, none"),
+    "no anomaly": (NO_TIT, "labels: 0 of 100 are 3, the held-out class tit; there should be"),
+    "all anomalies": (OWLS, "labels: 100 of 100 are 1, the held-out class owl; there should be"),
+    "lengths elsewhere": (CUB | {"msp": np.zeros(99)}, "(100,), one for each of the 100 labels"),
+    "predicted anomaly": ({"predicted": LABELS}, "predicted: 25 are 1, the held-out class one,"),
+    "method": ({"method": "ViT B/16"}, "letters, digits, _ and -, not 'ViT B/16'"),
+    "two methods": ({"method": ["a", "b"]}, "method: should be one text, not <U1 (2,)"),
+    "score's name": ({"my score": np.zeros(100)}, "letters, digits, _ and -, not 'my score'"),
+    "trial": ({"trial": 0.5}, "trial: should be one whole number"),
+    "negative trial": ({"trial": -1}, "first_trial: should be greater than or equal to 0, not -1"),
+    "unknown data set": ({"dataset": "cub"}, "or add classes, train_digest, test_digest"),
+    "other classes": ({"classes": ["a", "b"]}, "tiny in its order: zero, one, two, three"),
+    "other digest": ({"test_digest": "a" * 64}, "test_digest: is of other images than tiny has"),
+    "no digest": (
+        {"test_digest": "aaaa"},
+        "64 hexadecimal digits, as in a record.json, not 'aaaa'",
+    ),
+    "class twice": (TWICE, THREE),
+    "class above": (ABOVE, f"{THREE}, without /, for folders are named so"),
+    "two classes": (CUB | {"classes": ["a", "b"]}, THREE),
+}
 
 
 @pytest.mark.parametrize("wrong", WRONG)
@@ -244,7 +203,7 @@ def test_a_wrong_file_is_one_line_and_nothing_is_written(folder, capsys, wrong):
     elif isinstance(what, np.ndarray):
         with file.open("wb") as opened:
             np.save(opened, what)
-    refused(folder, capsys, file, said)
+    refused(folder, capsys, file, (said,))
 
 
 def refused(folder, capsys, file, said, **changes):
@@ -271,26 +230,18 @@ def test_a_wrong_parameter_is_one_line_too(folder, capsys, changes, said):
 
 def test_what_was_imported_stays(folder, capsys):
     data = prepared.load("tiny", folder / "data")
-    first = scores(
-        folder,
-        classes=data.classes,
-        train_digest=prepared.digests_of(data).train,
-        test_digest=prepared.digests_of(data).test,
-    )
+    digests = {
+        "train_digest": prepared.digests_of(data).train,
+        "test_digest": prepared.digests_of(data).test,
+    }
+    first = scores(folder, classes=data.classes, **digests)
     add(folder, first)
     before = contents(folder / "outputs")
     add(folder, first)
     assert contents(folder / "outputs") == before
     other = scores(folder, "other", seed=1)
-    refused(
-        folder,
-        capsys,
-        other,
-        (
-            "has other scores of tiny, one held out, external:vit-b16, trial 0",
-            "another method or trial",
-        ),
-    )
+    said = "has other scores of tiny, one held out, external:vit-b16, trial 0"
+    refused(folder, capsys, other, (said, "another method or trial"))
     add(folder, scores(folder, "next", seed=1, trial=1))
     found = store.finished(tiny(folder, methods=METHOD, trials=2))
     assert [(record.trial, record.method) for record in found] == [(0, METHOD), (1, METHOD)]
@@ -298,21 +249,17 @@ def test_what_was_imported_stays(folder, capsys):
 
 
 def test_an_import_waits_for_another_of_the_same_name(folder, capsys, monkeypatch):
-    """Otherwise both find nothing there and the record of one could stand beside the scores of the
-    other.
-    """
+    """Otherwise the record of one could come to stand beside the scores of the other."""
     monkeypatch.setattr(store, "PATIENCE", 0.1)
     add(folder, file := scores(folder))
     (run,) = plan.planned(tiny(folder, methods=METHOD))
     (run.home / "record.json").unlink()
-    with ThreadPoolExecutor(1) as other, store.alone(run):
+    with ThreadPoolExecutor(1) as other, store.lock(run):
         imported = other.submit(add, folder, file)
         with pytest.raises(TimeoutError):
             imported.result(timeout=2)
-        assert (
-            "waiting for tiny, one held out, external:vit-b16, trial 0" in capsys.readouterr().err
-        )
-        assert not (run.home / "record.json").exists()
+        said = "waiting for tiny, one held out, external:vit-b16, trial 0"
+        assert said in capsys.readouterr().err and not (run.home / "record.json").exists()
     assert store.find(run)
 
 
@@ -330,28 +277,23 @@ def test_a_file_that_is_there_is_found_in_a_folder_that_is_read_only(folder, mon
 
 
 def test_scores_that_were_damaged_are_imported_again(folder):
-    add(folder, scores(folder))
+    file, experiment = scores(folder), tiny(folder, methods=METHOD)
+    add(folder, file)
     (path,) = (folder / "outputs").rglob("scores.npz")
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.warns(UserWarning, match="not used"):
-        assert store.finished(tiny(folder, methods=METHOD)) == []
+        assert store.finished(experiment) == []
     with pytest.warns(UserWarning, match="not used"):
-        add(folder, scores(folder))
-    assert (
-        len(store.finished(tiny(folder, methods=METHOD)))
-        == len(store.collect(folder / "outputs" / "test"))
-        == 1
-    )
+        add(folder, file)
+    assert store.finished(experiment) == store.collect(experiment.folder) != []
 
 
 def test_scores_are_of_the_images_that_they_were_compared_with(folder):
-    """Of other images there is a further record: with other test images below the first, which
-    stays.
-    """
+    """Of other images there is a further record; with other test images it is below the first."""
     file, experiment = scores(folder), tiny(folder, methods=METHOD)
     add(folder, file)
-    with np.load(folder / "data" / "tiny.npz") as prepared:
-        arrays = dict(prepared)
+    with np.load(folder / "data" / "tiny.npz") as opened:
+        arrays = dict(opened)
     for part in ("test", "train"):
         arrays[f"{part}_images"] = arrays[f"{part}_images"] ^ 1
         np.savez(folder / "data" / "tiny.npz", **arrays)
@@ -364,42 +306,28 @@ def test_scores_are_of_the_images_that_they_were_compared_with(folder):
 
 def test_no_training_waits_for_what_can_only_be_imported(folder):
     add(folder, scores(folder))
-    both = {
-        "methods": ("classification", METHOD),
-        "scores": ("msp", "energy", "external:margin"),
-        "epochs": 1,
-        "trials": 2,
-    }
-    own, outside, second = runs.complete(tiny(folder, **both))
-    assert [own.method, outside.method, second.method] == [
-        "classification",
-        METHOD,
-        "classification",
-    ]
+    names = ("msp", "energy", "external:margin")
+    both = tiny(folder, methods=("classification", METHOD), scores=names, epochs=1, trials=2)
+    records = runs.complete(both)
+    own, outside, second = records
+    assert (own.method, outside.method, second.method) == ("classification", METHOD, own.method)
     assert own.metrics.keys() >= {"msp", "energy"} and "external:margin" not in own.metrics
-    assert (
-        runs.complete(tiny(folder, **both)) == [own, outside, second]
-        and store.missing(tiny(folder, **both)) == []
-    )
-    said = show.remarks(tiny(folder, **both), [own, outside, second])
-    assert len(said) == 3 and said[0].startswith("3 of 4 runs") and "vit-b16 (1)" in said[2]
-    assert (
-        said[1]
-        == "Averages are of the trials that have every class: 2 with Classification-only, 1 with vit-b16."
-    )
-    text = show.as_text(tables.by_class(tiny(folder, **both), [own, outside, second]))
+    assert runs.complete(both) == records and store.missing(both) == []
+    said = " ".join(show.remarks(both, records))
+    assert "3 of 4 runs" in said and "vit-b16 (1)" in said
+    text = show.as_text(tables.by_class(both, records))
     assert text.count("not run") == 2  # margin of the classifier, for the class and on average
 
 
 @pytest.mark.parametrize(("field", "known"), [("methods", METHOD), ("scores", "external:margin")])
 def test_a_misspelt_name_is_refused_with_those_that_were_imported(folder, field, known):
+    wrong = tiny(folder, **{field: "external:x"})
     with pytest.raises(ConfigError, match=r"choose from none.*semlib import"):
-        runs.complete(tiny(folder, **{field: "external:x"}))
+        runs.complete(wrong)
     add(folder, scores(folder))
-    with pytest.raises(
-        ConfigError, match=f"{field}: external:x was not imported into .*; choose from {known}"
-    ):
-        runs.complete(tiny(folder, **{field: "external:x"}))
+    said = f"{field}: external:x was not imported into .*; choose from {known}"
+    with pytest.raises(ConfigError, match=said):
+        runs.complete(wrong)
     assert not list((folder / "outputs").rglob("weights.pt"))
 
 
@@ -414,17 +342,13 @@ def test_settings_of_the_images_tell_tables_apart(folder):
     """With 20 labels a class it is another training, on other data than with all of them."""
     add(folder, scores(folder))
     add(folder, scores(folder, "few", seed=1, method="few"), train_per_class=20)
-    assert [
-        record.method for record in store.finished(tiny(folder, methods=(METHOD, "external:few")))
-    ] == [METHOD]
+    found = store.finished(tiny(folder, methods=(METHOD, "external:few")))
+    assert [record.method for record in found] == [METHOD]
     for changes in ({}, {"epochs": 1}, {"train_per_class": 20, "batch_size": 32}):
         runs.complete(tiny(folder, methods="classification", **changes))
-    found = grouped(store.collect(folder / "outputs" / "test"), tiny(folder))
-    assert sorted([record.method for record in members][1:] for members in found.values()) == [
-        ["external:few"],
-        [METHOD],
-        [METHOD],
-    ]
+    found = grouped(store.collect(folder / "outputs" / "test"), tiny(folder)).values()
+    outside = sorted([record.method for record in members][1:] for members in found)
+    assert outside == [["external:few"], [METHOD], [METHOD]]
 
 
 def test_nothing_held_out_and_the_scores_of_a_data_set_that_is_not_here(folder):
@@ -433,23 +357,15 @@ def test_nothing_held_out_and_the_scores_of_a_data_set_that_is_not_here(folder):
     assert record.hold_out is None and set(record.metrics) == {"accuracy", "accuracy@upright"}
     for k, name in enumerate(("plain", "new")):
         add(folder, scores(folder, name, seed=k, method=name, **CUB))
-    experiment = tiny(
-        folder,
-        dataset="cub",
-        hold_out="owl",
-        methods=("external:plain", "external:new"),
-        missing="skip",
-    )
+    which = {"dataset": "cub", "hold_out": "owl", "missing": "skip"}
+    experiment = tiny(folder, methods=("external:plain", "external:new"), **which)
     found = runs.complete(experiment)
     assert [str(record.data) for record in found] == ["11111111-22222222"] * 2
-    assert (
-        tables.by_class(experiment, found).loc["owl"].notna().sum() == 4
-    )  # MSP and accuracy, of one trial
+    shown = tables.by_class(experiment, found).loc["owl"]
+    assert shown.notna().sum() == 4  # MSP and accuracy, of one trial
     (members,) = grouped(store.collect(experiment.folder), experiment).values()
-    assert Results(members).published("owl", "plain", "MSP") == pytest.approx(
-        (np.nan, np.nan), nan_ok=True
-    )
-    assert overview({"cub": members})["trained elsewhere"].tolist() == [2]
+    published = Results(members).published("owl", "plain", "MSP")
+    assert np.isnan(published).all() and overview({"cub": members})["trained elsewhere"].item() == 2
 
 
 def test_a_dry_grid_counts_what_is_trained(folder, capsys):

@@ -1,6 +1,4 @@
-"""Faults that runs and grids survive: signals, full and read-only disks, clocks, other processes.
-Kills: also test_runs.
-"""
+"""Faults that runs and grids survive: signals, disks, clocks, other processes (and test_runs)."""
 
 import hashlib
 import http.server
@@ -33,6 +31,7 @@ from helpers import (
     tiny_data,
 )
 
+from semlib.datasets import CLASSES
 from workbench import runs
 from workbench.batch import notebooks
 from workbench.runs import plan, store
@@ -63,22 +62,17 @@ def disk(folder):
 
 def command(folder, *words, **changes):
     """`semlib run` of holdout.ipynb on the tiny data."""
-    settings = {
-        **TINY,
-        "outputs": folder / "outputs",
-        "epochs": 40,
-        "methods": "classification",
-    } | changes
-    given = parameters(**{name: value for name, value in settings.items() if value is not None})
-    return ["run", "notebooks/holdout.ipynb", *given, "-o", folder / "out.ipynb", *words]
+    settings = TINY | {"outputs": folder / "outputs", "epochs": 40, "methods": "classification"}
+    given = {name: value for name, value in (settings | changes).items() if value is not None}
+    place = ["-o", folder / "out.ipynb"]
+    return ["run", "notebooks/holdout.ipynb", *parameters(**given), *place, *words]
 
 
-def started(folder, *words, **changes):
-    line = [sys.executable, "-m", "semlib", *map(str, command(folder, *words, **changes))]
-    places = environment(SEMLIB_DATA=folder / "data")
-    return subprocess.Popen(
-        line, cwd=ROOT, env=places, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def started(folder, *words):
+    line = [sys.executable, "-m", "semlib", *map(str, words)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    places = environment(SEMLIB_DATA=folder / "data", PYTHONPATH=semlib_path(folder))
+    return subprocess.Popen(line, cwd=ROOT, env=places, **pipes)
 
 
 def until(condition, process, seconds=200):
@@ -99,14 +93,13 @@ def kernels(process):
 
 @pytest.mark.notebook
 def test_sigterm_stops_the_kernel_and_the_same_command_goes_on(folder):
-    process = started(folder, epochs=4000, checkpoint_every=20, evaluate_every=4000)
+    long = {"epochs": 4000, "checkpoint_every": 20, "evaluate_every": 4000}
+    process = started(folder, *command(folder, **long))
     until(lambda: list(folder.rglob("checkpoint.before.pt")), process)
     mine = kernels(process)
     process.terminate()
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130 and said.splitlines()[-1].startswith(
-        "stopped; the same command goes on"
-    )
+    last = process.communicate(timeout=60)[1].splitlines()[-1]
+    assert process.returncode == 130 and last.startswith("stopped; the same command goes on")
     assert mine and not any(map(psutil.pid_exists, mine)) and not list(folder.rglob("record.json"))
 
 
@@ -114,20 +107,14 @@ def test_sigterm_stops_the_kernel_and_the_same_command_goes_on(folder):
 def test_a_kernel_killed_in_a_grid_runs_again_by_itself(folder):
     """The notebook then looks completed; the grid runs it a second time and ends whole."""
     file, experiment = tiny_benchmark(folder, epochs=300, methods="classification", hold_out="one")
-    line = [sys.executable, "-m", "semlib", "grid", file]
-    places = environment(SEMLIB_DATA=folder / "data")
-    process = subprocess.Popen(
-        list(map(str, line)), cwd=ROOT, env=places, stdout=subprocess.PIPE, text=True
-    )
+    process = started(folder, "grid", file)
     until(lambda: list(folder.rglob("checkpoint.pt")), process)
     for pid in kernels(process):
         os.kill(pid, signal.SIGKILL)
     said = process.communicate(timeout=200)[0]
     assert process.returncode == 0 and "1 of 1 runs are finished" in said
-    log = (
-        folder / "outputs" / "test" / ".grid" / "benchmark" / "holdout" / "tiny-one.log"
-    ).read_text()
-    assert "DeadKernelError" not in log  # the second one's
+    (log,) = (folder / "outputs").glob("test/.grid/benchmark/holdout/tiny-one.log")
+    assert "DeadKernelError" not in log.read_text()  # the second one's
     runs.complete(whole := experiment.model_copy(update={"outputs": str(folder / "whole")}))
     assert scores(experiment) == scores(whole)
 
@@ -143,18 +130,12 @@ def test_a_full_disk_is_named_and_leaves_nothing_half_written(folder, disk):
     filler.write_bytes(bytes((64 << 20) - (400 << 10)))  # room for the lock, not for a checkpoint
     with pytest.raises(OSError, match=r"No space left on device: '.*checkpoint\.pt'"):
         runs.complete(experiment)
-    assert (
-        not list(run.home.glob("*.npz"))
-        and not list(run.home.glob(".*.part"))
-        and store.find(run) is None
-    )
+    assert not [*run.home.glob("*.npz"), *run.home.glob(".*.part")] and store.find(run) is None
     filler.unlink()
     runs.complete(experiment)
     runs.complete(whole := tiny(folder, methods="classification", outputs=str(folder / "whole")))
-    assert (
-        scores(experiment) == scores(whole)
-        and {path.name for path in run.home.iterdir()} - {"run.lock"} == FILES
-    )
+    assert scores(experiment) == scores(whole)
+    assert {path.name for path in run.home.iterdir()} - {"run.lock"} == FILES
 
 
 @ROOT_USER
@@ -164,12 +145,9 @@ def test_a_read_only_folder_is_one_clear_line_before_anything_starts(folder, dis
     before = contents(folder)
     disk("remount,ro")
     done = semlib(*command(folder, epochs=9), SEMLIB_DATA=folder / "data")
-    assert (
-        done.returncode == 2
-        and done.stderr.startswith("error: outputs: ")
-        and "Read-only" in done.stderr
-    )
-    assert done.stderr.count("\n") == 1 and contents(folder) == before
+    assert done.returncode == 2 and done.stderr.startswith("error: outputs: ")
+    assert "Read-only" in done.stderr and done.stderr.count("\n") == 1
+    assert contents(folder) == before
     assert len(runs.complete(tiny(folder, missing="skip"))) == 2  # looking needs no writing
 
 
@@ -198,9 +176,7 @@ def test_a_grid_whose_files_are_of_tomorrow_runs_what_is_missing_alone(folder):
     shutil.rmtree(lost.home)
     before = contents(kept.home)
     done = semlib("grid", file, SEMLIB_DATA=folder / "data")
-    assert done.returncode == 0 and "2 of 2 runs are finished" in done.stdout, (
-        done.stdout + done.stderr
-    )
+    assert done.returncode == 0 and "2 of 2 runs are finished" in done.stdout, done.stderr
     assert contents(kept.home) == before
     table = folder / "outputs" / "test" / "benchmark-tiny-one-two.ipynb"
     assert table.stat().st_mtime < tomorrow - 3600  # made anew
@@ -223,7 +199,7 @@ def begin_together(what):
     wait(place / (what + "first"), place / (what + "second"))
 train = training.train
 def reported(*args, **options):
-    print("trained", options["description"], flush=True)
+    print("trained", flush=True)
     return train(*args, **options)
 training.train = reported
 {without_locks}
@@ -237,12 +213,11 @@ def flock(*args):
 fcntl.flock = flock
 def twice(*args, **options):
     begin_together("training-")
-    history = reported(*args, **options)
+    yield from reported(*args, **options)
     if name == "second":
         wait(plan.planned(experiment)[0].home / "record.json")
         time.sleep(0.5)
         (place / "late").touch()
-    return history
 training.train = twice
 """
 
@@ -251,11 +226,9 @@ def both(experiment, place, without_locks=""):
     """How many runs either of two processes trains that complete the experiment at once."""
     code = TWICE.format(settings=experiment.model_dump(mode="json"), without_locks=without_locks)
     place.mkdir()
+    pipe = {"env": environment(), "stdout": subprocess.PIPE, "text": True}
     words = [[sys.executable, "-c", code, name, place] for name in ("first", "second")]
-    pair = [
-        subprocess.Popen(line, env=environment(), stdout=subprocess.PIPE, text=True)
-        for line in words
-    ]
+    pair = [subprocess.Popen(line, **pipe) for line in words]
     try:
         said = [process.communicate(timeout=200)[0] for process in pair]
     finally:
@@ -281,72 +254,48 @@ def test_where_locks_do_nothing_the_first_record_stands(folder):
     assert both(experiment, folder / "both", WITHOUT_LOCKS) == [1, 1]  # trained twice at worst
     (run,) = plan.planned(experiment)
     assert store.find(run) and {path.name for path in run.home.iterdir()} - {"run.lock"} == FILES
-    late = (folder / "both" / "late").stat().st_mtime
-    assert all(
-        (run.home / name).stat().st_mtime < late for name in FILES
-    )  # the second wrote none of them
+    late = (folder / "both" / "late").stat().st_mtime  # the second wrote none of the files
+    assert all((run.home / name).stat().st_mtime < late for name in FILES)
 
 
 @pytest.mark.notebook
 def test_a_grid_and_a_tables_notebook_at_once_train_each_run_once(folder):
-    """Both at once, in two checkouts' processes over one outputs folder; a user's loss counts the
-    trainings.
-    """
+    """Over one outputs folder; a user's loss counts the trainings."""
     (folder / "counted.py").write_text(
         "import os, pathlib\n\n\ndef loss(net, images):\n"
-        "    place = pathlib.Path(__file__).parent / f'trained-{os.getpid()}'\n    place.open('a').write('x')\n"
+        "    place = pathlib.Path(__file__).parent / f'trained-{os.getpid()}'\n"
+        "    place.open('a').write('x')\n"
         "    return net(images, head='mine').square().mean()\n\n\nloss.heads = {'mine': 2}\n"
     )
-    file, _ = tiny_benchmark(
-        folder, epochs=10, methods="counted:loss", hold_out=["one", "two", "three"]
-    )
-    places = environment(SEMLIB_DATA=folder / "data", PYTHONPATH=semlib_path(folder))
-    start = [sys.executable, "-m", "semlib"]
+    which = {"methods": "counted:loss", "hold_out": ["one", "two", "three"]}
+    file, _ = tiny_benchmark(folder, epochs=10, **which)
     table = ["run", "notebooks/benchmark.ipynb", "-f", file, "-o", folder / "table.ipynb"]
-    pair = [
-        subprocess.Popen([*start, *words], cwd=ROOT, env=places)
-        for words in (["grid", file], table)
-    ]
-    assert [process.wait(300) for process in pair] == [0, 0]
+    pair = [started(folder, *words) for words in (["grid", file], table)]
+    said = [process.communicate(timeout=300) for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], said
     assert len(list((folder / "outputs").rglob("record.json"))) == 3
     calls = [path.stat().st_size for path in folder.glob("trained-*")]
-    assert (
-        sum(calls) - len(calls) == 3 * 10 * 3
-    )  # runs, epochs, steps; each process tries the loss once before it trains
+    # runs, epochs, steps; each process tries the loss once before it trains
+    assert sum(calls) - len(calls) == 3 * 10 * 3
     nbformat.validate(nbformat.read(folder / "table.ipynb", 4))
 
 
 # --- a download
 @pytest.mark.slow
 def test_an_interrupted_download_is_done_again(tmp_path):
-    """torchvision's real download of a small CIFAR-10; the process is killed when half of the
-    archive is there.
-    """
-    batch = {"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1]}
-    served = tmp_path / "served"
-    inner = served / "cifar-10-batches-py"
-    inner.mkdir(parents=True)
+    """torchvision's download of a small CIFAR-10, killed when half of the archive is there."""
     import pickle  # the publisher's format
 
+    inner = tmp_path / "served" / "cifar-10-batches-py"
+    inner.mkdir(parents=True)
     names = [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]
-    for name in names:
-        (inner / name).write_bytes(pickle.dumps(batch))
-    labels = [
-        "airplane",
-        "automobile",
-        "bird",
-        "cat",
-        "deer",
-        "dog",
-        "frog",
-        "horse",
-        "ship",
-        "truck",
-    ]
-    (inner / "batches.meta").write_bytes(pickle.dumps({"label_names": labels}))
-    with tarfile.open(served / "small.tar.gz", "w:gz") as tar:
+    batch = {"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1]}
+    contents = dict.fromkeys(names, batch) | {"batches.meta": {"label_names": CLASSES["cifar10"]}}
+    for name, content in contents.items():
+        (inner / name).write_bytes(pickle.dumps(content))
+    with tarfile.open(tmp_path / "small.tar.gz", "w:gz") as tar:
         tar.add(inner, inner.name)
-    archive, killed = (served / "small.tar.gz").read_bytes(), threading.Event()
+    archive, killed = (tmp_path / "small.tar.gz").read_bytes(), threading.Event()
 
     class Server(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -365,26 +314,29 @@ def test_an_interrupted_download_is_done_again(tmp_path):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     digest = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in inner.iterdir()}
     lists = [[[name, digest[name]] for name in part] for part in (names[:5], names[5:])]
+    meta = {"filename": "batches.meta", "key": "label_names", "md5": digest["batches.meta"]}
     code = f"""
-import json, sys
+import sys
 from torchvision.datasets import CIFAR10
 CIFAR10.url, CIFAR10.filename = "http://127.0.0.1:{server.server_port}/small.tar.gz", "small.tar.gz"
-CIFAR10.tgz_md5 = "{hashlib.md5(archive).hexdigest()}"
+CIFAR10.tgz_md5, CIFAR10.meta = "{hashlib.md5(archive).hexdigest()}", {meta}
 CIFAR10.train_list, CIFAR10.test_list = {lists}
-CIFAR10.meta = {{"filename": "batches.meta", "key": "label_names", "md5": "{digest["batches.meta"]}"}}
 from workbench.cli import main
 sys.exit(main(["data", "prepare", "cifar10", "--root", {str(tmp_path / "data")!r}]))
 """
     how = {"env": environment(), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    first = subprocess.Popen([sys.executable, "-c", code], **how)
-    until(lambda: (tmp_path / "data" / "small.tar.gz").exists(), first)
+    first, half = (
+        subprocess.Popen([sys.executable, "-c", code], **how),
+        tmp_path / "data" / "small.tar.gz",
+    )
+    until(half.exists, first)
     first.kill()
     first.communicate()
-    half = (tmp_path / "data" / "small.tar.gz").stat().st_size
+    assert half.stat().st_size < len(archive)
     killed.set()
     second = subprocess.run([sys.executable, "-c", code], **how)
     server.shutdown()
-    assert half < len(archive) and second.returncode == 0, second.stderr
+    assert second.returncode == 0, second.stderr
     assert "cifar10: 10 training and 2 test images of 3x32x32" in second.stdout
 
 

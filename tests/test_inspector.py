@@ -25,9 +25,9 @@ from matplotlib.colors import to_hex
 from PIL import Image
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from workbench.images.digests import Digests
 from workbench.experiment import create
 from workbench.images import prepared
+from workbench.images.digests import Digests
 from workbench.results import plots
 from workbench.results.curves import Curve
 from workbench.results.inspector import Inspector
@@ -535,7 +535,9 @@ def test_images_are_absent_in_a_sentence_and_present_with_class_prediction_and_s
     inspector = Inspector(made_up(tmp_path / "c", dataset="stl10", hold_out="cat", trials=1))
     assert "stl10 is not prepared here" in view(inspector, "Images")
     digits = prepared.load("digits")
-    inspector = Inspector(made_up(tmp_path / "b", images=600, **SMALL, data=prepared.digests_of(digits)))
+    inspector = Inspector(
+        made_up(tmp_path / "b", images=600, **SMALL, data=prepared.digests_of(digits))
+    )
     inspector.held_out.value, inspector.sides[0].value = "4", (ROTATION, "MSP", 1)
     html = view(inspector, "Images").split("</table>")[0]
     told = r'alt="test image (\d+): (.), predicted (.), score (\S+)"[^>]*base64,([^"]*)"'

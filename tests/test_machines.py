@@ -1,6 +1,4 @@
-"""What a machine has set (environment, home folder, kernels, quotas) changes no number and stops no
-run.
-"""
+"""What a machine has set (environment, kernels, quotas) changes no number and stops no run."""
 
 import json
 import os
@@ -26,6 +24,7 @@ from helpers import (
 from nbclient import NotebookClient
 
 from semlib.datasets import DataError
+from workbench import runs
 from workbench.batch import notebooks
 from workbench.cli import main
 from workbench.images import checks
@@ -35,21 +34,10 @@ HOLDOUT = "notebooks/holdout.ipynb"
 
 
 def words(experiment):
-    given = {
-        "dataset",
-        "outputs",
-        "architecture",
-        "epochs",
-        "batch_size",
-        "missing",
-        "hold_out",
-        "weight_decay",
-        "profile",
-    }
-    return parameters(
-        **experiment.model_dump(mode="json", include=given)
-        | {"methods": "classification", "trials": 1}
-    )
+    """The experiment's settings as words of a command line."""
+    given = experiment.model_dump(mode="json", exclude_defaults=True, exclude={"hold_out"})
+    values = {name: value or "none" for name, value in given.items()}
+    return parameters(**values | {"hold_out": "one", "methods": "classification", "trials": 1})
 
 
 @pytest.mark.notebook
@@ -57,48 +45,35 @@ def test_a_machines_own_settings_change_no_number_and_no_figure(tmp_path):
     """Agg as backend, TeX in matplotlibrc, IPython's startup files, another environment's kernel, a
     long TMPDIR, no HOME, ASCII output, braces in the outputs' path."""
     data = tiny_data(tmp_path / "data")
-    odd = tiny(tmp_path, outputs=str(tmp_path / "out {profile} {}"), hold_out="one")
-    startup = tmp_path / "ipython" / "profile_default" / "startup"
-    startup.mkdir(parents=True)
-    (startup / "mine.py").write_text("weight_decay = 0.1\nmy_constant = 3\n")
-    (tmp_path / "startup.py").write_text("my_other_constant = 3\nepochs = 1\n")
-    kernel = tmp_path / "jupyter" / "kernels" / "python3"
-    kernel.mkdir(parents=True)
-    spec = {
-        "argv": ["/no/such/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"],
-        "display_name": "Python 3",
+    spec = {"argv": ["/no/such/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]}
+    spec |= {"display_name": "Python 3", "language": "python"}
+    files = {
+        "ipython/profile_default/startup/mine.py": "weight_decay = 0.1\nmy_constant = 3\n",
+        "startup.py": "my_other_constant = 3\nepochs = 1\n",
+        "jupyter/kernels/python3/kernel.json": json.dumps(spec),
+        "matplotlibrc": "text.usetex: True\nsavefig.dpi: 3\nfont.size: 40\n",
+        "long" * 25 + "/file": "",
     }
-    (kernel / "kernel.json").write_text(json.dumps(spec | {"language": "python"}))
-    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nsavefig.dpi: 3\nfont.size: 40\n")
-    long = tmp_path / ("long" * 25)
-    long.mkdir()
-    machine_has = {
-        "MPLBACKEND": "Agg",
-        "MATPLOTLIBRC": tmp_path / "matplotlibrc",
-        "IPYTHONDIR": tmp_path / "ipython",
-    }
-    machine_has |= {
-        "JUPYTER_PATH": tmp_path / "jupyter",
-        "TMPDIR": long,
-        "HOME": "/proc/no home",
-        "PYTHONIOENCODING": "ascii",
-    }
-    machine_has |= {"PYTHONSTARTUP": tmp_path / "startup.py", "LC_ALL": "C"}
-    twice = parameters(trials=2)  # for there to be a ± in the table
-    done = semlib("run", HOLDOUT, *words(odd), *twice, SEMLIB_DATA=data, **machine_has)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr and r"\xb1" in done.stdout
-    (out,) = (tmp_path / "out {profile} {}").rglob("*.ipynb")
-    plain = tiny(tmp_path, hold_out="one")
-    again = semlib("run", HOLDOUT, *words(plain), *twice, SEMLIB_DATA=data)
-    assert again.returncode == 0, again.stderr
-    scores = [
-        {record.address: record.scores_sha256 for record in store.collect(e.folder)}
-        for e in (odd, plain)
-    ]
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    machine_has = {"MPLBACKEND": "Agg", "MATPLOTLIBRC": tmp_path / "matplotlibrc", "LC_ALL": "C"}
+    machine_has |= {"IPYTHONDIR": tmp_path / "ipython", "JUPYTER_PATH": tmp_path / "jupyter"}
+    machine_has |= {"TMPDIR": tmp_path / ("long" * 25), "PYTHONSTARTUP": tmp_path / "startup.py"}
+    machine_has |= {"HOME": "/proc/no home", "PYTHONIOENCODING": "ascii"}
+    odd, plain = tiny(tmp_path, outputs=str(tmp_path / "out {profile} {}")), tiny(tmp_path)
+    scores, notebooks = [], []
+    for experiment, changes in ((odd, machine_has), (plain, {})):
+        twice = parameters(trials=2)  # for there to be a ± in the table
+        done = semlib("run", HOLDOUT, *words(experiment), *twice, SEMLIB_DATA=data, **changes)
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+        assert (r"\xb1" if changes else "±") in done.stdout
+        records = store.collect(experiment.folder)
+        scores.append({record.address: record.scores_sha256 for record in records})
+        notebooks += experiment.folder.glob("*.ipynb")
     assert scores[0] == scores[1] and len(scores[0]) == 2
-    (usual,) = (tmp_path / "outputs").rglob("*.ipynb")
-    assert pictures(out) == pictures(usual) and pictures(out)
+    first, second = map(pictures, notebooks)
+    assert first == second != []
 
 
 @pytest.mark.notebook
@@ -113,43 +88,21 @@ def test_plain_papermill_or_lab_shows_figures_too(monkeypatch):
 
 
 def pictures(notebook):
-    outputs = [
-        o
-        for cell in nbformat.read(notebook, 4).cells
-        if cell.cell_type == "code"
-        for o in cell.outputs
-    ]
-    return [o["data"]["image/png"] for o in outputs if "image/png" in o.get("data", {})]
+    cells = nbformat.read(notebook, 4).cells
+    outputs = [out for cell in cells for out in cell.get("outputs", [])]
+    return [out["data"]["image/png"] for out in outputs if "image/png" in out.get("data", {})]
 
 
+V1 = {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}
+TWO, THREE, FOUR = ("150000 100000", "300000 100000", "400000 100000")
 QUOTAS = {
-    "version 2": ("0::/", {"cpu.max": "150000 100000"}, 2),
+    "version 2": ("0::/", {"cpu.max": TWO}, 2),
     "version 2, none": ("0::/", {"cpu.max": "max 100000"}, None),
-    "version 2, of a group above": (
-        "0::/a/b",
-        {"a/b/cpu.max": "max 100000", "a/cpu.max": "300000 100000"},
-        3,
-    ),
-    "version 2, the least of all": (
-        "0::/a/b",
-        {"a/b/cpu.max": "400000 100000", "a/cpu.max": "150000 100000"},
-        2,
-    ),
-    "version 1": (
-        "4:cpu,cpuacct:/",
-        {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"},
-        1,
-    ),
-    "version 1, none": (
-        "4:cpu,cpuacct:/x\n0::/",
-        {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},
-        None,
-    ),
-    "version 1, of another controller": (
-        "3:cpuset:/",
-        {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"},
-        None,
-    ),
+    "of a group above": ("0::/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": THREE}, 3),
+    "the least of all": ("0::/a/b", {"a/b/cpu.max": FOUR, "a/cpu.max": TWO}, 2),
+    "version 1": ("4:cpu,cpuacct:/", V1, 1),
+    "version 1, none": ("4:cpu,cpuacct:/x\n0::/", V1 | {"cpu/cpu.cfs_quota_us": "-1"}, None),
+    "version 1, of another controller": ("3:cpuset:/", V1, None),
     "nothing there": ("3:cpuset:/", {}, None),
 }
 
@@ -168,22 +121,19 @@ def test_a_containers_quota_is_what_counts_as_cores(tmp_path, monkeypatch, case)
 
 
 def test_a_containers_memory_is_what_counts_as_free(tmp_path, monkeypatch):
-    """Of its group and those above; files that are kept in memory only while nothing else needs it
-    are free.
-    """
+    """Of its group and those above; files kept in memory while nothing else needs it are free."""
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 10**9}))
+    places = (tmp_path / "fs", tmp_path / "cgroup")
     (tmp_path / "cgroup").write_text("4:memory:/\n0::/a/b\n")
-    assert checks.free_memory(tmp_path / "fs", tmp_path / "cgroup") == 10**9
+    assert checks.free_memory(*places) == 10**9
+    stat = "anon 1000\nactive_file 700\ninactive_file 40\nshmem 9\n"
     for group, limit in (("a", "max"), ("a/b", "5000")):
         (tmp_path / "fs" / group).mkdir(parents=True)
-        (tmp_path / "fs" / group / "memory.max").write_text(f"{limit}\n")
-        (tmp_path / "fs" / group / "memory.current").write_text("3000\n")
-        (tmp_path / "fs" / group / "memory.stat").write_text(
-            "anon 1000\nactive_file 700\ninactive_file 40\nshmem 9\n"
-        )
-    assert checks.free_memory(tmp_path / "fs", tmp_path / "cgroup") == 2740
+        for name, text in {"max": f"{limit}\n", "current": "3000\n", "stat": stat}.items():
+            (tmp_path / "fs" / group / f"memory.{name}").write_text(text)
+    assert checks.free_memory(*places) == 2740
     (tmp_path / "fs" / "a" / "memory.max").write_text("4000\n")
-    assert checks.free_memory(tmp_path / "fs", tmp_path / "cgroup") == 1740
+    assert checks.free_memory(*places) == 1740
     with pytest.raises(DataError, match=r"take 10.0 GB of memory"):
         checks.check_memory(10**10, "images")
 
@@ -230,22 +180,17 @@ def no_bfloat16(monkeypatch):
         monkeypatch.setattr(torch.cpu, name, lambda: False)
 
 
-def test_bfloat16_is_said_to_be_emulated_where_it_is(tmp_path, monkeypatch, no_bfloat16, capsys):
-    monkeypatch.setenv("SEMLIB_DATA", str(tiny_data(tmp_path / "data")))
-    monkeypatch.setattr(
-        notebooks, "execute", lambda *args: (_ for _ in ()).throw(RuntimeError("not executed here"))
-    )
-    experiment = tiny(tmp_path, hold_out="one")
+def test_bfloat16_is_said_to_be_emulated_where_it_is(tmp_path, no_bfloat16):
+    tiny_data(tmp_path / "data")
     with pytest.warns(
-        UserWarning, match="precision: bfloat16 is emulated on this processor or GPU, and slower"
+        UserWarning, match="precision: bfloat16 is emulated on this processor or GPU"
     ):
-        main(["run", HOLDOUT, *words(experiment), *parameters(precision="bfloat16", device="cpu")])
-    for precision in ("float32", "auto"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            main(
-                ["run", HOLDOUT, *words(experiment), *parameters(precision=precision, device="cpu")]
-            )
+        runs.check(tiny(tmp_path, precision="bfloat16", device="cpu"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for precision in ("float32", "auto"):
+            runs.check(tiny(tmp_path, precision=precision, device="cpu"))
+        runs.check(tiny(tmp_path, precision="bfloat16", device="cpu", missing="skip"))
 
 
 def test_a_benchmarks_peak_is_of_what_the_processor_computes_in(monkeypatch, no_bfloat16):
@@ -256,35 +201,26 @@ def test_a_benchmarks_peak_is_of_what_the_processor_computes_in(monkeypatch, no_
 
 @pytest.mark.slow
 def test_an_installed_package_says_what_needs_the_checkout_and_does_the_rest(tmp_path):
-    shutil.copytree(
-        ROOT / "semlib", tmp_path / "site" / "semlib", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    for package in ("semlib", "workbench"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / package, tmp_path / "site" / package, ignore=ignored)
     (tmp_path / "mine.yaml").write_text("dataset: digits\n")
+    how = {"cwd": tmp_path, "env": environment(PYTHONPATH=tmp_path / "site"), "timeout": 300}
 
     def python(*words):
-        how = {
-            "cwd": tmp_path,
-            "env": environment(PYTHONPATH=tmp_path / "site"),
-            "capture_output": True,
-            "text": True,
-        }
-        return subprocess.run([sys.executable, *map(str, words)], **how, timeout=300)
+        command = [sys.executable, *map(str, words)]
+        return subprocess.run(command, **how, capture_output=True, text=True)
 
-    for words in (
-        ["grid", "mine.yaml"],
-        ["grid", "params/demo/benchmark.yaml", "--dry-run"],
-        ["run", HOLDOUT],
-    ):
+    for words in (["grid", "mine.yaml"], ["grid", "params/demo/benchmark.yaml"], ["run", HOLDOUT]):
         done = python("-m", "semlib", *words)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
         assert done.stderr.startswith("error: ") and "clone its repository" in done.stderr
-    assert (
-        python("-m", "semlib", "data", "prepare", "digits", "--root", tmp_path / "data").returncode
-        == 0
-    )
+    prepared = python("-m", "semlib", "data", "prepare", "digits", "--root", tmp_path / "data")
+    assert prepared.returncode == 0
     assert "# Parameters" in python("-m", "semlib", "parameters").stdout
-    code = "from semlib import config, datasets, runs; from workbench.runs import store; e = config.create(dict(dataset='digits', "
-    code += "hold_out='3', trials=1, methods='classification', architecture='wrn-10-1', epochs=1, batch_size=64, missing='train', "
-    code += "norm_batch=None)); print(len(runs.complete(e)), e.folder)"
+    settings = {"dataset": "digits", "hold_out": "3", "trials": 1, "methods": "classification"}
+    settings |= {"architecture": "wrn-10-1", "epochs": 1, "batch_size": 64, "norm_batch": None}
+    code = "from workbench import runs; from workbench.experiment import create; "
+    code += f"e = create({settings | {'missing': 'train'}}); print(len(runs.complete(e)), e.folder)"
     done = python("-c", code)
     assert done.stdout.split() == ["1", str(tmp_path / "outputs" / "paper")], done.stderr

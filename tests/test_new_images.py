@@ -1,12 +1,11 @@
 """A folder of images without labels, scored with a finished run."""
 
-import io
 import os
 
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import contents, made_up, parameters, pets, tiny, tiny_data
+from helpers import change_data, contents, parameters, pets, tiny, tiny_data
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
@@ -15,7 +14,7 @@ from workbench import runs
 from workbench.cli import main
 from workbench.images import prepared
 from workbench.results import plots
-from workbench.runs import external, store
+from workbench.runs import external, plan, scoring
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SCORES = ("msp", "odin", "knn", "energy")
@@ -23,18 +22,12 @@ SCORES = ("msp", "odin", "knn", "energy")
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with an image folder pets/, and a run on some of it with bee held out: the folder
-    and the record.
-    """
+    """A folder with an image folder pets/, and a run on some of it with bee held out."""
     folder = tmp_path_factory.mktemp("pets")
-    settings = {
-        "dataset": str(pets(folder, seed=0)),
-        "hold_out": "bee",
-        "methods": "classification",
-        "image_side": 8,
-    }
-    settings |= {"train_per_class": 5, "first_trial": 1, "epsilon": 0.01}
-    (record,) = runs.complete(tiny(folder, **settings, batch_size=8, epochs=1, scores=SCORES))
+    settings = {"dataset": str(pets(folder, seed=0)), "hold_out": "bee", "image_side": 8}
+    settings |= {"train_per_class": 5, "first_trial": 1, "epsilon": 0.01, "batch_size": 8}
+    how = {"methods": "classification", "epochs": 1, "scores": SCORES}
+    (record,) = runs.complete(tiny(folder, **settings, **how))
     return folder, record
 
 
@@ -54,60 +47,48 @@ def score(folder, record, images, *words, status=0) -> pd.DataFrame | None:
 
 @pytest.mark.parametrize("statistics", ["mixed", "upright"])
 def test_the_runs_own_test_images_score_as_in_its_record(trained, statistics):
-    """Prepared from their files alike, so alike in every score; the mean percentile of the
-    anomalies is the AUROC.
-    """
+    """The mean percentile of the anomalies is the AUROC."""
     folder, record = trained
-    end = "" if statistics == "mixed" else "@upright"
-    words = ["-p", "dataset", str(folder / "pets"), "-p", "statistics", statistics]
+    words = parameters(dataset=folder / "pets", statistics=statistics)
     table = score(folder, record, folder / "pets" / "test", *words)
     arrays = record.scores()
-    assert table.file.tolist() == [
-        f"{name}/{n}.png" for name in ("ant", "bee", "cow") for n in range(4)
-    ]
-    assert table.predicted.tolist() == [record.classes[k] for k in arrays[f"predicted{end}"]]
-    assert table.columns.tolist()[2:] == [
-        name for score in SCORES for name in (score, f"{score}_percentile")
-    ]
+    is_anomaly, predicted = arrays["is_anomaly"], arrays[plan.array_name("predicted", statistics)]
+    files = [f"{name}/{n}.png" for name in ("ant", "bee", "cow") for n in range(4)]
+    assert table.file.tolist() == files
+    assert table.predicted.tolist() == [record.classes[k] for k in predicted]
+    columns = [name for score in SCORES for name in (score, f"{score}_percentile")]
+    assert table.columns.tolist() == ["file", "predicted", *columns]
+    keys = {how["score"]: key for key, how in record.scoring.items()}
     for name in SCORES:
-        values, kept = table[name], arrays[name + end]
+        values, kept = table[name], arrays[plan.array_name(keys[name], statistics)]
         if name in ("msp", "odin"):
             np.testing.assert_allclose(values, kept, rtol=1e-6)
         else:
-            np.testing.assert_array_equal(np.unique(values, return_inverse=True)[1], kept)
-        auroc = roc_auc_score(arrays["is_anomaly"], kept)
-        assert table[f"{name}_percentile"][arrays["is_anomaly"]].mean() == pytest.approx(
-            100 * auroc, abs=0.01
-        )
+            np.testing.assert_array_equal(scoring.ranks(values), kept)
+        percentile = table[f"{name}_percentile"][is_anomaly].mean()
+        assert percentile == pytest.approx(100 * roc_auc_score(is_anomaly, kept), abs=0.01)
 
 
 def test_images_of_another_size_and_in_colour_are_prepared_as_the_data_set_is(on_tiny):
-    """Literally: the shorter side to 8 pixels, the centre, grey; hidden files and what Windows
-    leaves are passed over.
-    """
+    """The shorter side to 8 pixels, the centre, grey; hidden files and Windows' are passed over."""
     folder, record = on_tiny
     random, pictures = np.random.default_rng(0), {}
     (folder / "new" / "below" / ".hidden").mkdir(parents=True)
-    for k, (name, size) in enumerate(
-        {"a.png": (8, 8), "below/b.png": (30, 20), "below/c.tif": (9, 40)}.items()
-    ):
-        pixels = random.integers(0, 256, (size[1], size[0], 3), np.uint8)
-        picture = Image.fromarray(pixels[..., 0] if not k else pixels)
+    for name, (width, height) in {"a.png": (30, 20), "below/c.tif": (9, 40)}.items():
+        picture = Image.fromarray(random.integers(0, 256, (height, width, 3), np.uint8))
         picture.save(folder / "new" / name)
-        scale = 8 / min(size)
-        picture = picture.convert("RGB").resize(
-            [max(8, round(n * scale)) for n in size], Image.Resampling.BILINEAR
-        )
-        left, top = ((n - 8) // 2 for n in picture.size)
+        scale = 8 / min(width, height)
+        size = [max(8, round(n * scale)) for n in (width, height)]
+        picture = picture.resize(size, Image.Resampling.BILINEAR)
+        left, top = ((n - 8) // 2 for n in size)
         pictures[name] = np.asarray(picture.crop((left, top, left + 8, top + 8)).convert("L"))
     for name in ("Thumbs.db", ".notes", "below/.hidden/d.png"):
         (folder / "new" / name).write_bytes(b"no image")
     table = score(folder, record, folder / "new")
     assert table.file.tolist() == list(pictures)
     net = runs.network(record, prepared.load("tiny", folder / "data"))
-    predicted, found = metrics.score(
-        net, np.stack([*pictures.values()])[:, None], {"msp": metrics.max_softmax}
-    )
+    images = np.stack([*pictures.values()])[:, None]
+    predicted, found = metrics.score(net, images, {"msp": metrics.max_softmax})
     assert table.predicted.tolist() == [("zero", "two", "three")[k] for k in predicted]
     np.testing.assert_allclose(table.msp, found["msp"], atol=1e-6)
     arrays = record.scores()
@@ -126,73 +107,55 @@ def test_the_sheet_shows_the_most_anomalous_by_the_first_score(trained):
     images = np.arange(12, dtype=np.uint8)[:, None, None, None] * np.ones((1, 3, 2, 2), np.uint8)
     figure = plots.most_anomalous(table, images, count=5, columns=2)
     order = table.odin.sort_values(ascending=False, kind="stable").index[:5]
-    assert [
-        text.get_text().splitlines()[0] for axis in figure.axes for text in axis.texts
-    ] == table.file[order].tolist()
-    assert [
-        image.get_array().max() for axis in figure.axes for image in axis.images
-    ] == order.tolist()
-    assert [len(axis.images) for axis in figure.axes] == [2, 2, 1]
+    texts = [text.get_text().splitlines()[0] for axis in figure.axes for text in axis.texts]
+    shown = [image.get_array().max() for axis in figure.axes for image in axis.images]
+    assert texts == table.file[order].tolist() and shown == order.tolist()
     assert "ODIN" in figure.get_suptitle()
 
 
 def test_a_files_name_can_be_any_bytes(on_tiny):
     folder, record = on_tiny
     (folder / "new").mkdir()
-    Image.new("L", (8, 8)).save(buffer := io.BytesIO(), "PNG")
-    (folder / "new" / os.fsdecode(b"\xff, $x_.png")).write_bytes(buffer.getvalue())
-    given = parameters(data_root=folder / "data", threads=1)
-    assert (
-        main(
-            ["score", str(record.home), str(folder / "new"), *given, "-o", str(folder / "new.csv")]
-        )
-        == 0
-    )
-    assert b'"\xff, $x_.png",' in (folder / "new.csv").read_bytes()
+    with (folder / "new" / os.fsdecode(b"\xff, $x_.png")).open("wb") as file:
+        Image.new("L", (8, 8)).save(file, "PNG")
+    words = parameters(data_root=folder / "data", threads=1)
+    out = folder / "new.csv"
+    assert main(["score", str(record.home), str(folder / "new"), *words, "-o", str(out)]) == 0
+    assert b'"\xff, $x_.png",' in out.read_bytes()
 
 
 def test_without_o_the_table_goes_into_the_runs_profile(on_tiny, monkeypatch):
     folder, record = on_tiny
-    (folder / "new").mkdir()
-    Image.new("RGB", (20, 20)).save(folder / "new" / "black.png")
+    grey(folder / "new")
     words = [str(folder / "new"), *parameters(data_root=folder / "data", threads=1)]
+    name = f"score-new-tiny-one-classification-{record.home.name}"
     assert main(["score", str(record.home), *words]) == 0
-    assert (
-        folder / "outputs" / "test" / f"score-new-tiny-one-classification-{record.home.name}.csv"
-    ).exists()
+    assert (folder / "outputs" / "test" / f"{name}.csv").exists()
     record.home.rename(folder / "mine")
     monkeypatch.chdir(folder / "data")
     assert main(["score", str(folder / "mine"), *words]) == 0
-    assert {
-        path.suffix
-        for path in (folder / "data").glob("score-new-tiny-one-classification-trial_0-*.*")
-    } == {".csv", ".png"}
+    assert {path.suffix for path in (folder / "data").glob(f"{name}.*")} == {".csv", ".png"}
 
 
 WRONG = {
-    "no run": (["RUN/..", "new"], ("record.json is not a record", "name a finished run's folder")),
-    "no folder": (["RUN", "absent"], ("absent holds no image", "name a folder of images")),
-    "no image": (["RUN", "empty"], ("empty holds no image", "name a folder of images")),
-    "no picture": (["RUN", "spoilt"], ("text.png can't be read as an image",)),
-    "a run's setting": (
-        ["RUN", "new", "-p", "epochs", "3"],
-        ("epochs: is of the finished run", "scores", "statistics"),
-    ),
-    "unknown": (["RUN", "new", "-p", "epoch", "3"], ("epoch", "choose from", "data_root")),
-    "not scored": (
-        ["RUN", "new", "-p", "scores", "knn"],
-        ("not scored by knn", "choose from msp, odin"),
-    ),
-    "other ODIN": (
-        ["RUN", "new", "-p", "temperature", "9"],
-        ("not scored by odin with these settings",),
-    ),
-    "other data": (
-        ["RUN", "new", "-p", "dataset", "digits"],
-        ("dataset: the run is of tiny, not of digits",),
-    ),
-    "no table": (["RUN", "new", "-o", "new.txt"], ("--out", "new.txt", ".csv")),
+    "no run": ("RUN/.. new", ("record.json is not a record", "name a finished run's folder")),
+    "no folder": ("RUN absent", ("absent holds no image", "name a folder of images")),
+    "no image": ("RUN empty", ("empty holds no image", "name a folder of images")),
+    "no picture": ("RUN spoilt", ("text.png can't be read as an image",)),
+    "a run's setting": ("RUN new -p epochs 3", ("epochs: is of the finished run", "statistics")),
+    "unknown": ("RUN new -p epoch 3", ("epoch", "choose from", "data_root")),
+    "not scored": ("RUN new -p scores knn", ("not scored by knn", "choose from msp, odin")),
+    "other ODIN": ("RUN new -p temperature 9", ("not scored by odin with these settings",)),
+    "other data": ("RUN new -p dataset digits", ("dataset: the run is of tiny, not of digits",)),
+    "no table": ("RUN new -o new.txt", ("--out", "new.txt", ".csv")),
 }
+
+
+def grey(folder) -> str:
+    """A folder with one image."""
+    folder.mkdir()
+    Image.new("L", (8, 8)).save(folder / "a.png")
+    return str(folder)
 
 
 @pytest.fixture(scope="module")
@@ -201,9 +164,8 @@ def refusing(tmp_path_factory):
     tiny_data(folder / "data")
     (record,) = runs.complete(tiny(folder, methods="classification", epochs=1))
     for name in ("new", "empty", "spoilt"):
-        (folder / name).mkdir()
-        (folder / name / ".hidden").write_text("")
-    Image.new("L", (8, 8)).save(folder / "new" / "a.png")
+        grey(folder / name)
+    (folder / "empty" / "a.png").rename(folder / "empty" / ".hidden")
     (folder / "spoilt" / "text.png").write_text("no picture")
     return folder, record
 
@@ -227,19 +189,13 @@ def test_what_can_not_be_scored_is_one_line_and_nothing_is_written(
     folder, record = refusing
     monkeypatch.chdir(folder)
     words, said = WRONG[wrong]
-    refused(folder, capsys, [word.replace("RUN", str(record.home)) for word in words], said)
+    refused(folder, capsys, words.replace("RUN", str(record.home)).split(), said)
 
 
 def test_a_run_without_its_weights_or_its_images_is_refused(on_tiny, capsys):
     folder, record = on_tiny
-    (folder / "new").mkdir()
-    Image.new("L", (8, 8)).save(folder / "new" / "a.png")
-    words = [str(record.home), str(folder / "new")]
-    with np.load(folder / "data" / "tiny.npz") as prepared:
-        arrays = dict(prepared)
-    np.savez(
-        folder / "data" / "tiny.npz", **arrays | {"train_images": 255 - arrays["train_images"]}
-    )
+    words = [str(record.home), grey(folder / "new")]
+    change_data(folder, train_images=lambda images: 255 - images)
     refused(folder, capsys, words, ("was trained on other images",))
     whole = (record.home / "scores.npz").read_bytes()
     (record.home / "scores.npz").write_bytes(whole[:-9])
@@ -247,83 +203,39 @@ def test_a_run_without_its_weights_or_its_images_is_refused(on_tiny, capsys):
     (record.home / "scores.npz").write_bytes(whole)
     (record.home / "weights.pt").unlink()
     refused(folder, capsys, words, ("its weights were not kept (keep_weights)", "another profile"))
-    labels = arrays["test_labels"]
-    what = {
-        "dataset": "tiny",
-        "hold_out": "one",
-        "method": "new",
-        "labels": labels,
-        "predicted": labels * (labels != 1),
-    }
-    np.savez(folder / "new.npz", **what, msp=labels)
-    np.savez(folder / "data" / "tiny.npz", **arrays)
-    imported = external.add(
-        folder / "new.npz", {"outputs": str(folder), "data_root": str(folder / "data")}
-    )
-    refused(
-        folder,
-        capsys,
-        [str(imported.home), words[1]],
-        ("external:new", "was trained elsewhere", "choose a run"),
-    )
-    made = made_up(
-        folder / "elsewhere", methods="classification", trials=1, hold_out="8", dataset="digits"
-    )
-    (other,) = store.finished(made)
-    refused(folder, capsys, [str(other.home), words[1]], ("digits", "its weights were not kept"))
+    labels = prepared.load("tiny", folder / "data").test.labels
+    what = {"dataset": "tiny", "hold_out": "one", "method": "new", "labels": labels}
+    np.savez(folder / "new.npz", **what, predicted=labels * (labels != 1), msp=labels)
+    places = {"outputs": str(folder), "data_root": str(folder / "data")}
+    words[0] = str(external.add(folder / "new.npz", places).home)
+    refused(folder, capsys, words, ("external:new", "was trained elsewhere", "choose a run"))
 
 
 def test_a_run_on_a_folder_asks_for_the_folder(trained, capsys):
-    """A record keeps no path."""
     folder, record = trained
     words = [str(record.home), str(folder / "pets" / "test")]
-    refused(
-        folder,
-        capsys,
-        words,
-        (
-            "dataset: pets was trained on, and a record keeps no path",
-            "add -p dataset /path/to/pets",
-            "-p data_root",
-        ),
-    )
+    said = "dataset: pets was trained on, and a record keeps no path"
+    refused(folder, capsys, words, (said, "add -p dataset /path/to/pets", "-p data_root"))
 
 
 def test_of_two_odins_the_one_that_is_asked_for_is_compared_with_its_own(on_tiny):
     """At temperature 1 without a step it is MSP; without settings it is the record's plain one."""
     folder, _ = on_tiny
-    (record,) = runs.complete(
-        tiny(folder, methods="classification", epochs=1, temperature=1, epsilon=0)
-    )
-    (folder / "new").mkdir()
-    Image.new("L", (8, 8)).save(folder / "new" / "a.png")
-    plain, other = (
-        score(folder, record, folder / "new", *more)
-        for more in ([], parameters(temperature=1, epsilon=0))
-    )
-    assert (
-        other.odin_percentile.tolist()
-        == other.msp_percentile.tolist()
-        == plain.msp_percentile.tolist()
-        > [1]
-    )
+    settings = {"temperature": 1, "epsilon": 0}
+    (record,) = runs.complete(tiny(folder, methods="classification", epochs=1, **settings))
+    new = grey(folder / "new")
+    plain, other = (score(folder, record, new, *words) for words in ([], parameters(**settings)))
+    percentiles = other.odin_percentile.tolist()
+    assert percentiles == other.msp_percentile.tolist() == plain.msp_percentile.tolist() > [1]
     assert other.odin.tolist() == other.msp.tolist() != plain.odin.tolist()
 
 
 def test_ranks_need_the_test_images_that_they_are_of(on_tiny, capsys):
     folder, _ = on_tiny
-    (record,) = runs.complete(
-        tiny(folder, methods="classification", epochs=1, scores=("msp", "energy"))
-    )
-    (folder / "new").mkdir()
-    Image.new("L", (8, 8)).save(folder / "new" / "a.png")
-    with np.load(folder / "data" / "tiny.npz") as prepared:
-        arrays = dict(prepared)
-    np.savez(folder / "data" / "tiny.npz", **arrays | {"test_images": 255 - arrays["test_images"]})
-    assert score(folder, record, folder / "new", "-p", "scores", "msp") is not None
-    refused(
-        folder,
-        capsys,
-        [str(record.home), str(folder / "new")],
-        ("of energy ranks are kept", "test images aren't here"),
-    )
+    how = {"methods": "classification", "epochs": 1, "scores": ("msp", "energy")}
+    (record,) = runs.complete(tiny(folder, **how))
+    new = grey(folder / "new")
+    change_data(folder, test_images=lambda images: 255 - images)
+    assert score(folder, record, new, "-p", "scores", "msp") is not None
+    said = ("of energy ranks are kept", "test images aren't here")
+    refused(folder, capsys, [str(record.home), new], said)

@@ -1,9 +1,8 @@
-"""No number can be stale: what a user changes is seen by every command, and what he did not change
-is not done twice.
-"""
+"""What a user changes is seen by every command; what did not change is not done twice."""
 
 import json
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -17,36 +16,27 @@ from helpers import (
     pets,
     semlib,
     semlib_path,
-    tiny_data,
 )
 
 from workbench.batch import notebooks
-from workbench.experiment import Experiment, create
 from workbench.images import prepared
 from workbench.runs import plan, store
 
 NOTEBOOK = "notebooks/benchmark.ipynb"
-SMALL = {
-    "profile": "stale", "hold_out": "bee", "methods": "classification", "trials": 1, "missing": "train", "image_side": 8,
-    "architecture": "wrn-10-1", "epochs": 1, "batch_size": 8, "norm_batch": "none", "precision": "float32", "threads": 1,
-}  # fmt: skip
+SMALL = {"profile": "stale", "hold_out": "bee", "methods": "classification", "trials": 1}
+SMALL |= {"missing": "train", "image_side": 8, "architecture": "wrn-10-1", "epochs": 1}
+SMALL |= {"batch_size": 8, "norm_batch": "none", "precision": "float32", "threads": 1}
 
 
 @pytest.fixture
 def command(tmp_path):
-    """Run `semlib run` or, dry, `semlib grid --dry-run`, with small settings; what it prints, and
-    its exit status.
-    """
+    """Run `semlib run` or a dry `semlib grid` with small settings; what it prints."""
 
     def run(dry: bool = False, status: int = 0, **changes) -> str:
         places = {"outputs": tmp_path / "outputs", "data_root": tmp_path / "data"}
-        given = parameters(**SMALL | places | changes)
-        words = (
-            ["grid", "params/demo/benchmark.yaml", "--dry-run", *given]
-            if dry
-            else ["run", NOTEBOOK, *given]
-        )
-        done = semlib(*words, PYTHONPATH=semlib_path(tmp_path))
+        words = ["grid", "params/demo/benchmark.yaml", "--dry-run"] if dry else ["run", NOTEBOOK]
+        path = semlib_path(tmp_path)
+        done = semlib(*words, *parameters(**SMALL | places | changes), PYTHONPATH=path)
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -57,10 +47,9 @@ def records(tmp_path) -> dict[str, dict]:
     """Every record by its path, with the time at which the weights of its run were written."""
     found = {}
     for path in (tmp_path / "outputs").rglob("record.json"):
-        home = path.parent.parent if path.parent.name.startswith("test_") else path.parent
-        found[str(path)] = json.loads(path.read_text()) | {
-            "trained at": (home / "weights.pt").stat().st_mtime_ns
-        }
+        weights = store.read_record(path.parent).trained / "weights.pt"
+        trained = {"trained at": weights.stat().st_mtime_ns}
+        found[str(path)] = json.loads(path.read_text()) | trained
     return found
 
 
@@ -74,23 +63,17 @@ def test_two_folders_of_one_name_are_two_data_sets(tmp_path, command):
     of_first = command(dataset=first)
     before = records(tmp_path)
     said = command(dry=True, dataset=second)
-    assert finished(said) == (0, 1) and re.search(
-        r"1 finished run in \S+ not used: of other data \(\S+\) than is here now", said
-    )
+    other = r"1 finished run in \S+ not used: of other data \(\S+\) than is here now"
+    assert finished(said) == (0, 1) and re.search(other, said)
     of_second = command(dataset=second)
     assert finished(of_second) == (1, 1) and "not used: of other data" in of_second
     after = records(tmp_path)
     assert before.items() < after.items() and len(after) == 2
+    by_data = {(r["train_digest"], r["test_digest"]): r["metrics"] for r in after.values()}
     for text, dataset in ((of_first, first), (of_second, second)):
-        data = prepared.digests_of(prepared.load(str(dataset), tmp_path / "data", 8))
-        (record,) = [
-            r
-            for r in after.values()
-            if r["train_digest"] == data.train and r["test_digest"] == data.test
-        ]
-        for name in ("msp", "odin", "accuracy"):
-            assert f"{100 * record['metrics'][f'{name}@upright']:.2f}" in text
-    for dataset in (first, second):
+        metrics = by_data[prepared.digests_of(prepared.load(str(dataset), tmp_path / "data", 8))]
+        for name in ("msp@upright", "odin@upright", "accuracy@upright"):
+            assert f"{100 * metrics[name]:.2f}" in text
         assert finished(command(dry=True, dataset=dataset)) == (1, 1)
     command(dataset=first)
     assert records(tmp_path) == after
@@ -101,24 +84,15 @@ def test_a_folder_that_grows_is_trained_or_only_scored_anew(tmp_path, command):
     folder = pets(tmp_path / "a", 0)
     command(dataset=folder)
     (first,) = records(tmp_path).values()
-    (folder / "test" / "cow" / "new.png").write_bytes(
-        (folder / "test" / "cow" / "0.png").read_bytes()
-    )
+    shutil.copy(folder / "test" / "cow" / "0.png", folder / "test" / "cow" / "new.png")
     said = command(dry=True, dataset=folder)
-    assert (
-        finished(said) == (0, 1)
-        and "1 are missing, 1 of them only to be scored: they lack msp, odin\n" in said
-    )
+    only_scored = "1 are missing, 1 of them only to be scored: they lack msp, odin\n"
+    assert finished(said) == (0, 1) and only_scored in said
     assert finished(command(dataset=folder)) == (1, 1)
     old, new = sorted(records(tmp_path).values(), key=lambda r: r["finished"])
-    assert (
-        old == first
-        and new["trained at"] == first["trained at"]
-        and new["test_digest"] != first["test_digest"]
-    )
-    (folder / "train" / "cow" / "new.png").write_bytes(
-        (folder / "train" / "cow" / "0.png").read_bytes()
-    )
+    assert old == first and new["trained at"] == first["trained at"]
+    assert new["test_digest"] != first["test_digest"]
+    shutil.copy(folder / "train" / "cow" / "0.png", folder / "train" / "cow" / "new.png")
     assert finished(command(dry=True, dataset=folder)) == (0, 1)
     assert finished(command(dataset=folder)) == (1, 1)
     found = records(tmp_path).values()
@@ -142,46 +116,34 @@ def score(logits):
 
 @pytest.mark.notebook
 def test_edits_of_a_users_code_change_what_depends_on_them(tmp_path, command):
-    folder, aid, mine, net = (
-        pets(tmp_path / "a", 0),
-        tmp_path / "aid.py",
-        tmp_path / "mine.py",
-        tmp_path / "own.py",
-    )
+    aid, mine, net = (tmp_path / f"{name}.py" for name in ("aid", "mine", "own"))
     aid.write_text("def weight():\n    return 1.0\n")
     mine.write_text(TASK)
     net.write_text(OWN_NETWORK)
-    how = {
-        "dataset": folder,
-        "methods": "mine:task",
-        "architecture": "own:small",
-        "scores": "[msp, mine:score]",
-    }
+    how = {"dataset": pets(tmp_path / "a", 0), "methods": "mine:task", "architecture": "own:small"}
+    how |= {"scores": "[msp, mine:score]"}
     command(**how)
     (first,) = records(tmp_path).values()
 
-    aid.write_text("def weight():\n    return 1.0  # the usual\n")
-    mine.write_text('"""My task."""\n' + TASK)
-    net.write_text(
-        OWN_NETWORK.replace("def forward(self, ", "def forward(  # as it must be\n        self, ")
-    )
-    assert finished(command(dry=True, **how)) == (1, 1)  # words change nothing
+    def edit(file, old, new):
+        file.write_text(file.read_text().replace(old, new))
 
-    mine.write_text(TASK.replace("-logits.double().amax(1)", "-2 * logits.double().amax(1)"))
+    edit(aid, "1.0", "1.0  # the usual")
+    edit(mine, "def score(logits):", "# My score\ndef score(\n    logits,\n):")
+    edit(net, "def forward(self, ", "def forward(  # as it must be\n        self, ")
+    assert finished(command(dry=True, **how)) == (1, 1)  # words and layout change nothing
+    edit(mine, "-logits", "-2 * logits")
     assert finished(command(dry=True, **how)) == (0, 1)  # lacks the score
     assert finished(command(dry=True, **how | {"scores": "msp"})) == (1, 1)
     command(**how)
     (again,) = records(tmp_path).values()
-    assert (
-        again["trained at"] == first["trained at"]
-        and again["scoring"]["mine:score"] != first["scoring"]["mine:score"]
-    )
-
-    for path, old, new, name in (
+    assert again["trained at"] == first["trained at"]
+    assert again["scoring"].items() > first["scoring"].items()
+    for file, *words, name in (
         (aid, "1.0", "2.0", "mine:task"),
-        (net, "nn.ReLU", "nn.Tanh", "own:small"),
+        (net, "ReLU", "Tanh", "own:small"),
     ):
-        path.write_text(path.read_text().replace(old, new))
+        edit(file, *words)
         said = command(dry=True, **how)
         assert finished(said) == (0, 1) and f"another version of {name}" in said
         assert finished(command(**how)) == (1, 1)
@@ -201,42 +163,34 @@ def test_precisions_lie_side_by_side(tmp_path, command):
 
 @pytest.mark.notebook
 def test_nothing_does_not_replace_a_table_a_figure_or_a_notebook(tmp_path, command):
-    folder = pets(tmp_path / "a", 0)
-    command(dataset=folder)
+    how = {"dataset": pets(tmp_path / "a", 0)}
+    command(**how)
     before = contents(tmp_path / "outputs", ("run.lock",))
-    assert {"benchmark-pets-bee.csv", "benchmark-pets-bee.png", "benchmark-pets-bee.ipynb"} <= {
-        name.split("/")[-1] for name in before
-    }
-    said = command(dataset=folder, flip="yes", missing="skip")
-    assert (
-        "nothing is finished with these settings" in said
-        and "benchmark-pets-bee.ipynb stays" in said
-    )
+    made = {f"stale/benchmark-pets-bee.{ending}" for ending in ("csv", "png", "ipynb")}
+    assert made <= {*before}
+    how |= {"flip": "yes"}
+    said = command(**how, missing="skip")
+    assert "nothing is finished with these settings" in said
+    assert "benchmark-pets-bee.ipynb stays" in said
     assert before.items() <= contents(tmp_path / "outputs").items()
-    command(dataset=folder, flip="yes", learning_rate=1e12, schedule="step", status=1)
+    command(**how, learning_rate=1e12, schedule="step", status=1)
     assert before.items() <= contents(tmp_path / "outputs").items()
-    left = list((tmp_path / "outputs").rglob("*.unfinished.ipynb"))
-    assert len(left) == 1 and "FloatingPointError" in left[0].read_text()
-    command(dataset=folder, flip="yes")  # another complete table takes the place
-    assert not list((tmp_path / "outputs").rglob("*.unfinished.ipynb"))
+    (left,) = (tmp_path / "outputs").rglob("*.unfinished.ipynb")
+    assert "FloatingPointError" in left.read_text()
+    command(**how)  # another complete table takes the place
     after = contents(tmp_path / "outputs")
-    assert all(after[name] != before[name] for name in before if name.startswith("stale/benchmark"))
+    assert not left.exists() and all(after[name] != before[name] for name in made)
 
 
 def test_runs_of_an_older_recipe_are_counted_in_a_dry_run(tmp_path, command):
-    folder = pets(tmp_path / "a", 0)
     home = tmp_path / "outputs" / "stale" / "runs" / "pets" / "bee" / "classification"
     for k in (1, 2):
         (home / f"trial_0-{k:08}").mkdir(parents=True)
-        (home / f"trial_0-{k:08}" / "record.json").write_text(
-            json.dumps({"dataset": "pets", "fingerprint": "f", "trial": 0})
-        )
-    said = command(dry=True, dataset=folder)
-    assert finished(said) == (0, 1) and len(list(home.rglob("record.json"))) == 2
-    assert (
-        said.count("2 finished runs in") == 1
-        and "of recipe 1, and semlib trains by recipe 2" in said
-    )
+        text = json.dumps({"dataset": "pets", "fingerprint": "f", "trial": 0})
+        (home / f"trial_0-{k:08}" / "record.json").write_text(text)
+    said = command(dry=True, dataset=pets(tmp_path / "a", 0))
+    assert finished(said) == (0, 1) and said.count("2 finished runs in") == 1
+    assert "of recipe 1, and semlib trains by recipe 2" in said
 
 
 @pytest.mark.parametrize("table", ["table3_cifar10", "table4_stl10", "masking_ablation"])
@@ -271,19 +225,3 @@ def test_every_file_of_parameters_that_trains_names_its_precision(path):
         assert {e.statistics for e in experiments if e.missing == "train"} <= {"upright"}
     else:
         assert {e.statistics for e in experiments} == {"mixed"}
-
-
-def test_the_tiny_data_set_is_seen_to_change_in_a_process_that_lives_on(tmp_path):
-    tiny_data(tmp_path)
-    experiment = create({"dataset": "tiny", "data_root": str(tmp_path), "outputs": str(tmp_path)})
-    first = plan.here(experiment)
-    with np.load(tmp_path / "tiny.npz") as file:
-        arrays = {name: file[name] for name in file.files}
-    arrays["train_images"][0, 0, 0, 0] ^= 1
-    np.savez(tmp_path / "tiny.npz", **arrays)
-    second = plan.here(experiment)
-    assert (first.train != second.train) and first.test == second.test
-    assert plan.here(Experiment(**experiment.model_dump() | {"evaluate_on": "validation"})) not in (
-        first,
-        second,
-    )

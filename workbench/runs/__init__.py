@@ -1,6 +1,4 @@
-"""Runs: what they are (plan), their records (store, both without torch), and how they are made
-(execute).
-"""
+"""Runs: what they are (plan), their records (store), and how they are made (execute)."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,6 @@ __all__ = ["check", "check_data", "complete", "finish", "load", "network"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:  # torch is slow to import, and whoever only looks at results needs none
+    if name in __all__:  # torch is slow to import, and looking at results needs none
         return getattr(import_module("workbench.runs.execute"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

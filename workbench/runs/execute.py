@@ -1,6 +1,4 @@
-"""One run: load -> hold out -> train -> score -> record. And all runs of an experiment that aren't
-finished yet.
-"""
+"""One run: load, hold out, train, score, record. And all unfinished runs of an experiment."""
 
 import hashlib
 import io
@@ -8,11 +6,8 @@ import platform
 import subprocess
 import sys
 import time
-import warnings
 from collections import deque
-from collections.abc import Callable
-from dataclasses import fields, replace
-from functools import partial
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,611 +16,320 @@ import numpy as np
 import pandas as pd
 import torch
 from filelock import Timeout
+from torch import nn
 from tqdm import tqdm
 
-from semlib import auxiliary, datasets, holdout, metrics, models, training
-from semlib.datasets import augmentation
-from semlib.models.cpc import patches
-from semlib.randomness import seeded
-from semlib.training import Recipe
-from workbench import checkpoint, own, own_network
+from semlib import datasets, training
+from semlib.datasets import Dataset, Split
+from workbench import checkpoint
 from workbench.checkpoint import Checkpoint
-from workbench.experiment import EXTERNAL, ConfigError, Experiment, Network, create
+from workbench.experiment import ConfigError, Experiment
 from workbench.files import ROOT, remove_leftovers, save_atomically
-from workbench.images import prepared
-from workbench.runs import external, machine, plan, scoring, store
-from workbench.runs.guard import failure
+from workbench.images.digests import digests_of
+from workbench.runs import build, machine, plan, scoring, store
+from workbench.runs.checks import check, check_data
 from workbench.runs.plan import Run, load
-from workbench.runs.scoring import MSP
+from workbench.runs.scoring import MSP, Scorer
 from workbench.runs.store import Record
 
 CHECKPOINT = "checkpoint.pt"
-EMULATED = "precision: bfloat16 is emulated on this processor or GPU, and slower than float32"
-FEW_STEPS = 5  # of a training: fewer are warned of
+# Files that decide what a run is: a commit with changes to them is marked
+CODE = ("semlib", "workbench", "params", "notebooks", "workflow")
 
 
 def complete(experiment: Experiment) -> list[Record]:
-    """The records of all the experiment's runs; with missing: train, what isn't finished is trained
-    first.
+    """The records of all the experiment's runs; with missing: train, unfinished runs are trained.
 
-    A run whose loss isn't finite, or one of whose scores fails, doesn't keep the others from
-    finishing; the error raised at the end lists such runs: FloatingPointError, or ConfigError where
-    a finished run can't be scored anew. What a user's task raises is raised at the end as it is.
+    A run that diverges, or that can't be scored, doesn't keep the others from finishing. The error
+    raised at the end lists such runs: FloatingPointError, or ConfigError where a finished run can't
+    be scored anew. What a user's task raised is raised as it is.
     """
     check(experiment)
-    if experiment.missing == "skip":
-        return store.finished(experiment)
-    missing, failed, unusable, raised = store.missing(experiment), [], [], None
+    if experiment.missing == "train":
+        _train_missing(experiment)
+    return store.finished(experiment)
+
+
+def _train_missing(experiment: Experiment) -> None:
+    missing = store.missing(experiment)
     if missing:
         data = load(experiment)
         check_data(experiment, data)
-        missing = store.missing(experiment, prepared.digests_of(data))
-        if experiment.compile:
-            torch.compiler.reset()  # of other networks in this process: past eight, PyTorch would stop compiling
+        missing = store.missing(experiment, digests_of(data))
     for run in plan.planned(experiment):
-        if run not in missing:  # killed after its record, before this
+        if run not in missing:  # its process may have been killed just after it wrote the record
             Checkpoint(run.home / CHECKPOINT).remove()
             (run.home / store.OWNER).unlink(missing_ok=True)
-    queue = deque((run, False) for run in missing)
+    if not missing:
+        return
+    if experiment.compile:
+        torch.compiler.reset()  # past eight compiled networks in a process PyTorch compiles no more
+    errors = _finish_all(missing, data)
+    _clear_progress()
+    _raise(errors)
+
+
+def _finish_all(runs: list[Run], data: Dataset) -> list[tuple[Run, Exception]]:
+    """Finish each run; those that could not be, with the reason."""
+    queue = deque((run, False) for run in runs)
+    errors = []
     while queue:
         run, wait = queue.popleft()
         try:
             finish(run, data, wait)
         except Timeout:  # another process trains it: the others first
             queue.append((run, True))
-        except FloatingPointError as error:
-            failed.append(f"{run.title}: {error}")
-        except ConfigError as error:
-            unusable.append(str(error))
+        except (FloatingPointError, ConfigError) as error:
+            errors.append((run, error))
         except Exception as error:  # a user's task can raise any
             if ":" not in run.method:
                 raise
-            raised = raised or error
-    _clear_progress()
-    if raised:
-        raised.add_note(
-            f"not finished: {'; '.join(run.title for run in store.missing(experiment))}"
-        )
-        raise raised
-    if failed or unusable:
-        raise (FloatingPointError if failed else ConfigError)("; ".join([*failed, *unusable]))
-    return store.finished(experiment)
+            errors.append((run, error))
+    return errors
 
 
-def check(experiment: Experiment) -> None:
-    """ConfigError, one line, if the experiment names a class, network, method, score or device that
-    there isn't.
+def _raise(errors: list[tuple[Run, Exception]]) -> None:
+    """Raise what a user's task raised first; else one error with all messages; nothing for none."""
+    kind, messages = ConfigError, []
+    for run, error in errors:
+        if isinstance(error, ConfigError):
+            messages.append(str(error))
+        elif isinstance(error, FloatingPointError):
+            kind = FloatingPointError
+            messages.append(f"{run.title}: {error}")
+        else:
+            error.add_note(f"not finished: {'; '.join(run.title for run, _ in errors)}")
+            raise error
+    if messages:
+        raise kind("; ".join(messages))
+
+
+def finish(run: Run, data: Dataset, wait: bool = True) -> Record:
+    """Train and score a run unless it is finished; a finished one gets the scores that it lacks.
+
+    run.data: the digests of data. While another process trains it: wait, or filelock.Timeout.
     """
-    plan.held_out(experiment)
-    if ":" in experiment.architecture:
-        own.function(experiment.architecture)
-    else:
-        try:
-            models.groups(experiment.architecture, experiment.widen_factor)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-    if "cpc" in experiment.methods and experiment.architecture not in models.CPC:
-        found, choices = experiment.architecture, ", ".join(models.CPC)
-        raise ConfigError(
-            f"methods: cpc needs a network that encodes patches, not {found}; choose architecture {choices}"
-        )
-    for method in experiment.trained:
-        _task(method, experiment)
-    external.check(experiment)
-    plan.scoring(experiment)
-    machine.device(experiment)
-    if (experiment.missing, experiment.precision) == (
-        "train",
-        "bfloat16",
-    ) and not machine.has_bfloat16(experiment):
-        warnings.warn(EMULATED, stacklevel=2)
-
-
-def check_data(experiment: Experiment, data: datasets.Dataset) -> None:
-    """ConfigError if the experiment can't be trained on images of this size and number, or its
-    network doesn't take them.
-
-    DataError if a class has no images.
-    """
-    prepared.check_parts(data)
-    height, width = data.train.images.shape[2:]
-    per_class, where = experiment.train_per_class, plan.held_out(experiment)
-    side, most = (
-        min(height, width),
-        min(len(datasets.training_indices(data, name, per_class)) for name in where),
-    )
-    for name, limit in {"crop_side": side, "crop_padding": side - 1, "batch_size": most}.items():
-        if (getattr(experiment, name) or 0) > limit:
-            of = f" with train_per_class {per_class}" * (per_class is not None)
-            has = f"{data.name} has {most} images to train on{of}, of {width}x{height} pixels"
-            raise ConfigError(f"{name}: {getattr(experiment, name)} is more than {limit}; {has}")
-    if experiment.trained:
-        _check_steps(experiment, most)
-    if "rotation" in experiment.methods and height != width and not experiment.crop_side:
-        raise ConfigError(
-            f"methods: rotation needs square images, and {data.name} has {width}x{height} pixels; choose crop_side "
-            f"(at most {side}), or prepare the images square"
-        )
-    if "cpc" in experiment.methods:
-        try:
-            patches(
-                torch.zeros(1, 1, experiment.crop_side or height, experiment.crop_side or width)
-            )
-        except ValueError as error:
-            raise ConfigError(
-                f"methods: {error}; choose a larger crop_side or image_side"
-            ) from None
-    users = [name for name in experiment.scores if ":" in name and not name.startswith(EXTERNAL)]
-    for method in experiment.trained:
-        if users or ":" in method + experiment.architecture:
-            _try(Run(experiment, where[0], method, experiment.first_trial), data, users)
-        users = []  # tried once
-
-
-def _check_steps(experiment: Experiment, images: int) -> None:
-    """ConfigError if one_cycle's only step has its first learning rate, 0; a warning if the steps
-    are too few to learn much.
-    """
-    e, steps = experiment, experiment.epochs * (images // experiment.batch_size)
-    count = f"{steps} training step{'s' * (steps > 1)}"
-    said = f"epochs: {e.epochs} with batch_size {e.batch_size} and {images} images make {count}"
-    do = "choose more epochs or a smaller batch_size"
-    if steps == 1 and e.schedule == "one_cycle":
-        raise ConfigError(f"{said}, and the learning rate of one_cycle's first step is 0; {do}")
-    if steps < FEW_STEPS:
-        warnings.warn(f"{said}, too few to learn much; {do}", stacklevel=3)
-
-
-def _try(run: Run, data: datasets.Dataset, scores: list[str]) -> None:
-    """ConfigError, one line, if a user's network, task or score doesn't work; on a few images, and
-    a network of its own.
-    """
-    split, e, where = _split(run, data), run.experiment, machine.device(run.experiment)
-    spread = split.train.images[:: max(1, len(split.train) // scoring.FEW)][: scoring.FEW]
-    images = augmentation.to_float(torch.from_numpy(augmentation.centre(spread, e.crop_side)))
-    doing = f"architecture: {e.architecture}" if ":" in e.architecture else f"methods: {run.method}"
-    try:
-        with seeded(run.trial, where):
-            net = _network(run, split)
-            if ":" in e.architecture:
-                own_network.check(
-                    net, {"classification": len(split.classes)} | _heads(run), images[:2]
-                )
-                for name in {*e.scores} & {*metrics.OF_THE_HEAD}:
-                    metrics.linear_head(net, name)
-            net.to(where).to(memory_format=torch.channels_last)
-            doing = f"methods: {run.method}"
-            if ":" in run.method:
-                _try_task(run, net, images.to(where))
-            for name in scores:
-                doing = "scores"
-                scoring.attempt(run, net, split, name)
-    except Exception as error:  # a user's code can raise any
-        raise ConfigError(
-            f"{doing}: {failure(error)} (tried on a few images, nothing was trained)"
-        ) from error
-
-
-def _try_task(run: Run, net: torch.nn.Module, images: torch.Tensor) -> None:
-    """ValueError unless the user's task gives a loss with a gradient; what it raises itself passes."""
-    task = own.function(run.method)
-    bfloat16 = machine.precision(run.experiment) == "bfloat16"
-    with torch.enable_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
-        loss = task(
-            net.train(), images[: max(1, run.experiment.batch_size // getattr(task, "share", 1))]
-        )
-    if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.requires_grad:
-        what = (
-            f"a tensor {tuple(loss.shape)}"
-            if isinstance(loss, torch.Tensor)
-            else f"a {type(loss).__name__}"
-        )
-        raise ValueError(f"its loss should be a tensor of one number with a gradient, not {what}")
-    if not loss.isfinite():
-        raise ValueError(f"its loss is {loss.item()} before any training")
-    loss.backward()
-
-
-def finish(run: Run, data: datasets.Dataset, wait: bool = True) -> Record:
-    """Train and score a run unless it is finished; add the scores that a finished one lacks, from
-    its kept weights.
-
-    While another process is at it: wait for that, or without `wait` raise filelock.Timeout.
-    """
-    run = replace(run, data=prepared.digests_of(data))
-    with store.alone(run, wait):
+    with store.lock(run, wait):
         remove_leftovers(run.home)
         if record := store.find(run):
             return _add_scores(run, record, data)
-        first = store.trained(run)
-        return _score_other_images(run, first, data) if first else _train(run, data)
+        if record := store.trained(run):
+            return _score_other_images(run, record, data)
+        return _train(run, data)
 
 
-def _train(run: Run, data: datasets.Dataset) -> Record:
-    experiment, split = run.experiment, _split(run, data)
-    net = _network(run, split)
-    where, precision = machine.device(experiment), machine.precision(experiment)
-    hardware = {
-        "device": machine.device_name(where),
-        "threads": _threads(experiment),
-        "precision": precision,
-    }
-    wanted = MSP | plan.scoring(experiment)
-    functions = scoring.functions(wanted)
-    arrays, broken = {}, {}  # of the last evaluation; scores that failed, with the reason
+# --- a new run
 
-    def evaluate(epoch: int) -> dict[str, float]:
-        nonlocal arrays
-        if epoch > experiment.epochs - experiment.average_last_epochs:
-            usable = {name: f for name, f in functions.items() if name not in broken}
-            arrays, failed = scoring.score(run, net, data, split, wanted, usable)
-        else:
-            msp = {"msp": functions["msp"]}
-            arrays, failed = scoring.score(run, net, data, split, MSP, msp, ["mixed"])
-        broken.update(failed)
-        if "msp" in broken:
-            raise FloatingPointError(broken["msp"])
-        return scoring.measures(arrays)
 
-    stamp: dict[str, Any] = {"address": run.address, "data": list(prepared.digests_of(data))}
-    stamp |= {"scoring": wanted} if experiment.average_last_epochs > 1 else {}
-    kept = Checkpoint(run.home / CHECKPOINT, stamp, hardware | {"compile": experiment.compile})
-    torch.backends.cudnn.benchmark = True  # the fastest convolutions for shapes that stay the same
-    history = _history(run, net, split, kept, evaluate, where)
-    if first := store.find(run):
-        # another process's, on a file system where locks do nothing: the first record stands
-        kept.remove()
-        return first
-    scored = {name: how for name, how in wanted.items() if name in arrays}
-    record = _keep(run, data, net, history, scored, arrays, hardware)
+def _train(run: Run, data: Dataset) -> Record:
+    scorer = Scorer(run, data, MSP | plan.scoring(run.experiment))
+    hardware = machine.set_up(run.experiment)
+    stamp: dict[str, Any] = {"address": run.address, "data": list(digests_of(data))}
+    if run.experiment.average_last_epochs > 1:
+        stamp["scoring"] = scorer.scores  # the history holds what is averaged
+    used = hardware | {"compile": run.experiment.compile}
+    kept = Checkpoint(run.home / CHECKPOINT, stamp, used)
+    net = build.network(run, scorer.split)
+    history = _history(run, net, scorer, kept)
+    record = store.find(run)  # where locks do nothing another process may have been quicker
+    if record is None:
+        record = _write(run, net, scorer, history, hardware)
     kept.remove()
-    _raise(broken)
+    scorer.check()
     return record
 
 
-def _history(
-    run: Run,
-    net: torch.nn.Module,
-    split: datasets.Split,
-    kept: Checkpoint,
-    evaluate: Callable[[int], dict[str, float]],
-    where: str,
-) -> list[dict[str, float]]:
+def _history(run: Run, net: nn.Module, scorer: Scorer, kept: Checkpoint) -> list[dict[str, float]]:
     """Train the network from its checkpoint, or anew; a row for each evaluated epoch."""
-    e = run.experiment
-    saved = kept.load()
+    e, saved = run.experiment, kept.load()
     history, seconds = saved["progress"] if saved else ([], 0.0)
-    begin = saved["training"]["epoch"] if saved else 0
-    states = training.train(
-        net,
-        split.train,
-        recipe(e),
-        _task(run.method, e),
-        seed=run.trial,
-        transform=_transform(run, split),
-        device=where,
-        compile=e.compile,
-        resume=saved and saved["training"],
-    )
-    if (
-        history and "seconds" not in history[-1]
-    ):  # stopped between its checkpoint and its evaluation
-        net.to(where).to(memory_format=torch.channels_last)
-        net.load_state_dict(saved["training"]["net"])
-        history[-1] |= evaluate(begin) | {"seconds": round(seconds, 3)}
-    bar = tqdm(
-        states,
-        f"{run.hold_out or 'none'}, {run.method}, trial {run.trial}",
-        e.epochs,
-        initial=begin,
-        unit="epoch",
-        leave=False,
-        mininterval=1,
-    )
     started = time.perf_counter()
-    for state in bar:
+    for state in _states(run, net, scorer.split, saved and saved["training"]):
+        epoch = state["epoch"]
         seconds += time.perf_counter() - started
-        final = state.epoch > e.epochs - e.average_last_epochs
-        due = final or state.epoch // e.evaluate_every > (state.epoch - 1) // e.evaluate_every
-        if due:
-            history.append({"epoch": state.epoch, "loss": state.loss})
-            if state.auxiliary_loss is not None:
-                history[-1]["auxiliary_loss"] = state.auxiliary_loss
-        if state.epoch % e.checkpoint_every == 0 or state.epoch == e.epochs:
-            kept.save({"training": state.state_dict(), "progress": (history, seconds)})
-        if due:  # after the checkpoint: what fails here costs no training
-            history[-1] |= evaluate(state.epoch) | {"seconds": round(seconds, 3)}
+        if epoch % e.checkpoint_every == 0 or epoch == e.epochs:
+            kept.save({"training": state, "progress": (history, seconds)})
+        is_last = epoch > e.epochs - e.average_last_epochs
+        if is_last or epoch // e.evaluate_every > (epoch - 1) // e.evaluate_every:
+            # after the checkpoint: if scoring is killed no epoch is trained again
+            measured = scorer.score(net) if is_last else scorer.score(net, ["mixed"], "msp")
+            losses = {name: state[name] for name in ("epoch", "loss", "auxiliary_loss")}
+            row = {name: value for name, value in losses.items() if value is not None}
+            history.append(row | measured | {"seconds": round(seconds, 3)})
         started = time.perf_counter()
     return history
 
 
-def recipe(experiment: Experiment) -> Recipe:
-    names = {field.name for field in fields(Recipe)} - {"bfloat16"}
-    chosen = {name: getattr(experiment, name) for name in names}
-    return Recipe(**chosen, bfloat16=machine.precision(experiment) == "bfloat16")
+def _states(run: Run, net: nn.Module, split: Split, saved: Any) -> Iterator[dict[str, Any]]:
+    """State.state_dict() after each epoch, first the saved one: it may not be evaluated yet."""
+    device = machine.device(run.experiment)
+    if saved:
+        net.to(device).to(memory_format=torch.channels_last)
+        net.load_state_dict(saved["net"])
+        yield saved
+    torch.backends.cudnn.benchmark = True  # the fastest convolutions for shapes that stay the same
+    states = training.train(
+        net,
+        split.train,
+        build.recipe(run),
+        build.loss(run),
+        seed=run.trial,
+        transform=build.transform(run, split),
+        device=device,
+        compile=run.experiment.compile,
+        resume=saved,
+    )
+    title = f"{run.hold_out or 'none'}, {run.method}, trial {run.trial}"
+    how = {"initial": saved["epoch"] if saved else 0, "unit": "epoch", "mininterval": 1}
+    for state in tqdm(states, title, run.experiment.epochs, leave=False, **how):
+        yield state.state_dict()
 
 
-def _task(method: str, experiment: Experiment) -> auxiliary.Loss | None:
-    """A method's auxiliary loss: built in, the user's function, or None (center_mask masks only)."""
-    if method in ("classification", "center_mask"):
-        return None
-    if method == "cpc":
-        how = {"negatives": experiment.cpc_negatives, "augment": experiment.cpc_augment}
-        return partial(auxiliary.cpc, **how)
-    return auxiliary.rotation if method == "rotation" else own.function(method)
-
-
-def _raise(broken: dict[str, str]) -> None:
-    """FloatingPointError if scores failed; the others are in the record by now."""
-    if broken:
-        raise FloatingPointError("; ".join(broken.values()))
-
-
-def _keep(
-    run: Run,
-    data: datasets.Dataset,
-    net: torch.nn.Module,
-    history: list[dict[str, float]],
-    wanted: dict[str, dict],
-    arrays: dict[str, np.ndarray],
-    hardware: dict[str, Any],
-) -> Record:
+def _write(run: Run, net: nn.Module, scorer: Scorer, history: list, hardware: dict) -> Record:
     """Write a trained run's files, its record last."""
-    experiment = run.experiment
-    sha256 = store.write_scores(run.home / "scores.npz", arrays)
-    last = history[-experiment.average_last_epochs :]
-    columns = pd.DataFrame(history).to_csv(index=False)
-    save_atomically(run.home / "history.csv", lambda file: file.write(columns.encode()))
+    e, data = run.experiment, scorer.data
+    sha256 = store.write_scores(run.home / "scores.npz", scorer.arrays)
+    table = pd.DataFrame(history).to_csv(index=False)
+    save_atomically(run.home / "history.csv", lambda file: file.write(table.encode()))
     weights = io.BytesIO()
     torch.save(net.state_dict(), weights)
-    if experiment.keep_weights:
+    if e.keep_weights:
         save_atomically(run.home / "weights.pt", lambda file: file.write(weights.getbuffer()))
+    drawn = datasets.training_indices(data, run.hold_out, e.train_per_class, run.trial)
+    versions = {name: version(name) for name in ("semlib", "torch", "numpy")}
     return store.new_record(
         run.home,
         run,
         classes=data.classes,
-        metrics={
-            name: value
-            if experiment.average_last_epochs == 1
-            else float(np.mean([row[name] for row in last]))
-            for name, value in scoring.measures(arrays).items()
-            if all(name in row for row in last)
-        },
-        scoring=wanted,
+        metrics=_averaged(history[-e.average_last_epochs :], scoring.measures(scorer.arrays)),
+        scoring=scorer.scored,
         scores_sha256=sha256,
         weights_sha256=hashlib.sha256(weights.getbuffer()).hexdigest(),
-        skew=float(arrays["is_anomaly"].mean()),
+        skew=float(scorer.split.is_anomaly.mean()),
         train_images=len(data.train),
+        drawn_images=len(drawn),
+        drawn_sha256=hashlib.sha256(drawn.tobytes()).hexdigest(),
         seconds=history[-1]["seconds"],
-        **hardware,
-        versions={"python": platform.python_version()}
-        | {name: version(name) for name in ("semlib", "torch", "numpy")},
+        versions=versions | {"python": platform.python_version()},
         commit=_commit(),
+        **hardware,
     )
 
 
-def _add_scores(run: Run, record: Record, data: datasets.Dataset) -> Record:
-    """Add the scores that the record lacks. None is overwritten: the source that is asked for has
-    the plain name, an older one and other settings have names of their own.
-    """
-    lacking = store.lacking(record, plan.scoring(run.experiment))
-    wanted = {name: how for name, how in lacking.items() if record.key(how) is None}
-    arrays, broken = _from_weights(run, record, data, wanted) if wanted else ({}, {})
-    for name, how in lacking.items():
-        if name in record.scoring and plan.same_settings(how, record.scoring[name]):
-            record = _rename(record, name, _own_name(record.scoring[name]))
-        if key := record.key(how):
-            record = _rename(record, key, name)
-    wanted = {name: how for name, how in wanted.items() if name not in broken}
+def _averaged(rows: list[dict[str, float]], measures: dict[str, float]) -> dict[str, float]:
+    """The measures' means over the rows of the last epochs, of those that are in each of them."""
+    if len(rows) == 1:
+        return measures
+    complete = [name for name in measures if all(name in row for row in rows)]
+    return {name: float(np.mean([row[name] for row in rows])) for name in complete}
+
+
+# --- new scores of a finished run, from its kept weights
+
+
+def _add_scores(run: Run, record: Record, data: Dataset) -> Record:
+    """Add the scores that the record lacks; the others stay as they are."""
+    wanted = store.lacking(record, plan.scoring(run.experiment))
     if not wanted:
-        _raise(broken)
         return record
-    names = {
-        name: name if name not in record.scoring else _own_name(how) for name, how in wanted.items()
-    }
-    added = {
-        names[name] + end: arrays[name + end] for name in names for end in plan.STATISTICS.values()
-    }
-    measured = scoring.measures(
-        {"label": arrays["label"], "is_anomaly": arrays["is_anomaly"]} | added
-    )
-    record = store.rewrite(
-        record,
-        scores_sha256=store.write_scores(record.home / "scores.npz", record.scores() | added),
-        metrics=record.metrics | measured,
-        scoring=record.scoring | {names[name]: how for name, how in wanted.items()},
-    )
-    _raise(broken)
+    scorer = Scorer(run, data, wanted, taken=record.scoring)
+    measured = _score_from_weights(run, record, data, scorer)
+    if scorer.scored:
+        old = record.scores()
+        arrays = old | scorer.arrays | old  # predicted and accuracy stay as they were
+        record = store.rewrite(
+            record,
+            scores_sha256=store.write_scores(record.home / "scores.npz", arrays),
+            metrics=record.metrics | measured | record.metrics,
+            scoring=record.scoring | scorer.scored,
+        )
+    scorer.check()
     return record
 
 
-def _rename(record: Record, name: str, own: str) -> Record:
-    """The record with a score renamed. A kill in between leaves an array that is passed over."""
-    arrays, names = record.scores(), {name + end: own + end for end in plan.STATISTICS.values()}
-    sha256 = store.write_scores(
-        record.home / "scores.npz", arrays | {new: arrays[old] for old, new in names.items()}
-    )
-    return store.rewrite(
-        record,
-        scores_sha256={key: value for key, value in sha256.items() if key not in names},
-        metrics={names.get(key, key): value for key, value in record.metrics.items()},
-        scoring={own if key == name else key: how for key, how in record.scoring.items()},
-    )
-
-
-def _score_other_images(run: Run, first: Record, data: datasets.Dataset) -> Record:
+def _score_other_images(run: Run, trained: Record, data: Dataset) -> Record:
     """A record of the same training scored on other test images, below the first, which stays."""
-    wanted = MSP | plan.scoring(run.experiment)
-    arrays, broken = _from_weights(run, first, data, wanted)
+    scorer = Scorer(run, data, MSP | plan.scoring(run.experiment))
+    measured = _score_from_weights(run, trained, data, scorer)
     home = run.homes[1]
     record = store.rewrite(
-        first,
+        trained,
         home,
-        test_digest=prepared.digests_of(data).test,
-        metrics=scoring.measures(arrays),
-        scoring={name: how for name, how in wanted.items() if name not in broken},
-        scores_sha256=store.write_scores(home / "scores.npz", arrays),
-        skew=float(arrays["is_anomaly"].mean()),
+        test_digest=digests_of(data).test,
+        metrics=measured,
+        scoring=scorer.scored,
+        scores_sha256=store.write_scores(home / "scores.npz", scorer.arrays),
+        skew=float(scorer.split.is_anomaly.mean()),
         commit=_commit(),
         finished=store.now(),
     )
-    _raise(broken)
+    scorer.check()
     return record
 
 
-def _from_weights(
-    run: Run, record: Record, data: datasets.Dataset, wanted: dict[str, dict]
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays of these scores from the run's kept weights, and those that failed."""
+def _score_from_weights(run: Run, record: Record, data: Dataset, scorer: Scorer) -> dict:
     if run.experiment.average_last_epochs > 1:
-        raise ConfigError(
-            f"{run.title}: is finished, so {', '.join(wanted)} can't be averaged over epochs any more; choose another profile"
-        )
+        late = f"is finished, so {', '.join(scorer.scores)} can't be averaged over epochs any more"
+        raise ConfigError(f"{run.title}: {late}; choose another profile")
+    net = network(record, data).to(machine.device(run.experiment))
     # channels last as in training: the scores are then the same to the bit
-    net = (
-        network(record, data)
-        .to(machine.device(run.experiment))
-        .to(memory_format=torch.channels_last)
-    )
-    return scoring.score(run, net, data, _split(run, data), wanted, scoring.functions(wanted))
+    return scorer.score(net.to(memory_format=torch.channels_last))
 
 
-def network(record: Record, data: datasets.Dataset) -> torch.nn.Module:
-    """The network of a finished run, its weights and mixed batch-norm statistics as trained, on the
-    CPU.
+def network(record: Record, data: Dataset) -> nn.Module:
+    """The network of a finished run with its trained weights and mixed statistics, on the CPU.
 
     data: what it was trained on. ConfigError if the weights were not kept, can't be read, or are
     not of this data or network.
     """
-    run, path = _run_of(record), weights(record)
-    if prepared.digests_of(data).train != record.train_digest:
-        raise ConfigError(
-            f"{run.title}: was trained on other images ({record.data}) than {data.name} has now ({prepared.digests_of(data)})"
-        )
+    run, path = record.run, weights(record)
+    if digests_of(data).train != record.train_digest:
+        now = f"{data.name} has now ({digests_of(data)})"
+        raise ConfigError(f"{run.title}: was trained on other images ({record.data}) than {now}")
     if run.sources != record.sources:
-        raise ConfigError(
-            f"{run.title}: was trained with another version of {', '.join(run.sources)}"
-        )
+        edited = ", ".join(run.sources)
+        raise ConfigError(f"{run.title}: was trained with another version of {edited}")
+    do = "choose scores that it has, or another profile"
     if hashlib.sha256(path.read_bytes()).hexdigest() != record.weights_sha256:
-        raise ConfigError(
-            f"{run.title}: {path} is damaged or another run's; choose scores that it has, or another profile"
-        )
-    net = _network(run, _split(run, data))
+        raise ConfigError(f"{run.title}: {path} is damaged or another run's; {do}")
+    net = build.network(run, run.split(data))
     try:
         net.load_state_dict(checkpoint.read(path))
-    except ValueError as error:
-        raise ConfigError(f"{run.title}: {error}; choose scores that it has") from error
-    except (TypeError, RuntimeError) as error:
-        raise ConfigError(
-            f"{run.title}: {path} isn't of its network; choose scores that it has"
-        ) from error
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ConfigError(f"{run.title}: {path} isn't of its network; {do}") from error
     return net
 
 
 def weights(record: Record) -> Path:
     """The kept weights of a finished run; ConfigError if there are none."""
-    path, title = record.trained / "weights.pt", _run_of(record).title
+    path, title = record.trained / "weights.pt", record.run.title
     if record.external:
-        raise ConfigError(
-            f"{title}: was trained elsewhere, and its weights are not here; choose a run that semlib trained"
-        )
+        where = "was trained elsewhere, and its weights are not here"
+        raise ConfigError(f"{title}: {where}; choose a run that semlib trained")
     if not path.exists():
-        raise ConfigError(
-            f"{title}: its weights were not kept (keep_weights), so it can't be scored anew; "
-            "choose scores that it has, or another profile to train it again"
-        )
+        lost = "its weights were not kept (keep_weights), so it can't be scored anew"
+        do = "choose scores that it has, or another profile to train it again"
+        raise ConfigError(f"{title}: {lost}; {do}")
     return path
 
 
-def _run_of(record: Record) -> Run:
-    return Run(
-        create(record.settings | {"dataset": record.dataset}),
-        record.hold_out,
-        record.method,
-        record.trial,
-    )
-
-
-def _own_name(how: dict[str, Any]) -> str:
-    """my_score:energy(version=1,source=1a2b...): a score's name where another source or setting has
-    the plain one.
-    """
-    return f"{how['score']}({','.join(f'{k}={v}' for k, v in how.items() if k != 'score')})"
-
-
-def _split(run: Run, data: datasets.Dataset) -> datasets.Split:
-    return datasets.hold_out(data, run.hold_out, run.experiment.train_per_class, run.trial)
-
-
-def _network(run: Run, split: datasets.Split) -> torch.nn.Module:
-    """The run's network with its initial weights."""
-    e = run.experiment
-    loss = _task(run.method, e)
-    if ":" in e.architecture:
-        build = own.function(e.architecture)
-        return holdout.network(split, build, loss, run.trial, e.crop_side)
-    settings = {name: getattr(e, name) for name in Network.model_fields if name != "architecture"}
-    return holdout.network(split, e.architecture, loss, run.trial, e.crop_side, **settings)
-
-
-def _heads(run: Run) -> dict[str, int]:
-    return dict(getattr(_task(run.method, run.experiment), "heads", None) or {})
-
-
-def _transform(
-    run: Run, split: datasets.Split
-) -> Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None:
-    """The method's extra augmentation of classification batches, applied after crop and flip."""
-    if run.method != "center_mask":
-        return None
-    mean, fill = holdout.pixel_statistics(split.train.images)[0], run.experiment.mask_fill
-    fills = torch.tensor(mean if fill is None else [fill] * len(mean), dtype=torch.float32)[
-        :, None, None
-    ]  # (C, 1, 1)
-    return lambda images, generator: augmentation.center_mask(
-        images, fills.to(images.device), generator
-    )
-
-
-def _threads(experiment: Experiment) -> int:
-    if experiment.threads:
-        torch.set_num_threads(experiment.threads)
-    return torch.get_num_threads()
-
-
 def _commit() -> str | None:
-    """The checkout's git commit, with + if code, parameters or notebooks differ from it; None
-    outside a checkout.
-    """
-    git = ["git", "-C", str(ROOT)]
+    """The checkout's git commit, with + if CODE differs from it; None outside a checkout."""
     try:
-        commit, changed = (
-            subprocess.run(
-                [*git, *command], capture_output=True, text=True, check=True
-            ).stdout.strip()
-            for command in (
-                ["rev-parse", "HEAD"],
-                [
-                    "status",
-                    "--porcelain",
-                    "--",
-                    "semlib",
-                    "workbench",
-                    "params",
-                    "notebooks",
-                    "workflow",
-                ],
-            )
-        )
+        commit = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain", "--", *CODE)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit + ("+" if changed else "")
+    return f"{commit}+" if changed else commit
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(ROOT), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _clear_progress() -> None:
-    """Take the progress bars out of a notebook's cell; the executed notebook is to be read as a
-    page.
-    """
+    """Take the progress bars out of a notebook's cell: the executed notebook is read as a page."""
     if "ipykernel" in sys.modules:
         from IPython.display import clear_output
 

@@ -1,10 +1,12 @@
-"""What this machine computes on and in. torch is imported only where it has to be asked."""
+"""What this machine computes on, and in which precision. Looking at results imports no torch."""
 
 import math
 import os
 import platform
+import re
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from workbench.experiment import ConfigError, Experiment
 
@@ -15,18 +17,14 @@ def device(experiment: Experiment) -> str:
         return "cpu"
     import torch
 
-    here = [
-        "cpu",
-        *(["cuda"] if torch.cuda.is_available() else []),
-        *(f"cuda:{k}" for k in range(torch.cuda.device_count())),
-    ]
-    if experiment.device not in ("auto", *here):
-        raise ConfigError(
-            f"device: {experiment.device!r} is not here; choose from auto, {', '.join(here)}"
-        )
-    return (
-        ("cuda" if "cuda" in here else "cpu") if experiment.device == "auto" else experiment.device
-    )
+    gpus = [f"cuda:{k}" for k in range(torch.cuda.device_count())]
+    if experiment.device == "auto":
+        return "cuda" if gpus else "cpu"
+    choices = ["auto", "cpu", *(["cuda", *gpus] if gpus else [])]
+    if experiment.device not in choices:
+        found = f"{experiment.device!r} is not here"
+        raise ConfigError(f"device: {found}; choose from {', '.join(choices)}")
+    return experiment.device
 
 
 def precision(experiment: Experiment) -> str:
@@ -45,6 +43,16 @@ def has_bfloat16(experiment: Experiment) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
+def set_up(experiment: Experiment) -> dict[str, Any]:
+    """Give PyTorch the experiment's threads; device, threads and precision as records keep them."""
+    import torch
+
+    if experiment.threads:
+        torch.set_num_threads(experiment.threads)
+    used = {"device": device_name(device(experiment)), "threads": torch.get_num_threads()}
+    return used | {"precision": precision(experiment)}
+
+
 def cores() -> int:
     """The CPU cores that this process may use: of its affinity and of its container's quota."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -52,31 +60,21 @@ def cores() -> int:
 
 
 def quota(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/self/cgroup")) -> int | None:
-    """The cores' time that a container's control groups allow, rounded up; None where they set no
-    limit.
-
-    cpu.max (version 2) or cpu.cfs_quota_us and cpu.cfs_period_us (version 1), of this process's
-    group and those above it.
-    """
-    limits = []
+    """The CPU cores that this process's control groups allow, rounded up; None without a limit."""
+    groups, limits = [], []
     with suppress(OSError):
         for line in of.read_text().splitlines():
             _, kinds, path = line.split(":", 2)
-            if kinds and "cpu" not in kinds.split(","):
-                continue
-            top = root / "cpu" if kinds else root
-            for group in (Path(path.strip("/")), *Path(path.strip("/")).parents):
-                with suppress(OSError, ValueError):
-                    folder = top / group
-                    if kinds:
-                        allowed, period = (
-                            (folder / f"cpu.cfs_{name}_us").read_text()
-                            for name in ("quota", "period")
-                        )
-                    else:
-                        allowed, period = (folder / "cpu.max").read_text().split()
-                    limits.append(int(allowed) / int(period))
-    return min((math.ceil(limit) for limit in limits if limit > 0), default=None)
+            if not kinds or "cpu" in kinds.split(","):  # version 2 names no kinds
+                group = root / ("cpu" if kinds else "") / path.strip("/")
+                groups += [group, *group.parents]
+    for group in groups:
+        for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+            with suppress(OSError, ValueError):  # no such file; "max", which is no limit
+                text = " ".join((group / name).read_text() for name in files)
+                allowed, period = map(int, text.split())
+                limits.append(math.ceil(allowed / period))
+    return min((limit for limit in limits if limit > 0), default=None)
 
 
 def device_name(device: str) -> str:
@@ -85,10 +83,7 @@ def device_name(device: str) -> str:
         import torch
 
         return torch.cuda.get_device_name(device)
-    try:
-        with Path("/proc/cpuinfo").open() as lines:
-            return next(
-                line.split(":")[1].strip() for line in lines if line.startswith("model name")
-            )
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    with suppress(OSError):
+        if found := re.search(r"model name\s*: (.*\S)", Path("/proc/cpuinfo").read_text()):
+            return found[1]
+    return platform.processor() or platform.machine()

@@ -6,14 +6,15 @@ The address is a hash of everything that the weights depend on.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from semlib.datasets import Dataset
+from semlib import datasets
+from semlib.datasets import Dataset, Split
 from workbench import own
 from workbench.experiment import (
     EXTERNAL,
@@ -26,39 +27,39 @@ from workbench.experiment import (
     Training,
 )
 from workbench.images import prepared
-from workbench.images.prepared import Digests
+from workbench.images.digests import Digests
 from workbench.runs import machine
 
-# Raised when the meaning of training changes, so that older runs aren't taken for new ones
-# (tests/test_golden.py).
+# Raised when the meaning of training changes, so that runs of before are made anew
+# (tests/test_recipe.py).
 RECIPE = 2
-VERSIONS = dict.fromkeys(SCORES, 1)  # likewise of each built-in score
-SCORING = 1  # likewise of what all scores share: batches, precision, batch-norm statistics
-STATISTICS = {
-    "mixed": "",
-    "upright": "@upright",
-}  # of batch norm, and how arrays and metrics of either end
-# Settings of these groups are in a run's address as far as its method and network read them, unless
-# at their default: a setting that is added later, with a default that changes nothing, leaves
-# finished runs where they are.
+# Likewise of each built-in score, and of what all scores share: batches, precision, statistics
+VERSIONS = dict.fromkeys(SCORES, 1)
+SCORING = 1
+# Of batch norm, as trained or re-estimated, and how the names of their arrays and metrics end
+STATISTICS = {"mixed": "", "upright": "@upright"}
+
+_USUAL = {"version": 1} | {
+    name: Experiment.model_fields[name].default for name in ("temperature", "epsilon")
+}
+
+# A run's address has those of these settings that its method and network read, and of them those
+# that are not at their default: a setting that is added later, with a default that changes
+# nothing, leaves finished runs where they are.
 _WEIGHTS_DEPEND_ON = {*Data.model_fields, *Network.model_fields, *Training.model_fields}
-_AUXILIARY = {
-    "auxiliary_weight",
-    "auxiliary_augment",
-}  # nothing to methods without an auxiliary task
-_NETWORK = {
-    "stem_stride",
-    "widen_factor",
-    "dropout",
-    "norm_batch",
-}  # nothing to a user's own network
+_BUILT_IN_NETWORKS_READ = {"stem_stride", "widen_factor", "dropout", "norm_batch"}
+_AUXILIARY_READS = {"auxiliary_weight", "auxiliary_augment"}
+_READS = {
+    "classification": set(),
+    "center_mask": {"mask_fill"},
+    "cpc": {*_AUXILIARY_READS, "cpc_negatives", "cpc_augment"},
+}
+_SOME_METHODS_READ = set.union(*_READS.values())
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training of a table: a held-out class (None: no class), a method, a trial; data: its
-    digests (None: not here).
-    """
+    """One training of a table. hold_out None: no class; data None: its data set is not here."""
 
     experiment: Experiment
     hold_out: str | None
@@ -72,48 +73,40 @@ class Run:
 
     @property
     def title(self) -> str:
-        few = f", {self.experiment.train_per_class} images a class" * bool(
-            self.experiment.train_per_class
-        )
-        return f"{self.dataset}{few}, {self.hold_out or 'nothing'} held out, {self.method}, trial {self.trial}"
+        images = self.experiment.train_per_class
+        few = f", {images} images a class" if images else ""
+        held_out = f"{self.hold_out or 'nothing'} held out"
+        return f"{self.dataset}{few}, {held_out}, {self.method}, trial {self.trial}"
 
     @property
     def external(self) -> bool:
-        """Whether its scores are imported: semlib neither trains nor scores it, and knows of its
-        settings the images' alone.
-        """
+        """Whether its scores are imported: semlib neither trains nor scores it."""
         return self.method.startswith(EXTERNAL)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What the run's training depends on, besides its data and the source of the user's
-        functions.
-        """
+        """The settings that the weights depend on; of an external run the images' alone."""
         if self.external:
             return self.experiment.model_dump(mode="json", include={*Data.model_fields})
-        unread = {
-            *(_AUXILIARY if self.method in ("classification", "center_mask") else ()),
-            *(() if self.method == "center_mask" else ("mask_fill",)),
-            *(() if self.method == "cpc" else ("cpc_negatives", "cpc_augment")),
-            *(_NETWORK if ":" in self.experiment.architecture else ()),
-        }
-        return self.experiment.model_dump(mode="json", include=_WEIGHTS_DEPEND_ON - unread) | {
-            "precision": machine.precision(self.experiment)
-        }
+        unread = _SOME_METHODS_READ - _READS.get(self.method, _AUXILIARY_READS)
+        if ":" in self.experiment.architecture:
+            unread |= _BUILT_IN_NETWORKS_READ
+        settings = self.experiment.model_dump(mode="json", include=_WEIGHTS_DEPEND_ON - unread)
+        return settings | {"precision": machine.precision(self.experiment)}
 
     @cached_property
     def sources(self) -> dict[str, str]:
-        """The digest of each function of the user's that training uses."""
+        """The digest of each of the user's functions that training calls."""
         names = () if self.external else (self.method, self.experiment.architecture)
         return {name: own.digest(name) for name in names if ":" in name}
 
-    def on(self, train_digest: str) -> str:
+    def address_for(self, train_digest: str) -> str:
         """Its address if it is trained on images of that digest."""
         return address(self, self.settings, self.sources, train_digest)
 
     @cached_property
     def address(self) -> str:
-        return self.on(self.data.train if self.data else "")
+        return self.address_for(self.data.train if self.data else "")
 
     @property
     def home(self) -> Path:
@@ -121,50 +114,38 @@ class Run:
 
     @property
     def homes(self) -> tuple[Path, Path]:
-        """Where its record can lie: with its weights or, for other test images than the first,
-        below them.
-        """
+        """Where its record can lie: beside the weights, or for later test images below them."""
         home = self.home
         return home, home / f"test_{self.data.test[:8] if self.data else ''}"
+
+    def split(self, data: Dataset) -> Split:
+        """The data set with the run's class held out."""
+        per_class = self.experiment.train_per_class
+        return datasets.hold_out(data, self.hold_out, per_class, self.trial)
 
 
 def address(
     run: Any, settings: Mapping, sources: Mapping, train_digest: str, recipe: int | None = None
 ) -> str:
-    """SHA-256 over everything that a run's weights depend on; of a Run or its Record."""
-    recipe = recipe or recipe_of(run.method)
-    what = [
-        recipe,
-        run.dataset,
-        run.hold_out,
-        run.method,
-        run.trial,
-        chosen(settings),
-        sources,
-        train_digest,
-    ]
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+    """SHA-256 over everything that the weights of a Run, or of a Record's run, depend on."""
+    which = [recipe or recipe_of(run.method), run.dataset, run.hold_out, run.method, run.trial]
+    text = json.dumps([*which, chosen(settings), sources, train_digest], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def recipe_of(method: str) -> int:
-    """0 where the scores were imported: a change of semlib's training leaves them as they are."""
+    """RECIPE; 0 for imported scores, which no change of semlib's training concerns."""
     return 0 if method.startswith(EXTERNAL) else RECIPE
 
 
 def place(run: Any, address: str) -> Path:
     """The folder of a Run or its Record, as seen from its profile's runs/."""
-    return Path(
-        run.dataset,
-        run.hold_out or "none",
-        run.method.replace(":", "."),
-        f"trial_{run.trial}-{address[:8]}",
-    )
+    trial = f"trial_{run.trial}-{address[:8]}"
+    return Path(run.dataset, run.hold_out or "none", run.method.replace(":", "."), trial)
 
 
 def chosen(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a run's settings that are not at their default; a default that came later is in no
-    older record.
-    """
+    """The settings that are not at their default. Older records lack the ones added later."""
     fields = Experiment.model_fields
     return {
         name: value
@@ -173,35 +154,61 @@ def chosen(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+# --- scores and their names
+
+
 def scoring(experiment: Experiment) -> dict[str, dict[str, Any]]:
     """How each of the experiment's scores is computed, as records keep it."""
-    odin = {"temperature": experiment.temperature, "epsilon": experiment.epsilon}
-    return {
-        name: {"score": name}
-        | _version(name)
-        | (odin if name == "odin" else {"stored": "ranks"} if name in RANKED else {})
-        for name in experiment.scores
-    }
+    return {name: _how(name, experiment) for name in experiment.scores}
 
 
-def _version(score: str) -> dict[str, Any]:
+def _how(score: str, experiment: Experiment) -> dict[str, Any]:
+    how: dict[str, Any] = {"score": score}
     if score.startswith(EXTERNAL):
-        return {}
-    return (
-        {"version": VERSIONS[score]}
-        if score in VERSIONS
-        else {"version": SCORING, "source": own.digest(score)}
-    )
+        return how
+    if score not in VERSIONS:
+        return how | {"version": SCORING, "source": own.digest(score)}
+    how["version"] = VERSIONS[score]
+    if score == "odin":
+        how |= {"temperature": experiment.temperature, "epsilon": experiment.epsilon}
+    if score in RANKED:
+        how["stored"] = "ranks"
+    return how
+
+
+def score_key(how: Mapping[str, Any], taken: Container[str] = ()) -> str:
+    """A score's key in a record: msp, my_score:energy(version=1,source=1a2b3c4d5e6f7081).
+
+    The plain name only where all settings are at their default and it is not taken: in older
+    records it may be of other settings.
+    """
+    settings = {name: value for name, value in how.items() if name not in ("score", "stored")}
+    if settings.items() <= _USUAL.items() and how["score"] not in taken:
+        return how["score"]
+    return f"{how['score']}({','.join(f'{name}={value}' for name, value in settings.items())})"
+
+
+def array_name(key: str, statistics: str) -> str:
+    """What the array or metric of a score (or predicted, accuracy) is called: msp, msp@upright."""
+    return key + STATISTICS[statistics]
+
+
+def key_and_statistics(name: str) -> tuple[str, str]:
+    """What array_name was given: ("msp", "upright") for msp@upright."""
+    key, _, statistics = name.partition("@")
+    return key, statistics or "mixed"
+
+
+# --- the runs and their data
 
 
 def held_out(experiment: Experiment) -> list[str | None]:
-    """The held-out classes that the experiment asks for, [None] for none. ConfigError names the
-    choices.
-    """
+    """The classes to hold out, [None] for none. ConfigError names the choices."""
     try:
         known = prepared.classes(experiment.dataset, experiment.data_root)
     except ValueError as error:
-        if not (known := _recorded_classes(experiment)):  # the data is elsewhere
+        known = _recorded_classes(experiment)  # the data may be elsewhere
+        if not known:
             raise ConfigError(str(error)) from None
     if experiment.hold_out == ("all",):
         return list(known)
@@ -209,10 +216,8 @@ def held_out(experiment: Experiment) -> list[str | None]:
         return [None]
     for name in experiment.hold_out:
         if name not in known:
-            options = ", ".join([*known, "all", "none"])
-            raise ConfigError(
-                f"hold-out {name!r} is not a class of {experiment.dataset_name}; choose from {options}"
-            )
+            what = f"hold-out {name!r} is not a class of {experiment.dataset_name}"
+            raise ConfigError(f"{what}; choose from {', '.join([*known, 'all', 'none'])}")
     return list(experiment.hold_out)
 
 
@@ -220,44 +225,37 @@ def _recorded_classes(experiment: Experiment) -> tuple[str, ...]:
     """The class names in the first record of the data set; none if there is none."""
     for path in (experiment.folder / "runs" / experiment.dataset_name).glob("**/record.json"):
         with suppress(OSError, ValueError, TypeError, KeyError):
-            names = json.loads(path.read_text())["classes"]
-            if names and all(isinstance(name, str) for name in names) and isinstance(names, list):
-                return tuple(names)
+            return tuple(map(str, json.loads(path.read_text())["classes"]))
     return ()
 
 
 def here(experiment: Experiment) -> Digests | None:
-    """The digests of the experiment's data as it is on this machine now; None if it would have to
-    be fetched first.
-    """
+    """The digests of the data set as it is on this machine; None if it has to be fetched first."""
     e = experiment
-    return prepared.digests(
-        e.dataset, e.data_root, e.image_side, e.fold, e.evaluate_on == "validation"
-    )
+    validation = e.evaluate_on == "validation"
+    return prepared.digests(e.dataset, e.data_root, e.image_side, e.fold, validation)
 
 
 def load(experiment: Experiment) -> Dataset:
-    """The experiment's data; with evaluate_on: validation, `test` is made of training images and no
-    test image is read.
-    """
-    e, validation = experiment, experiment.evaluate_on == "validation"
+    """The experiment's data; with evaluate_on: validation, `test` holds training images instead."""
+    e = experiment
+    validation = e.evaluate_on == "validation"
     return prepared.load(e.dataset, e.data_root, e.image_side, e.fold, validation, e.ilsvrc)
 
 
 def planned(experiment: Experiment, data: Digests | None = None) -> list[Run]:
-    """All runs of the experiment on the data that is here, ordered by trial: every class's first
-    trial comes first.
+    """All runs, ordered by trial: every class gets its first trial before any gets a second.
+
+    data: digests, those of the data that is here unless given.
     """
-    where, data = held_out(experiment), data or here(experiment)
-    trials = range(experiment.first_trial, experiment.first_trial + experiment.trials)
+    classes = held_out(experiment)
+    data = data or here(experiment)
     computed = tuple(name for name in experiment.scores if not name.startswith(EXTERNAL))
-    own = experiment.model_copy(update={"scores": computed})
-    of = {
-        method: own if method in experiment.trained else experiment for method in experiment.methods
-    }
-    return [Run(of[m], h, m, t, data) for t in trials for h in where for m in experiment.methods]
-
-
-def same_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two ways of scoring differ in their source or version alone."""
-    return all(one.get(name) == other.get(name) for name in {*one, *other} - {"source", "version"})
+    trained = experiment.model_copy(update={"scores": computed})
+    runs = []
+    for trial in range(experiment.first_trial, experiment.first_trial + experiment.trials):
+        for hold_out in classes:
+            for method in experiment.methods:
+                settings = trained if method in experiment.trained else experiment
+                runs.append(Run(settings, hold_out, method, trial, data))
+    return runs

@@ -2,177 +2,141 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
+from torch import nn
 
-from semlib import datasets, metrics
-from semlib.datasets import augmentation
+from semlib import metrics
+from semlib.datasets import Dataset, augmentation
 from semlib.metrics import Features
 from semlib.randomness import seeded
 from workbench import own
 from workbench.runs import plan
 from workbench.runs.guard import ScoreError, guarded
-from workbench.runs.plan import Run
+from workbench.runs.plan import Run, array_name
 
-# every record has it: learning curves show it, and it costs nothing
+# Every record has it: learning curves show it, and it costs nothing
 MSP = {"msp": {"score": "msp", "version": plan.VERSIONS["msp"]}}
-FEW, MANY = (
-    16,
-    2000,
-)  # images on which a user's functions are tried, and made-up features to fit a score to
 
 
-def score(
-    run: Run,
-    net: torch.nn.Module,
-    data: datasets.Dataset,
-    split: datasets.Split,
-    wanted: dict[str, dict],
-    functions: dict[str, Callable],
-    statistics: Iterable[str] = tuple(plan.STATISTICS),
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The arrays of scores.npz: of the functions, scored as `wanted` says, with these batch-norm
-    statistics.
+class Scorer:
+    """Computes a run's scores. One that fails is left out from then on: `failed` says why.
 
-    And the scores that are left out because they failed, with the reason.
+    scores: how each is computed, by name. The user's functions are taken when the Scorer is made,
+    like the digests of their sources: their files may be edited while the run trains.
     """
-    usable, broken = dict(functions), {}
-    while True:
-        try:
-            return _arrays(run, net, data, split, wanted, usable, statistics), broken
-        except ScoreError as error:
-            broken[error.name] = str(error)
-            del usable[error.name]
+
+    def __init__(self, run: Run, data: Dataset, scores: Mapping, taken: Container[str] = ()):
+        self.data, self.split, self.scores = data, run.split(data), dict(scores)
+        self.crop_side, self.batch = run.experiment.crop_side, run.experiment.score_batch
+        self.keys = {name: plan.score_key(how, taken) for name, how in scores.items()}
+        self.functions = {name: function(how) for name, how in scores.items()}
+        self.failed: dict[str, str] = {}
+        self.arrays: dict[str, np.ndarray] = {}
+
+    @property
+    def scored(self) -> dict[str, dict[str, Any]]:
+        """`scoring` of the record: how each score that did not fail is computed, by its key."""
+        return {self.keys[name]: self.scores[name] for name in self.functions}
+
+    def check(self) -> None:
+        """FloatingPointError if a score failed."""
+        if self.failed:
+            raise FloatingPointError("; ".join(self.failed.values()))
+
+    def score(
+        self, net: nn.Module, statistics: Iterable[str] = tuple(plan.STATISTICS), only: str = ""
+    ) -> dict[str, float]:
+        """Score the test images with these batch-norm statistics, or compute one score only.
+
+        The measures; `arrays` then holds what belongs into scores.npz. FloatingPointError for MSP.
+        """
+        while True:
+            names = [name for name in self.functions if only in ("", name)]
+            try:
+                self.arrays = self._arrays(net, statistics, names)
+                return measures(self.arrays)
+            except ScoreError as error:
+                self.failed[error.name] = str(error)
+                del self.functions[error.name]
+                if error.name == "msp":
+                    raise FloatingPointError(str(error)) from None
+
+    def _arrays(self, net: nn.Module, statistics: Iterable[str], names: list[str]) -> dict:
+        arrays = {"label": self.data.test.labels.astype(np.int16)}
+        arrays["is_anomaly"] = self.split.is_anomaly
+        train = augmentation.centre(self.split.train.images, self.crop_side)
+        for which in statistics:
+            with metrics.upright(net, train) if which == "upright" else nullcontext():
+                predicted, scores = self._scores(net, train, names)
+            arrays[array_name("predicted", which)] = self.split.kept[predicted].astype(np.int16)
+            for name in names:
+                check_numbers(name, scores[name])
+                stored = self.scores[name].get("stored")
+                values = ranks(scores[name]) if stored == "ranks" else scores[name]
+                arrays[array_name(self.keys[name], which)] = values
+        return arrays
+
+    def _scores(self, net: nn.Module, train: np.ndarray, names: list[str]) -> tuple:
+        """Predicted classes (N,) of the test images, and their scores (N,) by name."""
+        test = augmentation.centre(self.split.test.images, self.crop_side)
+        fitted = [name for name in names if is_fitted(self.functions[name])]
+        plain = {name: guarded(name, self.functions[name]) for name in names if name not in fitted}
+        predicted, scores = metrics.score(net, test, plain, self.batch)
+        if fitted:  # one pass over the training and one over the test images serves all of them
+            of_train, of_test = (metrics.features(net, x, self.batch) for x in (train, test))
+            labels = self.split.train.labels
+            for name in fitted:
+                scores[name] = fit(name, self.functions[name], of_train, labels, net, of_test)
+        return predicted, scores
 
 
-def _arrays(
-    run: Run,
-    net: torch.nn.Module,
-    data: datasets.Dataset,
-    split: datasets.Split,
-    wanted: dict[str, dict],
-    functions: dict[str, Callable],
-    statistics: Iterable[str],
-) -> dict[str, np.ndarray]:
-    plain = {name: guarded(name, f) for name, f in functions.items() if not _is_fitted(f)}
-    train, test = (
-        augmentation.centre(part.images, run.experiment.crop_side)
-        for part in (split.train, split.test)
-    )
-    arrays = {"label": data.test.labels.astype(np.int16), "is_anomaly": split.is_anomaly}
-    for name in statistics:
-        end = plan.STATISTICS[name]
-        with metrics.upright(net, train) if name == "upright" else nullcontext():
-            predicted, scores = metrics.score(net, test, plain, run.experiment.score_batch)
-            if fitted := {
-                name: function for name, function in functions.items() if name not in plain
-            }:
-                scores |= _fitted(
-                    net, split.train.labels, train, test, fitted, run.experiment.score_batch
-                )
-        arrays[f"predicted{end}"] = split.kept[predicted].astype(np.int16)
-        for score, values in scores.items():
-            _check_numbers(score, values)
-            arrays[f"{score}{end}"] = (
-                ranks(values) if wanted[score].get("stored") == "ranks" else values
-            )
-    return arrays
-
-
-def attempt(run: Run, net: torch.nn.Module, split: datasets.Split, name: str) -> None:
-    """ScoreError if a user's score doesn't work: on a few test images, or fitted to made-up
-    features of the training images.
-    """
-    function = own.function(name)
-    images = augmentation.centre(
-        split.test.images[:: max(1, len(split.test) // FEW)][:FEW], run.experiment.crop_side
-    )
-    if not _is_fitted(function):
-        scores = {name: guarded(name, function)}
-        _check_numbers(name, metrics.score(net, images, scores)[1][name])
-        return
-    of_test, rng = metrics.features(net, images), np.random.default_rng(0)
-    each = max(
-        MANY // len(split.classes), 8
-    )  # of a class, so that covariances can be inverted as those of a whole data set
-    chosen = np.concatenate(
-        [np.flatnonzero(split.train.labels == k)[:each] for k in range(len(split.classes))]
-    )
-    shapes = ((len(chosen), part.shape[1]) for part in of_test)
-    train = Features(*(np.abs(rng.standard_normal(shape)).astype(np.float32) for shape in shapes))
-    _check_numbers(name, _fit(name, function, train, split.train.labels[chosen], net, of_test))
-
-
-def _check_numbers(name: str, values: np.ndarray) -> None:
-    """Infinite ones are numbers too: they have a rank."""
-    if np.isnan(values).any():
-        raise ScoreError(name, f"is NaN for {np.isnan(values).sum()} of {len(values)} test images")
-
-
-def functions(wanted: dict[str, dict]) -> dict[str, Callable]:
-    """The function of each score. They are taken when their sources are, before training: a file
-    may be edited meanwhile.
-    """
-    return {name: _function(how) for name, how in wanted.items()}
-
-
-def _function(how: dict[str, Any]) -> Callable:
+def function(how: Mapping[str, Any]) -> Callable:
+    """The function of a score with its settings."""
     name = how["score"]
-    if name in ("msp", "odin"):
-        settings = {key: value for key, value in how.items() if key in ("temperature", "epsilon")}
-        return partial(metrics.odin, **settings) if name == "odin" else metrics.max_softmax
+    if name == "msp":
+        return metrics.max_softmax
+    if name == "odin":
+        return partial(metrics.odin, temperature=how["temperature"], epsilon=how["epsilon"])
     return partial(metrics.fit, name) if name in metrics.DETECTORS else own.function(name)
 
 
-def _is_fitted(function: Callable) -> bool:
-    """Whether a score is fitted on training features, or is one of the network, images or logits."""
+def is_fitted(function: Callable) -> bool:
+    """Whether a score is fitted on training features, or computed of net, images or logits."""
     return "train" in inspect.signature(function).parameters
 
 
-def _fitted(
-    net: torch.nn.Module,
-    labels: np.ndarray,
-    train: np.ndarray,
-    test: np.ndarray,
-    fits: dict[str, Callable],
-    batch_size: int,
-) -> dict[str, np.ndarray]:
-    """Scores of the test images by detectors fitted on the training images: one pass over each for
-    all of them.
-    """
-    of_train, of_test = (metrics.features(net, images, batch_size) for images in (train, test))
-    return {name: _fit(name, fit, of_train, labels, net, of_test) for name, fit in fits.items()}
-
-
-def _fit(
+def fit(
     name: str,
-    fit: Callable,
+    function: Callable,
     train: Features,
     labels: np.ndarray,
-    net: torch.nn.Module,
+    net: nn.Module,
     test: Features,
 ) -> np.ndarray:
-    """The scores of the test images. A user's own function is given copies, as `metrics.score`
-    does.
-    """
-    if not isinstance(fit, partial):
+    """Fit a score on training features; its values (N,) for the test images. ScoreError."""
+    if not isinstance(function, partial):  # a user's function gets copies, as from metrics.score
         train, test = (Features(*map(np.copy, part)) for part in (train, test))
         labels, net = labels.copy(), copy.deepcopy(net)
     try:
         with seeded(0, next(net.parameters()).device):
-            values = np.array(fit(train=train, labels=labels, net=net)(test), np.float64)
+            values = np.array(function(train=train, labels=labels, net=net)(test), np.float64)
     except Exception as error:  # a user's function can raise any
         raise ScoreError(name, error) from error
-    if values.shape != (len(test.logits),):
-        raise ScoreError(
-            name, f"should be ({len(test.logits)},), one number an image, not {values.shape}"
-        )
+    count = len(test.logits)
+    if values.shape != (count,):
+        raise ScoreError(name, f"should be ({count},), one number an image, not {values.shape}")
     return values
+
+
+def check_numbers(name: str, values: np.ndarray) -> None:
+    """ScoreError for NaN; infinite ones have a rank."""
+    if np.isnan(values).any():
+        raise ScoreError(name, f"is NaN for {np.isnan(values).sum()} of {len(values)} test images")
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
@@ -181,15 +145,15 @@ def ranks(values: np.ndarray) -> np.ndarray:
     return ranks.astype(np.uint16 if ranks.max(initial=0) < 2**16 else np.uint32)
 
 
-def measures(arrays: dict[str, np.ndarray]) -> dict[str, float]:
-    """Accuracy over normal test images and, if a class is held out, the average precision of each
-    score.
-    """
-    label, is_anomaly, measures = arrays["label"], arrays["is_anomaly"], {}
+def measures(arrays: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Accuracy over normal test images; if a class is held out, each score's average precision."""
+    label, is_anomaly = arrays["label"], arrays["is_anomaly"]
+    measures = {}
     for name, values in arrays.items():
-        kind, at, statistics = name.partition("@")
-        if kind == "predicted":
-            measures[f"accuracy{at}{statistics}"] = metrics.accuracy(label, values, is_anomaly)
-        elif name not in ("label", "is_anomaly") and is_anomaly.any():
+        key, statistics = plan.key_and_statistics(name)
+        if key == "predicted":
+            accuracy = metrics.accuracy(label, values, is_anomaly)
+            measures[array_name("accuracy", statistics)] = accuracy
+        elif key not in ("label", "is_anomaly") and is_anomaly.any():
             measures[name] = metrics.average_precision(is_anomaly, values)
     return measures
