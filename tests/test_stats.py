@@ -226,7 +226,8 @@ def test_coverage_of_the_interval_of_a_mean_over_held_out_classes(value):
     distance = distance_of(value)
     label = np.repeat(np.arange(10), 36)
     counts = stats.draws(label, 200, seed=1)
-    means, halves = [], []
+    means = []
+    halves = []
     for _ in range(600):
         every = [stats.Ranking(label == k, rng.normal((label == k) * distance)) for k in range(10)]
         means.append(np.mean([ranking.average_precision() for ranking in every]))
