@@ -41,7 +41,7 @@ def score(
         choices = ", ".join(record.scoring)
         what = f"{run.title} was not scored by {', '.join(absent)} with these settings"
         raise ConfigError(f"scores: {what}; choose from {choices}")
-    data, e = _data(run), run.experiment
+    data = _data(run)
     files, images = prepared.unlabelled(folder, data)
     predicted, found, normal = _scores(run, record, data, images, wanted)
     columns: dict[str, Any] = {"file": files, "predicted": [data.classes[k] for k in predicted]}
