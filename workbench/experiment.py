@@ -9,15 +9,14 @@ import difflib
 import re
 import reprlib
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import pydantic
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
-from pydantic import ConfigDict as Rules
-from pydantic import ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from workbench.files import file_name, folder_name, one_line, resolve
 
@@ -32,14 +31,12 @@ EXTERNAL = "external:"  # prefix of imported methods and scores (runs/external.p
 CHOSEN_WEIGHTS = "auxiliary_weights.csv"  # of lambda_search.ipynb, in outputs/<profile>/
 MOST = 10**6  # of anything counted: more is a slip that could fill the memory
 _short = reprlib.Repr()  # of a value in a message
-_short.maxlevel, _short.maxstring, _short.maxother = 2, 200, 200
+_short.maxlevel = 2
+_short.maxstring = _short.maxother = 200
 
 
 class ConfigError(ValueError):
     """An invalid parameter. The message is one line and lists the valid values."""
-
-
-# --- types of parameters
 
 
 def _number(value: Any) -> Any:
@@ -49,19 +46,10 @@ def _number(value: Any) -> Any:
     return value
 
 
-def _text(value: Any) -> Any:
-    """Whole numbers are text too: the digits' class 3."""
-    return str(value) if type(value) is int else value
-
-
 def _one_line(text: str) -> str:
     if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", text):
         raise ValueError("should be one line without control characters")
     return text
-
-
-def _tuple(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -70,66 +58,55 @@ def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-def _none(value: Any) -> Any:
-    return None if value in ("none", "None") else value
-
-
-def _images_a_class(value: Any) -> Any:
-    """A key of `labels`, which Papermill passes on as text."""
-    if value == "all":
-        return None
-    return int(value) if isinstance(value, str) and value.isdecimal() else value
-
-
-def _known(*names: str) -> Callable[[str], str]:
+def _one_of(*names: str) -> AfterValidator:
     def check(name: str) -> str:
         if name not in names and not re.fullmatch(rf"\w+(\.\w+)*:\w+|{EXTERNAL}[\w-]+", name):
             choices = f"{', '.join(names)}, package.module:function, {EXTERNAL}an imported name"
             raise ValueError(f"should be one of {choices}")
         return name
 
-    return check
+    return AfterValidator(check)
 
 
 T = TypeVar("T")
 Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number)]
-Weight = Annotated[Number, Field(ge=0)]
+NotNegative = Annotated[Number, Field(ge=0)]
+Positive = Annotated[Number, Field(gt=0)]
 Count = Annotated[int, Field(ge=1, le=MOST)]
 Index = Annotated[int, Field(ge=0, le=MOST)]
-Text = Annotated[str, BeforeValidator(_text), Field(min_length=1), AfterValidator(_one_line)]
+Side = Annotated[int, Field(ge=8, le=10**4)]  # pixels
+# The digits' classes are whole numbers
+_as_text = BeforeValidator(lambda value: str(value) if type(value) is int else value)
+Text = Annotated[str, _as_text, Field(min_length=1), AfterValidator(_one_line)]
+Profile = Annotated[Text, Field(pattern=r"^[A-Za-z0-9_.-]*[A-Za-z0-9_-]$", max_length=100)]
 ClassName = Annotated[Text, AfterValidator(lambda name: unicodedata.normalize("NFC", name))]
-Method = Annotated[Text, AfterValidator(_known(*METHODS))]
-Score = Annotated[Text, AfterValidator(_known(*SCORES))]
-Listed = Annotated[  # a single value is a list of one
-    tuple[T, ...], BeforeValidator(_tuple), Field(min_length=1), AfterValidator(_once)
-]
-OrNone = Annotated[T | None, BeforeValidator(_none)]  # None, or the text none
-OptionalSide = OrNone[Annotated[int, Field(ge=8, le=10**4)]]
-PerClass = Annotated[OrNone[Count], BeforeValidator(_images_a_class)]
+Method = Annotated[Text, _one_of(*METHODS)]
+Score = Annotated[Text, _one_of(*SCORES)]
+_as_tuple = BeforeValidator(lambda v: tuple(v) if isinstance(v, list | tuple) else (v,))
+Listed = Annotated[tuple[T, ...], _as_tuple, Field(min_length=1), AfterValidator(_once)]
+_none = BeforeValidator(lambda value: None if value in ("none", "None") else value)
+OrNone = Annotated[T | None, _none]
+# A key of `labels` can be "all"; Papermill passes the others on as text
+_images = BeforeValidator(lambda key: None if key == "all" else _number(key))
+Labels = Annotated[Annotated[int, Field(strict=False, ge=1, le=MOST)] | None, _images]
 
 
-# --- the parameters
-
-
-class Group(BaseModel):
-    model_config = Rules(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+class Group(pydantic.BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config |= ConfigDict(use_attribute_docstrings=True)
 
 
 class Which(Group):
     """Which runs"""
 
-    profile: Annotated[Text, Field(pattern=r"^[A-Za-z0-9_.-]*[A-Za-z0-9_-]$", max_length=100)] = (
-        "paper"
-    )
+    profile: Profile = "paper"
     """Results lie in `outputs/<profile>/`."""
     dataset: Text = "cifar10"
     """A name, or a folder with `train/<class>/*` and `test/<class>/*`."""
     hold_out: Listed[ClassName] = ("all",)
     """Class names; all: each class in turn; none: no class."""
     methods: Listed[Method] = ("classification", "rotation")
-    """classification, rotation, center_mask, cpc, package.module:function, or external:name of
-    imported scores.
-    """
+    """classification, rotation, center_mask, cpc, package.module:function, or external:name."""
     trials: Count = 3
     """Trainings of each class and method; trial k has the seed k."""
     first_trial: Index = 0
@@ -143,7 +120,7 @@ class Which(Group):
 class Data(Group):
     """The images"""
 
-    image_side: OptionalSide = None
+    image_side: OrNone[Side] = None
     """Pixels a side of prepared images; None: 32 for own ones, 256 for ImageNet's."""
     train_per_class: OrNone[Count] = None
     """Training images of each class, drawn anew for each trial and hold-out; None: all."""
@@ -165,9 +142,7 @@ class Network(Group):
     dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.3
     """Between the two convolutions of a block."""
     norm_batch: OrNone[Index] = 128
-    """Ghost batch normalisation: batch-norm statistics over groups of so many images; None: over
-    the whole batch.
-    """
+    """Ghost batch normalisation's batch: images whose statistics are shared; None: batch_size."""
 
 
 class Training(Group):
@@ -177,21 +152,19 @@ class Training(Group):
     """Passes over the training images."""
     batch_size: Annotated[int, Field(ge=2, le=MOST)] = 512
     """Images in a step."""
-    learning_rate: Annotated[Number, Field(gt=0)] = 0.1
+    learning_rate: Positive = 0.1
     """The schedule's peak."""
-    weight_decay: Weight = 5e-4
+    weight_decay: NotNegative = 5e-4
     """Of all weights."""
     schedule: Literal["step", "one_cycle"] = "step"
-    """step: the paper's, times 0.2 at 30, 60, 80 % of the epochs; one_cycle: up in a quarter of the
-    steps, then down to 0.
-    """
-    crop_side: OptionalSide = None
+    """step: times 0.2 at 30, 60, 80 % of the epochs; one_cycle: up in a quarter, then down to 0."""
+    crop_side: OrNone[Side] = None
     """Pixels a side of training crops, and of the test images' centre; None: the whole image."""
     crop_padding: OrNone[Index] = None
     """Reflected pixels for random crops; None: an eighth of the side, 0 with crop_side."""
     flip: bool = True
     """Random horizontal reflection."""
-    auxiliary_weight: Weight = 0.5
+    auxiliary_weight: NotNegative = 0.5
     """The paper's lambda."""
     auxiliary_augment: bool = False
     """Crop and flip the auxiliary task's images too."""
@@ -212,9 +185,9 @@ class Scoring(Group):
 
     scores: Listed[Score] = PAPERS_SCORES
     """msp, odin, the names in metrics.DETECTORS, package.module:function, or external:name."""
-    temperature: Annotated[Number, Field(gt=0)] = 1000.0
+    temperature: Positive = 1000.0
     """ODIN's temperature."""
-    epsilon: Weight = 5e-5
+    epsilon: NotNegative = 5e-5
     """ODIN's step, of pixels in [0, 1]."""
     statistics: Literal["mixed", "upright"] = "mixed"
     """mixed: batch-norm statistics as trained; upright: re-estimated on upright training images."""
@@ -254,9 +227,10 @@ class Experiment(Machine, Scoring, Training, Network, Data, Which):
     Flat, for notebooks and the command line; code takes the group of settings that it needs.
     """
 
-    @model_validator(mode="after")
+    @pydantic.model_validator(mode="after")
     def _consistent(self) -> "Experiment":
-        size, group = self.batch_size, self.norm_batch
+        size = self.batch_size
+        group = self.norm_batch
         if len(self.hold_out) > 1 and {"all", "none"} & set(self.hold_out):
             raise ValueError("hold_out: all and none stand alone; choose one of them or classes")
         own = ":" in self.architecture  # a user's network, which norm_batch doesn't reach
@@ -304,11 +278,10 @@ class Several(Group):
 
     settings: OrNone[Listed[Text]] = None  # files of parameters; the notebook's own go over them
     dataset: Listed[Text] = (Which.model_fields["dataset"].default,)  # the same settings for each
-    labels: OrNone[Annotated[dict[PerClass, Count], Field(min_length=1)]] = None  # and its epochs
-    auxiliary_weights: OrNone[dict[Method, Listed[Weight]]] = None  # of each method, to compare
-
-
-# --- from values to experiments
+    labels: OrNone[Annotated[dict[Labels, Count], Field(min_length=1)]] = None  # and its epochs
+    auxiliary_weights: OrNone[dict[Method, Listed[NotNegative]]] = (
+        None  # of each method, to compare
+    )
 
 
 def create(parameters: Mapping[str, Any]) -> Experiment:
@@ -368,10 +341,10 @@ def _weights(weights: dict[str, tuple[float, ...]] | None, given: dict) -> list[
     return choices
 
 
-def _checked(model: type[BaseModel], parameters: Mapping[str, Any]) -> Any:
+def _checked(model: type[Group], parameters: Mapping[str, Any]) -> Any:
     try:
         return model.model_validate(dict(parameters))
-    except ValidationError as error:
+    except pydantic.ValidationError as error:
         sentences: dict[Any, str] = {}  # one for each parameter, and for unknown names together
         for part in error.errors():
             unknown_name = part["type"] == "extra_forbidden"
@@ -403,9 +376,6 @@ def unknown(name: object, also: tuple[str, ...] = ()) -> str:
     return f"unknown parameter {_shown(name)}{likely}; choose from {', '.join(names)}"
 
 
-# --- from a notebook's parameters cell
-
-
 def from_parameters(namespace: dict[str, Any], also: tuple[str, ...] = ()) -> Experiment:
     """A notebook's one Experiment: `experiment = from_parameters(globals())`."""
     made = several_from_parameters(namespace, also)
@@ -424,7 +394,7 @@ def several_from_parameters(
     plain value is taken for a misspelt parameter, of which Papermill would only warn; once
     `experiment` or `experiments` exists, the user's own variables are left alone.
     """
-    known = {*Experiment.model_fields, *Several.model_fields}
+    known = [*Experiment.model_fields, *Several.model_fields]
     names = set(namespace) - {"In"}
     if cells := namespace.get("In"):  # IPython's cells so far: start-up files set other names
         names &= _assigned(cells)
@@ -433,7 +403,7 @@ def several_from_parameters(
             plain = isinstance(namespace[name], str | int | float | list | tuple | None)
             if plain and not name.startswith("_"):
                 raise ConfigError(unknown(name, (*also, *Several.model_fields)))
-    return several({name: namespace[name] for name in names & known})
+    return several({name: namespace[name] for name in known if name in names})
 
 
 def _assigned(cells: list[str]) -> set[str]:
@@ -447,13 +417,11 @@ def _assigned(cells: list[str]) -> set[str]:
     return names
 
 
-# --- from YAML, and to Markdown
-
-
 def from_yaml(text: str) -> Any:
     """The value of a YAML text; ValueError, one line, if it isn't YAML or has a name twice."""
     try:
-        root, value = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
+        root = yaml.compose(text, yaml.SafeLoader)
+        value = yaml.safe_load(text)
     except Exception as error:  # PyYAML raises many: KeyError (!!bool x), RecursionError ([[[...)
         raise ValueError(one_line(error)) from None
     names = [key.value for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []

@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import itertools
 import json
 import sys
 import sysconfig
@@ -23,7 +24,8 @@ PACKAGES = [Path(__file__).parent, Path(__file__).parents[1] / "semlib"]
 INSTALLED = {"site-packages", "dist-packages"}
 # A function that uses one of these may reach any name or module of its own without writing it.
 DYNAMIC = {"globals", "locals", "vars", "eval", "exec", "modules", "__subclasses__"}
-DYNAMIC |= {"import_module", "__import__", "run_path", "run_module"}
+IMPORTERS = {"import_module", "__import__"}
+DYNAMIC |= {*IMPORTERS, "run_path", "run_module"}
 DEFINITIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 Files = dict[str, tuple[Path, tuple | None]]  # modules: where each lies, and its stamp
@@ -85,7 +87,7 @@ def digest(name: str) -> str:
         statements = sorted(_closure(module, attribute).items())
         parts = [[where, [plain(s) for s in body]] for where, body in statements]
         found = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-        _digests[name] = _loaded[module], found
+        _digests[name] = (_loaded[module], found)
     return found
 
 
@@ -95,7 +97,8 @@ def _imported(module: str) -> Any:
     if before and unchanged and module in sys.modules:
         return sys.modules[module]
     importlib.invalidate_caches()
-    now, known = _files(module), ChainMap(*_loaded.values())
+    now = _files(module)
+    known = ChainMap(*_loaded.values())
     edited = [name for name in now if name in sys.modules and known.get(name) != now[name]]
     if before or edited:
         for name, (path, _) in (before | now).items():
@@ -131,15 +134,12 @@ def _closure(module: str, attribute: str | None) -> dict[str, list[ast.stmt]]:
         package = name if path.stem == "__init__" else name.rpartition(".")[0]
         body = [s for s in ast.parse(path.read_bytes()).body if not _is_idle(s)]
         found[name] = _reached(body, wanted, package) if wanted else body
-        imported = {other for statement in found[name] for other in _imports(statement, package)}
-        parents = {str(parent) for other in (name, *imported) for parent in _parents(other)}
-        queue += [(other, None) for other in imported | parents - {name}]
+        imported = set().union(*(_imports(statement, package) for statement in found[name]))
+        packages = set()  # an import runs those that the module lies in, too
+        for other in (name, *imported):
+            packages |= {*itertools.accumulate(other.split("."), "{}.{}".format)} - {other}
+        queue += [(other, None) for other in imported | packages - {name}]
     return found
-
-
-def _parents(module: str) -> list[str]:
-    words = module.split(".")
-    return [".".join(words[:k]) for k in range(1, len(words))]
 
 
 def _source(module: str) -> Path | None:
@@ -168,7 +168,7 @@ def _imports(statement: ast.stmt, package: str) -> Iterator[str]:
                 base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
                 yield base
                 yield from (f"{base}.{alias.name}" for alias in node.names)  # modules of a package
-            elif isinstance(node, ast.Call) and _last(node.func) in ("import_module", "__import__"):
+            elif isinstance(node, ast.Call) and _last_name(node.func) in IMPORTERS:
                 constants = [a.value for a in node.args if isinstance(a, ast.Constant)]
                 texts = [value for value in constants if isinstance(value, str)]
                 if texts:
@@ -183,7 +183,8 @@ def _reached(body: list[ast.stmt], attribute: str, package: str) -> list[ast.stm
     the whole module.
     """
     defined = {s.name for s in body if isinstance(s, DEFINITIONS)}
-    known, users = set(dir(builtins)), set()
+    known = set(dir(builtins))
+    users = set()
     for k, statement in enumerate(body):
         if isinstance(statement, ast.Import | ast.ImportFrom):
             paths = map(_source, _imports(statement, package))
@@ -203,8 +204,9 @@ def _reached(body: list[ast.stmt], attribute: str, package: str) -> list[ast.stm
             break
         kept |= more
     chosen = [body[k] for k in sorted(kept)]
-    attributes = {n.attr for s in chosen for n in ast.walk(s) if isinstance(n, ast.Attribute)}
-    return body if (wanted | attributes) & DYNAMIC else chosen
+    nodes = ast.walk(ast.Module(chosen))
+    looked_up = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    return body if (wanted | looked_up) & DYNAMIC else chosen
 
 
 def _binds(statement: ast.stmt, defined: set[str], known: set[str]) -> set[str] | None:
@@ -221,7 +223,7 @@ def _binds(statement: ast.stmt, defined: set[str], known: set[str]) -> set[str] 
         return None if "*" in names else names
     if isinstance(statement, ast.Assign | ast.AnnAssign):
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-        roots = {_root(target) for target in targets}
+        roots = {ast.unparse(target).partition(".")[0] for target in targets}
         if all(isinstance(t, ast.Attribute) for t in targets) and roots <= defined:
             return roots  # loss.heads = ...
         calls = any(isinstance(n, ast.Call | ast.Await) for n in ast.walk(statement))
@@ -233,13 +235,7 @@ def _names(node: ast.AST) -> set[str]:
     return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
 
 
-def _root(node: ast.AST) -> str:
-    while isinstance(node, ast.Attribute):
-        node = node.value
-    return node.id if isinstance(node, ast.Name) else ""
-
-
-def _last(node: ast.AST) -> str:
+def _last_name(node: ast.AST) -> str:
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 
