@@ -4,15 +4,15 @@ import argparse
 import atexit
 import gc
 import io
+import itertools
 import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from semlib import datasets
 from workbench.experiment import MOST, ConfigError, documented, from_yaml
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if Path.cwd() != ROOT:
             _count_from_here(args)
-        return args.command(args)
+        return args.command(args) or 0
     except (ConfigError, datasets.DataError, OSError, MemoryError) as error:
         print(f"error: {one_line(error, 4000) or 'too little memory'}", file=sys.stderr)
         return 2
@@ -46,15 +46,32 @@ FILE = {"action": "append", "default": [], "help": "a YAML file of parameters"}
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m semlib", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    for command in (_run, _grid, _import, _score, _data, _parameters):
-        name = command.__name__.strip("_")
-        made = commands.add_parser(name, help=command.__doc__)
-        made.set_defaults(command=command)
-        ARGUMENTS[name](made.add_argument)
+
+    def command(name: str, function: Callable, about: str) -> Callable:
+        added = commands.add_parser(name, help=about)
+        added.set_defaults(command=function)
+        return added.add_argument
+
+    _add_run(command("run", _run, "execute a notebook; wrong parameters are refused"))
+    _add_grid(command("grid", _grid, "all runs of tables, a job each held-out class, and tables"))
+    _add_data(command("data", _data, "prepare a data set, or check a prepared one"))
+
+    add = command("import", _import, "scores of a network that was trained elsewhere, as a record")
+    add("scores", type=Path, help="an .npz of labels, predicted and scores (docs/external.md)")
+    add("-f", "--file", **FILE)
+    add("-p", "--parameter", **PARAMETER)
+
+    add = command("score", _score, "score a folder of images without labels with a finished run")
+    add("run", type=Path, help="a run's folder, with its record.json and weights.pt")
+    add("folder", type=Path, help="images in any format that Pillow reads, in folders or not")
+    add("-o", "--out", type=Path, help="the table, .csv; the contact sheet beside it is a .png")
+    add("-p", "--parameter", **PARAMETER)
+
+    command("parameters", _parameters, "list every parameter: type, default, meaning")
     return parser
 
 
-def _run_arguments(add: Any) -> None:
+def _add_run(add: Callable) -> None:
     add("notebook", help="notebooks/table3_cifar10.ipynb")
     add("-f", "--file", **FILE)
     add("-p", "--parameter", **PARAMETER)
@@ -65,7 +82,7 @@ def _run_arguments(add: Any) -> None:
     add("--checked", action="store_true", help=argparse.SUPPRESS)  # the grid did, with the data
 
 
-def _grid_arguments(add: Any) -> None:
+def _add_grid(add: Callable) -> None:
     add("files", nargs="+", metavar="file", help="params/<profile>/<notebook>.yaml")
     add("-p", "--parameter", **PARAMETER)
     add("--notebook", help="the table's notebook (default: the one that the file is named after)")
@@ -77,6 +94,15 @@ def _grid_arguments(add: Any) -> None:
     add("--on", default="local", help="local, slurm, or a folder with a Snakemake profile")
     add("--resource", **PAIR, help="a cluster job's: slurm_partition, gpu, runtime, mem_mb")
     add("--dry-run", action="store_true", help="only say what is missing and how long it takes")
+
+
+def _add_data(add: Callable) -> None:
+    side = partial(_count, least=8, most=10**4)
+    add("what", choices=("prepare", "check"))
+    add("dataset", help="a name, or a folder with train/<class>/* and test/<class>/*")
+    add("--root", help="the folder of prepared data sets (default: $SEMLIB_DATA, else data/)")
+    add("--side", type=side, help="pixels a side (default: own images 32, ImageNet 256)")
+    add("--ilsvrc", help="ImageNet: the ILSVRC2012 folder (default: $SEMLIB_ILSVRC)")
 
 
 def _count(text: str, least: int = 1, most: int = MOST) -> int:
@@ -136,9 +162,9 @@ def _run(args: argparse.Namespace) -> int:
     if executed is None:
         return 1
     # The records decide: a notebook whose kernel was killed looks completed.
-    missing = [run for e in experiments if e.missing == "train" for run in store.missing(e)]
-    if missing:
-        print(f"error: not finished: {'; '.join(run.title for run in missing)}", file=sys.stderr)
+    missing = [store.missing(e) for e in experiments if e.missing == "train"]
+    if titles := [run.title for run in itertools.chain(*missing)]:
+        print(f"error: not finished: {'; '.join(titles)}", file=sys.stderr)
         return 1
     if out.exists() and "missing" in parameters and not any(map(store.finished, experiments)):
         kept = f"{short(out)} stays, this notebook is {short(unfinished)}"
@@ -182,7 +208,7 @@ def _grid(args: argparse.Namespace) -> int:
     return grid.main(args)
 
 
-def _import(args: argparse.Namespace) -> int:
+def _import(args: argparse.Namespace) -> None:
     from workbench.batch import notebooks
     from workbench.runs import external
 
@@ -191,10 +217,9 @@ def _import(args: argparse.Namespace) -> int:
     measured = ", ".join(f"{name} {100 * value:.2f} %" for name, value in plain.items())
     print(f"{short(record.home)}: {measured}")
     print(f'shown in the inspector, and in tables with -p methods "[..., {record.method}]"')
-    return 0
 
 
-def _score(args: argparse.Namespace) -> int:
+def _score(args: argparse.Namespace) -> None:
     from workbench.batch import notebooks
     from workbench.results import plots
     from workbench.runs import new_images
@@ -211,21 +236,18 @@ def _score(args: argparse.Namespace) -> int:
     save_atomically(out, lambda file: file.write(text))
     print(f"{len(table)} images, {given.get('statistics', 'mixed')} statistics: {short(out)}")
     print(f"the most anomalous by {table.columns[2]}: {short(sheet)}")
-    return 0
 
 
-def _data(args: argparse.Namespace) -> int:
+def _data(args: argparse.Namespace) -> None:
     from workbench.images import prepared
 
-    name = args.dataset
-    side = args.side
-    if args.what == "check":
-        if why := prepared.unprepared(name, args.root, side):
-            more = f" --side {side}" if side else ""
-            advice = f"prepare it: python -m semlib data prepare {name}{more}"
-            raise ConfigError(f"{name} {why}; {advice}")
-    data = prepared.load(name, args.root, side, ilsvrc=args.ilsvrc)
-    if args.what == "check":
+    checked = args.what == "check"
+    if checked and (why := prepared.unprepared(args.dataset, args.root, args.side)):
+        side = f" --side {args.side}" if args.side else ""
+        command = f"python -m semlib data prepare {args.dataset}{side}"
+        raise ConfigError(f"{args.dataset} {why}; prepare it: {command}")
+    data = prepared.load(args.dataset, args.root, args.side, ilsvrc=args.ilsvrc)
+    if checked:
         datasets.check_parts(data)
     _, channels, height, width = data.train.images.shape
     counts = f"{len(data.train)} training and {len(data.test)} test images"
@@ -236,12 +258,10 @@ def _data(args: argparse.Namespace) -> int:
         print(f"the images are not square: rotation needs crop_side, at most {min(height, width)}")
     if len(data.classes) < 3:
         print("holding a class out needs at least 3 classes")
-    return 0
 
 
-def _list(args: argparse.Namespace) -> int:
+def _parameters(args: argparse.Namespace) -> None:
     print(documented())
-    return 0
 
 
 def _terminate(*_: object) -> None:
