@@ -47,7 +47,7 @@ def _number(value: Any) -> Any:
 
 
 def _one_line(text: str) -> str:
-    if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", text):
+    if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", text):
         raise ValueError("should be one line without control characters")
     return text
 
