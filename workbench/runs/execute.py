@@ -350,7 +350,7 @@ def _task(method: str, experiment: Experiment) -> auxiliary.Loss | None:
     if method == "cpc":
         how = {"negatives": experiment.cpc_negatives, "augment": experiment.cpc_augment}
         return partial(auxiliary.cpc, **how)
-    return auxiliary.rotation if method == "rotation" else own.function(method)
+    return auxiliary.rotation if method == "rotation" else own.task(method)
 
 
 def _raise(broken: dict[str, str]) -> None:
