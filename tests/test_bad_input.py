@@ -30,10 +30,10 @@ from PIL import Image
 from scipy.io import savemat
 from test_publishers import encoded
 from test_publishers import tar_bytes as tar
-from torchvision.datasets import CIFAR10, STL10
+from torchvision.datasets import CIFAR10
 
 from semlib import datasets
-from semlib.datasets import DataError, ood
+from semlib.datasets import DataError
 from semlib.datasets.imagenet import SUBSETS
 from workbench import checkpoint, runs
 from workbench.checkpoint import Checkpoint
@@ -336,14 +336,6 @@ def unprepared(where):
     return where
 
 
-def archived_ood(where, patch):
-    path = where / "LSUN_resize.tar.gz"
-    path.write_bytes(tar({"LSUN_resize/LSUN_resize/0.png": picture()}, "w:gz"))
-    source = ood.SOURCES["lsun_resize"]._replace(md5=md5(path), count=1)
-    patch.setitem(ood.SOURCES, "lsun_resize", source)
-    return path, lambda: datasets.load_ood("lsun_resize", unprepared(where))
-
-
 def spiders(name):
     """One of ILSVRC's three tar files, of two training images and one validation image a spider."""
 
@@ -374,25 +366,12 @@ def cifar10(name):
             (home / batch).write_bytes(pickle.dumps({"data": pixels(2, 3072), "labels": [3, 4]}))
         meta = {"label_names": list(datasets.CLASSES["cifar10"])}
         (home / "batches.meta").write_bytes(pickle.dumps(meta))
-        publish(patch, CIFAR10, home)
+        for which in ("train_list", "test_list"):
+            names = [name for name, _ in getattr(CIFAR10, which)]
+            patch.setattr(CIFAR10, which, [[name, md5(home / name)] for name in names])
         patch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": md5(home / "batches.meta")})
+        patch.setattr("torchvision.datasets.cifar.download_and_extract_archive", offline)
         return home / name, lambda: prepared.load("cifar10", unprepared(where)), where
-
-    return make
-
-
-def stl10(name):
-    def make(where, patch):
-        home = where / "stl10_binary"
-        home.mkdir()
-        for part in ("train", "test"):
-            (home / f"{part}_X.bin").write_bytes(pixels(20, 3, 96, 96).tobytes())
-            (home / f"{part}_y.bin").write_bytes(bytes(k % 10 + 1 for k in range(20)))
-        (home / "unlabeled_X.bin").write_bytes(b"")
-        (home / "class_names.txt").write_text("\n".join(datasets.CLASSES["stl10"]))
-        (home / "fold_indices.txt").write_text("\n".join(f"{k} {k + 1} {k + 2}" for k in range(10)))
-        publish(patch, STL10, home)
-        return home / name, lambda: prepared.load("stl10", unprepared(where), fold=3), where
 
     return make
 
@@ -401,15 +380,8 @@ def md5(path):
     return hashlib.md5(path.read_bytes()).hexdigest()
 
 
-def publish(patch, data, home):
-    """Take these files for the publisher's; there is no network."""
-
-    def offline(*args, **kwargs):
-        raise OSError("no network")
-
-    for which in ("train_list", "test_list"):
-        patch.setattr(data, which, [[name, md5(home / name)] for name, *_ in getattr(data, which)])
-    patch.setattr("urllib.request.urlopen", offline)
+def offline(*args, **kwargs):
+    raise OSError("no network")
 
 
 def photograph(kind):
@@ -426,16 +398,13 @@ CHECKED = {  # read exactly or refused
     "prepared data": (own, DataError),
     "prepared data's names": (names, DataError),
     "checkpoint": (state, ValueError),
-    "archived OOD set": (archived_ood, DataError),
     ilsvrc.DEVKIT: (spiders(ilsvrc.DEVKIT), DataError),
     **{name: (cifar10(name), DataError) for name in ("data_batch_2", "test_batch", "batches.meta")},
-    **{name: (stl10(name), DataError) for name in ("train_X.bin", "test_y.bin", "class_names.txt")},
     **{kind: (photograph(kind), DataError) for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF")},
 }
 UNCHECKED = {
     "record.json": (record, ValueError),
     "history.csv": (history, ValueError),
-    "fold_indices.txt": (stl10("fold_indices.txt"), DataError),
     **{name: (spiders(name), DataError) for name in (ilsvrc.TRAIN_TAR, ilsvrc.VAL_TAR)},
 }
 

@@ -120,7 +120,7 @@ def test_lab_and_plain_papermill_meet_in_the_same_files(tmp_path):
 
     demo = yaml.safe_load((ROOT / "params" / "demo" / "benchmark.yaml").read_text())
     over = {name: value for name, value in values.items() if demo.get(name, "") != value}
-    del over["learning_rate"]
+    over.pop("learning_rate", None)
     (tmp_path / "rate.yaml").write_text("learning_rate: 1e-1\n")
     files = ["-f", "params/demo/benchmark.yaml", "-f", str(tmp_path / "rate.yaml")]
     command = [sys.executable, "-m", "papermill", "notebooks/benchmark.ipynb"]

@@ -123,20 +123,22 @@ def _devices(text: str) -> list[str]:
 def _count_from_here(args: argparse.Namespace) -> None:
     """Make relative paths in parameters absolute: elsewhere they count from the checkout's root."""
     if args.command is _data:
-        args.root = _absolute("data_root", args.root or "") or None
-        args.ilsvrc = _absolute("ilsvrc", args.ilsvrc or "") or None
-        args.dataset = _absolute("dataset", args.dataset)
+        args.root = _from_here("data_root", args.root or "")
+        args.ilsvrc = _from_here("ilsvrc", args.ilsvrc or "")
+        args.dataset = _from_here("dataset", args.dataset)
     elif "parameter" in args:
-        args.parameter = [(name, _absolute(name, text)) for name, text in args.parameter]
+        args.parameter = [(name, _from_here(name, text)) for name, text in args.parameter]
 
 
-def _absolute(name: str, text: str) -> str:
+def _from_here(name: str, text: str) -> str:
     if name == "dataset" and text.startswith("["):
         with suppress(ValueError):  # not YAML: refused where it is read
-            return json.dumps([_absolute(name, str(part)) for part in from_yaml(text)])
-    is_name = os.sep not in text and (text in datasets.CLASSES or not Path(text).is_dir())
-    is_path = name in ("data_root", "ilsvrc") or (name == "dataset" and not is_name)
-    if not is_path or text in ("", "none", "None", "null") or text.startswith("~"):
+            return json.dumps([_from_here(name, str(part)) for part in from_yaml(text)])
+    is_folder = text not in datasets.CLASSES and Path(text).is_dir()
+    is_path = name in ("data_root", "ilsvrc") or (
+        name == "dataset" and (os.sep in text or is_folder)
+    )
+    if not is_path or text.startswith("~") or text in ("", "none", "None", "null"):
         return text
     return str(Path(text).absolute())
 

@@ -84,8 +84,8 @@ Method = Annotated[Text, _one_of(*METHODS)]
 Score = Annotated[Text, _one_of(*SCORES)]
 _as_tuple = BeforeValidator(lambda v: tuple(v) if isinstance(v, list | tuple) else (v,))
 Listed = Annotated[tuple[T, ...], _as_tuple, Field(min_length=1), AfterValidator(_once)]
-_none = BeforeValidator(lambda value: None if value in ("none", "None") else value)
-OrNone = Annotated[T | None, _none]
+_as_none = BeforeValidator(lambda value: None if value in ("none", "None") else value)
+OrNone = Annotated[T | None, _as_none]
 # A key of `labels` can be "all"; Papermill passes the others on as text
 _images = BeforeValidator(lambda key: None if key == "all" else _number(key))
 Labels = Annotated[Annotated[int, Field(strict=False, ge=1, le=MOST)] | None, _images]
@@ -218,9 +218,6 @@ class Machine(Group):
     """The folder of results."""
 
 
-GROUPS = (Which, Data, Network, Training, Scoring, Machine)
-
-
 class Experiment(Machine, Scoring, Training, Network, Data, Which):
     """The runs of a table and how each is made. The defaults are the paper's for CIFAR-10.
 
@@ -229,12 +226,12 @@ class Experiment(Machine, Scoring, Training, Network, Data, Which):
 
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> "Experiment":
-        size = self.batch_size
-        group = self.norm_batch
         if len(self.hold_out) > 1 and {"all", "none"} & set(self.hold_out):
             raise ValueError("hold_out: all and none stand alone; choose one of them or classes")
+        size = self.batch_size
+        group = self.norm_batch or size
         own = ":" in self.architecture  # a user's network, which norm_batch doesn't reach
-        if not own and group and size > group and size % group:
+        if not own and size > group and size % group:
             raise ValueError(f"batch_size: {size} isn't a multiple of norm_batch = {group}")
         if not self.dataset_name:
             raise ValueError(f"dataset: {self.dataset!a} has no name; choose a folder below it")
@@ -279,9 +276,7 @@ class Several(Group):
     settings: OrNone[Listed[Text]] = None  # files of parameters; the notebook's own go over them
     dataset: Listed[Text] = (Which.model_fields["dataset"].default,)  # the same settings for each
     labels: OrNone[Annotated[dict[Labels, Count], Field(min_length=1)]] = None  # and its epochs
-    auxiliary_weights: OrNone[dict[Method, Listed[NotNegative]]] = (
-        None  # of each method, to compare
-    )
+    auxiliary_weights: OrNone[dict[Method, Listed[NotNegative]]] = None  # of each method
 
 
 def create(parameters: Mapping[str, Any]) -> Experiment:
@@ -447,7 +442,7 @@ def read_parameters(path: str | Path) -> dict[str, Any]:
 def documented() -> str:
     """Every parameter with its type, default and meaning, as Markdown."""
     lines = ["# Parameters", "", "`python -m semlib parameters` prints this page."]
-    for group in GROUPS:
+    for group in (Which, Data, Network, Training, Scoring, Machine):
         schemas = group.model_json_schema()["properties"]
         lines += ["", f"## {group.__doc__}", ""]
         lines += ["| name | type | default | meaning |", "|---|---|---|---|"]
