@@ -128,7 +128,8 @@ def test_what_a_function_does_not_depend_on_leaves_its_digest(modules, edit):
 
 @pytest.mark.parametrize("edit", OTHER)
 def test_what_a_function_depends_on_changes_its_digest_and_not_the_scores(modules, edit):
-    before, score = own.digest("my_task:loss"), own.digest("my_task:score")
+    before = own.digest("my_task:loss")
+    score = own.digest("my_task:score")
     modules(*OTHER[edit])
     assert own.digest("my_task:loss") != before
     if OTHER[edit][0] == "my_task.py":  # else it is a module that the score's own imports too

@@ -11,7 +11,6 @@ import itertools
 import json
 import sys
 import sysconfig
-from collections import ChainMap
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -98,9 +97,8 @@ def _imported(module: str) -> Any:
         return sys.modules[module]
     importlib.invalidate_caches()
     now = _files(module)
-    known = ChainMap(*_loaded.values())
-    edited = [name for name in now if name in sys.modules and known.get(name) != now[name]]
-    if before or edited:
+    known = set().union(*(files.items() for files in _loaded.values()))
+    if before or any(name in sys.modules for name, _ in now.items() - known):
         for name, (path, _) in (before | now).items():
             sys.modules.pop(name, None)
             # Python would take a file compiled in the same second, of the same size, for the new
