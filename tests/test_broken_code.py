@@ -303,7 +303,7 @@ def test_infinite_scores_are_ranked_in_the_record_and_in_figures(place):
     assert record.metrics[name] == pytest.approx(expected)
     assert record.metrics[name] == metrics.average_precision(arrays["is_anomaly"], arrays[name])
     plots.precision_recall(experiment, [record]).canvas.draw()
-    plots.ranked_images(record, runs.load(experiment), "mine:s").canvas.draw()
+    plots.ranked_images(record, runs.load(experiment), name).canvas.draw()
 
 
 def test_a_task_that_fails_in_training_lets_the_other_runs_finish(place):
