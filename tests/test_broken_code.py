@@ -1,5 +1,6 @@
-"""A user's score or task changes nothing but its own numbers, and one that is broken costs neither
-training nor the others.
+"""A user's score or task changes nothing but its own numbers.
+
+One that is broken costs neither training nor the other scores.
 """
 
 import random
@@ -15,14 +16,15 @@ from semlib import metrics
 from workbench import runs
 from workbench.cli import main
 from workbench.results import plots
-from workbench.runs import execute, store
+from workbench.runs import store
 
 HOLDOUT = "notebooks/holdout.ipynb"
+CLASSIFIER = {"methods": "classification"}
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder with data; a function that writes the user's module `mine` into it."""
+    """A folder with data, in which a user's module `mine` is found."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("SEMLIB_DATA", str(tiny_data(tmp_path / "data")))
     yield tmp_path
@@ -31,36 +33,51 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_training(monkeypatch):
-    monkeypatch.setattr(execute.training, "train", lambda *args, **options: pytest.fail("trained"))
+    forbid_steps(monkeypatch)
+
+
+def forbid_steps(monkeypatch):
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda *args: pytest.fail("trained"))
 
 
 def write(place, *lines):
-    (place / "mine.py").write_text(
-        "\n".join(("import random", "import numpy as np", "import torch", *lines, ""))
-    )
+    imports = ["import random", "import numpy as np", "import torch"]
+    (place / "mine.py").write_text("\n".join([*imports, *lines, ""]))
+
+
+def function(head, *body):
+    return "\n    ".join([f"def {head}:", *body]) + "\n\n"
 
 
 def weights(experiment):
-    return {r.method: torch.load(r.home / "weights.pt") for r in store.finished(experiment)}
+    (record,) = store.finished(experiment)
+    return torch.load(record.home / "weights.pt")
 
+
+def interrupt_scoring(monkeypatch, error, after):
+    """Raise error when the test images are scored, after so many times of which."""
+    score = metrics.score
+    calls = []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) > after:
+            raise error
+        return score(*args)
+
+    monkeypatch.setattr(metrics, "score", interrupted)
+
+
+# --- what users' functions can't change
 
 MEDDLING = {
     "dropout": [
         "net.train()",
         "found = torch.stack([net(images).logsumexp(1) for _ in range(3)]).var(0)",
     ],
-    "in place": [
-        "logits /= 2",
-        "with torch.no_grad():",
-        "    images += 0.5",
-        "found = logits.logsumexp(1)",
-    ],
+    "in place": ["logits /= 2", "images.data += 0.5", "found = logits.logsumexp(1)"],
     "statistics": ["net.train()", "net(images + 1)", "net.eval()", "found = -net(images).amax(1)"],
-    "weights": [
-        "with torch.no_grad():",
-        "    net.heads['classification'].weight.mul_(2)",
-        "found = net(images)[:, 0]",
-    ],
+    "weights": ["net.heads['classification'].weight.data *= 2", "found = net(images)[:, 0]"],
     "frozen": [
         "net.requires_grad_(False)",
         "torch.set_grad_enabled(False)",
@@ -75,333 +92,226 @@ MEDDLING = {
         "found = found.abs().sum((1, 2, 3))",
     ],
     "random": [
-        "torch.manual_seed(1)",
-        "np.random.seed(1)",
-        "random.seed(1)",
+        "torch.manual_seed(1), np.random.seed(1), random.seed(1)",
         "found = logits[:, 0] + torch.rand(len(logits))",
     ],
 }
+OTHER = "return net(images).logsumexp(1) + torch.rand(len(images))"
+FIRST = ["mine:s", "msp", "odin", "vim", "mine:other"]
+LAST = ["msp", "mine:other", "odin", "mine:s", "vim"]
 
 
 @pytest.mark.parametrize("how", MEDDLING)
 def test_whatever_a_score_does_all_others_and_the_weights_are_as_without_it(place, how):
     """In either order, and while training goes on: three epochs are averaged."""
-    body = "\n    ".join(MEDDLING[how])
-    write(place, f"def s(net, images, logits):\n    {body}\n    return found")
-    write_other = (
-        "def other(net, images):\n    return net(images).logsumexp(1) + torch.rand(len(images))"
-    )
-    (place / "mine.py").write_text((place / "mine.py").read_text() + "\n\n" + write_other + "\n")
-    fixed = {"methods": "classification", "average_last_epochs": 3}
+    meddling = function("s(net, images, logits)", *MEDDLING[how], "return found")
+    write(place, meddling, function("other(net, images)", OTHER))
+    fixed = CLASSIFIER | {"average_last_epochs": 3}
     plain = tiny(place, profile="plain", scores=["msp", "odin", "vim", "mine:other"], **fixed)
     runs.complete(plain)
-    ((_, expected),) = scores(plain).items()
+    (expected,) = scores(plain).values()
     found = []
-    for k, order in enumerate(
-        (
-            ["mine:s", "msp", "odin", "vim", "mine:other"],
-            ["msp", "mine:other", "odin", "mine:s", "vim"],
-        )
-    ):
+    for k, order in enumerate((FIRST, LAST)):
         experiment = tiny(place, profile=f"with{k}", scores=order, **fixed)
         runs.complete(experiment)
-        ((_, arrays),) = scores(experiment).items()
+        (arrays,) = scores(experiment).values()
         assert {name: arrays[name] for name in expected} == expected
-        assert all(torch.equal(a, b) for a, b in zip(weights(plain)["classification"].values(),
-                   weights(experiment)["classification"].values(), strict=True))  # fmt: skip
-        (key,) = {name.split("@")[0] for name in arrays if name.startswith("mine:s(")}
-        found.append(arrays[key])
+        for one, other in zip(weights(plain).values(), weights(experiment).values(), strict=True):
+            assert torch.equal(one, other)
+        found.append([arrays[name] for name in arrays if name.startswith("mine:s")])
     assert found[0] == found[1]
 
 
+FITTED = """
+def s(train, labels, net):
+    train.features[:] = 0
+    labels[:] = 0
+    net.train()
+    def f(x):
+        x.logits[:] = 0
+        return x.features.sum(1) + torch.rand(len(x.features)).numpy()
+    return f
+"""
+
+
 def test_a_fitted_score_is_given_copies_and_random_numbers_of_its_own(place):
-    write(place, "def s(train, labels, net):", "    train.features[:] = 0", "    labels[:] = 0", "    net.train()",
-          "    def f(x):", "        x.logits[:] = 0", "        return x.features.sum(1) + torch.rand(len(x.features)).numpy()",
-          "    return f")  # fmt: skip
-    fixed = {
-        "methods": "classification",
-        "average_last_epochs": 2,
-    }  # trained on after the first of two evaluations
-    for k, order in enumerate(
-        (["mine:s", "msp", "cosine", "energy"], ["cosine", "energy", "mine:s", "msp"])
-    ):
-        runs.complete(tiny(place, profile=f"p{k}", scores=order, **fixed))
-    runs.complete(tiny(place, profile="plain", scores=["msp", "cosine", "energy"], **fixed))
-    first, second, plain = (next(iter(scores(e).values())) for e in (
-        tiny(place, profile=name, **fixed) for name in ("p0", "p1", "plain")))  # fmt: skip
-    assert first == second and {name: first[name] for name in plain} == plain
-
-
-def test_a_task_that_leaves_the_network_in_evaluation_mode_is_restored(place):
-    """One that looks at the classes in evaluation mode: classification trains as without the mode
-    that it left.
-    """
-    task = "def loss(net, images):\n    {}\n    return net(images, head='h').square().mean() * 0\n\n\nloss.heads = {{'h': 2}}"
+    write(place, FITTED)
     found = []
-    for line in ("pass", "net.eval()"):
-        write(place, task.format(line))
-        experiment = tiny(
-            place, methods="mine:loss", dropout=0.3, auxiliary_weight=0.0, weight_decay=0.0
-        )
-        found.append(weights_after(experiment))
-    assert torch.equal(*found)
+    orders = (["mine:s", "msp", "cosine", "energy"], ["cosine", "energy", "mine:s", "msp"])
+    for k, order in enumerate((*orders, ["msp", "cosine", "energy"])):
+        # trained on after the first of two evaluations
+        fixed = CLASSIFIER | {"average_last_epochs": 2, "profile": f"p{k}"}
+        runs.complete(tiny(place, scores=order, **fixed))
+        found.extend(scores(tiny(place, **fixed)).values())
+    assert found[0] == found[1] and found[2].items() <= found[0].items()
 
 
-def weights_after(experiment):
-    """Of one epoch's last classification head: it depends on dropout, not on the task's own pass
-    over batch norm.
-    """
-    seen = []
-    epoch = execute.training._update
-
-    def update(optimizer, loss, rate):
-        seen.append(len([m for m in modules if m.training]))
-        epoch(optimizer, loss, rate)
-
-    modules, network = [], execute.build.network
-
-    def build(run, split):
-        net = network(run, split)
-        modules[:] = [
-            m for m in net.modules() if isinstance(m, torch.nn.Dropout | torch.nn.BatchNorm2d)
-        ]
-        return net
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(execute.training, "_update", update)
-        patch.setattr(execute.build, "network", build)
-        runs.complete(experiment)
-    assert seen and set(seen) == {len(modules)}
-    return torch.tensor(seen)
+def test_a_task_may_leave_the_network_in_evaluation_mode(place):
+    body = ["assert net.training", "net.eval()", "return net(images, head='h').square().mean()"]
+    write(place, function("loss(net, images)", *body), "loss.heads = {'h': 2}")
+    assert len(runs.complete(tiny(place, methods="mine:loss"))) == 1
 
 
 DRAWS = "float(np.random.rand() + random.random() + torch.rand(()))"
 
 
-def test_what_a_task_draws_from_numpy_and_random_follows_the_trial_and_is_resumed(
-    place, monkeypatch
-):
-    write(place, "def loss(net, images):", f"    return (net(images, head='h') - {DRAWS}).square().mean()", "",
-          "loss.heads = {'h': 2}")  # fmt: skip
+def test_what_a_task_draws_follows_the_trial_and_is_resumed(place, monkeypatch):
+    body = f"return (net(images, head='h') - {DRAWS}).square().mean()"
+    write(place, function("loss(net, images)", body), "loss.heads = {'h': 2}")
     experiment = tiny(place, methods="mine:loss", trials=2)
-    random.seed(5), np.random.seed(5)
-    before = random.getstate(), np.random.get_state()[1].tolist()
+    random.seed(5)
+    np.random.seed(5)
+    before = (random.getstate(), np.random.get_state()[1].tolist())
     runs.complete(experiment)
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
     other = tiny(place, methods="mine:loss", trials=2, profile="resumed")
-    score = execute.Scorer.score
-    calls = []
-
-    def interrupted(*args):
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return score(*args)
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(execute.Scorer, "score", interrupted)
+        interrupt_scoring(patch, KeyboardInterrupt, after=2)
         runs.complete(other)
-    random.seed(6), np.random.seed(6)
+    random.seed(6)
+    np.random.seed(6)
     runs.complete(other)
-    first, again = scores(experiment), scores(other)
-    assert first == again and len(set(map(str, first.values()))) == 2
+    first = scores(experiment)
+    assert scores(other) == first and len(set(map(str, first.values()))) == 2
 
 
-# --- what is broken
+def test_a_network_that_draws_its_weights_from_numpy_follows_the_trial(place):
+    source = OWN_NETWORK.replace("def small(", "def undrawn(")
+    body = ["net = undrawn(classes, image_shape, heads, mean, std)"]
+    body += ["net.heads['classification'].bias.data[0] = float(np.random.rand())", "return net"]
+    write(place, source, function("small(classes, image_shape, heads, mean, std)", *body))
+    values = []
+    for profile, trial in (("a", 0), ("b", 0), ("c", 1)):
+        np.random.seed(len(values))
+        how = CLASSIFIER | {"profile": profile, "first_trial": trial}
+        experiment = tiny(place, architecture="mine:small", **how)
+        runs.complete(experiment)
+        values.extend(scores(experiment).values())
+    assert values[0] == values[1] != values[2]
 
-WRONG_SCORES = {
-    "another argument": ("def s(x):\n    return x", "missing 1 required positional argument: 'x'"),
-    "two of them": (
-        "def s(logits, features):\n    return logits",
-        "missing 1 required positional argument: 'features'",
-    ),
-    "a NumPy array": (
-        "def s(logits):\n    return logits.numpy().max(1)",
-        "should be a tensor, not a ndarray",
-    ),
-    "nothing": ("def s(logits):\n    logits.max()", "should be a tensor, not a NoneType"),
-    "NaN": ("def s(logits):\n    return logits[:, 0] * float('nan')", "is NaN for 16 of 16"),
-    "another shape": (
-        "def s(logits):\n    return logits",
-        "should be (16,), one number an image, not (16, 3)",
-    ),
-    "one number": (
-        "def s(logits):\n    return logits.mean()",
-        "should be (16,), one number an image, not ()",
-    ),
-    "an error": ("def s(logits):\n    return {}['a\\nkey']", "KeyError: "),
-    "a fitted one's shape": (
-        "def s(train, labels, net):\n    return lambda x: x.features",
-        "one number an image, not (16, 64)",
-    ),
-    "a fitted one's NaN": (
-        "def s(train, labels, net):\n    return lambda x: x.logits[:, 0] * np.nan",
+
+# --- what is broken: parameters, body, and what is said
+
+SCORES = {
+    "another argument": ("x", "return x", "missing 1 required positional argument: 'x'"),
+    "two of them": ("logits, features", "return logits", "positional argument: 'features'"),
+    "an array": ("logits", "return logits.numpy().max(1)", "should be a tensor, not a ndarray"),
+    "nothing": ("logits", "logits.max()", "should be a tensor, not a NoneType"),
+    "NaN": ("logits", "return logits[:, 0] * float('nan')", "is NaN for 16 of 16"),
+    "another shape": ("logits", "return logits", "should be (16,), one number an image, not (16,"),
+    "one number": ("logits", "return logits.mean()", "(16,), one number an image, not ()"),
+    "an error": ("logits", "return {}['a\\nkey']", "KeyError: "),
+    "a fitted shape": ("train, labels, net", "return lambda x: x.features", "not (16, 64)"),
+    "a fitted NaN": (
+        *("train, labels, net", "return lambda x: x.logits[:, 0] * np.nan"),
         "is NaN for 16",
     ),
-    "fitted, not a function": (
-        "def s(train, labels, net):\n    return train.logits",
-        "not callable",
-    ),
-    "fitted, fewer arguments": (
-        "def s(train):\n    return lambda x: x.logits[:, 0]",
-        "unexpected keyword argument",
-    ),
+    "fitted, no function": ("train, labels, net", "return train.logits", "not callable"),
+    "fitted, fewer": ("train", "return lambda x: x.logits[:, 0]", "unexpected keyword argument"),
 }
-WRONG_TASKS = {
-    "an argument more": (
-        "def s(net, images, labels):\n    return 0",
-        "missing 1 required positional argument: 'labels'",
-    ),
-    "a number": (
-        "def s(net, images):\n    return 1.0",
-        "a tensor of one number with a gradient, not a float",
-    ),
-    "no gradient": (
-        "def s(net, images):\n    return images.mean()",
-        "with a gradient, not a tensor ()",
-    ),
-    "no mean": (
-        "def s(net, images):\n    return net(images)",
-        "one number with a gradient, not a tensor (16, 3)",
-    ),
-    "NaN": (
-        "def s(net, images):\n    return net(images).mean() * float('nan')",
-        "its loss is nan before any training",
-    ),
-    "infinite": (
-        "def s(net, images):\n    return net(images).mean().abs() * float('inf')",
-        "its loss is inf",
-    ),
-    "no such head": ("def s(net, images):\n    return net(images, head='h').mean()", "h"),
-    "an error": ("def s(net, images):\n    return images.reshape(7, 5)", "shape"),
-    "heads": ("def s(net, images):\n    return net(images).mean()\n\n\ns.heads = 4", "int"),
+HEADS = "return net(images).mean()\n\n\ns.heads = 4"
+TASKS = {
+    "an argument more": ("net, images, labels", "return 0", "positional argument: 'labels'"),
+    "a number": ("net, images", "return 1.0", "one number with a gradient, not a float"),
+    "no gradient": ("net, images", "return images.mean()", "with a gradient, not a tensor ()"),
+    "no mean": ("net, images", "return net(images)", "with a gradient, not a tensor (16, 3)"),
+    "NaN": ("net, images", "return net(images).mean() * np.nan", "its loss is nan before any"),
+    "infinite": ("net, images", "return net(images).mean().abs() * np.inf", "its loss is inf"),
+    "no such head": ("net, images", "return net(images, head='h').mean()", "h"),
+    "an error": ("net, images", "return images.reshape(7, 5)", "shape"),
+    "heads": ("net, images", HEADS, "int"),
 }
+BROKEN = {("scores", name): SCORES[name] for name in SCORES}
+BROKEN |= {("methods", name): TASKS[name] for name in TASKS}
 
 
-@pytest.mark.parametrize(
-    ("field", "wrong"),
-    [("scores", w) for w in WRONG_SCORES] + [("methods", w) for w in WRONG_TASKS],
-    ids=str,
-)
+@pytest.mark.parametrize(("field", "wrong"), BROKEN)
 def test_what_is_broken_is_one_line_before_training(place, no_training, capsys, field, wrong):
-    source, said = (WRONG_SCORES if field == "scores" else WRONG_TASKS)[wrong]
-    write(place, source)
-    given = tiny(place).model_dump(
-        mode="json", include={"dataset", "outputs", "architecture", "epochs", "batch_size"}
-    )
-    names = {"scores": "[msp, mine:s]"} if field == "scores" else {"methods": "[rotation, mine:s]"}
-    assert (
-        main(
-            ["run", HOLDOUT, *parameters(**given | {"missing": "train", "hold_out": "one"} | names)]
-        )
-        == 2
-    )
-    out = capsys.readouterr()
-    assert (
-        out.err.startswith("error: ")
-        and out.err.count("\n") == 1
-        and "mine:s" in out.err
-        and said in out.err
-    ), out.err
+    arguments, body, said = BROKEN[field, wrong]
+    write(place, function(f"s({arguments})", body))
+    given = {"dataset": "tiny", "outputs": place / "outputs", "architecture": "wrn-10-1"}
+    given |= {"epochs": 3, "batch_size": 64, "missing": "train", "hold_out": "one"}
+    names = {"scores": "[msp, mine:s]", "methods": "[rotation, mine:s]"}
+    words = parameters(**given, **{field: names[field]})
+    assert main(["run", HOLDOUT, *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1, error
+    assert "mine:s" in error and said in error, error
     assert not (place / "outputs").exists()
 
 
-LATE = (  # each fails where a few images don't show it
-    "def nan(logits):\n    return logits[:, 0] * float('nan' if len(logits) > 16 else 1)",
-    "def shape(logits):\n    return logits[: -1 if len(logits) > 16 else None, 0]",
-    "def fails(net, images):\n    return images.reshape(-1, 64)[:, 0] if len(images) <= 16 else images.reshape(3, -1)",
-    "def fit(train, labels, net):\n    return lambda x: x.logits[:, 0] if len(x.logits) <= 16 else x.logits",
-)
+FEW = "len(logits) <= 16"
+LATE = {  # each fails on more images than it is tried on
+    "nan": ("logits", f"return logits[:, 0] * float(1 if {FEW} else 'nan')"),
+    "shape": ("logits", f"return logits[: None if {FEW} else -1, 0]"),
+    "fails": ("net, images", "return images.reshape(-1, 64 if len(images) <= 16 else 7)[:, 0]"),
+    "fit": (
+        *("train, labels, net",),
+        "return lambda x: x.logits[:, 0] if len(x.logits) <= 16 else x.logits",
+    ),
+}
 
 
-def test_scores_that_fail_after_training_cost_neither_it_nor_the_others_nor_other_runs(
+def test_scores_that_fail_after_training_cost_neither_it_nor_other_scores_or_runs(
     place, monkeypatch
 ):
-    write(place, "\n\n\n".join(LATE))
-    own = [f"mine:{name}" for name in ("nan", "shape", "fails", "fit")]
+    late = [function(f"{name}({arguments})", body) for name, (arguments, body) in LATE.items()]
+    write(place, *late)
+    own = [f"mine:{name}" for name in LATE]
     experiment = tiny(place, scores=[*own[:2], "msp", "odin", *own[2:], "vim"])
     with pytest.raises(FloatingPointError) as error:
         runs.complete(experiment)
     text = str(error.value)
-    assert (
-        all(text.count(name) == 2 for name in own)
-        and "classification, trial 0" in text
-        and "rotation, trial 0" in text
-    )
+    assert all(text.count(name) == 2 for name in own), text
+    assert "classification, trial 0" in text and "rotation, trial 0" in text
     usable = tiny(place, scores=["msp", "odin", "vim"])
     records = store.finished(usable)
     assert len(records) == 2 and not store.missing(usable) and len(store.missing(experiment)) == 2
-    assert all(set(record.scoring) == {"msp", "odin", "vim"} for record in records)
-    assert not [path for r in records for path in r.home.glob("checkpoint*")]
-    monkeypatch.setattr(
-        execute.training, "train", lambda *args, **options: pytest.fail("trained again")
-    )
+    for record in records:
+        assert not [*record.home.glob("checkpoint*")]
+        with np.load(record.home / "scores.npz") as file:
+            assert not [name for name in file.files if name.startswith("mine")]
+    forbid_steps(monkeypatch)
     with pytest.raises(FloatingPointError, match="mine:fails"):
         runs.complete(experiment)
-    write(place, *(line.replace("16", "1000") for line in LATE))
-    for record in runs.complete(experiment):
-        assert {how["score"] for how in record.scoring.values()} == {*experiment.scores}
+    write(place, *(line.replace("16", "1000") for line in late))
+    runs.complete(experiment)
+    assert not store.missing(experiment)
 
 
 def test_the_checkpoint_is_written_before_scoring(place, monkeypatch):
     """Whatever ends the process while it scores, no epoch is trained again."""
-    experiment = tiny(place, methods="classification", checkpoint_every=3, evaluate_every=3)
+    experiment = tiny(place, checkpoint_every=3, evaluate_every=3, **CLASSIFIER)
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
-        patch.setattr(execute.Scorer, "score", lambda *args: (_ for _ in ()).throw(MemoryError()))
+        interrupt_scoring(patch, MemoryError, after=0)
         runs.complete(experiment)
-    monkeypatch.setattr(execute.training, "_alternate", lambda *args: pytest.fail("trained again"))
+    forbid_steps(monkeypatch)
     (record,) = runs.complete(experiment)
     assert list(record.history().epoch) == [3] and record.history().seconds.gt(0).all()
 
 
 def test_infinite_scores_are_ranked_in_the_record_and_in_figures(place):
-    write(place, "def s(logits):", "    best = logits.softmax(1).amax(1)",
-          "    return torch.where(best < 0.9, torch.inf, torch.where(best > 0.99, -torch.inf, -best))")  # fmt: skip
-    experiment = tiny(place, methods="classification", scores=["msp", "mine:s"])
+    found = "torch.where(best < 0.9, torch.inf, torch.where(best > 0.99, -torch.inf, -best))"
+    write(place, function("s(logits)", "best = logits.softmax(1).amax(1)", f"return {found}"))
+    experiment = tiny(place, scores=["msp", "mine:s"], **CLASSIFIER)
     (record,) = runs.complete(experiment)
-    arrays, key = record.scores(), list(record.scoring)[-1]
-    assert key.startswith("mine:s(") and np.isinf(arrays[key]).any()
-    ranks = np.unique(arrays[key], return_inverse=True)[1]
-    assert record.metrics[key] == pytest.approx(
-        average_precision_score(arrays["is_anomaly"], ranks)
-    )
-    assert record.metrics[key] == metrics.average_precision(arrays["is_anomaly"], arrays[key])
+    (name,) = [name for name in record.metrics if name.startswith("mine:s") and "@" not in name]
+    arrays = record.scores()
+    assert np.isinf(arrays[name]).any()
+    ranks = np.unique(arrays[name], return_inverse=True)[1]
+    expected = average_precision_score(arrays["is_anomaly"], ranks)
+    assert record.metrics[name] == pytest.approx(expected)
+    assert record.metrics[name] == metrics.average_precision(arrays["is_anomaly"], arrays[name])
     plots.precision_recall(experiment, [record]).canvas.draw()
-    plots.ranked_images(record, runs.load(experiment), key).canvas.draw()
+    plots.ranked_images(record, runs.load(experiment), name).canvas.draw()
 
 
 def test_a_task_that_fails_in_training_lets_the_other_runs_finish(place):
-    write(
-        place,
-        "def loss(net, images):\n    if len(images) > 16:\n        raise LookupError('late')\n    return net(images).mean()",
-    )
+    late = ["if len(images) > 16:", "    raise LookupError('late')", "return net(images).mean()"]
+    write(place, function("loss(net, images)", *late))
     experiment = tiny(place, methods=["mine:loss", "classification"], trials=2)
     with pytest.raises(LookupError, match="late") as error:
         runs.complete(experiment)
     assert [record.method for record in store.finished(experiment)] == ["classification"] * 2
-    assert (
-        "mine:loss, trial 0" in error.value.__notes__[0]
-        and "mine:loss, trial 1" in error.value.__notes__[0]
-    )
-
-
-def test_a_network_that_draws_its_weights_from_numpy_follows_the_trial(place):
-    source = OWN_NETWORK.replace("def small(", "def undrawn(")
-    lines = ["    net = undrawn(classes, image_shape, heads, mean, std)"]
-    lines += [
-        "    torch.nn.init.constant_(net.heads['classification'].bias[:1], float(np.random.rand()))",
-        "    return net",
-    ]
-    write(place, source, "def small(classes, image_shape, heads, mean, std):", *lines)
-    values = []
-    for seed, (profile, trial) in enumerate((("a", 0), ("b", 0), ("c", 1))):
-        np.random.seed(seed)
-        how = {
-            "architecture": "mine:small",
-            "methods": "classification",
-            "profile": profile,
-            "first_trial": trial,
-        }
-        runs.complete(tiny(place, **how))
-        values.append(next(iter(scores(tiny(place, **how)).values())))
-    assert values[0] == values[1] != values[2]
+    (note,) = error.value.__notes__
+    assert "mine:loss, trial 0" in note and "mine:loss, trial 1" in note

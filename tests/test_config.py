@@ -1,10 +1,13 @@
-"""Experiment: every wrong choice is one line with the choices, by every way in; params/ and
-notebooks/ agree with it.
+"""Experiment: an invalid choice is one line with the valid ones, whichever way it comes in.
+
+And params/ and notebooks/ agree with it.
 """
 
 import ast
+import itertools
 import re
 import subprocess
+from datetime import date
 from pathlib import Path
 
 import nbformat
@@ -23,6 +26,7 @@ from workbench.experiment import (
     from_parameters,
     read_parameters,
     several,
+    several_from_parameters,
 )
 from workbench.images.prepared import Digests
 from workbench.runs import plan, store
@@ -45,87 +49,104 @@ def named(path):
     return str(path.relative_to(ROOT))
 
 
+def refused(make, *said):
+    with pytest.raises(ConfigError) as error:
+        make()
+    text = str(error.value)
+    assert len(text.splitlines()) == 1 and len(text) < 5000, text
+    assert all(words in text for words in said), text
+
+
 # --- wrong values
 
-WRONG = [
-    ("learning_rate: fast", ("learning_rate", "number", "'fast'")),
-    ("learning_rate: inf", ("learning_rate", "finite", "'inf'")),
-    ("learning_rate: 0", ("learning_rate", "greater than 0")),
-    ("learning_rate: true", ("learning_rate", "number", "True")),
-    ("dropout: 1", ("dropout", "less than 1")),
-    ("epochs: true", ("epochs", "integer", "True")),
-    ("epochs: 0", ("epochs", "greater than or equal to 1")),
-    ("flip: 1", ("flip", "boolean", "1")),
-    ("epoch: 3", ("'epoch'", "epochs", "evaluate_every", "learning_rate")),
-    (
-        "methods: jigsaw",
-        ("methods", "'jigsaw'", "classification, rotation", "package.module:function"),
-    ),
-    (
-        "scores: [msp, enrgy]",
-        ("scores", "'enrgy'", "msp, odin", "nnguide, package.module:function"),
-    ),
-    ("schedule: cosine", ("schedule", "'step' or 'one_cycle'", "'cosine'")),
-    ("device: gpu", ("device", "cuda", "'gpu'")),
-    ("hold_out: ['3', 3]", ("hold_out", "only once")),
-    ("hold_out: [all, cat]", ("hold_out", "all", "none", "alone")),
-    ("hold_out: []", ("hold_out", "at least 1")),
-    ("hold_out: true", ("hold_out", "True")),
-    ("profile: ../elsewhere", ("profile", "'../elsewhere'")),
-    ("{batch_size: 200, norm_batch: 128}", ("batch_size", "200", "multiple of norm_batch = 128")),
-    ("{epochs: 3, average_last_epochs: 4}", ("average_last_epochs", "4", "epochs = 3")),
-]
+WRONG = {
+    "learning_rate: fast": ("learning_rate", "number", "'fast'"),
+    "learning_rate: inf": ("learning_rate", "finite", "inf"),
+    "learning_rate: true": ("learning_rate", "number", "True"),
+    "dropout: .nan": ("dropout", "nan"),
+    "epochs: true": ("epochs", "integer", "True"),
+    "epochs: 1.5": ("epochs", "integer", "1.5"),
+    "flip: 1": ("flip", "boolean", "1"),
+    "auxiliary_weight: null": ("auxiliary_weight", "number", "None"),
+    "epoch: 3": ("'epoch' (epochs?)", "choose from", "evaluate_every", "learning_rate"),
+    "methods: jigsaw": ("methods", "'jigsaw'", "classification, rotation", "package.module:"),
+    "methods: [rotation, rotation]": ("methods", "only once"),
+    "scores: [msp, enrgy]": ("scores", "'enrgy'", "msp, odin", "nnguide, package.module:function"),
+    "schedule: cosine": ("schedule", "'step' or 'one_cycle'", "'cosine'"),
+    "device: gpu": ("device", "cuda", "'gpu'"),
+    "hold_out: ['3', 3]": ("hold_out", "only once"),
+    "hold_out: [all, cat]": ("hold_out", "all", "none", "alone"),
+    "hold_out: []": ("hold_out", "at least 1"),
+    "hold_out: no": ("hold_out", "False", "in quotes"),
+    "hold_out: ''": ("hold_out", "at least 1"),
+    '"hold_out": "a\\nb"': ("hold_out", "one line"),
+    "profile: ../elsewhere": ("profile", "'../elsewhere'"),
+    "dataset: /": ("dataset", "no name", "below it"),
+    "{batch_size: 200, norm_batch: 128}": ("batch_size", "200", "multiple of norm_batch = 128"),
+    "{epochs: 3, average_last_epochs: 4}": ("average_last_epochs", "4", "epochs = 3"),
+    "{epochs: true, learning_rate: fast}": ("epochs", "True", "learning_rate", "'fast'"),
+}
 
 
-@pytest.mark.parametrize(("text", "said"), WRONG, ids=[text for text, _ in WRONG])
-def test_a_wrong_value_is_one_line_that_says_what_and_the_choices(text, said, tmp_path):
-    with pytest.raises(ConfigError) as direct:
-        create(yaml.safe_load(text))
-    (tmp_path / "wrong.yaml").write_text(text)
-    with pytest.raises(ConfigError) as by_file:
-        notebooks.parameters(HOLDOUT, [str(tmp_path / "wrong.yaml")], [])
-    for message in (str(direct.value), str(by_file.value)):
-        assert "\n" not in message and all(words in message for words in said), message
+@pytest.mark.parametrize("text", WRONG)
+def test_a_wrong_value_is_one_line_that_says_what_and_the_choices(text, tmp_path):
+    file = tmp_path / "wrong.yaml"
+    file.write_text(text)
+    values = yaml.safe_load(text)
+    for make in (create, several, from_parameters):
+        refused(lambda make=make: make(values), *WRONG[text])
+    refused(lambda: notebooks.parameters(HOLDOUT, [str(file)], []), *WRONG[text])
 
 
-def test_what_a_kernel_has_from_elsewhere_is_no_parameter():
-    """A start-up file of IPython's ran before the first cell: what it set is in the namespace and
-    in no cell.
-    """
-    namespace = {
-        "weight_decay": 0.1,
-        "mine": "x",
-        "epochs": 3,
-        "In": ["", "epochs = 5\nepochs = 3", "%time", "import os"],
-    }
-    assert from_parameters(namespace) == create({"epochs": 3})
+JUNK = [[[None], [None]], {"a": "b"}, b"3", date(2024, 1, 1), {1, 2}, "\ud800", 10**5000]
 
 
-def test_two_wrong_values_are_both_named_in_one_line():
-    with pytest.raises(ConfigError) as error:
-        create({"epochs": True, "learning_rate": "fast"})
-    assert (
-        "epochs" in str(error.value)
-        and "learning_rate" in str(error.value)
-        and "\n" not in str(error.value)
-    )
+@pytest.mark.parametrize("field", Experiment.model_fields)
+def test_what_no_field_takes_is_one_line_that_names_it(field):
+    for value in JUNK:
+        is_text = isinstance(Experiment.model_fields[field].default, str | tuple)
+        if not (is_text and isinstance(value, int)):
+            refused(lambda value=value: create({field: value}), field)
 
 
-def test_a_notebooks_parameters_cell_is_checked_as_well():
-    with pytest.raises(ConfigError, match=r"unknown parameter 'epoch' \(epochs\?\); choose from"):
-        from_parameters(
-            {"epoch": 3, "__name__": "__main__", "_": "", "In": ["", "epoch = 3"], "Out": {}}
-        )
-    with pytest.raises(ConfigError, match="epochs: should be a valid integer"):
-        from_parameters({"epochs": "3"})
+def bounds():
+    """Of each field with a limit a value beyond it."""
+    beyond = {"minimum": -1, "maximum": 1, "exclusiveMinimum": 0, "exclusiveMaximum": 0}
+    for name, schema in Experiment.model_json_schema()["properties"].items():
+        for part, limit in itertools.product(schema.get("anyOf", [schema]), beyond):
+            if limit in part:
+                yield name, part[limit] + beyond[limit]
+
+
+@pytest.mark.parametrize(("field", "value"), list(bounds()))
+def test_a_value_beyond_a_limit_is_one_line_with_the_limit(field, value):
+    refused(lambda: create({field: value}), field, "than", str(value))
+
+
+@pytest.mark.parametrize("name", Experiment.model_fields)
+def test_a_misspelt_parameter_is_told_its_name(name):
+    for wrong in (name + "s", name[:-1], name.capitalize()):
+        if wrong not in Experiment.model_fields:
+            refused(
+                lambda wrong=wrong: create({wrong: 3}), repr(wrong), "choose from", f"({name}?)"
+            )
+
+
+def test_a_notebooks_parameters_cell_is_checked_and_later_variables_are_left_alone():
+    kernel = {"__name__": "__main__", "_": "", "Out": {}, "In": ["", "epoch = 3"]}
+    refused(lambda: from_parameters({"epoch": 3, **kernel}), "'epoch' (epochs?)", "choose from")
+    refused(lambda: from_parameters({"epochs": "3.5"}), "epochs: should be a valid integer")
     assert from_parameters({"epochs": 3, "also_mine": 4}, also=("also_mine",)).epochs == 3
-    used = {
-        "epochs": 3,
-        "experiment": None,
-        "mine": "x",
-        "counts": [1],
-    }  # the cell executed again in Lab
-    assert from_parameters(used).epochs == 3
+    again = {"epochs": 3, "experiment": None, "mine": "x", "counts": [1]}
+    assert from_parameters(again).epochs == 3
+    again = {"dataset": ["digits"], "experiments": None, "mine": "x"}
+    assert several_from_parameters(again) == (create({"dataset": "digits"}),)
+
+
+def test_what_an_ipython_start_up_file_has_set_is_no_parameter():
+    cells = ["", "epochs = 5\nepochs = 3", "%time", "import os"]
+    namespace = {"weight_decay": 0.1, "mine": "x", "epochs": 3, "In": cells}
+    assert from_parameters(namespace) == create({"epochs": 3})
 
 
 # --- several experiments of one notebook
@@ -135,72 +156,49 @@ WRONG_LISTS = [
     ({"dataset": ["digits", "digits"]}, ("dataset", "only once")),
     ({"settings": 3}, ("3: can't be read",)),
     ({"settings": ["absent.yaml"]}, ("absent.yaml", "can't be read")),
+    ({"labels": {"many": 3}}, ("labels", "'many'")),
+    ({"labels": {20: 3}, "epochs": 4}, ("epochs", "leave out one")),
     ({"auxiliary_weights": [1]}, ("auxiliary_weights", "dictionary")),
-    (
-        {"auxiliary_weights": {"rotation": [0.1, -1]}},
-        ("auxiliary_weights", "greater than or equal to 0"),
-    ),
+    ({"auxiliary_weights": {"jigsaw": [1]}}, ("auxiliary_weights", "classification, rotation")),
+    ({"auxiliary_weights": {"rotation": [0.1, -1]}}, ("auxiliary_weights", "equal to 0")),
     ({"dataset": ["digits"], "epoch": 3}, ("'epoch'", "epochs")),
 ]
 
 
 @pytest.mark.parametrize(("values", "said"), WRONG_LISTS, ids=str)
 def test_a_wrong_list_is_one_line(values, said):
-    with pytest.raises(ConfigError) as error:
-        several(values)
-    assert "\n" not in str(error.value) and all(text in str(error.value) for text in said), (
-        error.value
-    )
+    refused(lambda: several(values), *said)
 
 
 def test_several_experiments_are_those_written_out(tmp_path):
-    files = []
-    for name, text in (
-        ("a", "epochs: 3\ndataset: cifar10\ntrials: 7"),
-        ("b", "epochs: 5\ndataset: [stl10, digits]"),
-    ):
-        files.append(str(tmp_path / f"{name}.yaml"))
-        (tmp_path / f"{name}.yaml").write_text(text)
+    texts = ("epochs: 3\ndataset: cifar10\ntrials: 7", "epochs: 5\ndataset: [stl10, digits]")
+    files = [str(tmp_path / f"{k}.yaml") for k in range(2)]
+    for file, text in zip(files, texts, strict=True):
+        Path(file).write_text(text)
     given = {"settings": files, "trials": 1, "hold_out": "none"}
-    wanted = [create({"epochs": e, "dataset": d, "trials": 1, "hold_out": "none"})
-              for e, d in ((3, "cifar10"), (5, "stl10"), (5, "digits"))]  # fmt: skip
+    sets = {"cifar10": 3, "stl10": 5, "digits": 5}
+    wanted = []
+    for name, epochs in sets.items():
+        wanted.append(create({"epochs": epochs, "dataset": name, "trials": 1, "hold_out": "none"}))
     assert list(several(given)) == wanted == list(several(given | {"epochs": None}))
     searched = several(given | {"auxiliary_weights": {"rotation": [0.1, 2], "cpc": [1]}})
-    assert [(e.dataset, *e.methods, e.auxiliary_weight) for e in searched] == [
-        (name, method, weight)
-        for name in ("cifar10", "stl10", "digits")
-        for method, weight in (("classification", 0), ("rotation", 0.1), ("rotation", 2))
-    ]
+    weights = [("classification", 0), ("rotation", 0.1), ("rotation", 2)]
+    found = [(e.dataset, (*e.methods, e.auxiliary_weight)) for e in searched]
+    assert found == list(itertools.product(sets, weights))
     assert several({"epochs": 3}) == (create({"epochs": 3}),)
-    with pytest.raises(ConfigError, match="one; choose from stl10, digits"):
-        from_parameters({"dataset": ["stl10", "digits"]})
+    refused(lambda: from_parameters({"dataset": ["stl10", "digits"]}), "choose from stl10, digits")
 
 
-def test_a_weight_left_open_is_the_chosen_one(tmp_path):
-    open_ = {
-        "dataset": "digits",
-        "auxiliary_weight": None,
-        "outputs": str(tmp_path),
-        "profile": "mine",
-    }
-    assert several(open_)[0].auxiliary_weight == 1.0  # until one is chosen
-    path = tmp_path / "mine" / "auxiliary_weights.csv"
-    path.parent.mkdir()
-    path.write_text(
-        "dataset,method,auxiliary_weight,accuracy\ndigits,center_mask,3,99\ncifar10,rotation,4,99\ndigits,rotation,0.25,98\n"
-    )
-    assert from_parameters(open_).auxiliary_weight == 0.25
-    path.write_text("dataset,method\ndigits,rotation\n")
-    with pytest.raises(ConfigError, match=r"auxiliary_weights\.csv can't be read"):
-        several(open_)
+def test_labels_give_each_number_of_images_its_epochs_and_ten_evaluations():
+    few, all_labels = several({"labels": {"20": 50, "all": 5}, "dataset": "digits"})
+    assert (few.train_per_class, few.epochs, few.evaluate_every) == (20, 50, 5)
+    assert all_labels == create({"epochs": 5, "evaluate_every": 1, "dataset": "digits"})
 
 
 # --- right values
 
-RATES = [0.1, "0.1", "1e-1", "1E-1", " .1 "]
 
-
-@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("rate", [0.1, "0.1", "1e-1", "1E-1", " .1 "])
 def test_text_that_is_a_number_is_that_number_by_every_way_in(rate, tmp_path):
     assert create({"learning_rate": rate}).learning_rate == 0.1
     assert from_parameters({"learning_rate": rate}).learning_rate == 0.1
@@ -211,27 +209,37 @@ def test_text_that_is_a_number_is_that_number_by_every_way_in(rate, tmp_path):
 
 
 def test_the_command_line_goes_over_the_file_and_the_file_over_the_notebook(tmp_path):
-    (tmp_path / "some.yaml").write_text("epochs: 7\ntrials: 5\n")
-    experiment = one(
-        HOLDOUT, [str(tmp_path / "some.yaml")], [["epochs", "9"], ["hold_out", "[1, 2]"]]
-    )
+    file = tmp_path / "some.yaml"
+    file.write_text("epochs: 7\ntrials: 5\n")
+    experiment = one(HOLDOUT, [str(file)], [["epochs", "9"], ["hold_out", "[1, 2]"]])
     assert (experiment.epochs, experiment.trials, experiment.dataset) == (9, 5, "digits")
     assert experiment.hold_out == ("1", "2")
-    for text, wanted in (("7", ("7",)), ("all", ("all",)), ("none", ("none",)), ("no", ("no",))):
-        assert one(HOLDOUT, pairs=[["hold_out", text]]).hold_out == wanted
+    for text in ("7", "all", "none", "no"):
+        assert one(HOLDOUT, pairs=[["hold_out", text]]).hold_out == (text,)
 
 
 def test_lists_become_tuples_numbers_become_class_names_and_nothing_can_be_changed():
-    experiment = create({"hold_out": [3, "five"], "methods": "rotation", "epochs": 3})
+    values = {"hold_out": [3, "five"], "methods": "rotation", "epochs": 3}
+    experiment = create(values)
     assert experiment.hold_out == ("3", "five") and experiment.methods == ("rotation",)
     assert create({"hold_out": 8}).hold_out == ("8",)
     for change in ("epochs", "invented"):
         with pytest.raises(ValidationError):
             setattr(experiment, change, 4)
-    assert hash(experiment) == hash(
-        create({"hold_out": [3, "five"], "methods": "rotation", "epochs": 3})
-    )
+    assert hash(experiment) == hash(create(values))
     assert create({"norm_batch": "none", "threads": "None", "data_root": None}).norm_batch is None
+
+
+def test_an_experiment_is_the_same_after_yaml(tmp_path):
+    own = {
+        "methods": ["cpc", "a.b:c", "external:x"],
+        "scores": ["vim", "m:f"],
+        "hold_out": ["é", 3],
+    }
+    for values in ({}, own, {"norm_batch": None, "epsilon": "5e-5", "train_per_class": 20}):
+        experiment = create(values)
+        (tmp_path / "all.yaml").write_text(yaml.safe_dump(experiment.model_dump(mode="json")))
+        assert several(read_parameters(tmp_path / "all.yaml")) == (experiment,)
 
 
 # --- pinned: what a finished run's address stands for
@@ -245,43 +253,37 @@ GOLDEN = {
     "fast/table3_cifar10": "69d02ecde45cb0b7",
     "paper/table3_cifar10": "a6fcf37507e2822e",
 }
-DEFAULTS = {
-    "image_side": None, "train_per_class": None, "crop_side": None, "fold": None, "evaluate_on": "test", "crop_padding": None,
-    "flip": True, "architecture": "wrn-28-10", "stem_stride": 1, "widen_factor": None, "dropout": 0.3,
-    "norm_batch": 128, "epochs": 200, "batch_size": 512, "learning_rate": 0.1, "weight_decay": 5e-4, "schedule": "step",
-    "auxiliary_weight": 0.5, "auxiliary_augment": False, "precision": "float32", "average_last_epochs": 1,
-}  # fmt: skip
+DEFAULTS = {"image_side": None, "train_per_class": None, "fold": None, "evaluate_on": "test"}
+DEFAULTS |= {"architecture": "wrn-28-10", "stem_stride": 1, "widen_factor": None, "dropout": 0.3}
+DEFAULTS |= {"norm_batch": 128, "epochs": 200, "batch_size": 512, "learning_rate": 0.1}
+DEFAULTS |= {"weight_decay": 5e-4, "schedule": "step", "crop_side": None, "crop_padding": None}
+DEFAULTS |= {"flip": True, "auxiliary_weight": 0.5, "auxiliary_augment": False}
+DEFAULTS |= {"precision": "float32", "average_last_epochs": 1}
 
 
 @pytest.mark.parametrize("which", GOLDEN)
 def test_a_finished_run_keeps_its_address(which):
     experiment = create(read_parameters(ROOT / "params" / f"{which}.yaml"))
     first = "0" if experiment.dataset == "digits" else "airplane"
-    assert (
-        plan.Run(experiment, first, "rotation", 0, Digests("d" * 64, "e" * 64)).address[:16]
-        == GOLDEN[which]
-    )
+    run = plan.Run(experiment, first, "rotation", 0, Digests("d" * 64, "e" * 64))
+    assert run.address[:16] == GOLDEN[which]
 
 
 def test_committed_records_lie_at_their_addresses():
-    """No later change may move a finished run. While none is committed, GOLDEN alone holds that."""
-    tracked = subprocess.run(
-        ["git", "ls-files", "outputs/**/record.json"], cwd=ROOT, capture_output=True, text=True
-    ).stdout
-    for path in map(Path, tracked.split()):
+    command = ["git", "ls-files", "outputs/**/record.json"]
+    tracked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.split()
+    for path in map(Path, tracked):
         record = store.read_record(ROOT / path.parent)
         assert record.place == record.trained.relative_to(ROOT / Path(*path.parts[:3])), path
+    assert len(tracked) >= 144
 
 
 def test_defaults_are_the_papers_and_change_only_with_the_recipe():
     run = plan.Run(create({"precision": "float32"}), "cat", "rotation", 0)
     assert (plan.RECIPE, run.settings) == (2, DEFAULTS)
-    assert (Experiment().temperature, Experiment().epsilon, Experiment().trials) == (
-        1000.0,
-        5e-5,
-        3,
-    )
-    assert (Experiment().precision, Experiment().statistics) == ("auto", "mixed")
+    e = Experiment()
+    assert (e.temperature, e.epsilon, e.trials) == (1000.0, 5e-5, 3)
+    assert (e.precision, e.statistics) == ("auto", "mixed")
 
 
 # --- params/ and notebooks/
@@ -292,109 +294,80 @@ def test_a_committed_params_file_is_valid_and_names_its_command(path):
     experiments = notebooks.parameters(notebook_of(path), [str(path)], [])[1]
     assert {experiment.profile for experiment in experiments} == {path.parent.name}
     first = path.read_text().splitlines()[0]
-    assert first.startswith("# ") and re.search(
-        rf"python -m semlib (run|grid)\b.*{re.escape(named(path))}", first
-    )
+    assert re.search(rf"^# .*python -m semlib (run|grid)\b.*{re.escape(named(path))}", first)
     trains = "missing" in papermill.inspect_notebook(str(notebook_of(path)))
     assert {experiment.missing for experiment in experiments} == {"train" if trains else "skip"}
-    text = [
-        line.split(":")[0]
-        for line in path.read_text().splitlines()
-        if line and not line.startswith("#")
-    ]
-    assert len(text) == len(set(text))
 
 
 def test_every_notebook_has_parameters_for_every_profile():
-    """benchmark is for any data, holdout takes others' files, the inspector has controls;
-    few_labels is not the paper's.
-    """
-    names = {path.stem for path in NOTEBOOKS} - {
-        "benchmark",
-        "holdout",
-        "inspect_pr_curves",
-        "few_labels",
-    }
-    assert {named(path) for path in PARAMS} >= {
-        f"params/{p}/few_labels.yaml" for p in ("cpu", "fast", "demo")
-    }
-    assert {named(path) for path in PARAMS} >= {
-        f"params/{p}/{name}.yaml" for p in ("paper", "fast", "demo") for name in names
-    }
+    """Not those for any data, for others' files or to look at; few_labels isn't the paper's."""
+    own = {"method", "benchmark", "holdout", "inspect_pr_curves", "few_labels"}
+    tables = {path.stem for path in NOTEBOOKS} - own
+    wanted = set(itertools.product(("paper", "fast", "demo"), tables))
+    wanted |= set(itertools.product(("cpu", "fast", "demo"), ["few_labels"]))
+    assert wanted <= {(path.parent.name, path.stem) for path in PARAMS}
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=named)
-def test_a_parameters_cell_is_one_line_a_parameter(path):
+def parameters_cell(path):
     cells = nbformat.read(path, 4).cells
-    (cell,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", ())]
+    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", ())]
+    return cells, *tagged
+
+
+TAGGED = [path for path in NOTEBOOKS if len(parameters_cell(path)) == 2]
+
+
+@pytest.mark.parametrize("path", TAGGED, ids=named)
+def test_a_parameters_cell_has_plain_values_and_every_name_is_known(path):
+    cells, cell = parameters_cell(path)
     assigned = {}
-    for line in cell.source.splitlines():
-        (statement,) = ast.parse(line).body
-        assert isinstance(statement, ast.Assign) and len(statement.targets) == 1
-        assigned[statement.targets[0].id] = ast.literal_eval(statement.value)
-    assert len(assigned) == len(cell.source.splitlines())
+    for statement in ast.parse(cell.source).body:
+        (target,) = statement.targets
+        assigned[target.id] = ast.literal_eval(statement.value)
     inferred = papermill.inspect_notebook(str(path))
     assert {name: ast.literal_eval(p["default"]) for name, p in inferred.items()} == assigned
-    assert (
-        assigned.get("missing", "skip") == "skip"
-    )  # a notebook that is opened trains nothing by itself
-    after = cells[cells.index(cell) + 1]
-    made = (
-        r"^experiment(s?) = config\.(several_)?from_parameters\(globals\(\)(?:, also=(\(.*\)))?\)$"
-    )
-    ((plural, several, call),) = re.findall(made, after.source, flags=re.M)
-    known = {*Experiment.model_fields, *(Several.model_fields if several else ())}
-    assert bool(plural) == bool(several) and set(assigned) - known == set(
-        ast.literal_eval(call) if call else ()
-    )
+    assert assigned.get("missing", "skip") == "skip"  # a notebook that is opened trains nothing
+    after = cells[cells.index(cell) + 1].source
+    made = r"^experiment(s?) = (several_)?from_parameters\(globals\(\)(?:, also=(\(.*\)))?\)$"
+    ((plural, many, also),) = re.findall(made, after, flags=re.M)
+    known = {*Experiment.model_fields, *(Several.model_fields if many else ())}
+    assert bool(plural) == bool(many)
+    assert set(assigned) - known == set(ast.literal_eval(also) if also else ())
 
 
-@pytest.mark.parametrize(
-    "notebook",
-    [path.stem for path in NOTEBOOKS if path.stem not in ("holdout", "inspect_pr_curves")],
-)
+ABOUT_ALL = [path.stem for path in TAGGED if path.stem not in ("holdout", "inspect_pr_curves")]
+
+
+@pytest.mark.parametrize("notebook", ABOUT_ALL)
 def test_a_notebooks_defaults_are_the_runs_of_its_params_file(notebook):
-    params = {"benchmark": "demo/benchmark", "few_labels": "cpu/few_labels"}.get(
-        notebook, f"paper/{notebook}"
-    )
+    others = {"benchmark": "demo/benchmark", "few_labels": "cpu/few_labels"}
+    params = ROOT / "params" / f"{others.get(notebook, f'paper/{notebook}')}.yaml"
     path = ROOT / "notebooks" / f"{notebook}.ipynb"
     _, opened = notebooks.parameters(path, [], [])
-    _, batch = notebooks.parameters(path, [str(ROOT / "params" / f"{params}.yaml")], [])
-    pairs = zip(opened, batch, strict=True)
-    assert all(
-        [run.home for run in plan.planned(a)] == [run.home for run in plan.planned(b)]
-        for a, b in pairs
-    )
-    assert addresses(opened) == addresses(batch)
+    _, batch = notebooks.parameters(path, [str(params)], [])
+    for a, b in zip(opened, batch, strict=True):
+        assert [run.home for run in plan.planned(a)] == [run.home for run in plan.planned(b)]
 
 
 def addresses(experiments):
-    return [run.address for experiment in experiments for run in plan.planned(experiment)]
+    runs = itertools.chain(*map(plan.planned, experiments))
+    return [run.address for run in runs]
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        p
-        for p in PARAMS
-        if re.search("^architecture:", p.read_text(), flags=re.M) and "few_labels" not in p.name
-    ],
-    ids=named,
-)
+def trains_one_experiment(path):
+    text = path.read_text()
+    return re.search("^architecture:", text, flags=re.M) and "few_labels" not in path.name
+
+
+@pytest.mark.parametrize("path", [*filter(trains_one_experiment, PARAMS)], ids=named)
 def test_a_params_file_means_the_same_runs_in_the_tables_notebook_and_in_holdout(path):
-    table, single = (
-        notebooks.parameters(notebook, [str(path)], [])[1]
-        for notebook in (notebook_of(path), HOLDOUT)
-    )
-    single = [
-        b.model_copy(update={"hold_out": a.hold_out}) for a, b in zip(table, single, strict=True)
-    ]
+    _, table = notebooks.parameters(notebook_of(path), [str(path)], [])
+    _, single = notebooks.parameters(HOLDOUT, [str(path)], [])
+    pairs = zip(table, single, strict=True)
+    single = [b.model_copy(update={"hold_out": a.hold_out}) for a, b in pairs]
     assert addresses(table) == addresses(single)
 
 
 def test_holdout_opens_on_a_run_of_the_demo():
-    opened = one(HOLDOUT)
     demo = create(read_parameters(ROOT / "params" / "demo" / "benchmark.yaml"))
-    assert {run.address for run in plan.planned(opened)} <= {
-        run.address for run in plan.planned(demo)
-    }
+    assert set(addresses([one(HOLDOUT)])) <= set(addresses([demo]))

@@ -1,5 +1,5 @@
-"""A user's functions: what their digest covers, and that the source which runs is the one that was
-digested.
+"""A user's functions: what their digest covers, that the source which runs is the one that was
+digested, and that a task leaves the network's modes as they were.
 """
 
 import os
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from workbench import own
 from workbench.experiment import ConfigError
@@ -51,9 +52,13 @@ if __name__ == "__main__":
 '''
 FILES = {
     "my_task.py": OWN,
-    "my_losses.py": "from my_package.inner import power\n\ndef square(x):\n    return power(x, 2)\n",
+    "my_losses.py": (
+        "from my_package.inner import power\n\ndef square(x):\n    return power(x, 2)\n"
+    ),
     "my_package/__init__.py": "LEVEL = 1\n",
-    "my_package/inner.py": "from . import deep\n\ndef power(x, n):\n    return deep.identity(x) ** n\n",
+    "my_package/inner.py": (
+        "from . import deep\n\ndef power(x, n):\n    return deep.identity(x) ** n\n"
+    ),
     "my_package/deep.py": "def identity(x):\n    return x\n",
     "my_lazy.py": "def one():\n    return 1\n",
     "scoring_tools.py": "def energy(logits):\n    return -logits\n",
@@ -83,11 +88,7 @@ OTHER = {
     "a relative import of that": ("my_package/deep.py", "return x", "return +x"),
     "that package": ("my_package/__init__.py", "LEVEL = 1", "LEVEL = 2"),
     "a module imported in the function": ("my_lazy.py", "return 1", "return 2"),
-    "a module that its own imports, for whatever that does": (
-        "scoring_tools.py",
-        "-logits",
-        "-2 * logits",
-    ),
+    "a module imported for another function": ("scoring_tools.py", "-logits", "-2 * logits"),
     "1 for '1'": ("my_task.py", '"a": 1', '"a": "1"'),
 }
 
@@ -127,7 +128,8 @@ def test_what_a_function_does_not_depend_on_leaves_its_digest(modules, edit):
 
 @pytest.mark.parametrize("edit", OTHER)
 def test_what_a_function_depends_on_changes_its_digest_and_not_the_scores(modules, edit):
-    before, score = own.digest("my_task:loss"), own.digest("my_task:score")
+    before = own.digest("my_task:loss")
+    score = own.digest("my_task:score")
     modules(*OTHER[edit])
     assert own.digest("my_task:loss") != before
     if OTHER[edit][0] == "my_task.py":  # else it is a module that the score's own imports too
@@ -135,11 +137,8 @@ def test_what_a_function_depends_on_changes_its_digest_and_not_the_scores(module
 
 
 def test_the_scores_own_edits_change_the_score(modules):
-    for edit in (
-        SAME["a score in the same file"],
-        SAME["a constant of the score"],
-        ("scoring_tools.py", "-logits", "logits"),
-    ):
+    mine = [SAME["a score in the same file"], SAME["a constant of the score"]]
+    for edit in (*mine, ("scoring_tools.py", "-logits", "logits")):
         before = own.digest("my_task:score")
         modules(*edit)
         assert own.digest("my_task:score") != before, edit
@@ -147,29 +146,24 @@ def test_the_scores_own_edits_change_the_score(modules):
 
 ODD = {  # a module in which the function `f` depends on N in an indirect way
     "a decorator of the user's": (
-        "KEPT = []\ndef keep(g):\n    KEPT.append(g)\n    return g\n@keep\ndef part():\n    return N\n"
-        "def f(x):\n    return KEPT[0]()\n"
-    ),
-    "a look-up at run time": "def part():\n    return N\ndef f(x):\n    return globals()['pa' + 'rt']()\n",
-    "sys.modules": "import sys\ndef part():\n    return N\ndef f(x):\n    return getattr(sys.modules[__name__], 'part')()\n",
-    "a block at the module's top": "X = 1\nif X:\n    Y = N\nelse:\n    Y = 2\ndef f(x):\n    return Y\n",
-    "a call at the module's top": "Y = []\nY.append(N)\ndef f(x):\n    return Y\n",
-    "a base class": "class A:\n    X = N\nclass B(A):\n    pass\ndef f(x):\n    return B.X\n",
-    "what an import alone runs": "X = 0\nif __name__ != '__main__':\n    X = N\ndef f(x):\n    return X\n",
-    "its else": "if __name__ == '__main__':\n    X = 0\nelse:\n    X = N\ndef f(x):\n    return X\n",
-    "a default": "ONE = N\ndef f(x, y=ONE):\n    return y\n",
-    "a function made by another": "def make(n):\n    return lambda x: n\nf = make(N)\n",
-    "two names at once": "A, B = 0, N\ndef f(x):\n    return B\n",
-    "an attribute of another's": "class A:\n    pass\nA.x = N\ndef f(x):\n    return A.x\n",
-    "a registry of the user's": (
-        "class Registry(dict):\n    def add(self, g):\n        self[g.__name__] = g\n        return g\nR = Registry()\n"
-        "@R.add\ndef part():\n    return N\ndef f(x):\n    return R['part']()\n"
+        "KEPT = []\n@KEPT.append\ndef g():\n    return N\ndef f(x):\n    return KEPT[0]()"
     ),
     "a subclass that its base finds": (
-        "class Base:\n    KEPT = []\n    def __init_subclass__(cls):\n        Base.KEPT.append(cls)\n"
-        "class Part(Base):\n    X = N\ndef f(x):\n    return Base.KEPT[0].X\n"
+        "class A:\n    KEPT = []\n    def __init_subclass__(cls):\n        A.KEPT.append(cls)\n"
+        "class B(A):\n    X = N\ndef f(x):\n    return A.KEPT[0].X"
     ),
-    "itself, through another name": "def g(x):\n    return N\nf = g\n",
+    "globals": "def g():\n    return N\ndef f(x):\n    return globals()['g']()",
+    "sys.modules": "import sys\nY = N\ndef f(x):\n    return sys.modules[__name__].Y",
+    "a block": "X = 1\nif X:\n    Y = N\nelse:\n    Y = 2\ndef f(x):\n    return Y",
+    "a call": "Y = []\nY.append(N)\ndef f(x):\n    return Y",
+    "a base class": "class A:\n    X = N\nclass B(A):\n    pass\ndef f(x):\n    return B.X",
+    "an import": "X = 0\nif __name__ != '__main__':\n    X = N\ndef f(x):\n    return X",
+    "its else": "if __name__ == '__main__':\n    X = 0\nelse:\n    X = N\ndef f(x):\n    return X",
+    "a default": "ONE = N\ndef f(x, y=ONE):\n    return y",
+    "a function made by another": "def make(n):\n    return lambda x: n\nf = make(N)",
+    "two names at once": "A, B = 0, N\ndef f(x):\n    return B",
+    "another's attribute": "class A:\n    pass\nA.x = N\ndef f(x):\n    return A.x",
+    "itself, through another name": "def g(x):\n    return N\nf = g",
 }
 
 
@@ -182,37 +176,26 @@ def test_dependences_that_are_not_plain_are_seen_too(tmp_path, modules, kind):
     assert len(digests) == 2
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        *(
-            "from helps import *",
-            "import helps",
-            "import helps as h",
-            "from helps import VALUE\ndef g():\n    return VALUE",
-        ),
-        "import wrapped.inner",  # runs the package's __init__.py
-        "import importlib; H = importlib.import_module('helps')",
-        "from importlib import import_module\ndef f(x):\n    return import_module('.helps', 'wrapped').VALUE",
-    ],
-)
+FOLLOWED = {  # an import, and the module that it runs
+    "from helps import *": "helps.py",
+    "import helps": "helps.py",
+    "import helps as h": "helps.py",
+    "from helps import VALUE\ndef g():\n    return VALUE": "helps.py",
+    "import wrapped.inner": "wrapped/__init__.py",
+    "import importlib; H = importlib.import_module('helps')": "helps.py",
+    "from importlib import import_module; H = import_module('.a', 'wrapped')": "wrapped/a.py",
+}
+
+
+@pytest.mark.parametrize("line", FOLLOWED)
 def test_an_import_for_its_effects_or_of_everything_is_followed(tmp_path, modules, line):
     (tmp_path / "wrapped").mkdir()
     for name in ("__init__", "inner"):
         (tmp_path / "wrapped" / f"{name}.py").write_text("")
-    place = (
-        "wrapped/__init__.py"
-        if "inner" in line
-        else "wrapped/helps.py"
-        if "wrapped" in line
-        else "helps.py"
-    )
-    (tmp_path / place).write_text("VALUE = 1\n")
-    (tmp_path / "odd.py").write_text(
-        line + ("" if "def f" in line else "\ndef f(x):\n    return x\n")
-    )
+    (tmp_path / FOLLOWED[line]).write_text("VALUE = 1\n")
+    (tmp_path / "odd.py").write_text(f"{line}\ndef f(x):\n    return x\n")
     before = own.digest("odd:f")
-    modules(place, "VALUE = 1", "VALUE = 2")
+    modules(FOLLOWED[line], "VALUE = 1", "VALUE = 2")
     assert own.digest("odd:f") != before
 
 
@@ -220,9 +203,8 @@ def test_installed_modules_and_pythons_own_are_not_followed(tmp_path, modules, m
     (tmp_path / "site-packages" / "bought").mkdir(parents=True)
     (tmp_path / "site-packages" / "bought" / "__init__.py").write_text("X = 1\n")
     monkeypatch.syspath_prepend(tmp_path / "site-packages")
-    (tmp_path / "odd.py").write_text(
-        "import json, bought, torch.nn, semlib.metrics\ndef f(x):\n    return json, bought.X, torch, semlib\n"
-    )
+    imports = "import json, bought, torch.nn, semlib.metrics"
+    (tmp_path / "odd.py").write_text(f"{imports}\ndef f(x):\n    return json, bought, semlib\n")
     before = own.digest("odd:f")
     (tmp_path / "site-packages" / "bought" / "__init__.py").write_text("X = 2\n")
     assert own.digest("odd:f") == before
@@ -230,9 +212,8 @@ def test_installed_modules_and_pythons_own_are_not_followed(tmp_path, modules, m
 
 
 def test_modules_that_import_each_other_end(tmp_path, modules):
-    (tmp_path / "odd.py").write_text(
-        "import other\ndef f(x):\n    return other.g()\ndef h():\n    return 1\n"
-    )
+    odd = "import other\ndef f(x):\n    return other.g()\ndef h():\n    return 1\n"
+    (tmp_path / "odd.py").write_text(odd)
     (tmp_path / "other.py").write_text("import odd\ndef g():\n    return odd.h()\n")
     before = own.digest("odd:f")
     modules("odd.py", "return 1", "return 2")
@@ -240,17 +221,14 @@ def test_modules_that_import_each_other_end(tmp_path, modules):
 
 
 def test_the_source_that_runs_is_the_one_that_is_digested(modules, tmp_path):
-    """In a kernel that lives on: edited at once, of the same size, in the module or in one that it
-    imports.
-    """
+    """Also edited at once, in the same size, in the module or in one that it imports."""
     digests = {own.digest("my_task:loss")}
     assert own.function("my_task:loss")(1, None) == 4
-    for file, old, new, value in (
-        ("my_task.py", "SCALE = 2.0", "SCALE = 3.0", 9),
-        ("my_lazy.py", "return 1", "return 2", 36),
-        ("my_package/inner.py", "** n", "** 1", 6),
-        ("my_package/deep.py", "return x", "return 5", 5),
-    ):
+    edits = [("my_task.py", "SCALE = 2.0", "SCALE = 3.0", 9)]
+    edits += [("my_lazy.py", "return 1", "return 2", 36)]
+    edits += [("my_package/inner.py", "** n", "** 1", 6)]
+    edits += [("my_package/deep.py", "return x", "return 5", 5)]
+    for file, old, new, value in edits:
         times = (tmp_path / file).stat()
         modules(file, old, new)
         os.utime(tmp_path / file, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -274,9 +252,10 @@ def test_a_module_that_was_imported_before_its_edit_is_imported_again(modules):
     assert own.function("my_lazy:one")() == 2 and my_lazy.one() == 1
 
 
-@pytest.mark.parametrize(
-    "name", ["nowhere:f", "my_task:nothing", "math:sqrt", "my_task:SCALE", "broken:f"]
-)
+WRONG = ["nowhere:f", "my_task:nothing", "math:sqrt", "my_task:SCALE", "broken:f"]
+
+
+@pytest.mark.parametrize("name", WRONG)
 def test_a_function_that_cannot_be_used_is_one_clear_line(modules, tmp_path, name):
     (tmp_path / "broken.py").write_text("def f(:\n")
     with pytest.raises(ConfigError) as error:
@@ -304,3 +283,16 @@ def test_a_path_that_is_not_there_any_more(modules, tmp_path):
     Path(tmp_path / "my_lazy.py").unlink()
     with pytest.raises(ConfigError, match="my_lazy"):
         own.digest("my_lazy:one")
+
+
+def test_a_task_may_switch_modes_and_every_module_is_in_its_own_again(modules, tmp_path):
+    lines = ["def loss(net, images):", "    net.eval()", "    return net(images).sum()", ""]
+    (tmp_path / "odd.py").write_text("\n".join([*lines, "loss.heads = {'mine': 4}", ""]))
+    net = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.BatchNorm1d(2).eval())
+    task = own.task("odd:loss")
+    images = torch.ones(3, 2)
+    assert task.heads == {"mine": 4} and not hasattr(task, "share")
+    assert torch.equal(task(net, images), own.function("odd:loss")(net, images))
+    net[0].train()
+    task(net, images)
+    assert [module.training for module in net] == [True, False]

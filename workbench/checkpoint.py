@@ -1,6 +1,4 @@
-"""A training's state on disk: written whole, of the same run on the same data, and the one before
-it kept.
-"""
+"""A training's state on disk: written whole, checked when read, the one before it kept too."""
 
 import zipfile
 from collections.abc import Mapping
@@ -17,8 +15,8 @@ from workbench.files import one_line, save_atomically
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """stamp: what is trained; another one's is not used. machine: what last digits depend on;
-    another one is only named.
+    """stamp: what is trained; a file with another one isn't loaded. machine: what only the last
+    digits depend on; if a file has another one, `load` says so.
     """
 
     path: Path
@@ -31,7 +29,7 @@ class Checkpoint:
         return self.path, self.path.with_suffix(f".before{self.path.suffix}")
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """The checkpoint before is kept too: the newer may turn out to be damaged."""
+        """Write the state. The last file is kept: the new one may turn out to be damaged."""
         whole = {"stamp": self.stamp, "machine": self.machine, **state}
         newest, before = self.files
         with suppress(FileNotFoundError):  # the first, or another process's where locks do nothing
@@ -39,26 +37,22 @@ class Checkpoint:
         save_atomically(newest, lambda file: torch.save(whole, file))
 
     def load(self) -> dict[str, Any] | None:
-        """The newest state that can be read and is of the same run; None if there is none."""
+        """The newest state that can be read and has the same stamp; None if there is none."""
         run = self.path.parent.name
         for file in filter(Path.exists, self.files):
             try:
                 state = read(file)
                 if state["stamp"] == self.stamp:
-                    if state["machine"] != self.machine:
-                        begun = f"was begun with {state['machine']}"
-                        tqdm.write(
-                            f"{run} goes on with {self.machine}, {begun}: last digits may differ"
-                        )
+                    if (was := state["machine"]) != self.machine:
+                        now = f"goes on with {self.machine}, was begun with {was}"
+                        tqdm.write(f"{run} {now}: last digits may differ")
                     return state
                 reason = "was made by other settings or on other data"
             except (ValueError, KeyError, TypeError) as error:
                 reason = f"can't be read ({type(error.__cause__ or error).__name__})"
                 if not isinstance(error.__cause__, OSError | MemoryError):
-                    file.unlink()  # or it would be kept as the one before
-            tqdm.write(
-                f"{file.name} in {run} {reason}; training goes on from the one before, or anew"
-            )
+                    file.unlink()  # or the next save would keep it as the one before
+            tqdm.write(f"{file.name} in {run} {reason}; training goes on from the last, or anew")
         return None
 
     def remove(self) -> None:
@@ -67,9 +61,7 @@ class Checkpoint:
 
 
 def read(path: Path) -> Any:
-    """What torch.save wrote into a file; ValueError names one that is damaged. torch.load compares
-    no checksum itself.
-    """
+    """What torch.save wrote; ValueError if it is damaged, for torch.load compares no checksum."""
     try:
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():

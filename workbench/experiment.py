@@ -1,92 +1,55 @@
 """Experiment: every choice behind a table's runs, typed, checked and frozen.
 
-One path leads in, whether the values come from a notebook's parameters cell, from papermill -f or
--p, or from Python: an unknown name or a value of the wrong type is an error that names the choices.
+A notebook's parameters cell, a YAML file, the command line and Python all end in `create`: an
+unknown name or an invalid value is a ConfigError of one line that lists the choices.
 """
 
 import ast
-import csv
 import difflib
-import math
 import re
 import reprlib
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import pydantic
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from workbench.files import file_name, folder_name, one_line, resolve
 
 METHODS = ("classification", "rotation", "center_mask", "cpc")
 PAPERS_SCORES = ("msp", "odin")
-RANKED = (  # the others, of which records keep the ranks
-    *(
-        "msp_t1000",
-        "max_logit",
-        "energy",
-        "entropy",
-        "gen",
-        "mahalanobis",
-        "rmd",
-        "knn",
-        "cosine",
-        "vim",
-    ),
-    *("react", "scale", "fdbd", "nnguide"),
+RANKED = (  # scores of which records keep only the ranks
+    *("msp_t1000", "max_logit", "energy", "entropy", "gen", "mahalanobis", "rmd", "knn", "cosine"),
+    *("vim", "react", "scale", "fdbd", "nnguide"),
 )
 SCORES = (*PAPERS_SCORES, *RANKED)
-USERS = r"\w+(\.\w+)*:\w+"  # package.module:function
-EXTERNAL = (
-    "external:"  # begins the names of methods and scores that were imported (runs/external.py)
-)
-CHOSEN_WEIGHTS = "auxiliary_weights.csv"
-UNCHOSEN = {"cpc": 10.0}
+EXTERNAL = "external:"  # prefix of imported methods and scores (runs/external.py)
+CHOSEN_WEIGHTS = "auxiliary_weights.csv"  # of lambda_search.ipynb, in outputs/<profile>/
+MOST = 10**6  # of anything counted: more is a slip that could fill the memory
 _short = reprlib.Repr()  # of a value in a message
-_short.maxlevel, _short.maxstring, _short.maxother = 2, 200, 200
+_short.maxlevel = 2
+_short.maxstring = _short.maxother = 200
 
 
 class ConfigError(ValueError):
     """An invalid parameter. The message is one line and lists the valid values."""
 
 
-def _number(value: Any) -> float:
-    # PyYAML reads 5e-5 (no dot) as text, so text that is a number is a number, by every way in.
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError("should be a number")
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        raise ValueError("should be a number") from None
-    if not math.isfinite(number):
-        raise ValueError("should be a finite number")
-    return number
+def _number(value: Any) -> Any:
+    """Text that is a number is that number: PyYAML reads 5e-5 (no dot) as text."""
+    with suppress(ValueError):
+        return float(value) if isinstance(value, str) else value
+    return value
 
 
-def _text(value: Any) -> Any:
-    if isinstance(value, str) and re.search(
-        r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", value
-    ):
+def _one_line(text: str) -> str:
+    if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", text):
         raise ValueError("should be one line without control characters")
-    if isinstance(value, bool | float | date | None):  # YAML's no, 1.50, 2024-01-01 and null
-        raise ValueError("should be text: put it in quotes")
-    return str(value) if isinstance(value, int) else value  # class 3 of the digits
-
-
-def _tuple(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, list | tuple) else (value,)
+    return text
 
 
 def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -95,97 +58,71 @@ def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-def _none(value: Any) -> Any:
-    return None if value in ("none", "None") else value
+def _one_of(*names: str) -> AfterValidator:
+    def check(name: str) -> str:
+        if name not in names and not re.fullmatch(rf"\w+(\.\w+)*:\w+|{EXTERNAL}[\w-]+", name):
+            choices = f"{', '.join(names)}, package.module:function, {EXTERNAL}an imported name"
+            raise ValueError(f"should be one of {choices}")
+        return name
+
+    return AfterValidator(check)
 
 
-def _distinct(value: Any) -> Any:
-    if isinstance(value, dict) and len({_none(_labels(key)) for key in value}) < len(value):
-        raise ValueError("should name each number only once")
-    return _none(value)
-
-
-def _labels(value: Any) -> Any:
-    return (
-        None
-        if value == "all"
-        else int(value)
-        if isinstance(value, str) and value.isdecimal()
-        else value
-    )
-
-
-Number = Annotated[float, BeforeValidator(_number)]
-Text = Annotated[str, BeforeValidator(_text), Field(min_length=1)]
-ClassName = Annotated[
-    Text, AfterValidator(lambda name: unicodedata.normalize("NFC", name))
-]  # as data sets have them
-MOST = (
-    10**6
-)  # of anything that is counted: more is a slip, and could fill the memory before it is noticed
-Count = Annotated[int, Field(ge=1, le=MOST)]
-Weight = Annotated[Number, Field(ge=0)]
 T = TypeVar("T")
-Listed = Annotated[
-    tuple[T, ...], BeforeValidator(_tuple), Field(min_length=1), AfterValidator(_once)
-]  # or one alone
-Names = Listed[Text]
-OrNone = Annotated[T | None, BeforeValidator(_none)]  # or the text none
-OptionalCount = OrNone[Annotated[int, Field(ge=0, le=MOST)]]
-OptionalSide = OrNone[Annotated[int, Field(ge=8, le=10**4)]]
-PerClass = OrNone[Count]
-Labels = Annotated[PerClass, BeforeValidator(_labels)]
-EpochsByLabels = Annotated[
-    Annotated[dict[Labels, Count], Field(min_length=1)] | None, BeforeValidator(_distinct)
-]
+Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number)]
+NotNegative = Annotated[Number, Field(ge=0)]
+Positive = Annotated[Number, Field(gt=0)]
+Count = Annotated[int, Field(ge=1, le=MOST)]
+Index = Annotated[int, Field(ge=0, le=MOST)]
+Side = Annotated[int, Field(ge=8, le=10**4)]  # pixels
+# The digits' classes are whole numbers
+_as_text = BeforeValidator(lambda value: str(value) if type(value) is int else value)
+Text = Annotated[str, _as_text, Field(min_length=1), AfterValidator(_one_line)]
+Profile = Annotated[Text, Field(pattern=r"^[A-Za-z0-9_.-]*[A-Za-z0-9_-]$", max_length=100)]
+ClassName = Annotated[Text, AfterValidator(lambda name: unicodedata.normalize("NFC", name))]
+Method = Annotated[Text, _one_of(*METHODS)]
+Score = Annotated[Text, _one_of(*SCORES)]
+_as_tuple = BeforeValidator(lambda v: tuple(v) if isinstance(v, list | tuple) else (v,))
+Listed = Annotated[tuple[T, ...], _as_tuple, Field(min_length=1), AfterValidator(_once)]
+_as_none = BeforeValidator(lambda value: None if value in ("none", "None") else value)
+OrNone = Annotated[T | None, _as_none]
+# A key of `labels` can be "all"; Papermill passes the others on as text
+_images = BeforeValidator(lambda key: None if key == "all" else _number(key))
+Labels = Annotated[Annotated[int, Field(strict=False, ge=1, le=MOST)] | None, _images]
 
 
-def _check_names(field: str, names: Iterable[str], known: tuple[str, ...]) -> None:
-    for name in names:
-        if name not in known and not re.fullmatch(rf"{USERS}|{EXTERNAL}[\w-]+", name):
-            choices = (
-                f"{', '.join(known)}, package.module:function, {EXTERNAL}name of what was imported"
-            )
-            raise ValueError(f"{field}: {_shown(name)} is unknown; choose from {choices}")
-
-
-class Group(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
-    )
+class Group(pydantic.BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config |= ConfigDict(use_attribute_docstrings=True)
 
 
 class Which(Group):
     """Which runs"""
 
-    profile: Annotated[Text, Field(pattern=r"^[A-Za-z0-9_.-]*[A-Za-z0-9_-]$", max_length=100)] = (
-        "paper"
-    )
+    profile: Profile = "paper"
     """Results lie in `outputs/<profile>/`."""
     dataset: Text = "cifar10"
     """A name, or a folder with `train/<class>/*` and `test/<class>/*`."""
     hold_out: Listed[ClassName] = ("all",)
     """Class names; all: each class in turn; none: no class."""
-    methods: Names = ("classification", "rotation")
-    """classification, rotation, center_mask, cpc, package.module:function, or external:name of
-    imported scores.
-    """
+    methods: Listed[Method] = ("classification", "rotation")
+    """classification, rotation, center_mask, cpc, package.module:function, or external:name."""
     trials: Count = 3
     """Trainings of each class and method; trial k has the seed k."""
-    first_trial: Annotated[int, Field(ge=0, le=MOST)] = 0
+    first_trial: Index = 0
     """Number of the first: 3 with trials 2 makes trials 3 and 4."""
     missing: Literal["skip", "train"] = "skip"
     """What to do about a run that isn't in outputs/ yet."""
     data_digest: OrNone[Annotated[str, Field(pattern=r"^[0-9a-f]{8}-[0-9a-f]{8}$")]] = None
-    """The version of the data set that runs are of; None: the one that is here."""
+    """The version of the data set that runs were trained on; None: the one on this machine."""
 
 
 class Data(Group):
     """The images"""
 
-    image_side: OptionalSide = None
+    image_side: OrNone[Side] = None
     """Pixels a side of prepared images; None: 32 for own ones, 256 for ImageNet's."""
-    train_per_class: PerClass = None
+    train_per_class: OrNone[Count] = None
     """Training images of each class, drawn anew for each trial and hold-out; None: all."""
     fold: OrNone[Annotated[int, Field(ge=0, le=9)]] = None
     """STL-10: one of its 10 predefined folds of 1,000 training images."""
@@ -200,12 +137,12 @@ class Network(Group):
     """A network of semlib, or package.module:function."""
     stem_stride: Annotated[int, Field(ge=1, le=4)] = 1
     """2 halves the resolution: a network for CPUs."""
-    widen_factor: PerClass = None
+    widen_factor: OrNone[Count] = None
     """None: the architecture's own."""
     dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.3
     """Between the two convolutions of a block."""
-    norm_batch: OptionalCount = 128
-    """Images that share batch-norm statistics; None: the batch."""
+    norm_batch: OrNone[Index] = 128
+    """Ghost batch normalisation's batch: images whose statistics are shared; None: batch_size."""
 
 
 class Training(Group):
@@ -215,21 +152,19 @@ class Training(Group):
     """Passes over the training images."""
     batch_size: Annotated[int, Field(ge=2, le=MOST)] = 512
     """Images in a step."""
-    learning_rate: Annotated[Number, Field(gt=0)] = 0.1
+    learning_rate: Positive = 0.1
     """The schedule's peak."""
-    weight_decay: Annotated[Number, Field(ge=0)] = 5e-4
+    weight_decay: NotNegative = 5e-4
     """Of all weights."""
     schedule: Literal["step", "one_cycle"] = "step"
-    """step: the paper's, times 0.2 at 30, 60, 80 % of the epochs; one_cycle: up in a quarter of the
-    steps, then down to 0.
-    """
-    crop_side: OptionalSide = None
+    """step: times 0.2 at 30, 60, 80 % of the epochs; one_cycle: up in a quarter, then down to 0."""
+    crop_side: OrNone[Side] = None
     """Pixels a side of training crops, and of the test images' centre; None: the whole image."""
-    crop_padding: OptionalCount = None
+    crop_padding: OrNone[Index] = None
     """Reflected pixels for random crops; None: an eighth of the side, 0 with crop_side."""
     flip: bool = True
     """Random horizontal reflection."""
-    auxiliary_weight: Weight = 0.5
+    auxiliary_weight: NotNegative = 0.5
     """The paper's lambda."""
     auxiliary_augment: bool = False
     """Crop and flip the auxiliary task's images too."""
@@ -248,24 +183,22 @@ class Training(Group):
 class Scoring(Group):
     """Scoring"""
 
-    scores: Names = PAPERS_SCORES
+    scores: Listed[Score] = PAPERS_SCORES
     """msp, odin, the names in metrics.DETECTORS, package.module:function, or external:name."""
-    temperature: Annotated[Number, Field(gt=0)] = 1000.0
+    temperature: Positive = 1000.0
     """ODIN's temperature."""
-    epsilon: Annotated[Number, Field(ge=0)] = 5e-5
+    epsilon: NotNegative = 5e-5
     """ODIN's step, of pixels in [0, 1]."""
     statistics: Literal["mixed", "upright"] = "mixed"
-    """Batch norm's, as trained or over upright training images."""
+    """mixed: batch-norm statistics as trained; upright: re-estimated on upright training images."""
 
 
 class Machine(Group):
-    """This machine: where things lie, how often something is written. In no address; numbers differ
-    by rounding
-    """
+    """This machine: paths, devices and how often files are written; not part of a run's address"""
 
     device: Annotated[Text, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """cpu, cuda, cuda:1; auto: a GPU if there is one."""
-    threads: OptionalCount = None
+    threads: OrNone[Index] = None
     """CPU threads; None: PyTorch's choice."""
     compile: bool = False
     """torch.compile: a minute to begin with, faster steps on a GPU."""
@@ -278,7 +211,7 @@ class Machine(Group):
     score_batch: Count = 500
     """Images in a forward pass when scoring."""
     data_root: OrNone[Text] = None
-    """None: $SEMLIB_DATA, else data/."""
+    """The folder of prepared data sets; None: $SEMLIB_DATA, else data/."""
     ilsvrc: OrNone[Text] = None
     """ImageNet's subsets: the ILSVRC2012 folder; None: $SEMLIB_ILSVRC."""
     outputs: Text = "outputs"
@@ -286,38 +219,24 @@ class Machine(Group):
 
 
 class Experiment(Machine, Scoring, Training, Network, Data, Which):
-    """The runs of a table and how each is made. The defaults are the paper's settings for CIFAR-10
-    (Sec. 5.1).
+    """The runs of a table and how each is made. The defaults are the paper's for CIFAR-10.
 
     Flat, for notebooks and the command line; code takes the group of settings that it needs.
     """
 
-    @model_validator(mode="after")
+    @pydantic.model_validator(mode="after")
     def _consistent(self) -> "Experiment":
-        _check_names("methods", self.methods, METHODS)
-        _check_names("scores", self.scores, SCORES)
         if len(self.hold_out) > 1 and {"all", "none"} & set(self.hold_out):
-            raise ValueError(
-                "hold_out: all and none stand alone; choose one of them or class names"
-            )
-        own = ":" in self.architecture  # the user's network, to which norm_batch is nothing
-        if (
-            not own
-            and self.norm_batch
-            and self.batch_size > self.norm_batch
-            and self.batch_size % self.norm_batch
-        ):
-            raise ValueError(
-                f"batch_size: {self.batch_size} isn't a multiple of norm_batch = {self.norm_batch}"
-            )
+            raise ValueError("hold_out: all and none stand alone; choose one of them or classes")
+        size = self.batch_size
+        group = self.norm_batch or size
+        own = ":" in self.architecture  # a user's network, which norm_batch doesn't reach
+        if not own and size > group and size % group:
+            raise ValueError(f"batch_size: {size} isn't a multiple of norm_batch = {group}")
         if not self.dataset_name:
-            raise ValueError(
-                f"dataset: {_shown(self.dataset)} has no name; choose a folder below it"
-            )
-        if self.average_last_epochs > self.epochs:
-            raise ValueError(
-                f"average_last_epochs: {self.average_last_epochs} is more than epochs = {self.epochs}"
-            )
+            raise ValueError(f"dataset: {self.dataset!a} has no name; choose a folder below it")
+        if (last := self.average_last_epochs) > self.epochs:
+            raise ValueError(f"average_last_epochs: {last} is more than epochs = {self.epochs}")
         return self
 
     @property
@@ -341,67 +260,23 @@ class Experiment(Machine, Scoring, Training, Network, Data, Which):
         return resolve(self.outputs) / self.profile
 
     def output(self, notebook: str, ending: str) -> Path:
-        """Where a notebook's results go: benchmark-digits.csv, holdout-cifar10-cat.ipynb,
-        few_labels-cifar10-20_a_class.csv.
-        """
-        dataset = (
-            [] if notebook.partition("_")[2] == self.dataset_name else [self.dataset_name]
-        )  # table3_cifar10.csv
-        which = [] if self.hold_out == ("all",) else self.hold_out
-        return self.folder / (file_name(notebook, *dataset, *self.few, *which) + ending)
-
-
-def documented() -> str:
-    """Every parameter with its type, default and meaning, as Markdown."""
-    lines = ["# Parameters", "", "`python -m semlib parameters` prints this page.", ""]
-    types = {
-        "array": "list",
-        "integer": "whole number",
-        "string": "text",
-        "null": "none",
-        "boolean": "true or false",
-    }
-
-    def kind(schema: dict[str, Any]) -> str:
-        if "enum" in schema:
-            return " or ".join(schema["enum"])
-        return (
-            " or ".join(map(kind, schema["anyOf"]))
-            if "anyOf" in schema
-            else types.get(schema["type"], schema["type"])
-        )
-
-    for group in (Which, Data, Network, Training, Scoring, Machine):
-        schemas = group.model_json_schema()["properties"]
-        lines += [
-            f"## {group.__doc__}",
-            "",
-            "| name | type | default | meaning |",
-            "|---|---|---|---|",
-        ]
-        for name, field in group.model_fields.items():
-            default = (
-                ", ".join(field.default)
-                if isinstance(field.default, tuple)
-                else str(field.default).lower()
-            )
-            lines.append(f"| `{name}` | {kind(schemas[name])} | {default} | {field.description} |")
-        lines.append("")
-    return "\n".join(lines).rstrip()
+        """The path of a notebook's results: benchmark-digits.csv, holdout-cifar10-cat.ipynb."""
+        words = [notebook]
+        if notebook.partition("_")[2] != self.dataset_name:  # table3_cifar10 names it already
+            words.append(self.dataset_name)
+        words += self.few
+        if self.hold_out != ("all",):
+            words += self.hold_out
+        return self.folder / (file_name(*words) + ending)
 
 
 class Several(Group):
     """Parameters that make several experiments out of one notebook."""
 
-    settings: OrNone[Names] = None  # files of parameters; the notebook's own go over them
-    dataset: OrNone[Names] = None  # a list of names: the same settings for each
-    labels: EpochsByLabels = None  # train_per_class or all: epochs
-    auxiliary_weights: OrNone[dict[Text, Listed[Weight]]] = None  # of each method, to compare
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "Several":
-        _check_names("auxiliary_weights", self.auxiliary_weights or (), METHODS)
-        return self
+    settings: OrNone[Listed[Text]] = None  # files of parameters; the notebook's own go over them
+    dataset: Listed[Text] = (Which.model_fields["dataset"].default,)  # the same settings for each
+    labels: OrNone[Annotated[dict[Labels, Count], Field(min_length=1)]] = None  # and its epochs
+    auxiliary_weights: OrNone[dict[Method, Listed[NotNegative]]] = None  # of each method
 
 
 def create(parameters: Mapping[str, Any]) -> Experiment:
@@ -410,114 +285,75 @@ def create(parameters: Mapping[str, Any]) -> Experiment:
 
 
 def several(parameters: Mapping[str, Any]) -> tuple[Experiment, ...]:
-    """All experiments that a notebook's parameters describe; without the parameters of Several the
-    one that `create` makes.
+    """All experiments that a notebook's parameters describe: one, unless Several's say otherwise.
 
     settings: one for each file; epochs and labels are the file's where the notebook leaves them
     None. labels: one for each number of images a class, with its epochs and ten evaluations.
     auxiliary_weights: plain classification, then each method alone with each of its weights.
-    auxiliary_weight None: the one that `lambda_search` chose.
     """
-    lists = {
-        name
-        for name in Several.model_fields
-        if name != "dataset" or isinstance(parameters.get(name), list | tuple)
-    }
-    by = _checked(Several, {name: value for name, value in parameters.items() if name in lists})
+    by = _checked(Several, {n: v for n, v in parameters.items() if n in Several.model_fields})
     if by.settings:
-        own = [name for name in ("epochs", "labels") if parameters.get(name) is None]
-        over = {name: value for name, value in parameters.items() if name not in ("settings", *own)}
-        files = {file: read_parameters(file) for file in by.settings}
-        if nested := [
-            file for file, values in files.items() if "settings" in values
-        ]:  # perhaps its own
-            raise ConfigError(
-                f"settings: {nested[0]} has settings itself; name files that have none"
-            )
-        return tuple(e for values in files.values() for e in several(values | over))
-    if by.dataset:
-        return tuple(e for name in by.dataset for e in several({**parameters, "dataset": name}))
-    if by.labels:
-        if parameters.get("epochs") is not None:
-            raise ConfigError(
-                "epochs: labels has epochs for each number of images; leave one of the two out"
-            )
-        points = [
-            {"train_per_class": n, "epochs": e, "evaluate_every": max(1, e / 10)}
-            for n, e in by.labels.items()
-        ]
-        return tuple(
-            e for point in points for e in several({**parameters, **point, "labels": None})
-        )
-    given = {name: value for name, value in parameters.items() if name not in lists}
-    if by.auxiliary_weights:
-        base = create(given | {"auxiliary_weight": 0})
-        pairs = [
-            (method, weight)
-            for method in base.methods
-            for weight in by.auxiliary_weights.get(method, ())
-        ]
-        pairs = [("classification", 0), *pairs]
-        return tuple(
-            create(given | {"methods": method, "auxiliary_weight": weight})
-            for method, weight in pairs
-        )
-    if given.get("auxiliary_weight", 0) is None:
-        given["auxiliary_weight"] = chosen_weight(create(given | {"auxiliary_weight": 0}))
-    return (create(given),)
+        return _of_files(by.settings, parameters)
+    given = {n: v for n, v in parameters.items() if n not in Several.model_fields}
+    if by.labels and given.get("epochs") is not None:
+        raise ConfigError("epochs: labels has epochs for each number of images; leave out one")
+    experiments = []
+    for dataset in by.dataset:
+        for budget in _budgets(by.labels):
+            for choice in _weights(by.auxiliary_weights, given):
+                experiments.append(create(given | {"dataset": dataset} | budget | choice))
+    return tuple(experiments)
 
 
-def chosen_weight(experiment: Experiment) -> float:
-    """The auxiliary weight that lambda_search.ipynb chose for this data set, method and number of
-    images a class.
-
-    It lies in outputs/<profile>/auxiliary_weights.csv. Until it is chosen the weight is 1.0, for
-    CPC 10.0.
-    """
-    path, method = (
-        experiment.folder / CHOSEN_WEIGHTS,
-        next((m for m in experiment.trained if m != "classification"), None),
-    )
-    wanted, unchosen = (
-        (experiment.dataset_name, method, str(experiment.train_per_class or "")),
-        UNCHOSEN.get(method, 1.0),
-    )
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [
-                r
-                for r in csv.DictReader(file)
-                if (r["dataset"], r["method"], r.get("train_per_class") or "") == wanted
-            ]
-        weight = _number(rows[0]["auxiliary_weight"]) if rows else unchosen
-        if weight < 0:
-            raise ValueError(f"auxiliary_weight is {weight}")
-        return weight
-    except FileNotFoundError:
-        return unchosen
-    except (OSError, KeyError, ValueError, csv.Error) as error:
-        raise ConfigError(
-            f"{path} can't be read ({one_line(error)}); lambda_search.ipynb writes it"
-        ) from None
+def _of_files(files: tuple[str, ...], parameters: Mapping[str, Any]) -> tuple[Experiment, ...]:
+    unset = {name for name in ("epochs", "labels") if parameters.get(name) is None}
+    over = {n: v for n, v in parameters.items() if n not in {"settings", *unset}}
+    experiments = []
+    for file in files:
+        values = read_parameters(file)
+        if "settings" in values:  # perhaps its own
+            raise ConfigError(f"settings: {file} has settings itself; name files that have none")
+        experiments += several(values | over)
+    return tuple(experiments)
 
 
-def _checked(model: type[BaseModel], parameters: Mapping[str, Any]) -> Any:
+def _budgets(labels: dict[int | None, int] | None) -> list[dict[str, Any]]:
+    if not labels:
+        return [{}]
+    return [
+        {"train_per_class": count, "epochs": epochs, "evaluate_every": max(1, epochs / 10)}
+        for count, epochs in labels.items()
+    ]
+
+
+def _weights(weights: dict[str, tuple[float, ...]] | None, given: dict) -> list[dict[str, Any]]:
+    if weights is None:
+        return [{}]
+    choices = [{"methods": "classification", "auxiliary_weight": 0}]
+    for method in create({n: v for n, v in given.items() if n == "methods"}).methods:
+        for weight in weights.get(method, ()):
+            choices.append({"methods": method, "auxiliary_weight": weight})
+    return choices
+
+
+def _checked(model: type[Group], parameters: Mapping[str, Any]) -> Any:
     try:
         return model.model_validate(dict(parameters))
-    except ValidationError as error:
-        # one of each parameter, and one name that is unknown
-        first = {
-            e["type"] == "extra_forbidden" or e["loc"][:1]: e for e in reversed(error.errors())
-        }
-        raise ConfigError("; ".join(_sentence(e) for e in reversed(first.values()))) from None
+    except pydantic.ValidationError as error:
+        sentences: dict[Any, str] = {}  # one for each parameter, and for unknown names together
+        for part in error.errors():
+            unknown_name = part["type"] == "extra_forbidden"
+            sentences.setdefault(unknown_name or part["loc"][:1], _sentence(part))
+        raise ConfigError("; ".join(sentences.values())) from None
 
 
 def _sentence(error: Any) -> str:
     name = error["loc"][0] if error["loc"] else ""
     if error["type"] == "extra_forbidden":
         return unknown(name)
-    message = error["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    return f"{name}: {message}, not {_shown(error['input'])}" if name else message
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    hint = ": put it in quotes" if error["type"] == "string_type" else ""  # YAML's no, 1.5, null
+    return f"{name}: {message}, not {_shown(error['input'])}{hint}" if name else message
 
 
 def _shown(value: object) -> str:
@@ -528,78 +364,66 @@ def _shown(value: object) -> str:
 
 
 def unknown(name: object, also: tuple[str, ...] = ()) -> str:
+    """The message about an unknown parameter; also: further valid names."""
     names = sorted({*Experiment.model_fields, *also})
     close = difflib.get_close_matches(str(name)[:100], names, 1)
-    return f"unknown parameter {_shown(name)}{f' ({close[0]}?)' if close else ''}; choose from {', '.join(names)}"
+    likely = f" ({close[0]}?)" if close else ""
+    return f"unknown parameter {_shown(name)}{likely}; choose from {', '.join(names)}"
 
 
 def from_parameters(namespace: dict[str, Any], also: tuple[str, ...] = ()) -> Experiment:
-    """The Experiment that a notebook's parameters cell describes: `experiment =
-    config.from_parameters(globals())`.
-
-    also: further parameters of that notebook. Names that no cell has set (a start-up file's) are
-    ignored. In a fresh kernel any other plain value is taken for a misspelt parameter, of which
-    Papermill would only warn; once `experiment` exists, the user's own variables are left alone.
-    """
-    made = several(_given(namespace, also, "experiment"))
+    """A notebook's one Experiment: `experiment = from_parameters(globals())`."""
+    made = several_from_parameters(namespace, also)
     if len(made) > 1:
-        raise ConfigError(
-            f"dataset: this notebook is about one; choose from {', '.join(e.dataset for e in made)}"
-        )
+        names = ", ".join(experiment.dataset for experiment in made)
+        raise ConfigError(f"dataset: this notebook is about one; choose from {names}")
     return made[0]
 
 
 def several_from_parameters(
     namespace: dict[str, Any], also: tuple[str, ...] = ()
 ) -> tuple[Experiment, ...]:
-    """The experiments of a notebook about several: `experiments =
-    config.several_from_parameters(globals())`.
+    """A notebook's experiments: `experiments = several_from_parameters(globals())`.
+
+    also: parameters of the notebook that are none of Experiment's. In a fresh kernel any other
+    plain value is taken for a misspelt parameter, of which Papermill would only warn; once
+    `experiment` or `experiments` exists, the user's own variables are left alone.
     """
-    return several(_given(namespace, (*also, *Several.model_fields), "experiments"))
+    known = [*Experiment.model_fields, *Several.model_fields]
+    names = set(namespace) - {"In"}
+    if cells := namespace.get("In"):  # IPython's cells so far: start-up files set other names
+        names &= _assigned(cells)
+    if not {"experiment", "experiments"} & set(namespace):
+        for name in sorted(names - {*known, *also}):
+            plain = isinstance(namespace[name], str | int | float | list | tuple | None)
+            if plain and not name.startswith("_"):
+                raise ConfigError(unknown(name, (*also, *Several.model_fields)))
+    return several({name: namespace[name] for name in known if name in names})
 
 
-def _given(namespace: dict[str, Any], also: tuple[str, ...], made: str) -> dict[str, Any]:
-    if cells := namespace.get("In"):  # IPython's: the code of the cells so far
-        mine = {"In", "Out", made}.union(*map(_assigned, cells))
-        namespace = {name: value for name, value in namespace.items() if name in mine}
-    if made not in namespace:
-        plain = {
-            k
-            for k, v in namespace.items()
-            if isinstance(v, str | int | float | list | tuple | None) and not k.startswith("_")
-        }
-        for name in sorted(plain - {"In", "Out", *Experiment.model_fields, *also}):
-            raise ConfigError(unknown(name, also))
-    return {
-        name: namespace[name]
-        for name in (*Experiment.model_fields, *Several.model_fields)
-        if name in namespace
-    }
-
-
-def _assigned(cell: str) -> set[str]:
-    """The names that a cell's code sets."""
-    with suppress(SyntaxError):  # a cell that failed
-        targets = [
-            target
-            for s in ast.parse(cell).body
-            if isinstance(s, ast.Assign)
-            for target in s.targets
-        ]
-        return {target.id for target in targets if isinstance(target, ast.Name)}
-    return set()
+def _assigned(cells: list[str]) -> set[str]:
+    """The names that the cells' code sets."""
+    names = set()
+    for cell in cells:
+        with suppress(SyntaxError):  # %magic, or a cell that failed
+            for statement in ast.parse(cell).body:
+                targets = statement.targets if isinstance(statement, ast.Assign) else []
+                names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names
 
 
 def from_yaml(text: str) -> Any:
     """The value of a YAML text; ValueError, one line, if it isn't YAML or has a name twice."""
     try:
         root = yaml.compose(text, yaml.SafeLoader)
-        names = [key.value for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"{twice[0]} is there twice")
-        return yaml.safe_load(text)
-    except Exception as error:  # PyYAML raises many kinds: a KeyError of !!bool x, a RecursionError of a thousand brackets
+        value = yaml.safe_load(text)
+    except Exception as error:  # PyYAML raises many: KeyError (!!bool x), RecursionError ([[[...)
         raise ValueError(one_line(error)) from None
+    names = [key.value for key, _ in root.value] if isinstance(root, yaml.MappingNode) else []
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name} is there twice")
+    return value
 
 
 def read_parameters(path: str | Path) -> dict[str, Any]:
@@ -613,3 +437,26 @@ def read_parameters(path: str | Path) -> dict[str, Any]:
     if not isinstance(parameters, dict) or not all(isinstance(name, str) for name in parameters):
         raise ConfigError(f"{path}: should be lines of name: value")
     return parameters
+
+
+def documented() -> str:
+    """Every parameter with its type, default and meaning, as Markdown."""
+    lines = ["# Parameters", "", "`python -m semlib parameters` prints this page."]
+    for group in (Which, Data, Network, Training, Scoring, Machine):
+        schemas = group.model_json_schema()["properties"]
+        lines += ["", f"## {group.__doc__}", ""]
+        lines += ["| name | type | default | meaning |", "|---|---|---|---|"]
+        for name, field in group.model_fields.items():
+            default = str(field.default).lower()
+            if isinstance(field.default, tuple):
+                default = ", ".join(field.default)
+            lines.append(f"| `{name}` | {_kind(schemas[name])} | {default} | {field.description} |")
+    return "\n".join(lines)
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " or ".join(map(_kind, schema["anyOf"]))
+    words = {"array": "list", "integer": "whole number", "string": "text", "null": "none"}
+    words["boolean"] = "true or false"
+    return " or ".join(schema.get("enum", [])) or words.get(schema["type"], schema["type"])

@@ -14,47 +14,35 @@ from typing import BinaryIO
 
 import psutil
 
-_package = Path(__file__).resolve().parent
-CHECKOUT = (
-    _package.parent / "pyproject.toml"
-).exists()  # else an installed package: no notebooks, params or workflow
-# Relative paths count from the checkout, not from the kernel's folder: Lab and Papermill start
-# kernels in different ones.
-ROOT = _package.parent if CHECKOUT else Path.cwd()
+_above = Path(__file__).resolve().parents[1]
+CHECKOUT = (_above / "pyproject.toml").exists()  # else installed: no notebooks/, params/, workflow/
+# JupyterLab and Papermill start kernels in different folders, so paths in notebooks and parameter
+# files count from the checkout.
+ROOT = _above if CHECKOUT else Path.cwd()
 
 
 def resolve(path: str | Path) -> Path:
     """An absolute path; a relative one counts from the checkout's root, ~ is the home folder."""
-    return ROOT / os.path.expanduser(path)  # noqa: PTH111 - Path's raises where there is no such user
+    # Path.expanduser raises where there is no such user
+    return ROOT / os.path.expanduser(path)  # noqa: PTH111
 
 
-def from_here(path: str, new: bool = False) -> str:
-    """A path on the command line: a relative one counts from the current folder, or from the root
-    if it is there alone.
-
-    new: one that is in neither place is to be made here; otherwise it stays as it is.
-    """
-    here = Path.cwd() / path
-    if path.startswith("~") or not (here.exists() or (new and not (ROOT / path).exists())):
-        return path
-    return (
-        short(here) if os.sep in short(here) else f".{os.sep}{short(here)}"
-    )  # no name of a data set
+def short(path: Path) -> str:
+    """A path counted from the checkout's root: executed notebooks name no machine's folders."""
+    path = path.absolute()
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
 def folder_name(path: str | Path) -> str:
-    """What a folder is called: birds for /data/birds, data for /data/birds/..; "" for the root of
-    all.
-    """
+    """birds for /data/birds, data for /data/birds/.., "" for /."""
     path = resolve(path)
     return path.name if path.name != ".." else path.resolve().name
 
 
 def file_name(*words: str) -> str:
-    """Words joined by - as a file's name: another one for other words, and short.
+    """The words joined by -, as a short file name that differs for different words.
 
-    Words of letters, digits, _ and . alone stay as they are; if any had to be changed or cut, a
-    digest of all is at the end.
+    If a character had to be changed or the name cut, it ends in a digest of the words.
     """
     text = "-".join(words)
     tidy = re.sub(r"[^\w.-]+", "_", text).encode()[:120].decode(errors="ignore")
@@ -63,12 +51,13 @@ def file_name(*words: str) -> str:
     return f"{tidy}-{hashlib.sha256(repr(words).encode(errors='surrogatepass')).hexdigest()[:8]}"
 
 
-def stamp(path: Path) -> tuple[int, int, int, int] | None:
-    """Size, times and inode, unlike before if a file was edited or replaced (a copy may bring size
-    and time along).
+def one_line(error: object, most: int = 500) -> str:
+    """An error's text on one line, in characters that any terminal can write."""
+    return " ".join(str(error).split())[:most].encode(errors="backslashreplace").decode()
 
-    None if it isn't there.
-    """
+
+def stamp(path: Path) -> tuple[int, int, int, int] | None:
+    """Size, times and inode: one of them changes when a file is edited or replaced."""
     with suppress(OSError):
         status = path.stat()
         return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
@@ -76,41 +65,21 @@ def stamp(path: Path) -> tuple[int, int, int, int] | None:
 
 
 def check_writable(folder: Path, needed: int = 0) -> None:
-    """Make the folder; OSError if no file can be written into it, or if less than `needed` bytes
-    are free.
-    """
+    """Make the folder; OSError if it can't be written to or has less than `needed` bytes free."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(folder)) from None
     if needed > (free := shutil.disk_usage(folder).free):
-        raise OSError(
-            errno.ENOSPC,
-            f"{needed / 1e9:,.1f} GB are needed and {free / 1e9:,.1f} GB free",
-            str(folder),
-        )
-
-
-def one_line(error: object, most: int = 500) -> str:
-    """An error's text as part of a message of one line, of characters that can be written."""
-    return " ".join(str(error).split())[:most].encode(errors="backslashreplace").decode()
-
-
-def short(path: Path) -> str:
-    """A path as seen from the checkout's root: executed notebooks keep it, and should name no
-    machine's folders.
-    """
-    path = path.absolute()
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+        lack = f"{needed / 1e9:,.1f} GB are needed and {free / 1e9:,.1f} GB free"
+        raise OSError(errno.ENOSPC, lack, str(folder))
 
 
 def save_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Call write(file) so that path holds the whole of it or is as before, however this process
-    ends.
+    """Call write(file): afterwards path is whole or as before, however this process ends.
 
-    OSError names the path. The temporary file is this process's own:
-    .<name>-<machine>-<process>-<random>.part
+    The temporary file is .<name>-<machine>-<process>-<random>.part; an OSError names the path.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     mine = f".{path.name}-{socket.gethostname()}-{os.getpid()}-"
@@ -121,9 +90,8 @@ def save_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         Path(part).chmod(0o644)
         Path(part).replace(path)
     except Exception as error:
-        cause = (
-            error if isinstance(error, OSError) else error.__context__
-        )  # torch.save hides a full disk behind its own
+        # torch.save hides a full disk behind an error of its own
+        cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, OSError) and cause.errno:
             raise OSError(cause.errno, cause.strerror, str(path)) from error
         raise
@@ -132,19 +100,8 @@ def save_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of save_atomically whose process was killed; those of other
-    machines stay.
-    """
+    """Remove temporary files of save_atomically whose process on this machine was killed."""
     for part in folder.glob(".*.part"):
-        owner = re.search(r"-(\d+)-\w+\.part$", part.name)
-        if owner is None or (
-            f"-{socket.gethostname()}-" in part.name and not _alive(int(owner[1]))
-        ):
+        process = re.search(rf"-{re.escape(socket.gethostname())}-(\d+)-\w+\.part$", part.name)
+        if process and not psutil.pid_exists(int(process[1])):
             part.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

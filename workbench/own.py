@@ -1,13 +1,13 @@
-"""A user's own functions, named package.module:function: finding them, and a digest of the source
-that they depend on.
-"""
+"""A user's own functions, named package.module:function, and a digest of the source they use."""
 
 import ast
 import builtins
+import functools
 import hashlib
 import importlib
 import importlib.util
 import inspect
+import itertools
 import json
 import sys
 import sysconfig
@@ -19,208 +19,179 @@ from typing import Any
 from workbench.experiment import ConfigError
 from workbench.files import ROOT, one_line, stamp
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGES = [Path(__file__).parent, Path(__file__).parents[1] / "semlib"]
 INSTALLED = {"site-packages", "dist-packages"}
-# by these a function reaches names and modules that it doesn't say
+# A function that uses one of these may reach any name or module of its own without writing it.
 DYNAMIC = {"globals", "locals", "vars", "eval", "exec", "modules", "__subclasses__"}
-DYNAMIC |= {"import_module", "__import__", "run_path", "run_module"}
+IMPORTERS = {"import_module", "__import__"}
+DYNAMIC |= {*IMPORTERS, "run_path", "run_module"}
 DEFINITIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
-Files = dict[
-    str, tuple[Path, tuple | None, bytes]
-]  # modules: where their sources lie, stamps, and what they said
+Files = dict[str, tuple[Path, tuple | None]]  # modules: where each lies, and its stamp
 
-_loaded: dict[str, Files] = {}  # a module and the user's that it imports, as they were imported
+_loaded: dict[str, Files] = {}  # by module: it and the user's modules that it imports
 _digests: dict[str, tuple[Files, str]] = {}
 
 
 def function(name: str) -> Callable[..., Any]:
-    """The function named package.module:function, looked for in the checkout's root too;
-    ConfigError if there is none.
+    """The function package.module:function; ConfigError if there is none.
 
-    If it or a module that it imports was edited since its import, as in a kernel that lives on,
-    they are imported again.
+    Modules are looked for in the checkout's root too. In a kernel that lives on, a module is
+    imported again if it, or a user's module that it imports, was edited.
     """
     module, _, attribute = name.partition(":")
     if str(ROOT) not in sys.path:
-        sys.path.append(str(ROOT))  # a kernel's own folder is notebooks/ in Lab
+        sys.path.append(str(ROOT))  # in JupyterLab a kernel's own folder is notebooks/
     try:
         found = getattr(_imported(module), attribute)
     except Exception as error:  # a user's module can raise any
-        raise ConfigError(
-            f"{name}: {one_line(error)}; name a Python function as package.module:function"
-        ) from error
+        advice = "name a Python function as package.module:function"
+        raise ConfigError(f"{name}: {one_line(error)}; {advice}") from error
     if not inspect.isfunction(found):
         raise ConfigError(f"{name} isn't a Python function")
     return found
 
 
-def digest(name: str) -> str:
-    """16 hex digits of the source that a user's function depends on, without comments, docstrings
-    and layout.
+def task(name: str) -> Callable[..., Any]:
+    """A user's auxiliary loss, after which every module of the network is in its mode before.
 
-    Covered are the statements of its own module that it can reach, and all of each module that this
-    imports, except Python's, semlib's and those in site-packages. Files that the function reads are
-    not covered.
+    The loss may switch dropout and batch norm to evaluation mode; classification trains on in
+    training mode. The attributes `heads` and `share` stay.
+    """
+    loss = function(name)
+
+    @functools.wraps(loss)
+    def restoring(net: Any, images: Any) -> Any:
+        modes = [(module, module.training) for module in net.modules()]
+        value = loss(net, images)
+        for module, training in modes:
+            module.training = training
+        return value
+
+    return restoring
+
+
+def digest(name: str) -> str:
+    """16 hex digits of the source that a function depends on; comments and docstrings don't count.
+
+    Included are the statements of its module that it can reach and the whole of each module that
+    these import, except Python's, semlib's and installed ones. Files that it reads are not.
     """
     function(name)
     module, _, attribute = name.partition(":")
-    if module == "__main__" or _file(module) is None:
-        raise ConfigError(
-            f"{name}: its source can't be read, so edits can't be told; put it into a .py file"
-        )
-    known = _digests.get(name)
-    if known is None or known[0] != _loaded[module]:
-        parts = [
-            [where, [plain(s) for s in statements]]
-            for where, statements in sorted(_closure(module, attribute).items())
-        ]
-        known = _digests[name] = (
-            _loaded[module],
-            hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16],
-        )
-    return known[1]
+    if module == "__main__" or _source(module) is None:
+        raise ConfigError(f"{name}: its source can't be read; put it into a .py file")
+    files, found = _digests.get(name, (None, ""))
+    if files != _loaded[module]:
+        statements = sorted(_closure(module, attribute).items())
+        parts = [[where, [plain(s) for s in body]] for where, body in statements]
+        found = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+        _digests[name] = (_loaded[module], found)
+    return found
 
 
 def _imported(module: str) -> Any:
-    before = _loaded.get(module)
-    if (
-        before
-        and module in sys.modules
-        and all(stamp(path) == then for path, then, _ in before.values())
-    ):
+    before = _loaded.get(module, {})
+    unchanged = all(stamp(path) == then for path, then in before.values())
+    if before and unchanged and module in sys.modules:
         return sys.modules[module]
     importlib.invalidate_caches()
     now = _files(module)
-    known = {name: file for files in _loaded.values() for name, file in files.items()}
-    if before or any(
-        name in sys.modules and known.get(name) != file
-        for name, file in now.items()
-        if _is_users(file[0])
-    ):
-        for name, (path, *_) in ((before or {}) | now).items():
-            if _is_users(path):
-                sys.modules.pop(name, None)
-                # compiled in the same second, of the same size: Python would take it for the new
-                # one
-                Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
-    loaded = importlib.import_module(module)
-    _loaded[module] = (
-        _files(module) | now
-    )  # it may have found further ones, by a path that it added itself
-    return loaded
+    known = set().union(*(files.items() for files in _loaded.values()))
+    if before or any(name in sys.modules for name, _ in now.items() - known):
+        for name, (path, _) in (before | now).items():
+            sys.modules.pop(name, None)
+            # Python would take a file compiled in the same second, of the same size, for the new
+            Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
+    found = importlib.import_module(module)
+    _loaded[module] = _files(module) | now  # a module may have extended sys.path itself
+    return found
 
 
 def _files(module: str) -> Files:
-    """A module and the user's that it imports."""
-    paths = [(name, path) for name in _closure(module, None) if (path := _file(name))]
-    return {name: (path, stamp(path), path.read_bytes()) for name, path in paths}
+    """The user's modules among a module and what it imports."""
+    paths = {name: _source(name) for name in _closure(module, None)}
+    return {name: (path, stamp(path)) for name, path in paths.items() if path and _is_users(path)}
 
 
 def _closure(module: str, attribute: str | None) -> dict[str, list[ast.stmt]]:
-    """The statements that matter, by module: of the first one those that `attribute` can reach
-    (None: all).
-    """
+    """The statements on which `attribute` of a module depends, by module; None: on all of it."""
     found: dict[str, list[ast.stmt]] = {}
-    queue: list[tuple[str, str | None]] = [(module, attribute)]
     whole: set[str] = set()
+    queue: list[tuple[str, str | None]] = [(module, attribute)]
     while queue:
         name, wanted = queue.pop()
-        path = None if name in whole else _file(name)
+        path = None if name in whole else _source(name)
         if path is None or (name != module and not _is_users(path)):
             continue
         if not wanted:
             whole.add(name)
-        if path.suffix != ".py":
+        if path.suffix != ".py":  # compiled: its bytes
             found[name] = [ast.Expr(ast.Constant(hashlib.sha256(path.read_bytes()).hexdigest()))]
             continue
+        package = name if path.stem == "__init__" else name.rpartition(".")[0]
         body = [s for s in ast.parse(path.read_bytes()).body if not _is_idle(s)]
-        package = path.stem == "__init__"
-        found[name] = _reached(body, wanted, name, package) if wanted else body
-        imported = {i for statement in found[name] for i in _imports(statement, name, package)}
-        packages = {
-            other[:k]
-            for other in (name, *imported)
-            for k, letter in enumerate(other)
-            if letter == "."
-        }
+        found[name] = _reached(body, wanted, package) if wanted else body
+        imported = set().union(*(_imports(statement, package) for statement in found[name]))
+        packages = set()  # an import runs those that the module lies in, too
+        for other in (name, *imported):
+            packages |= {*itertools.accumulate(other.split("."), "{}.{}".format)} - {other}
         queue += [(other, None) for other in imported | packages - {name}]
     return found
 
 
-def _file(module: str) -> Path | None:
-    """Where a module's source lies; None for what is built in, a folder without __init__.py, or not
-    there.
-    """
-    try:
+def _source(module: str) -> Path | None:
+    """The file of a module; None if it is built in, not there, or a folder without __init__.py."""
+    with suppress(Exception):  # a parent that isn't a package, or one that raises
         spec = importlib.util.find_spec(module)
-    except (
-        Exception
-    ):  # a parent that isn't a package, one that raises, a module without a specification
-        return None
-    return (
-        Path(spec.origin)
-        if spec and spec.has_location and spec.origin and Path(spec.origin).is_file()
-        else None
-    )
+        if spec and spec.has_location and spec.origin and Path(spec.origin).is_file():
+            return Path(spec.origin)
+    return None
 
 
 def _is_users(path: Path) -> bool:
-    places = [Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib")] + [
-        PACKAGE,
-        PACKAGE.with_name("semlib"),
-    ]
-    places += [place.resolve() for place in places]  # a Python may be reached through a link
-    return not INSTALLED & set(path.parts) and not any(
-        p.is_relative_to(q) for p in (path, path.resolve()) for q in places
-    )
+    python = [Path(sysconfig.get_path(kind)) for kind in ("stdlib", "platstdlib")]
+    places = [place.resolve() for place in (*python, *PACKAGES)]  # may be links
+    inside = any(path.resolve().is_relative_to(place) for place in places)
+    return not inside and not INSTALLED & set(path.parts)
 
 
-def _imports(statement: ast.stmt, module: str, is_package: bool) -> Iterator[str]:
+def _imports(statement: ast.stmt, package: str) -> Iterator[str]:
     """The modules that a statement can import, at once or when a function in it is called."""
-    package = module if is_package else module.rpartition(".")[0]
     for node in ast.walk(statement):
         with suppress(ImportError):  # beyond the top: it fails when it is imported
             if isinstance(node, ast.Import):
                 yield from (alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
                 base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-                yield from (
-                    base,
-                    *(f"{base}.{alias.name}" for alias in node.names),
-                )  # of a package also its modules
-            elif isinstance(node, ast.Call) and _last(node.func) in ("import_module", "__import__"):
-                texts = [
-                    a.value
-                    for a in node.args
-                    if isinstance(a, ast.Constant) and isinstance(a.value, str)
-                ]
+                yield base
+                yield from (f"{base}.{alias.name}" for alias in node.names)  # modules of a package
+            elif isinstance(node, ast.Call) and _last_name(node.func) in IMPORTERS:
+                constants = [a.value for a in node.args if isinstance(a, ast.Constant)]
+                texts = [value for value in constants if isinstance(value, str)]
                 if texts:
-                    yield importlib.util.resolve_name(texts[0], texts[1] if texts[1:] else package)
+                    yield importlib.util.resolve_name(texts[0], (*texts, package)[1])
 
 
-def _reached(body: list[ast.stmt], attribute: str, module: str, is_package: bool) -> list[ast.stmt]:
+def _reached(body: list[ast.stmt], attribute: str, package: str) -> list[ast.stmt]:
     """The statements of a module on which one of its names depends, in their order.
 
-    Left out are only definitions, constants and imports of installed modules whose names are not
-    reached, as they do nothing by themselves. A module whose function looks names up at run time is
-    taken whole.
+    Only definitions, constants and imports of installed modules are left out, if nothing reaches
+    their names: by themselves they do nothing. A function that looks names up at run time needs
+    the whole module.
     """
     defined = {s.name for s in body if isinstance(s, DEFINITIONS)}
-    imports = {k: s for k, s in enumerate(body) if isinstance(s, ast.Import | ast.ImportFrom)}
-    users = {
-        k
-        for k, s in imports.items()
-        if any((path := _file(m)) and _is_users(path) for m in _imports(s, module, is_package))
-    }
-    known = set(dir(builtins)) | {
-        a.asname or a.name.split(".")[0]
-        for k, s in imports.items()
-        if k not in users
-        for a in s.names
-    }
+    known = set(dir(builtins))
+    users = set()
+    for k, statement in enumerate(body):
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            paths = map(_source, _imports(statement, package))
+            if any(path and _is_users(path) for path in paths):
+                users.add(k)
+            else:
+                known |= {a.asname or a.name.split(".")[0] for a in statement.names}
     binds = [_binds(s, defined, known) for s in body]
-    uses = [{n.id for n in ast.walk(s) if isinstance(n, ast.Name)} for s in body]
+    uses = [_names(s) for s in body]
     if not any(b and attribute in b for b in binds):
         return body
     kept = {k for k, names in enumerate(binds) if names is None} | users
@@ -230,86 +201,63 @@ def _reached(body: list[ast.stmt], attribute: str, module: str, is_package: bool
         if not more:
             break
         kept |= more
-    dynamic = wanted & DYNAMIC or any(
-        isinstance(n, ast.Attribute) and n.attr in DYNAMIC for k in kept for n in ast.walk(body[k])
-    )
-    return body if dynamic else [body[k] for k in sorted(kept)]
+    chosen = [body[k] for k in sorted(kept)]
+    nodes = ast.walk(ast.Module(chosen))
+    looked_up = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    return body if (wanted | looked_up) & DYNAMIC else chosen
 
 
 def _binds(statement: ast.stmt, defined: set[str], known: set[str]) -> set[str] | None:
     """The names that a statement binds; None if it may do more than that.
 
-    defined: functions and classes of the module; known: builtins and what is imported from
-    installed modules.
+    defined: the module's own functions and classes; known: builtins and installed modules' names.
     """
     if isinstance(statement, DEFINITIONS):
-        also = [
-            *statement.decorator_list,
-            *getattr(statement, "bases", ()),
-            *getattr(statement, "keywords", ()),
-        ]
-        names = {n.id for part in also for n in ast.walk(part) if isinstance(n, ast.Name)}
-        return (
-            {statement.name} if names <= known else None
-        )  # a decorator or base of the user's may keep what it is given
+        parts = list(statement.decorator_list)  # a user's decorator or base may keep what it gets
+        parts += [*getattr(statement, "bases", ()), *getattr(statement, "keywords", ())]
+        return {statement.name} if set().union(*map(_names, parts)) <= known else None
     if isinstance(statement, ast.Import | ast.ImportFrom):
         names = {alias.asname or alias.name.partition(".")[0] for alias in statement.names}
         return None if "*" in names else names
     if isinstance(statement, ast.Assign | ast.AnnAssign):
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-        roots = {_root(target) for target in targets}
-        if all(
-            isinstance(target, ast.Attribute) and _root(target) in defined for target in targets
-        ):
+        roots = {ast.unparse(target).partition(".")[0] for target in targets}
+        if all(isinstance(t, ast.Attribute) for t in targets) and roots <= defined:
             return roots  # loss.heads = ...
-        quiet = not any(isinstance(n, ast.Call | ast.Await) for n in ast.walk(statement))
-        return roots if quiet and all(isinstance(target, ast.Name) for target in targets) else None
+        calls = any(isinstance(n, ast.Call | ast.Await) for n in ast.walk(statement))
+        return None if calls or not all(isinstance(t, ast.Name) for t in targets) else roots
     return None
 
 
-def _root(node: ast.AST) -> str:
-    while isinstance(node, ast.Attribute):
-        node = node.value
-    return node.id if isinstance(node, ast.Name) else ""
+def _names(node: ast.AST) -> set[str]:
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
 
 
-def _last(node: ast.AST) -> str:
+def _last_name(node: ast.AST) -> str:
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 
 def _is_idle(statement: ast.stmt) -> bool:
     """Whether an import runs nothing of it: a docstring, or if __name__ == "__main__"."""
-    if isinstance(statement, ast.If):
-        return (
-            ast.unparse(statement.test) in ("__name__ == '__main__'", "'__main__' == __name__")
-            and not statement.orelse
-        )
+    if isinstance(statement, ast.If) and not statement.orelse:
+        test = ast.unparse(statement.test)
+        return test in ("__name__ == '__main__'", "'__main__' == __name__")
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
 def plain(node: Any) -> Any:
-    """A syntax tree as lists, without docstrings: equal on every Python from 3.11 on, which
-    ast.dump isn't.
-    """
-    if isinstance(node, ast.AST):
-        fields = {
-            name: plain(value)
-            for name, value in ast.iter_fields(node)
-            if name not in ("ctx", "kind", "type_comment")
-        }
-        if (
-            isinstance(node, DEFINITIONS | ast.Module)
-            and ast.get_docstring(node, clean=False) is not None
-        ):
-            fields["body"] = fields["body"][1:]
-        if isinstance(node, ast.JoinedStr):  # Python 3.12 puts empty texts into some
-            fields["values"] = [
-                value for value in fields["values"] if value != ["Constant", {"value": "''"}]
-            ]
-        return [
-            type(node).__name__,
-            {name: value for name, value in fields.items() if value not in (None, [])},
-        ]
+    """A syntax tree as lists, without docstrings; unlike ast.dump's, equal from Python 3.11 on."""
     if isinstance(node, list):
         return [plain(item) for item in node]
-    return None if node is None else ascii(node)
+    if not isinstance(node, ast.AST):
+        return None if node is None else ascii(node)
+    skipped = ("ctx", "kind", "type_comment")
+    fields = {name: plain(value) for name, value in ast.iter_fields(node) if name not in skipped}
+    documented = isinstance(node, DEFINITIONS | ast.Module)
+    if documented and ast.get_docstring(node, clean=False) is not None:
+        del fields["body"][0]
+    if isinstance(node, ast.JoinedStr):  # Python 3.12 puts empty texts into some
+        empty = ["Constant", {"value": "''"}]
+        fields["values"] = [value for value in fields["values"] if value != empty]
+    kept = {name: value for name, value in fields.items() if value not in (None, [])}
+    return [type(node).__name__, kept]

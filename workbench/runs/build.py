@@ -36,7 +36,7 @@ def loss(run: Run) -> Loss | None:
     if run.method == "cpc":
         e = run.experiment
         return partial(auxiliary.cpc, negatives=e.cpc_negatives, augment=e.cpc_augment)
-    return own.function(run.method)
+    return own.task(run.method)
 
 
 def recipe(run: Run) -> Recipe:
