@@ -125,7 +125,7 @@ def test_a_kernel_killed_in_a_grid_runs_again_by_itself(folder):
     said = process.communicate(timeout=200)[0]
     assert process.returncode == 0 and "1 of 1 runs are finished" in said
     log = (
-        folder / "outputs" / "test" / ".grid" / "benchmark" / "holdout" / "tiny-one.log"
+        folder / "outputs" / "test" / ".grid" / "benchmark" / "holdout-tiny-one.log"
     ).read_text()
     assert "DeadKernelError" not in log  # the second one's
     runs.complete(whole := experiment.model_copy(update={"outputs": str(folder / "whole")}))
