@@ -107,7 +107,9 @@ def estimate(experiments: Sequence[Experiment], seconds: Mapping[str, float], jo
 
 def _work(experiments: Sequence[Experiment]) -> tuple[set[Path], dict[Path, Run], dict[Path, Any]]:
     """The homes of planned runs; the runs to train; by their weights the scores that runs lack."""
-    planned, to_train, to_score = set(), {}, {}
+    planned = set()
+    to_train = {}
+    to_score = {}
     for experiment in experiments:
         for run, record in store.progress(experiment) if experiment.missing == "train" else ():
             if run.external:
