@@ -8,9 +8,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import yaml
@@ -26,8 +25,7 @@ HOLDOUT = ROOT / "notebooks" / "holdout.ipynb"
 MOST_SHOWN = 10  # failed jobs
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """A notebook, the parameters to pass to it, and the experiments that these make."""
 
     notebook: Path
@@ -65,10 +63,8 @@ def names(parts: Sequence[Experiment], split: str) -> list[str]:
     """The jobs' names, those of their executed notebooks; numbered if some would be equal."""
     plain = []
     for e in parts:
-        methods = e.methods if split != "class" else ()
-        trial = [str(e.first_trial)] if split == "trial" else []
-        words = [e.dataset_name, *e.few, *e.hold_out, *methods, *trial]
-        plain.append(file_name("holdout", *words))
+        more = {"class": [], "method": e.methods, "trial": [*e.methods, str(e.first_trial)]}
+        plain.append(file_name("holdout", e.dataset_name, *e.few, *e.hold_out, *more[split]))
     unique = len(set(plain)) == len(plain)
     return plain if unique else [f"{name}-{k}" for k, name in enumerate(plain)]
 
@@ -115,11 +111,8 @@ class Grid:
             settings = yaml.safe_load((self.profile / "config.yaml").read_text())
             self.side_by_side = args.jobs or settings.get("jobs", 1)
             self.threads = first.threads or 4
-        parts = self._jobs(self.experiments)
+        parts = jobs(self.experiments, args.split, args.classes)
         self.names = dict(zip(parts, names(parts, args.split), strict=True))
-
-    def _jobs(self, experiments: Iterable[Experiment]) -> list[Experiment]:
-        return jobs(experiments, self.args.split, self.args.classes)
 
     def _file(self, name: str, ending: str) -> Path:
         return self.where / f"{name}.{ending}"
@@ -136,8 +129,8 @@ class Grid:
         for reason in store.unmatched(e for e in self.experiments if e.missing == "train"):
             print(reason)
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        text = f"{len(self.names)} jobs, {count} side by side with {threads} each on {self.args.on}"
-        print(f"{text}; times are medians on {devices}" if devices else text)
+        print(f"{len(self.names)} jobs, {count} side by side with {threads} each", end=" ")
+        print(f"on {self.args.on}; times are medians on {devices or 'no finished run'}")
 
     def run(self) -> int:
         """Execute what isn't finished, print the tables and what failed; Snakemake's status."""
@@ -163,26 +156,30 @@ class Grid:
 
         Hold-outs whose runs are missing, and all tables, run again whatever Snakemake remembers.
         """
-        config: dict[str, Any] = {"threads": self.threads, "folder": str(self.folder), "jobs": {}}
-        config["run"] = [sys.executable, "-m", "semlib", "run", "--checked"]
-        config["resources"] = {"gpu": 1} if self.devices else {}
-        if self.devices:
-            config["run"] += ["--gpus", ",".join(self.devices)]
-        # All that the notebook's own cell would set, and what isn't at its default
+        run = [sys.executable, "-m", "semlib", "run", "--checked"]
+        run += ["--gpus", ",".join(self.devices)] if self.devices else []
+        config: dict[str, Any] = {"run": run, "threads": self.threads, "jobs": {}}
+        config |= {"folder": str(self.folder), "gpus": 1 if self.devices else 0}
+        # What isn't at its default, and what the notebook's own cell would set otherwise
         cell = set(notebooks.parameters_cell(HOLDOUT))
-        together = {}
+        holdouts = {}
         for e, name in self.names.items():
             given = e.model_dump(mode="json", exclude_defaults=True)
-            together[name] = Job(HOLDOUT, e.model_dump(mode="json", include=cell) | given, (e,))
-        for name, job in (together | self.tables).items():
+            holdouts[name] = Job(HOLDOUT, given | e.model_dump(mode="json", include=cell), (e,))
+        for name, job in (holdouts | self.tables).items():
             is_table = name in self.tables
             if is_table or store.missing(job.experiments[0]):
-                self._file(name, "done").unlink(missing_ok=True)
-                self._file(name, "log").unlink(missing_ok=True)
-            _save(self._file(name, "yaml"), job.given | {"threads": self.threads})
-            needs = [self.names[e] for e in self._jobs(job.experiments)] if is_table else []
-            config["jobs"][name] = {"notebook": str(job.notebook), "needs": needs}
-        _save(self._file("config", "yaml"), config)
+                for ending in ("done", "log"):
+                    self._file(name, ending).unlink(missing_ok=True)
+            self._save(name, job.given | {"threads": self.threads})
+            needs = jobs(job.experiments, self.args.split, self.args.classes) if is_table else []
+            entry = {"notebook": str(job.notebook), "needs": [self.names[e] for e in needs]}
+            config["jobs"][name] = entry
+        self._save("config", config)
+
+    def _save(self, name: str, values: dict[str, Any]) -> None:
+        text = yaml.safe_dump(values).encode()
+        save_atomically(self._file(name, "yaml"), lambda file: file.write(text))
 
     def _snakemake(self, lock: int) -> int:
         """Run Snakemake, which holds the lock too; its exit status."""
@@ -195,9 +192,8 @@ class Grid:
             command += ["--resources", f"gpu={len(self.devices)}"]
         else:
             command += ["--jobs", str(self.side_by_side)]
-        if self.args.resource:
-            values = [f"notebook:{name}={value}" for name, value in self.args.resource]
-            command += ["--set-resources", *values]
+        resources = [f"notebook:{name}={value}" for name, value in self.args.resource]
+        command += ["--set-resources", *resources] if resources else []
         if not os.access(os.path.expanduser("~"), os.W_OK):  # noqa: PTH111 - Path.home() can raise
             os.environ.setdefault("XDG_CACHE_HOME", str(self.where / "cache"))
         log = self._file("snakemake", "log")
@@ -219,21 +215,14 @@ class Grid:
             raise
 
     def _print_failed(self) -> None:
-        """The jobs that failed and why; the tables, if no job did."""
-        for every in (self.names.values(), self.tables):
-            failed = [name for name in every if not self._file(name, "done").exists()]
-            if failed:
-                break
+        """Why jobs failed; of the tables, which fail with them, none is named besides."""
+        names = [*self.names.values(), *self.tables]
+        failed = [name for name in names if not self._file(name, "done").exists()]
+        failed = [name for name in failed if name not in self.tables] or failed
         for name in failed[:MOST_SHOWN]:
             print(f"failed: {name}: {_cause(self._file(name, 'log'))}")
-        if len(failed) > MOST_SHOWN:
-            print(f"failed: {len(failed) - MOST_SHOWN} more")
-        logs = f"{short(self.where)}/NAME.log"
-        print(f"the same command runs only what failed again; each job's log: {logs}")
-
-
-def _save(path: Path, values: dict[str, Any]) -> None:
-    save_atomically(path, lambda file: file.write(yaml.safe_dump(values).encode()))
+        logs = f"{len(failed)} failed; each job's log: {short(self.where)}/NAME.log"
+        print(f"{logs}; the same command runs only what failed again")
 
 
 def _profile(on: str) -> Path:
@@ -243,8 +232,8 @@ def _profile(on: str) -> Path:
         if (folder / "config.yaml").is_file():
             return folder.absolute()
     known = ", ".join(sorted(path.name for path in profiles.iterdir()))
-    choices = f"choose from {known}, or a folder with Snakemake's config.yaml"
-    raise ConfigError(f"--on: no profile {on!r}; {choices}")
+    choices = f"{known}, or a folder with Snakemake's config.yaml"
+    raise ConfigError(f"--on: no profile {on!r}; choose from {choices}")
 
 
 def _devices(args: argparse.Namespace, experiment: Experiment) -> list[str]:
@@ -260,13 +249,14 @@ def _devices(args: argparse.Namespace, experiment: Experiment) -> list[str]:
 
 def _cause(log: Path) -> str:
     """Why a job failed: the last error in its log, or the last line; and where to read on."""
-    prefix = ""
     if not log.exists():
-        prefix = "it was not run: "
-        log = log.with_name("snakemake.log")
-    text = log.read_text(errors="replace")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+        own = log.with_name("snakemake.log")
+        return f"it was not run: {one_line(['', *_lines(own)][-1])} ({short(own)})"
+    lines = ["it ended without a word, as if killed", *_lines(log)]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    cause = ["it ended without a word, as if killed", *lines, *errors][-1]
     notebook = [line for line in lines if line.endswith(".unfinished.ipynb")]
-    return f"{prefix}{one_line(cause)} ({[short(log), *notebook][-1]})"
+    return f"{one_line((errors or lines)[-1])} ({[short(log), *notebook][-1]})"
+
+
+def _lines(log: Path) -> list[str]:
+    return [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]

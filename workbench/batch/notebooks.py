@@ -6,11 +6,11 @@ import logging
 import os
 import sys
 import tempfile
-from collections import defaultdict
 from collections.abc import Generator, Sequence
 from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from workbench import runs
 from workbench.experiment import (
@@ -30,7 +30,6 @@ NO_CHECKOUT = (
     "semlib is installed as a package: clone its repository and install that with pip install -e"
 )
 START_TIMEOUT = 600  # seconds that a kernel may take to start, on a slow file system say
-LONGEST_FOLDER = 75  # characters; a socket's whole name may have 107, on macOS 103
 # ipykernel_launcher without the settings and start-up files of /etc/ipython, /usr/local/etc/ipython
 # and this environment's, and without the current folder in sys.path. gc.freeze: at the end Python
 # does not look through PyTorch's million objects, which takes seconds.
@@ -50,24 +49,18 @@ def parameters(
     """The values to pass to the notebook, and the experiments that it will make of them."""
     cell = parameters_cell(notebook)
     given = merged(files, pairs)
-    if isinstance(
-        given.get("labels"), dict
-    ):  # Papermill sorts its keys, and can't sort 500 and all
+    if isinstance(given.get("labels"), dict):  # Papermill sorts its keys: can't with 500 and all
         given["labels"] = {str(key): value for key, value in given["labels"].items()}
     for name in given:
         if name not in cell and name not in Experiment.model_fields:
             raise ConfigError(unknown(name, tuple(cell)))
     known = Experiment.model_fields.keys() | Several.model_fields.keys()
-    try:
-        values = {name: ast.literal_eval(cell[name]["default"]) for name in cell if name in known}
-    except (ValueError, SyntaxError) as error:
-        why = one_line(error)
-        raise ConfigError(f"{notebook}: its parameters should be plain values ({why})") from None
+    values = {name: _default(notebook, cell[name]) for name in cell if name in known}
     return given, several(values | {name: given[name] for name in given if name in known})
 
 
 def parameters_cell(notebook: Path) -> dict[str, Any]:
-    """The parameters of the notebook by name, as Papermill finds them in its parameters cell."""
+    """What Papermill says of each assignment in the cell that is tagged parameters."""
     import papermill
 
     if notebook.suffix != ".ipynb":
@@ -81,6 +74,14 @@ def parameters_cell(notebook: Path) -> dict[str, Any]:
     return cell
 
 
+def _default(notebook: Path, parameter: dict[str, str]) -> Any:
+    try:
+        return ast.literal_eval(parameter["default"])
+    except (ValueError, SyntaxError):
+        name = parameter["name"]
+        raise ConfigError(f"{notebook}: parameter {name} should be a plain value") from None
+
+
 def merged(files: Sequence[str | Path], pairs: Sequence[Sequence[str]]) -> dict[str, Any]:
     """The parameters of the files and, over them, those of the command line, not yet checked."""
     given: dict[str, Any] = {}
@@ -90,10 +91,7 @@ def merged(files: Sequence[str | Path], pairs: Sequence[Sequence[str]]) -> dict[
 
 
 def _value(name: str, text: str) -> Any:
-    """A command line's value: YAML, or plain text for text parameters (-p hold_out 7 is class "7").
-
-    A text that begins with [ is a list for these too: -p hold_out "[cat, dog]".
-    """
+    """A command line's value, YAML; for parameters of text (hold_out 7 is a name) text or list."""
     field = Experiment.model_fields.get(name)
     is_text = name == "settings" or (field and isinstance(field.default, str | tuple))
     if is_text and not text.startswith("["):
@@ -127,19 +125,16 @@ def replaces(out: Path, parameters: dict[str, Any]) -> str | None:
     """A warning if this execution replaces a notebook that has other parameters."""
     try:
         before = json.loads(out.read_text())["metadata"]["papermill"]["parameters"]
-        now = json.loads(json.dumps(parameters))
-        names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    now = json.loads(json.dumps(parameters))
     changes = []
-    for name in names:
-        if name not in Machine.model_fields:
-            old, new = (values.get(name, "as by default") for values in (before, now))
-            changes.append(f"{name} {old}, now {new}")
-    if not changes:
-        return None
+    for name in before | now:
+        pair = [values.get(name, "as by default") for values in (before, now)]
+        if pair[0] != pair[1] and name not in Machine.model_fields:
+            changes.append(f"{name} {pair[0]}, now {pair[1]}")
     what = f"this replaces {short(out)} and its tables, made with other parameters"
-    return f"{what} (its runs stay): {'; '.join(changes)}"
+    return f"{what} (its runs stay): {'; '.join(changes)}" if changes else None
 
 
 def literal(path: str | Path) -> str:
@@ -176,11 +171,8 @@ def say_why(out: Path, error: Exception) -> None:
     """Add an error that no cell raised (a dead kernel, a timeout) to the last cell that began."""
     import nbformat
 
-    name = type(error).__name__
-    shown = {"ename": name, "evalue": str(error), "traceback": [f"{name}: {error}"]}
-    with suppress(
-        Exception
-    ):  # there is no notebook yet, or the disk is full: the error was printed
+    shown = {"ename": type(error).__name__, "evalue": str(error), "traceback": [repr(error)]}
+    with suppress(Exception):  # there is no notebook, or no room on the disk: it was printed
         notebook = nbformat.read(out, 4)
         code = [cell for cell in notebook.cells if cell.cell_type == "code"]
         last = [cell for cell in code if cell.metadata.papermill.start_time][-1]
@@ -190,21 +182,19 @@ def say_why(out: Path, error: Exception) -> None:
 
 @contextmanager
 def _kernels(threads: int | None) -> Generator[str, None, None]:
-    """Make kernels alike on every machine; yields a folder for their sockets.
+    """An environment in which kernels are alike on every machine; yields a folder for sockets.
 
     python3 is this interpreter, whatever kernelspecs are installed; the IPython profile is empty,
     figures appear in the notebook, and the current folder is ROOT.
     """
-    base = tempfile.gettempdir()
-    short_base = base if len(base) <= LONGEST_FOLDER else "/tmp"
-    with tempfile.TemporaryDirectory(prefix="semlib-", dir=short_base) as folder:
+    # A socket's name has at most 103 characters, and a cluster's $TMPDIR can be long
+    base = "/tmp" if len(tempfile.gettempdir()) > 75 else None
+    with tempfile.TemporaryDirectory(prefix="semlib-", dir=base) as folder:
         # Level 50: a kernel that is stopped in a cell would log the closing of its sockets
         argv = [sys.executable, "-c", KERNEL, "-f", "{connection_file}", "--log-level=50"]
-        spec = Path(folder, "kernels", "python3", "kernel.json")
-        spec.parent.mkdir(parents=True)
-        spec.write_text(
-            json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"})
-        )
+        spec = {"argv": argv, "display_name": "Python 3", "language": "python"}
+        Path(folder, "kernels", "python3").mkdir(parents=True)
+        Path(folder, "kernels", "python3", "kernel.json").write_text(json.dumps(spec))
         changes = {
             "JUPYTER_PATH": os.pathsep.join([folder, *filter(None, [os.getenv("JUPYTER_PATH")])]),
             "JUPYTER_RUNTIME_DIR": f"{folder}/runtime",
@@ -216,39 +206,33 @@ def _kernels(threads: int | None) -> Generator[str, None, None]:
             threads = machine.cores()  # PyTorch would count the host's
         if threads:
             changes |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-        before = dict(os.environ)
-        os.environ.update(changes)
-        os.environ.pop("PYTHONSTARTUP", None)
-        try:
-            with chdir(ROOT):
-                yield folder
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
+        with patch.dict(os.environ, changes), chdir(ROOT):
+            os.environ.pop("PYTHONSTARTUP", None)
+            yield folder
 
 
 def prepare(experiments: Sequence[Experiment]) -> None:
     """Check all experiments and prepare their data, before a job starts; ConfigError, DataError."""
     check(experiments)
-    same_data = defaultdict(list)
+    loaded = None
     for e in experiments:
+        which = (e.dataset, e.data_root, e.image_side, e.fold, e.evaluate_on)
         if e.missing == "train":
-            same_data[e.dataset, e.data_root, e.image_side, e.fold, e.evaluate_on].append(e)
-    for group in same_data.values():
-        data = runs.load(group[0])
-        for experiment in group:
-            runs.check_data(experiment, data)
-    for folder in {e.folder for e in experiments}:
-        try:
-            check_writable(folder)
-        except OSError as error:
-            why = f"can't be written to ({error.strerror}); choose another folder"
-            raise ConfigError(f"outputs: {folder} {why}") from None
+            if which != loaded:
+                data = runs.load(e)
+                loaded = which
+            runs.check_data(e, data)
+    folder = experiments[0].folder
+    try:
+        check_writable(folder)
+    except OSError as error:
+        why = f"can't be written to ({error.strerror}); choose another folder"
+        raise ConfigError(f"outputs: {folder} {why}") from None
 
 
 def check(experiments: Sequence[Experiment]) -> None:
     """ConfigError if an experiment can't be run; nothing is written but images of a folder."""
     for experiment in experiments:
-        plan.held_out(experiment)  # fast: most wrong parameters are found before torch is imported
+        plan.held_out(experiment)  # most wrong parameters are found before torch, which is slow
     for experiment in experiments:
         runs.check(experiment)

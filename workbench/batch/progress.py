@@ -2,15 +2,14 @@
 
 import itertools
 import json
-import statistics
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from tqdm import tqdm
 
 from workbench.experiment import Experiment
@@ -64,19 +63,14 @@ def line(job: Experiment) -> str:
     return f"{name}, {hold_out} held out: {label(measure, job.scores)} {values}; {seconds}"
 
 
-def seconds_by_kind(experiment: Experiment) -> tuple[dict[str, float], str]:
-    """Median seconds of each kind of run in the profile, and the names of the devices they ran on.
-
-    Of the runs on this machine's device, or of all if there are none.
-    """
-    records = [record for record in store.collect(experiment.folder) if not record.external]
-    device = machine.device_name(machine.device(experiment))
-    records = [record for record in records if record.device == device] or records
-    seconds = defaultdict(list)
-    for record in records:
-        seconds[_kind(record)].append(record.seconds)
-    medians = {kind: statistics.median(values) for kind, values in seconds.items()}
-    return medians, ", ".join(sorted({record.device for record in records}))
+def seconds_by_kind(experiment: Experiment) -> tuple[pd.Series, str]:
+    """Median training time of each kind of run, on this device or else on all; the devices."""
+    records = [r for r in store.collect(experiment.folder) if not r.external]
+    rows = [(_kind(record), record.device, record.seconds) for record in records]
+    frame = pd.DataFrame(rows, columns=["kind", "device", "seconds"])
+    here = frame.device == machine.device_name(machine.device(experiment))
+    frame = frame[here] if here.any() else frame
+    return frame.groupby("kind").seconds.median(), ", ".join(sorted(frame.device.unique()))
 
 
 def _kind(run: Any) -> str:
@@ -84,32 +78,30 @@ def _kind(run: Any) -> str:
     return json.dumps([run.dataset, run.method, plan.chosen(run.settings)], sort_keys=True)
 
 
-def estimate(experiments: Sequence[Experiment], seconds: Mapping[str, float], jobs: int) -> str:
+def estimate(experiments: Sequence[Experiment], seconds: pd.Series, jobs: int) -> str:
     """How many runs are finished and how many missing, and the time that these will take."""
     planned, to_train, to_score = _work(experiments)
     left = len(to_train) + len(to_score)
     text = f"{len(planned) - left} of {len(planned)} runs are finished, {left} are missing"
-    kinds = [_kind(run) for run in to_train.values()]
-    times = [seconds[kind] for kind in kinds if kind in seconds]
-    if times:
-        text += f": {show.duration(sum(times))} of training"
-        text += f", {show.duration(sum(times) / jobs)} side by side"
+    times = seconds.reindex([_kind(run) for run in to_train.values()])
+    if times.any():
+        total = times.sum()
+        text += f": {show.duration(total)} of training, {show.duration(total / jobs)} side by side"
     if to_score:
         scores = ", ".join(dict.fromkeys(itertools.chain(*to_score.values())))
         text += f", {len(to_score)} of them only to be scored: they lack {scores}"
         if lost := sum(not weights.exists() for weights in to_score):
             text += f" ({lost} can't be, for their weights are not here)"
-    if len(times) < len(kinds):
-        unknown = len(kinds) - len(times)
+    if unknown := times.isna().sum():
         text += f"; the time of {unknown} is unknown, for no run like them is finished"
     return text
 
 
 def _work(experiments: Sequence[Experiment]) -> tuple[set[Path], dict[Path, Run], dict[Path, Any]]:
     """The homes of planned runs; the runs to train; by their weights the scores that runs lack."""
-    planned = set()
-    to_train = {}
-    to_score = {}
+    planned: set[Path] = set()
+    to_train: dict[Path, Run] = {}
+    to_score: dict[Path, list[str]] = {}
     for experiment in experiments:
         for run, record in store.progress(experiment) if experiment.missing == "train" else ():
             if run.external:
