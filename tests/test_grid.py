@@ -17,16 +17,7 @@ import helpers
 import nbformat
 import pytest
 import yaml
-from helpers import (
-    FRAGILE,
-    ROOT,
-    contents,
-    environment,
-    semlib,
-    semlib_path,
-    tiny_benchmark,
-    tiny_data,
-)
+from helpers import ROOT, contents, environment, semlib
 
 from workbench.batch import gpus, grid, notebooks
 from workbench.cli import main
@@ -40,11 +31,11 @@ HOLD_OUTS = ["zero", "two", "three"]
 
 def prepare(folder, **changes):
     """Data and a tiny benchmark.yaml; (words, environment, experiment)."""
-    tiny_data(folder / "data")
-    (folder / "fragile.py").write_text(FRAGILE)
+    helpers.tiny_data(folder / "data")
+    (folder / "fragile.py").write_text(helpers.FRAGILE)
     (folder / "watched.py").write_text(WATCHED)
-    file, experiment = tiny_benchmark(folder, **{"hold_out": HOLD_OUTS} | changes)
-    places = {"SEMLIB_DATA": folder / "data", "PYTHONPATH": semlib_path(folder)}
+    file, experiment = helpers.tiny_benchmark(folder, **{"hold_out": HOLD_OUTS} | changes)
+    places = {"SEMLIB_DATA": folder / "data", "PYTHONPATH": helpers.semlib_path(folder)}
     return ["grid", file], places, experiment
 
 
@@ -71,7 +62,11 @@ def done_files(folder):
 
 @pytest.mark.notebook
 def test_a_failed_hold_out_keeps_its_traceback_and_alone_runs_again(tmp_path, monkeypatch):
-    command, places, experiment = prepare(tmp_path, methods=["classification", "fragile:loss"])
+    """Also without a home folder, and with braces in the outputs' path."""
+    methods = ["classification", "fragile:loss"]
+    outputs = tmp_path / "{profile} {}"
+    command, places, experiment = prepare(tmp_path, methods=methods, outputs=str(outputs))
+    places["HOME"] = "/proc/no home"
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "broken").touch()
     first = semlib(*command, **places)
@@ -79,13 +74,12 @@ def test_a_failed_hold_out_keeps_its_traceback_and_alone_runs_again(tmp_path, mo
     assert first.returncode != 0 and first.stdout.splitlines()[-2].startswith(cause), first.stdout
     assert first.stdout.count("failed: ") == 1
     finished = {(record.hold_out, record.method) for record in store.finished(experiment)}
-    wanted = set(itertools.product(HOLD_OUTS, experiment.methods))
-    assert finished == wanted - {("two", "fragile:loss")}
+    assert finished == {*itertools.product(HOLD_OUTS, methods)} - {("two", "fragile:loss")}
     assert done_files(tmp_path) == ["holdout-tiny-three", "holdout-tiny-zero"]
-    folder = tmp_path / "outputs" / "test"
+    folder = experiment.folder
     notebook = nbformat.read(folder / "holdout-tiny-two.unfinished.ipynb", 4)
-    outputs = itertools.chain(*(cell.get("outputs", ()) for cell in notebook.cells))
-    (error,) = [output for output in outputs if output.output_type == "error"]
+    shown = itertools.chain(*(cell.get("outputs", ()) for cell in notebook.cells))
+    (error,) = [output for output in shown if output.output_type == "error"]
     assert error.evalue == "broken on purpose" and "fragile" in "".join(error.traceback)
     table = "benchmark-tiny-zero-two-three"
     assert not (folder / f"{table}.csv").exists()
@@ -99,34 +93,21 @@ def test_a_failed_hold_out_keeps_its_traceback_and_alone_runs_again(tmp_path, mo
     assert {name: after[name] for name in before} == before
     assert done_files(tmp_path) == [table, *(f"holdout-tiny-{k}" for k in sorted(HOLD_OUTS))]
     assert len(store.finished(experiment)) == 6 and "6 of 6 runs are finished" in second.stdout
-    added = {name.split("/")[0] for name in set(after) - set(before) if ".grid" not in name}
-    endings = ("ipynb", "csv", "png")
-    assert added == {"runs", "holdout-tiny-two.ipynb", *(f"{table}.{end}" for end in endings)}
+    assert {f"{table}.{ending}" for ending in ("ipynb", "csv", "png")} <= after.keys()
     assert "not run" not in second.stdout and (folder / f"{table}.csv").read_text().count("\n") == 5
+    check_lines(second, experiment, "two", table)
 
 
-@pytest.mark.notebook
-def test_a_grid_prints_a_line_for_each_job_and_snakemakes_own_go_into_a_log(tmp_path):
-    """Also without a home folder, and with braces in the outputs' path."""
-    methods = ["classification", "rotation"]
-    outputs = str(tmp_path / "{profile} {}")
-    how = {"methods": methods, "hold_out": ["zero", "two"], "outputs": outputs}
-    command, places, experiment = prepare(tmp_path, **how)
-    done = semlib(*command, **places, HOME="/proc/no home")
-    said = done.stdout + done.stderr
-    assert done.returncode == 0 and "\r" not in said and "jobid" not in said, done.stderr
-    first, *jobs = done.stdout.splitlines()[:4]
+def check_lines(done, experiment, hold_out, table):
+    """A line for the one job that ran and for the table; what Snakemake says is in its log."""
+    assert "\r" not in done.stdout + done.stderr and "jobid" not in done.stdout + done.stderr
+    about, first, second = done.stdout.splitlines()[:3]
     log = experiment.folder / ".grid" / "benchmark" / "snakemake.log"
-    assert first.startswith("2 jobs, ") and first.endswith(str(log))
-    assert "4 of 4 steps" in log.read_text()
-    records = {(r.hold_out, r.method): r for r in store.finished(experiment)}
-    for name in ("zero", "two"):
-        (line,) = [line for line in jobs if line.startswith(f"tiny, {name} held out: MSP ")]
-        for method in methods:
-            value = 100 * records[name, method].metrics["msp@upright"]
-            assert f"{value:.2f} {names.label(method)}" in line
-        assert line.endswith(" s")
-    assert jobs[2].endswith("benchmark-tiny-zero-two.ipynb")
+    assert about.endswith(str(log)) and "3 of 3 steps" in log.read_text()
+    records = {r.method: r for r in store.finished(experiment) if r.hold_out == hold_out}
+    values = [f"{100 * r.metrics['msp@upright']:.2f} {names.label(m)}" for m, r in records.items()]
+    assert first.startswith(f"tiny, {hold_out} held out: MSP {', '.join(values)}; ")
+    assert second.endswith(f"{table}.ipynb")
 
 
 @pytest.mark.notebook
@@ -217,32 +198,28 @@ def test_side_by_side_each_job_has_a_gpu_of_its_own(tmp_path, monkeypatch):
     assert any(one[1] > other[0] for one, other in itertools.pairwise(spans))  # side by side
 
 
-def test_a_gpu_is_freed_when_its_owner_dies(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    code = f"""
+OWNER = """
 import tempfile, time
 from workbench.batch import gpus
-tempfile.gettempdir = lambda: {str(tmp_path)!r}
+tempfile.gettempdir = lambda: {folder!r}
 with gpus.claim(["0"]) as gpu:
     print(gpu, flush=True)
     time.sleep(99)
 """
-    words = [sys.executable, "-c", code]
+
+
+def test_a_gpu_is_freed_when_its_owner_dies(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    words = [sys.executable, "-c", OWNER.format(folder=str(tmp_path))]
     owner = subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, text=True)
     assert owner.stdout.readline() == "0\n"
-    with gpus.claim(["0", "1"]) as gpu:
-        assert gpu == "1" == os.environ["CUDA_VISIBLE_DEVICES"]
-    killer = threading.Timer(0.5, owner.kill)
-    killer.start()
+    with gpus.claim(["0", "1", "2"]) as one, gpus.claim(["0", "1", "2"]) as other:
+        assert (one, other) == ("1", "2") and os.environ["CUDA_VISIBLE_DEVICES"] == other
+    threading.Timer(0.5, owner.kill).start()
     with gpus.claim(["0"]) as gpu:  # waits for the kill
         assert gpu == "0" and owner.wait() == -signal.SIGKILL
-    assert os.environ.get("CUDA_VISIBLE_DEVICES") is None
-
-
-def test_two_claims_at_once_are_of_two_gpus():
-    with gpus.claim(["98", "99"]) as one, gpus.claim(["98", "99"]) as other:
-        assert {one, other} == {"98", "99"}
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
 # --- jobs, and what is left to do
@@ -250,11 +227,11 @@ def test_two_claims_at_once_are_of_two_gpus():
 
 def test_no_job_is_lost_to_another_ones_name():
     same = create({"dataset": "digits", "hold_out": "3"})
+    longer = same.model_copy(update={"epochs": 2})
     other = same.model_copy(update={"hold_out": ("3-0",)})
-    parts = [same, same.model_copy(update={"epochs": 2}), other]
-    assert len(set(grid.names(parts, "class"))) == 3
+    assert len(set(grid.names([same, longer, other], "class"))) == 3
     plain = ["holdout-digits-3", file_name("holdout", "digits", "3-0")]
-    assert grid.names(parts[::2], "class") == plain
+    assert grid.names([same, other], "class") == plain
 
 
 COUNTS = [("class", 1, 10), ("method", 1, 20), ("trial", 1, 60)]
@@ -303,16 +280,15 @@ def test_a_dry_run_says_which_scores_finished_runs_lack(tmp_path, capsys, scores
     helpers.made_up(tmp_path, **common, trials=1)
     common |= {"outputs": str(tmp_path), "profile": "made_up", "trials": 2, "missing": "train"}
     common |= {"data_root": str(tmp_path / "no data"), "scores": scores}
-    assert main(["grid", str(save(tmp_path / "table3_cifar10.yaml", **common)), "--dry-run"]) == 0
+    file = save(tmp_path / "table3_cifar10.yaml", **common)
+    assert main(["grid", str(file), "--dry-run", "--jobs", "2"]) == 0
     said = capsys.readouterr().out
-    assert "unknown" not in said
-    if scores == ["odin"]:
-        assert "2 of 4 runs are finished, 2 are missing: 2 s of training" in said
-        assert "only to be scored" not in said
-    else:
-        assert "0 of 4 runs are finished, 4 are missing: 2 s of training" in said
-        lacks = ", 2 of them only to be scored: they lack knn, vim"
-        assert f"{lacks} (2 can't be, for their weights are not here)\n" in said
+    text = "2 of 4 runs are finished, 2 are missing: 2 s of training, 1 s side by side\n"
+    if scores != ["odin"]:
+        text = "0 of 4 runs are finished, 4 are missing: 2 s of training, 1 s side by side"
+        text += ", 2 of them only to be scored: they lack knn, vim"
+        text += " (2 can't be, for their weights are not here)\n"
+    assert text in said
 
 
 @pytest.fixture
@@ -365,23 +341,20 @@ def test_a_job_whose_run_was_deleted_runs_again_and_no_other(failing):
     assert done_files(folder) == ["holdout-digits-1"]
 
 
-LOGS = {
-    "an error": (
-        "a line\nerror: ValueError: x\nits traceback is in o/h.unfinished.ipynb\n",
-        "ValueError: x (its traceback is in",
-    ),
-    "before the kernel": ("Traceback:\n  File\nImportError: no module\n\n", "ImportError: no m"),
-    "killed": ("", "it ended without a word, as if killed ("),
-    "not run": (None, "it was not run: no such executor ("),
-}
+ERROR = "a line\nerror: ValueError: x\nits traceback is in o/h.unfinished.ipynb\n"
+CAUSES = [
+    (ERROR, "ValueError: x (its traceback is in"),
+    ("Traceback:\n  File\nImportError: no module\n\n", "ImportError: no module ("),
+    ("", "it ended without a word, as if killed ("),
+    (None, "it was not run: no such executor ("),
+]
 
 
-@pytest.mark.parametrize("case", LOGS)
-def test_a_failed_jobs_cause_is_the_last_error_of_its_log(tmp_path, case):
-    text, said = LOGS[case]
+@pytest.mark.parametrize("log, said", CAUSES)
+def test_a_failed_jobs_cause_is_the_last_error_of_its_log(tmp_path, log, said):
     (tmp_path / "snakemake.log").write_text("Using profile\nno such executor\n\n")
-    if text is not None:
-        (tmp_path / "job.log").write_text(text)
+    if log is not None:
+        (tmp_path / "job.log").write_text(log)
     cause = grid._cause(tmp_path / "job.log")
     assert cause.startswith(said) and "\n" not in cause
 
@@ -428,11 +401,11 @@ WRONG = [
 ]
 
 
-@pytest.mark.notebook
 @pytest.mark.parametrize("words, said", WRONG)
-def test_a_grid_that_can_not_run_is_one_clear_line(tmp_path, words, said):
+def test_a_grid_that_can_not_run_is_one_clear_line(tmp_path, monkeypatch, capsys, words, said):
     command, places, _ = prepare(tmp_path)
-    done = semlib(*command, *words, **places)
-    assert done.returncode == 2 and done.stderr.startswith("error: ") and said in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert not (tmp_path / "outputs").exists() or not list((tmp_path / "outputs").rglob("*.*"))
+    monkeypatch.setenv("SEMLIB_DATA", str(places["SEMLIB_DATA"]))
+    assert main([*map(str, command), *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and said in error and error.count("\n") == 1
+    assert not list(tmp_path.glob("outputs/**/*.*"))

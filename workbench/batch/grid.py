@@ -129,8 +129,8 @@ class Grid:
         for reason in store.unmatched(e for e in self.experiments if e.missing == "train"):
             print(reason)
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        print(f"{len(self.names)} jobs, {count} side by side with {threads} each", end=" ")
-        print(f"on {self.args.on}; times are medians on {devices or 'no finished run'}")
+        text = f"{len(self.names)} jobs, {count} side by side with {threads} each on {self.args.on}"
+        print(f"{text}; times are medians on {devices}" if devices else text)
 
     def run(self) -> int:
         """Execute what isn't finished, print the tables and what failed; Snakemake's status."""
@@ -146,7 +146,8 @@ class Grid:
             status = self._snakemake(lock.fileno())
         show.print_all(self.experiments)
         folder = short(self.folder)
-        print(f"the executed notebooks, with the precision-recall curves: {folder}/*.ipynb")
+        curves = f"the executed notebooks, with the precision-recall curves: {folder}/*.ipynb"
+        print(f"{curves}; the runs: {folder}/runs/")
         if status:
             self._print_failed()
         return status
