@@ -171,7 +171,8 @@ def say_why(out: Path, error: Exception) -> None:
     """Add an error that no cell raised (a dead kernel, a timeout) to the last cell that began."""
     import nbformat
 
-    shown = {"ename": type(error).__name__, "evalue": str(error), "traceback": [repr(error)]}
+    name = type(error).__name__
+    shown = {"ename": name, "evalue": str(error), "traceback": [f"{name}: {error}"]}
     with suppress(Exception):  # there is no notebook, or no room on the disk: it was printed
         notebook = nbformat.read(out, 4)
         code = [cell for cell in notebook.cells if cell.cell_type == "code"]
