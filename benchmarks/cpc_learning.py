@@ -28,7 +28,9 @@ from workbench.images import prepared
 from workbench.runs import machine
 
 SIDES = {"digits": 128, "imagenet_dog": 224}  # pixels a side of crops: 3x3 and 6x6 patches
-BATCH, PEAK, WEIGHT = 8, 0.4, 10.0  # images, learning rate, the paper's lambda
+BATCH = 8  # images
+PEAK = 0.4  # learning rate
+WEIGHT = 10.0  # the paper's lambda
 
 
 def main() -> None:

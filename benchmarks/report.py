@@ -1,5 +1,6 @@
 """What every benchmark prints and writes: a table in Markdown, and JSON beside the script."""
 
+import itertools
 import json
 import re
 import statistics
@@ -46,7 +47,7 @@ def write(script: str, rows: list[dict[str, Any]], device: str = "cpu", **also: 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """A table of these rows, whose columns are the keys of them all."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = list(dict.fromkeys(itertools.chain(*rows)))
     cells = [[str(row.get(name, "")) for name in names] for row in rows]
     lines = [names, ["---"] * len(names), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -19,7 +19,8 @@ from pytorch_ood.detector import ODIN, MaxSoftmax
 from semlib import metrics, training
 from semlib.datasets import ImageSet
 
-TEMPERATURE, EPSILON = 1000.0, 5e-5
+TEMPERATURE = 1000.0
+EPSILON = 5e-5
 
 
 def main() -> None:

@@ -60,7 +60,8 @@ def main() -> None:
     if unknown := set(args.networks) - set(NETWORKS):
         parser.error(f"unknown: {', '.join(unknown)}; choose from {', '.join(NETWORKS)}")
     gpu = args.device.startswith("cuda")
-    args.workers = args.workers if args.workers is not None else machine.cores() if gpu else 1
+    if args.workers is None:
+        args.workers = machine.cores() if gpu else 1
     args.steps = args.steps or (100 if gpu else 20)
     if gpu:
         torch.cuda.set_device(torch.device(args.device).index or 0)
@@ -127,7 +128,8 @@ class Pictures(Dataset):
     """Images as torchvision's data sets hand them over: PIL, transformed one by one."""
 
     def __init__(self, data: ImageSet) -> None:
-        self.images, self.labels = data.images.transpose(0, 2, 3, 1).copy(), data.labels
+        self.images = data.images.transpose(0, 2, 3, 1).copy()
+        self.labels = data.labels
         side = data.images.shape[2]
         steps = [v2.RandomCrop(side, padding=side // 8), v2.RandomHorizontalFlip()]
         self.transform = v2.Compose([*steps, v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
@@ -144,7 +146,8 @@ def usual(name, data, batch, args, **on: bool):
     bfloat16, resident, channels_last, fused, compile = (
         on.get(switch, False) for switch in SWITCHES
     )
-    device, side = torch.device(args.device), NETWORKS[name][0]
+    device = torch.device(args.device)
+    side = NETWORKS[name][0]
     layout = torch.channels_last if channels_last else torch.contiguous_format
     net = build(name).to(device, memory_format=layout)
     forward = torch.compile(net, dynamic=False) if compile else net
@@ -192,7 +195,8 @@ def ours(name, data, batch, args):
 
 def operations(net: nn.Module, side: int, classes: int) -> float:
     """Floating-point operations of one image's forward and backward pass, by torch's counter."""
-    images, labels = torch.rand(2, 3, side, side), torch.zeros(2, dtype=torch.long)
+    images = torch.rand(2, 3, side, side)
+    labels = torch.zeros(2, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
         F.cross_entropy(net.train()(images), labels).backward()
     return counter.get_total_flops() / 2

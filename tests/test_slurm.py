@@ -55,11 +55,11 @@ def test_a_grid_on_slurm_ends_complete_but_for_what_fails_on_purpose(
     runs = {(run.hold_out, run.method): run.home for run in plan.planned(experiment)}
     home = runs["zero", "classification"]
     begun = (home / "checkpoint.pt", home / "record.json")
-    cluster.wait(lambda: any(path.exists() for path in begun), 120)
+    cluster.wait(lambda: any(path.exists() for path in begun), 600)
     cluster.kill_job(jobs("zero")[0].number)
     cluster.kill_slurmd()
     cluster.start_slurmd()
-    status = grid.wait(400)
+    status = grid.wait(1200)
     text = (tmp_path / "log").read_text()
     assert status == 1 and "7 of 8 runs are finished" in text, text
     finished = {(record.hold_out, record.method) for record in store.finished(experiment)}
