@@ -72,7 +72,7 @@ def names(parts: Sequence[Experiment], split: str) -> list[str]:
 def main(args: argparse.Namespace) -> int:
     """Run the tables' jobs, or with --dry-run say what would be done; the exit status."""
     if not CHECKOUT:
-        raise ConfigError(f"grid: needs workflow/, notebooks/ and params/; {notebooks.NO_CHECKOUT}")
+        raise ConfigError("grid: needs a clone of the repository, installed with pip install -e")
     grid = Grid(args)
     if args.dry_run:
         notebooks.check(grid.experiments)

@@ -23,12 +23,9 @@ from workbench.experiment import (
     several,
     unknown,
 )
-from workbench.files import CHECKOUT, ROOT, check_writable, one_line, save_atomically, short
+from workbench.files import ROOT, check_writable, one_line, save_atomically, short
 from workbench.runs import machine, plan
 
-NO_CHECKOUT = (
-    "semlib is installed as a package: clone its repository and install that with pip install -e"
-)
 START_TIMEOUT = 600  # seconds that a kernel may take to start, on a slow file system say
 # ipykernel_launcher without the settings and start-up files of /etc/ipython, /usr/local/etc/ipython
 # and this environment's, and without the current folder in sys.path. gc.freeze: at the end Python
@@ -106,8 +103,7 @@ def existing(path: str | Path) -> Path:
     """The file as an absolute path; a relative one counts from the current folder."""
     absolute = Path(path).expanduser().absolute()
     if not absolute.is_file():
-        hint = "" if CHECKOUT else f"; {NO_CHECKOUT}, or name one of your own"
-        raise ConfigError(f"{path}: no such file{hint}")
+        raise ConfigError(f"{path}: no such file")
     return absolute
 
 

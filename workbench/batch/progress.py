@@ -27,16 +27,15 @@ def watch(
 
     jobs, and the tables' notebooks, by the `done` file that each writes at its end.
     """
-    left = set()
-    for job in jobs.values():
-        left |= {run.home for run in store.missing(job) if not _has_record(run.home)}
+    left = {run.home / "record.json" for run in itertools.chain(*map(store.missing, jobs.values()))}
+    left = {record for record in left if not record.exists()}  # the others are only scored
     running = [done for done in (*jobs, *notebooks) if not done.exists()]
     with tqdm(total=len(left), unit="run", disable=None, leave=False, dynamic_ncols=True) as bar:
         status = None
         while status is None:
             with suppress(subprocess.TimeoutExpired):
                 status = snakemake.wait(timeout=1.0)
-            left = {home for home in left if not _has_record(home)}
+            left = {record for record in left if not record.exists()}
             bar.update(bar.total - len(left) - bar.n)
             for done in filter(Path.exists, list(running)):
                 running.remove(done)
@@ -44,10 +43,6 @@ def watch(
                 tqdm.write(text, file=sys.stdout)
                 sys.stdout.flush()
     return status
-
-
-def _has_record(home: Path) -> bool:
-    return (home / "record.json").exists()
 
 
 def line(job: Experiment) -> str:
