@@ -31,8 +31,8 @@ QUICK := -m "not slow and not notebook and not browser and not slurm and not dat
 test: $(VENV)/ready
 	$(PYTEST) $(QUICK)
 
-# Processors round differently, and no test may depend on it: the quick tests once more with PyTorch limited to AVX2. Only the
-# files that compute with it: the others parse, draw and start processes.
+# Processors round differently, and no test may depend on it: the quick tests once more with PyTorch limited to AVX2, those
+# of the files that compute with it: the others parse, draw and start processes.
 COMPUTING := $(patsubst %,tests/test_%.py,runs new_images own_network training cpc metrics detectors models auxiliary appendix_d datasets)
 
 test-avx2: $(VENV)/ready
@@ -49,10 +49,11 @@ N ?= 200
 kills: $(VENV)/ready
 	$(BIN)/python tests/kills.py --kills $(N) --log outputs/demo/kills.log
 
-# On an otherwise idle machine; writes benchmarks/*.json
+# On an otherwise idle machine; writes benchmarks/*.json. cpc_learning.py is an experiment, report.py their output
+BENCHMARKS := $(filter-out %/report.py %/cpc_learning.py,$(wildcard benchmarks/*.py))
 bench: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet pytorch-ood
-	for name in throughput scoring detectors startup tables_640 cpc_step; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	$(BIN)/python -m pip install --quiet "pytorch-ood>=0.4"
+	for script in $(BENCHMARKS); do $(BIN)/python $$script || exit 1; done
 
 # make lab LAB="--no-browser --port 9000" on a remote machine
 LAB ?=

@@ -20,16 +20,17 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from semlib import auxiliary, models
+from semlib import auxiliary, models, training
 from semlib.datasets import Dataset, ImageSet
 from semlib.models.cpc import patches
-from semlib.training import Recipe
 from workbench.experiment import create
 from workbench.images import prepared
 from workbench.runs import machine
 
 SIDES = {"digits": 128, "imagenet_dog": 224}  # pixels a side of crops: 3x3 and 6x6 patches
-BATCH, PEAK, WEIGHT = 8, 0.4, 10.0  # images, learning rate, the paper's lambda
+BATCH = 8  # images
+PEAK = 0.4  # learning rate
+WEIGHT = 10.0  # the paper's lambda
 
 
 def main() -> None:
@@ -44,9 +45,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    share, before, after = measure(
-        load(args.data), args.negatives, args.seed, args.steps, args.augment
-    )
+    data = load(args.data)
+    share, before, after = measure(data, args.negatives, args.seed, args.steps, args.augment)
     print(f"{vars(args)}: loss {share:.3f} of chance, probe {before:.1f} -> {after:.1f} %")
 
 
@@ -59,65 +59,50 @@ def load(name: str) -> Dataset:
 
 
 def _enlarged(part: ImageSet) -> ImageSet:
-    large = (
-        F.interpolate(torch.from_numpy(part.images).float(), size=(144, 144), mode="bilinear")
-        .round()
-        .byte()
-    )
+    images = torch.from_numpy(part.images).float()
+    large = F.interpolate(images, size=(144, 144), mode="bilinear").round().byte()
     return ImageSet(large.expand(-1, 3, -1, -1).numpy(), part.labels)
 
 
 def measure(
     data: Dataset, negatives: str, seed: int, steps: int = 1500, augment: bool = True
 ) -> tuple[float, float, float]:
-    """The unseen images' loss as a share of chance, and the probe's accuracy in percent before and
-    after training.
-    """
+    """Loss on unseen images as a share of chance; the probe's accuracy (%) before and after."""
     side = SIDES[data.name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        shape, half = (3, side, side), {"mean": [0.5] * 3, "std": [0.25] * 3}
-        net = models.build("wrn-imagenet-cpc", len(data.classes), shape, widen_factor=1, **half)
+        how = {"widen_factor": 1, "mean": [0.5] * 3, "std": [0.25] * 3}
+        net = models.build("wrn-imagenet-cpc", len(data.classes), (3, side, side), **how)
         net.to(memory_format=torch.channels_last)
-        with (
-            torch.no_grad()
-        ):  # statistics: without them the untrained encoder would be worse than it is
+        # Batch-norm statistics: without them the untrained encoder would be worse than it is
+        with torch.no_grad():
             for images in itertools.islice(batches(data.train, side, BATCH), 0, None, 5):
                 net(patches(images), head="cpc")
         before = probe(net.eval(), data, side)
         learn(net, data.train, side, negatives, seed, steps, augment)
     with torch.no_grad():
-        unseen = [
-            auxiliary.cpc(net.eval(), images, negatives).item()
-            for images in batches(data.test[::10], side, BATCH)
-        ][:-1]
+        whole = batches(data.test[::10], side, BATCH)
+        losses = [auxiliary.cpc(net.eval(), images, negatives) for images in whole]
+        unseen = torch.stack(losses[:-1]).mean().item()  # the last batch is smaller
     candidates = (side // 32 - 1) ** 2 * (BATCH if negatives == "batch" else 1)
-    return float(np.mean(unseen)) / math.log(candidates), before, probe(net, data, side)
+    return unseen / math.log(candidates), before, probe(net, data, side)
 
 
-def learn(
-    net: models.WideResNet,
-    data: ImageSet,
-    side: int,
-    negatives: str,
-    seed: int,
-    steps: int,
-    augment: bool,
-) -> None:
-    """The CPC task alone: the rate rises to its peak in a quarter of the steps and falls to zero."""
+def learn(net, data: ImageSet, side: int, negatives: str, seed: int, steps: int, augment: bool):
+    """The CPC task alone: the rate rises to its peak in a quarter of the steps, then falls to 0."""
     bfloat16 = machine.precision(create({"device": "cpu"})) == "bfloat16"
-    rng, places = np.random.default_rng(seed), data.images.shape[2] - side + 1
+    schedule = training.Recipe(epochs=steps, learning_rate=PEAK, schedule="one_cycle")
+    rng = np.random.default_rng(seed)
+    places = data.images.shape[2] - side + 1
     optimizer = torch.optim.SGD(
         net.train().parameters(), lr=PEAK, momentum=0.9, nesterov=True, weight_decay=5e-4
     )
-    schedule = Recipe(epochs=1, learning_rate=PEAK, schedule="one_cycle")
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = schedule.rate(step / steps)
-        chosen, (top, left) = rng.choice(len(data), BATCH), rng.integers(0, places, 2)
+        optimizer.param_groups[0]["lr"] = schedule.rate(step)
+        chosen = rng.choice(len(data), BATCH)
+        images = crop(data.images[chosen], side, *rng.integers(0, places, 2))
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            loss = auxiliary.cpc(
-                net, crop(data.images[chosen], side, top, left), negatives, augment
-            )
+            loss = auxiliary.cpc(net, images, negatives, augment)
         optimizer.zero_grad()
         (WEIGHT * loss).backward()
         optimizer.step()
@@ -125,17 +110,11 @@ def learn(
 
 @torch.no_grad()
 def probe(net: models.WideResNet, data: Dataset, side: int) -> float:
-    """Test accuracy, in percent, of a linear classifier on the mean and deviation of an image's
-    codes.
-    """
+    """Test accuracy (%) of a linear classifier on the mean and deviation of an image's codes."""
     features = []
     for part in (data.train, data.test):
-        codes = torch.cat(
-            [
-                net(patches(images), head="cpc")[..., 0, :].flatten(1, 2)
-                for images in batches(part, side, 50)
-            ]
-        )
+        whole = [net(patches(images), head="cpc") for images in batches(part, side, 50)]
+        codes = torch.cat(whole)[..., 0, :].flatten(1, 2)
         features.append(torch.cat([codes.mean(1), codes.std(1)], dim=1).numpy())
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     return 100 * classifier.fit(features[0], data.train.labels).score(features[1], data.test.labels)
@@ -144,10 +123,8 @@ def probe(net: models.WideResNet, data: Dataset, side: int) -> float:
 def batches(data: ImageSet, side: int, size: int) -> Iterator[Tensor]:
     """The centres of all images, float (size, 3, side, side)."""
     edge = (data.images.shape[2] - side) // 2
-    return (
-        crop(data.images[start : start + size], side, edge, edge)
-        for start in range(0, len(data), size)
-    )
+    for start in range(0, len(data), size):
+        yield crop(data.images[start : start + size], side, edge, edge)
 
 
 def crop(images: np.ndarray, side: int, top: int, left: int) -> Tensor:

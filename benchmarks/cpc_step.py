@@ -1,5 +1,4 @@
-"""The cost of a CPC step as a multiple of the same network's classification step: python
-benchmarks/cpc_step.py.
+"""The cost of a CPC step as a multiple of a classification step: python benchmarks/cpc_step.py
 
 Forward, backward and update of wrn-imagenet-cpc; the two steps take turns, and their medians are
 compared. Peak memory is the process's after the first CPC step, before any of classification.
@@ -35,21 +34,16 @@ def main() -> None:
 def measure(device: str, batch: int, side: int, repeats: int, autocast: bool) -> dict[str, float]:
     """Seconds a step of either task, their ratio, and the peak of memory in GB."""
     torch.manual_seed(0)
-    net = models.build("wrn-imagenet-cpc", 11, (3, side, side)).to(
-        device, memory_format=torch.channels_last
-    )
-    images = torch.rand(batch, 3, side, side, device=device).contiguous(
-        memory_format=torch.channels_last
-    )
+    layout = {"memory_format": torch.channels_last}
+    net = models.build("wrn-imagenet-cpc", 11, (3, side, side)).to(device, **layout)
+    images = torch.rand(batch, 3, side, side, device=device).contiguous(**layout)
     labels = torch.arange(batch, device=device) % 11
     losses = {
         "cpc": lambda: auxiliary.cpc(net, images),
         "classification": lambda: F.cross_entropy(net(images), labels),
     }
-    optimizers = {
-        task: torch.optim.SGD(net.parameters(), 1e-4, momentum=0.9, nesterov=True)
-        for task in losses
-    }
+    how = {"lr": 1e-4, "momentum": 0.9, "nesterov": True}
+    optimizers = {task: torch.optim.SGD(net.parameters(), **how) for task in losses}
 
     def step(task: str) -> None:
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=autocast):
@@ -59,20 +53,14 @@ def measure(device: str, batch: int, side: int, repeats: int, autocast: bool) ->
         optimizers[task].step()
 
     step("cpc")
-    peak = (
-        torch.cuda.max_memory_allocated(device) / 2**30
-        if device.startswith("cuda")
-        else report.peak_gb()
-    )
+    on_gpu = device.startswith("cuda")
+    peak = torch.cuda.max_memory_allocated(device) / 2**30 if on_gpu else report.peak_gb()
     step("classification")
     seconds = report.alternate({task: partial(step, task) for task in losses}, repeats)
-    found = {"batch": batch, "side": side, "bfloat16": autocast} | {
-        f"{task} s": round(seconds[task], 3) for task in losses
-    }
-    return found | {
-        "multiple": round(seconds["cpc"] / seconds["classification"], 2),
-        "peak_gb": round(peak, 3),
-    }
+    found = {"batch": batch, "side": side, "bfloat16": autocast}
+    found |= {f"{task} s": round(seconds[task], 3) for task in losses}
+    found["multiple"] = round(seconds["cpc"] / seconds["classification"], 2)
+    return found | {"peak_gb": round(peak, 3)}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""What every benchmark prints and writes: a small table in Markdown, and a JSON file beside the
-script.
-"""
+"""What every benchmark prints and writes: a table in Markdown, and JSON beside the script."""
 
+import itertools
 import json
 import re
 import statistics
@@ -13,12 +12,11 @@ from typing import Any
 
 
 def alternate(contestants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each contestant; they take turns, so that a machine's ups and downs meet
-    all of them.
+    """Median seconds of each contestant; they take turns, as a machine has its ups and downs.
 
     One that returns a float has timed itself.
     """
-    import torch  # here, for what measures its memory
+    import torch  # here: inspector's and tables' benchmarks measure a process without it
 
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
@@ -38,11 +36,8 @@ def write(script: str, rows: list[dict[str, Any]], device: str = "cpu", **also: 
     from workbench.runs import machine
 
     about = {"command": " ".join(["python", f"benchmarks/{Path(script).name}", *sys.argv[1:]])}
-    about |= {
-        "machine": machine.device_name(device),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
+    about |= {"machine": machine.device_name(device), "threads": torch.get_num_threads()}
+    about["torch"] = torch.__version__
     print(" | ".join(f"{name}: {value}" for name, value in (about | also).items()))
     print(markdown(rows))
     text = json.dumps(about | also | {"rows": rows}, indent=1)
@@ -52,17 +47,12 @@ def write(script: str, rows: list[dict[str, Any]], device: str = "cpu", **also: 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """A table of these rows, whose columns are the keys of them all."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [
-        names,
-        ["---"] * len(names),
-        *([str(row.get(name, "")) for name in names] for row in rows),
-    ]
+    names = list(dict.fromkeys(itertools.chain(*rows)))
+    cells = [[str(row.get(name, "")) for name in names] for row in rows]
+    lines = [names, ["---"] * len(names), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def peak_gb() -> float:
-    """Memory of this program at its peak (Linux); getrusage's is also that of the process that
-    started it.
-    """
+    """Peak memory of this program (Linux); getrusage's may be that of its parent process."""
     return int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 2**20

@@ -1,5 +1,4 @@
-"""Scoring images a second, MSP and ODIN together: python benchmarks/scoring.py --network wrn-16-2
---threads 2
+"""Images a second with MSP and ODIN: python benchmarks/scoring.py --network wrn-16-2 --threads 2
 
 semlib against pytorch-ood's two detectors one after the other (pip install pytorch-ood) on the same
 network, trained for a moment, and the same batches, which take turns; medians. And how the scores
@@ -19,9 +18,9 @@ from pytorch_ood.detector import ODIN, MaxSoftmax
 
 from semlib import metrics, training
 from semlib.datasets import ImageSet
-from workbench.experiment import create
 
-TEMPERATURE, EPSILON = 1000.0, 5e-5
+TEMPERATURE = 1000.0
+EPSILON = 5e-5
 
 
 def main() -> None:
@@ -37,22 +36,18 @@ def main() -> None:
         torch.cuda.set_device(torch.device(args.device).index or 0)
     net, images = trained(args.network, args.images, args.device)
     contiguous = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
+    last = {"memory_format": torch.channels_last}
     contestants = {
         "pytorch-ood": lambda: theirs(contiguous, images, args.device),
-        "pytorch-ood, channels last": lambda: theirs(
-            net, images, args.device, memory_format=torch.channels_last
-        ),
+        "pytorch-ood, channels last": lambda: theirs(net, images, args.device, **last),
         "semlib": lambda: ours(net, images),
     }
     found = {name: run() for name, run in contestants.items()}
     seconds = report.alternate(contestants, args.rounds)
     few = images[:200]
     with torch.no_grad():
-        exact = (
-            metrics.max_softmax(copy.deepcopy(net).double()(pixels(few, args.device).double()))
-            .cpu()
-            .numpy()
-        )
+        logits = copy.deepcopy(net).double()(pixels(few, args.device).double())
+        exact = metrics.max_softmax(logits).cpu().numpy()
     rows = [
         {
             "network": args.network,
@@ -68,21 +63,14 @@ def main() -> None:
 
 
 def trained(name: str, count: int, device: str):
-    """The network after two epochs on noise whose brightness is its class, so that it is sure of
-    some; and the noise.
-    """
+    """A network after two epochs on noise whose brightness is its class, and the noise."""
     side, classes, _, _ = throughput.NETWORKS[name]
     data = throughput.noise(count, side, classes)
     bright = (data.images * ((1 + data.labels) / classes)[:, None, None, None]).astype(np.uint8)
     net = throughput.build(name)
-    how = {
-        "epochs": 2,
-        "batch_size": min(64, count),
-        "norm_batch": None,
-        "schedule": "one_cycle",
-        "device": device,
-    }
-    training.train(net, ImageSet(bright, data.labels), create(how).training, device=device)
+    recipe = training.Recipe(epochs=2, batch_size=min(64, count), schedule="one_cycle")
+    for _ in training.train(net, ImageSet(bright, data.labels), recipe, device=device):
+        pass
     return net.eval(), bright
 
 
@@ -92,9 +80,8 @@ def ours(net, images):
 
 
 def pixels(images: np.ndarray, device: str, memory_format=torch.contiguous_format) -> torch.Tensor:
-    return (torch.from_numpy(images).to(device).float() / 255).contiguous(
-        memory_format=memory_format
-    )
+    floats = torch.from_numpy(images).to(device).float() / 255
+    return floats.contiguous(memory_format=memory_format)
 
 
 def theirs(net, images, device, batch: int = 500, **layout):
@@ -111,9 +98,7 @@ def theirs(net, images, device, batch: int = 500, **layout):
 
 
 def agreement(net, images, semlib: bool) -> float:
-    """Pearson's correlation, over images, of what the perturbation adds to the score with the same
-    in float64.
-    """
+    """Correlation, over images, of what ODIN's perturbation adds in float32 and in float64."""
 
     def added(kind):
         module = copy.deepcopy(net).to(kind)

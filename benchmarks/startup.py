@@ -1,5 +1,4 @@
-"""Start-up of one Papermill job, up to its first training step, and data preparation: python
-benchmarks/startup.py
+"""Seconds to a job's first training step, and of preparing data: python benchmarks/startup.py
 
 A hold-out of digits through `semlib run`, alone (--checked: as a grid starts it, which has checked
 the parameters and prepared the data for all its jobs). The auxiliary loss is this file's: its first
@@ -28,33 +27,8 @@ from workbench.images import prepared
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = 32
-JOB = [
-    "run",
-    "notebooks/holdout.ipynb",
-    "-p",
-    "methods",
-    "[startup:loss]",
-    "-p",
-    "missing",
-    "train",
-]
-JOB += [
-    "-p",
-    "epochs",
-    "1",
-    "-p",
-    "threads",
-    "1",
-    "-p",
-    "trials",
-    "1",
-    "-p",
-    "hold_out",
-    "3",
-    "-p",
-    "batch_size",
-    str(BATCH),
-]
+PARAMETERS = {"methods": "[startup:loss]", "missing": "train", "epochs": 1, "threads": 1}
+PARAMETERS |= {"trials": 1, "hold_out": 3, "batch_size": BATCH}
 IMPORTS = ("torch", "workbench.runs.store", "workbench.runs.execute", "workbench.results.plots")
 
 
@@ -80,56 +54,39 @@ def main() -> None:
         return whole
 
     ways = {"semlib run": [], "semlib run, in a grid": ["--checked"]}
-    contestants = {
-        f"{title}: whole job": partial(run, title, words) for title, words in ways.items()
-    }
+    contestants = {f"{title}: whole job": partial(run, title, ways[title]) for title in ways}
     for name in IMPORTS:
         words = [sys.executable, "-c", f"import {name}"]
-        contestants[f"a process that imports {name}"] = partial(
-            subprocess.run, words, cwd=ROOT, check=True
-        )
+        imports = partial(subprocess.run, words, cwd=ROOT, check=True)
+        contestants[f"a process that imports {name}"] = imports
     with tempfile.TemporaryDirectory() as folder:
         seconds = report.alternate(contestants | data(folder), args.rounds)
     seconds = {title: statistics.median(times) for title, times in first.items()} | seconds
-    report.write(
-        __file__, [{"what": what, "seconds": round(median, 2)} for what, median in seconds.items()]
-    )
+    rows = [{"what": what, "seconds": round(median, 2)} for what, median in seconds.items()]
+    report.write(__file__, rows)
 
 
 def job(words: list[str]) -> tuple[float, float]:
     """Seconds to the first training step, and to the end."""
     with tempfile.TemporaryDirectory() as folder:
         stamp = Path(folder, "first")
-        places = {
-            "SEMLIB_STARTUP": str(stamp),
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}",
-        }
-        command = [
-            sys.executable,
-            "-m",
-            "semlib",
-            *JOB,
-            *words,
-            "-p",
-            "outputs",
-            folder,
-            "-o",
-            f"{folder}/out.ipynb",
-        ]
+        path = f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}"
+        environment = os.environ | {"SEMLIB_STARTUP": str(stamp), "PYTHONPATH": path}
+        command = [sys.executable, "-m", "semlib", "run", "notebooks/holdout.ipynb", *words]
+        for name, value in (PARAMETERS | {"outputs": folder}).items():
+            command += ["-p", name, str(value)]
+        command += ["-o", f"{folder}/out.ipynb"]
         begun = time.time()
-        subprocess.run(command, cwd=ROOT, env=os.environ | places, check=True, capture_output=True)
+        subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
         return float(stamp.read_text()) - begun, time.time() - begun
 
 
 def data(folder: str) -> dict[str, Callable[[], object]]:
-    """Two contestants: preparing photographs as one's own images, and reading a prepared file with
-    its digest.
-    """
+    """Preparing photographs as one's own images, and reading a prepared file with its digest."""
     rng = np.random.default_rng(0)
     for k in range(1000):
-        path = Path(
-            folder, "birds", "test" if k % 5 == 0 else "train", f"class {k % 10 // 5}", f"{k}.jpg"
-        )
+        part = "test" if k % 5 == 0 else "train"
+        path = Path(folder, "birds", part, f"class {k % 10 // 5}", f"{k}.jpg")
         path.parent.mkdir(parents=True, exist_ok=True)
         coarse = Image.fromarray(rng.integers(0, 256, (8, 10, 3), dtype=np.uint8))
         coarse.resize((500, 375), Image.Resampling.BICUBIC).save(path)
@@ -138,13 +95,16 @@ def data(folder: str) -> dict[str, Callable[[], object]]:
         arrays[f"{part}_images"] = rng.integers(0, 256, (n, 3, 32, 32), np.uint8)
         arrays[f"{part}_labels"] = rng.integers(0, 10, n)
     np.savez(Path(folder, "like_cifar10.npz"), **arrays)
+
+    def photographs() -> None:
+        prepared.load(f"{folder}/birds", tempfile.mkdtemp(dir=folder), 64)
+
+    def prepared_file() -> None:
+        assert prepared.digests_of(prepared.load("like_cifar10", folder))
+
     return {
-        "1,000 photographs of 500 x 375 prepared at 64": lambda: prepared.load(
-            f"{folder}/birds", tempfile.mkdtemp(dir=folder), 64
-        ),
-        "a prepared file of 60,000 images read, and its digest": lambda: prepared.digests_of(
-            prepared.load("like_cifar10", folder)
-        ),
+        "1,000 photographs of 500 x 375 prepared at 64": photographs,
+        "a prepared file of 60,000 images read, and its digest": prepared_file,
     }
 
 

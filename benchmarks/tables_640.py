@@ -1,5 +1,4 @@
-"""Listing 640 finished runs of 10,000 test images each, and building their table: python
-benchmarks/tables_640.py
+"""Listing 640 finished runs of 10,000 images, and their table: python benchmarks/tables_640.py
 
 Made-up scores of CIFAR-10's ten classes, two methods and 32 trials. Each record is read and each
 array checked against its SHA-256. Printed: seconds of each, and the process's peak memory with that
@@ -42,12 +41,8 @@ def measure(experiment) -> dict[str, float]:
         text(table)
     show.remarks(experiment, records)
     building = time.perf_counter() - begun - listing
-    return {
-        "runs": listed,
-        "list_s": round(listing, 3),
-        "table_s": round(building, 3),
-        "peak_gb": round(report.peak_gb(), 3),
-    }
+    seconds = {"list_s": round(listing, 3), "table_s": round(building, 3)}
+    return {"runs": listed} | seconds | {"peak_gb": round(report.peak_gb(), 3)}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""Training images a second, semlib against the usual loop: python benchmarks/throughput.py [NETWORK
-...]
+"""Training images a second, beside the usual loop: python benchmarks/throughput.py [NETWORK ...]
 
 The usual loop: torchvision's transforms on PIL images in a DataLoader with workers, NCHW, float32,
 SGD. Below it, one by one on top of each other: bfloat16 (where the processor has it), images that
@@ -47,16 +46,12 @@ SWITCHES = ("bfloat16", "resident", "channels_last", "fused", "compile")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "networks", nargs="*", default=list(NETWORKS), metavar="NETWORK", help=", ".join(NETWORKS)
-    )
+    names = list(NETWORKS)
+    parser.add_argument("networks", nargs="*", default=names, metavar="NETWORK", help=str(names))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument(
-        "--workers",
-        type=int,
-        help="of the usual loop's DataLoader; 1, of 0 to 2 the fastest on two cores, on a GPU one for each core",
-    )
+    workers = "of the usual loop's DataLoader; 1 (the fastest on two cores), on a GPU one a core"
+    parser.add_argument("--workers", type=int, help=workers)
     parser.add_argument("--steps", type=int, help="of each turn; 20, on a GPU 100")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
@@ -65,16 +60,17 @@ def main() -> None:
     if unknown := set(args.networks) - set(NETWORKS):
         parser.error(f"unknown: {', '.join(unknown)}; choose from {', '.join(NETWORKS)}")
     gpu = args.device.startswith("cuda")
-    args.workers = args.workers if args.workers is not None else machine.cores() if gpu else 1
+    if args.workers is None:
+        args.workers = machine.cores() if gpu else 1
     args.steps = args.steps or (100 if gpu else 20)
     if gpu:
         torch.cuda.set_device(torch.device(args.device).index or 0)
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
-    rows, peaks = [], peak(args.device)
-    also = {"workers": args.workers} | {
-        f"{name} peak TFLOP/s": round(value / 1e12, 3) for name, value in peaks.items()
-    }
+    rows = []
+    peaks = peak(args.device)
+    also = {f"{name} peak TFLOP/s": round(value / 1e12, 3) for name, value in peaks.items()}
+    also["workers"] = args.workers
     for name in args.networks:
         rows += measure(name, args, peaks)
         report.write(__file__, rows, args.device, **also)
@@ -84,9 +80,13 @@ def measure(name: str, args: argparse.Namespace, peaks: dict[str, float]) -> lis
     """A row for each contestant: the usual loop with ever more switches, then semlib."""
     torch.compiler.reset()
     side, classes, batch, _ = NETWORKS[name]
-    flops, gpu = operations(build(name), side, classes), args.device.startswith("cuda")
+    flops = operations(build(name), side, classes)
+    gpu = args.device.startswith("cuda")
     bfloat16 = machine.precision(create({"device": args.device})) == "bfloat16"
-    batch, steps = (8, 3) if flops > FOR_GPUS and not gpu else (batch, args.steps)
+    steps = args.steps
+    if flops > FOR_GPUS and not gpu:
+        batch = 8
+        steps = 3
     data = noise(batch * steps, side, classes)
     left_out = ([] if gpu else ["compile"]) + ([] if bfloat16 else ["bfloat16"])
     switches = [name for name in SWITCHES if name not in left_out]
@@ -104,16 +104,9 @@ def measure(name: str, args: argparse.Namespace, peaks: dict[str, float]) -> lis
     for contestant, elapsed in seconds.items():
         speed = len(data) / elapsed
         highest = peaks["bfloat16" if bfloat16 and contestant != "usual loop" else "float32"]
-        row = {
-            "network": name,
-            "batch": batch,
-            "contestant": contestant,
-            "images/s": round(speed, 1),
-        }
-        row |= {
-            "TFLOP/s": round(speed * flops / 1e12, 3),
-            "of the peak": f"{speed * flops / highest:.0%}",
-        }
+        row = {"network": name, "batch": batch, "contestant": contestant}
+        row |= {"images/s": round(speed, 1), "TFLOP/s": round(speed * flops / 1e12, 3)}
+        row["of the peak"] = f"{speed * flops / highest:.0%}"
         rows.append(row | {"times the usual": round(seconds["usual loop"] / elapsed, 2)})
     return rows
 
@@ -135,7 +128,8 @@ class Pictures(Dataset):
     """Images as torchvision's data sets hand them over: PIL, transformed one by one."""
 
     def __init__(self, data: ImageSet) -> None:
-        self.images, self.labels = data.images.transpose(0, 2, 3, 1).copy(), data.labels
+        self.images = data.images.transpose(0, 2, 3, 1).copy()
+        self.labels = data.labels
         side = data.images.shape[2]
         steps = [v2.RandomCrop(side, padding=side // 8), v2.RandomHorizontalFlip()]
         self.transform = v2.Compose([*steps, v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
@@ -147,56 +141,41 @@ class Pictures(Dataset):
         return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
-def usual(
-    name,
-    data,
-    batch,
-    args,
-    bfloat16=False,
-    resident=False,
-    channels_last=False,
-    fused=False,
-    compile=False,
-):
-    """A function that trains for an epoch as one usually does, with these measures."""
-    device, side = torch.device(args.device), NETWORKS[name][0]
+def usual(name, data, batch, args, **on: bool):
+    """A function that trains for an epoch as one usually does, with some of SWITCHES on."""
+    bfloat16, resident, channels_last, fused, compile = (
+        on.get(switch, False) for switch in SWITCHES
+    )
+    device = torch.device(args.device)
+    side = NETWORKS[name][0]
     layout = torch.channels_last if channels_last else torch.contiguous_format
     net = build(name).to(device, memory_format=layout)
     forward = torch.compile(net, dynamic=False) if compile else net
-    how = {
-        "lr": 0.1,
-        "momentum": 0.9,
-        "nesterov": True,
-        "weight_decay": 5e-4,
-        "fused": fused or None,
-    }
-    optimizer = torch.optim.SGD(net.parameters(), **how)
+    how = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, fused=fused, **how)
     generator = torch.Generator(device).manual_seed(0)
-    kept = (
-        torch.from_numpy(augmentation.pad(data.images, side // 8)).to(device),
-        torch.from_numpy(data.labels).to(device),
-    )
-    loader = DataLoader(
-        Pictures(data), batch, True, num_workers=args.workers, persistent_workers=args.workers > 0, drop_last=True,
-        pin_memory=device.type == "cuda",
-    )  # fmt: skip
+    padded = torch.from_numpy(augmentation.pad(data.images, side // 8)).to(device)
+    kept_labels = torch.from_numpy(data.labels).to(device)
+    how = {"num_workers": args.workers, "persistent_workers": args.workers > 0}
+    how |= {"pin_memory": device.type == "cuda", "drop_last": True}
+    loader = DataLoader(Pictures(data), batch, shuffle=True, **how)
 
     def batches():
         if not resident:
             yield from loader
             return
         for index in torch.randperm(len(data), generator=generator, device=device).split(batch):
-            cropped = augmentation.random_crop(kept[0], index, side, side, generator)
-            yield augmentation.random_flip(cropped, generator).float().div_(255), kept[1][index]
+            cropped = augmentation.random_crop(padded, index, side, side, generator)
+            flipped = augmentation.random_flip(cropped, generator)
+            yield flipped.float().div_(255), kept_labels[index]
 
     def epoch() -> None:
         net.train()
         for images, labels in batches():
             images = images.to(device, memory_format=layout, non_blocking=True)
             with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                loss = F.cross_entropy(
-                    forward(images).float(), labels.to(device, non_blocking=True)
-                )
+                logits = forward(images).float()
+                loss = F.cross_entropy(logits, labels.to(device, non_blocking=True))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -205,29 +184,19 @@ def usual(
 
 
 def ours(name, data, batch, args):
-    """A function that trains for an epoch with semlib's loop and returns its seconds."""
+    """A function that trains for an epoch with semlib's loop: one iterator, with all its epochs."""
+    bfloat16 = machine.precision(create({"device": args.device})) == "bfloat16"
+    # an epoch for each round, and the first, which is not timed: it compiles, and copies the images
+    recipe = training.Recipe(epochs=args.rounds + 1, batch_size=batch, bfloat16=bfloat16)
     compiled = args.device.startswith("cuda")
-    how = {
-        "epochs": 1,
-        "batch_size": batch,
-        "norm_batch": None,
-        "evaluate_every": 1,
-        "device": args.device,
-    }
-    experiment, net = create(how | {"compile": compiled}), build(name)
-    where = {
-        "device": args.device,
-        "autocast": machine.precision(experiment) == "bfloat16",
-        "evaluate": lambda epoch: {},
-    }
-    return lambda: training.train(
-        net, data, experiment.training, compile=experiment.compile, **where
-    )[-1]["seconds"]
+    states = training.train(build(name), data, recipe, device=args.device, compile=compiled)
+    return lambda: next(states)
 
 
 def operations(net: nn.Module, side: int, classes: int) -> float:
     """Floating-point operations of one image's forward and backward pass, by torch's counter."""
-    images, labels = torch.rand(2, 3, side, side), torch.zeros(2, dtype=torch.long)
+    images = torch.rand(2, 3, side, side)
+    labels = torch.zeros(2, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
         F.cross_entropy(net.train()(images), labels).backward()
     return counter.get_total_flops() / 2
@@ -235,11 +204,12 @@ def operations(net: nn.Module, side: int, classes: int) -> float:
 
 def peak(device: str, side: int | None = None) -> dict[str, float]:
     """FLOP/s of a large matrix product in each precision that the device computes in."""
-    side, found = side or (8192 if device.startswith("cuda") else 2048), {}
-    has_bfloat16 = machine.has_bfloat16(
-        create({"device": device})
-    )  # emulated it takes minutes, and is nobody's peak
-    for kind in (torch.float32, torch.bfloat16) if has_bfloat16 else (torch.float32,):
+    side = side or (8192 if device.startswith("cuda") else 2048)
+    found = {}
+    kinds = [torch.float32]
+    if machine.has_bfloat16(create({"device": device})):  # emulated it is nobody's peak
+        kinds.append(torch.bfloat16)
+    for kind in kinds:
         a, b = (torch.rand(side, side, device=device).to(kind) for _ in range(2))
         best = float("inf")
         for _ in range(10):

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # Slow processors: no limit on the time that hypothesis takes for an example or for drawing it
-settings.register_profile(
-    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+too_slow = [HealthCheck.too_slow]
+settings.register_profile("any machine", deadline=None, suppress_health_check=too_slow)
 settings.load_profile("any machine")
 
 
@@ -54,8 +53,7 @@ def cifar10_root(tmp_path_factory):
     if not source:
         pytest.skip("$SEMLIB_TEST_DATA isn't set: the folder of real images with its unpack.py")
     root = tmp_path_factory.mktemp("real")
-    subprocess.run(
-        [sys.executable, Path(source) / "unpack.py", root], check=True, stdout=subprocess.DEVNULL
-    )
+    command = [sys.executable, Path(source) / "unpack.py", root]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     yield root
     shutil.rmtree(root)  # 184 MB

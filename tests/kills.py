@@ -1,9 +1,7 @@
-"""Kill grids at random until N kills are done, then compare with an undisturbed one: make kills
-N=200
+"""Kill grids at random and compare them with an undisturbed grid: make kills N=200
 
 Every 3 to 20 seconds SIGKILL ends a kernel, a Papermill process, Snakemake alone, or everything at
-once; the same command then goes on. Each grid that ends, and the last one, must have the scores of
-the undisturbed grid to the bit.
+once; the same command then goes on. Each grid that ends must have the undisturbed one's scores.
 """
 
 import argparse
@@ -27,6 +25,7 @@ from workbench.experiment import Experiment
 from workbench.runs import store
 
 PARAMS = ROOT / "params" / "demo" / "benchmark.yaml"
+PAUSE = (3, 20)  # seconds between two kills
 VICTIMS = {
     "kernel": "from ipykernel import",
     "papermill": "semlib run",
@@ -46,13 +45,15 @@ def main() -> None:
         args.log.write_text("\n".join(lines) + "\n")
 
 
-def run(
-    folder: Path, kills: int, *given: str, pause: tuple[float, float] = (3, 20), seed: int = 0
-) -> list[str]:
-    """What happened, line by line; AssertionError if a score differs. given: further words of the
-    grid's command.
+def run(folder: Path, kills: int, *given: str, pause: Sequence[float] = PAUSE) -> list[str]:
+    """What happened, line by line; AssertionError if a score differs.
+
+    given: further words of the grid's command, as -p NAME VALUE.
     """
-    chance, lines, counts, begun = random.Random(seed), [], Counter(), time.monotonic()
+    chance = random.Random(0)
+    lines = []
+    counts = Counter()
+    begun = time.monotonic()
 
     def say(text: str) -> None:
         lines.append(f"{time.monotonic() - begun:7.1f} s  {text}")
@@ -61,17 +62,8 @@ def run(
     with (folder / "log").open("w") as log:
 
         def start(name: str) -> subprocess.Popen:
-            words = [
-                sys.executable,
-                "-m",
-                "semlib",
-                "grid",
-                str(PARAMS),
-                "-p",
-                "outputs",
-                str(folder / name),
-                *given,
-            ]
+            words = [sys.executable, "-m", "semlib", "grid", str(PARAMS), *given]
+            words += ["-p", "outputs", str(folder / name)]
             how = {"cwd": ROOT, "env": environment(), "start_new_session": True}
             return subprocess.Popen(words, stdout=log, stderr=log, **how)
 
@@ -79,53 +71,49 @@ def run(
         whole = scores(experiment(folder / "whole", given))
         say(f"an undisturbed grid: {len(whole)} runs")
         grids = 0
-        while sum(counts.values()) < kills:
+        complete = False
+        while counts.total() < kills or not complete:
+            last = counts.total() == kills
             process = start(f"grid-{grids}")
-            while process.poll() is None and sum(counts.values()) < kills:
+            while process.poll() is None and counts.total() < kills:
                 time.sleep(chance.uniform(*pause))
-                if process.poll() is None and (victim := kill(process, chance)):
+                if victim := kill(process, chance):
                     counts[victim] += 1
                     done = len(store.finished(experiment(folder / f"grid-{grids}", given)))
-                    say(f"kill {sum(counts.values())}: {victim}; {done} runs are finished")
-            if sum(counts.values()) == kills:
-                process.wait()
-                process = start(f"grid-{grids}")
-            if process.wait() == 0 or sum(counts.values()) == kills:
-                assert process.returncode == 0, (folder / "log").read_text()
-                assert scores(experiment(folder / f"grid-{grids}", given)) == whole, (
-                    f"grid {grids} differs"
-                )
+                    say(f"kill {counts.total()}: {victim}; {done} runs are finished")
+            complete = process.wait() == 0
+            assert complete or not last, (folder / "log").read_text()
+            if complete:
+                assert scores(experiment(folder / f"grid-{grids}", given)) == whole, grids
                 say(f"grid {grids} is complete: its scores equal the undisturbed one's to the bit")
                 grids += 1
-    say(
-        f"{kills} kills ({', '.join(f'{n} {name}' for name, n in sorted(counts.items()))}) over {grids} grids"
-    )
+    kinds = ", ".join(f"{n} {name}" for name, n in sorted(counts.items()))
+    say(f"{kills} kills ({kinds}) over {grids} grids")
     return lines
 
 
 def experiment(outputs: Path, given: Sequence[str]) -> Experiment:
-    pairs = [
-        *zip(given[1::3], given[2::3], strict=True),
-        ("outputs", str(outputs)),
-    ]  # -p NAME VALUE
+    pairs = [*zip(given[1::3], given[2::3], strict=True), ("outputs", str(outputs))]
     return notebooks.parameters(ROOT / "notebooks" / "benchmark.ipynb", [PARAMS], pairs)[1][0]
 
 
 def kill(grid: subprocess.Popen, chance: random.Random) -> str | None:
-    """SIGKILL one process below the grid, or all; the victim's kind, None if there is none of that
-    kind now.
-    """
+    """SIGKILL one process below a running grid, or all; the kind, None if there is none."""
+    if grid.poll() is not None:
+        return None
     victim = chance.choice(list(VICTIMS))
     below = psutil.Process(grid.pid).children(recursive=True)
-    found = [p for p in below if VICTIMS[victim] in _words(p)]
+    found = [process for process in below if VICTIMS[victim] in _words(process)]
     if victim == "everything":
         os.killpg(grid.pid, signal.SIGKILL)
-        for process in below:  # those in sessions of their own
-            _kill(process)
+        found = below  # those in sessions of their own
         grid.wait()
     elif found:
-        _kill(chance.choice(found))
-    return victim if found or victim == "everything" else None
+        found = [chance.choice(found)]
+    for process in found:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    return victim if found else None
 
 
 def _words(process: psutil.Process) -> str:
@@ -133,11 +121,6 @@ def _words(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except psutil.Error:
         return ""
-
-
-def _kill(process: psutil.Process) -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process.kill()
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def test_a_kernel_killed_in_a_grid_runs_again_by_itself(folder):
         os.kill(pid, signal.SIGKILL)
     said = process.communicate(timeout=200)[0]
     assert process.returncode == 0 and "1 of 1 runs are finished" in said
-    (log,) = (folder / "outputs").glob("test/.grid/benchmark/holdout/tiny-one.log")
+    log = folder / "outputs" / "test" / ".grid" / "benchmark" / "holdout-tiny-one.log"
     assert "DeadKernelError" not in log.read_text()  # the second one's
     runs.complete(whole := experiment.model_copy(update={"outputs": str(folder / "whole")}))
     assert scores(experiment) == scores(whole)

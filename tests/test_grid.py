@@ -1,5 +1,4 @@
-"""python -m semlib grid, with real Snakemake: side by side, failures and kills keep what is done,
-the same command goes on.
+"""python -m semlib grid, with real Snakemake where marked: failures, kills, and the same command.
 
 The quick tests put a program in Snakemake's place that only fails.
 """
@@ -18,16 +17,7 @@ import helpers
 import nbformat
 import pytest
 import yaml
-from helpers import (
-    FRAGILE,
-    ROOT,
-    contents,
-    environment,
-    semlib,
-    semlib_path,
-    tiny_benchmark,
-    tiny_data,
-)
+from helpers import ROOT, contents, environment, semlib
 
 from workbench.batch import gpus, grid, notebooks
 from workbench.cli import main
@@ -37,196 +27,136 @@ from workbench.results import names
 from workbench.runs import machine, plan, store
 
 HOLD_OUTS = ["zero", "two", "three"]
-TWO = "benchmark-tiny-zero-two.done"
 
 
 def prepare(folder, **changes):
     """Data and a tiny benchmark.yaml; (words, environment, experiment)."""
-    tiny_data(folder / "data")
-    (folder / "fragile.py").write_text(FRAGILE)
-    file, experiment = tiny_benchmark(folder, **{"hold_out": HOLD_OUTS} | changes)
-    return (
-        ["grid", file],
-        {"SEMLIB_DATA": folder / "data", "PYTHONPATH": semlib_path(folder)},
-        experiment,
-    )
+    helpers.tiny_data(folder / "data")
+    (folder / "fragile.py").write_text(helpers.FRAGILE)
+    (folder / "watched.py").write_text(WATCHED)
+    file, experiment = helpers.tiny_benchmark(folder, **{"hold_out": HOLD_OUTS} | changes)
+    places = {"SEMLIB_DATA": folder / "data", "PYTHONPATH": helpers.semlib_path(folder)}
+    return ["grid", file], places, experiment
+
+
+def start(command, places, **how):
+    words = [sys.executable, "-m", "semlib", *map(str, command)]
+    return subprocess.Popen(words, cwd=ROOT, env=environment(**places), text=True, **how)
+
+
+def until(condition, process):
+    deadline = time.monotonic() + 200
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def save(path, **values):
+    path.write_text(yaml.safe_dump(values))
+    return path
 
 
 def done_files(folder):
-    return sorted(path.name for path in folder.rglob("*.done"))
+    return sorted(path.stem for path in folder.rglob("*.done"))
 
 
 @pytest.mark.notebook
 def test_a_failed_hold_out_keeps_its_traceback_and_alone_runs_again(tmp_path, monkeypatch):
-    command, places, experiment = prepare(tmp_path, methods=["classification", "fragile:loss"])
+    """Also without a home folder, and with braces in the outputs' path."""
+    methods = ["classification", "fragile:loss"]
+    outputs = tmp_path / "{profile} {}"
+    command, places, experiment = prepare(tmp_path, methods=methods, outputs=str(outputs))
+    places["HOME"] = "/proc/no home"
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "broken").touch()
     first = semlib(*command, **places)
-    cause = "failed: tiny-two: RuntimeError: broken on purpose (its traceback is in "
+    cause = "failed: holdout-tiny-two: RuntimeError: broken on purpose (its traceback is in "
     assert first.returncode != 0 and first.stdout.splitlines()[-2].startswith(cause), first.stdout
     assert first.stdout.count("failed: ") == 1
     finished = {(record.hold_out, record.method) for record in store.finished(experiment)}
-    wanted = {(hold_out, method) for hold_out in HOLD_OUTS for method in experiment.methods}
-    assert finished == wanted - {("two", "fragile:loss")}
-    assert done_files(tmp_path) == ["tiny-three.done", "tiny-zero.done"]
-    folder = tmp_path / "outputs" / "test"
+    assert finished == {*itertools.product(HOLD_OUTS, methods)} - {("two", "fragile:loss")}
+    assert done_files(tmp_path) == ["holdout-tiny-three", "holdout-tiny-zero"]
+    folder = experiment.folder
     notebook = nbformat.read(folder / "holdout-tiny-two.unfinished.ipynb", 4)
-    errors = [
-        o for cell in notebook.cells for o in cell.get("outputs", ()) if o.output_type == "error"
-    ]
-    assert errors[0].evalue == "broken on purpose" and any(
-        "fragile" in line for line in errors[0].traceback
-    )
+    shown = itertools.chain(*(cell.get("outputs", ()) for cell in notebook.cells))
+    (error,) = [output for output in shown if output.output_type == "error"]
+    assert error.evalue == "broken on purpose" and "fragile" in "".join(error.traceback)
     table = "benchmark-tiny-zero-two-three"
     assert not (folder / f"{table}.csv").exists()
 
     (tmp_path / "broken").unlink()
-    before = {
-        k: v
-        for k, v in contents(folder, ("run.lock",)).items()
-        if ".grid" not in k and "holdout-tiny-two" not in k
-    }
+    before = contents(folder, ("run.lock",))
+    before = {k: v for k, v in before.items() if ".grid" not in k and "holdout-tiny-two" not in k}
     second = semlib(*command, **places)
     assert second.returncode == 0, second.stdout + second.stderr
     after = contents(folder, ("run.lock",))
     assert {name: after[name] for name in before} == before
-    assert done_files(tmp_path) == [
-        f"{table}.done",
-        "tiny-three.done",
-        "tiny-two.done",
-        "tiny-zero.done",
-    ]
+    assert done_files(tmp_path) == [table, *(f"holdout-tiny-{k}" for k in sorted(HOLD_OUTS))]
     assert len(store.finished(experiment)) == 6 and "6 of 6 runs are finished" in second.stdout
-    added = {name.split("/")[0] for name in set(after) - set(before) if ".grid" not in name}
-    assert added == {
-        "runs",
-        "holdout-tiny-two.ipynb",
-        f"{table}.ipynb",
-        f"{table}.csv",
-        f"{table}.png",
-    }
+    assert {f"{table}.{ending}" for ending in ("ipynb", "csv", "png")} <= after.keys()
     assert "not run" not in second.stdout and (folder / f"{table}.csv").read_text().count("\n") == 5
+    check_lines(second, experiment, "two", table)
 
 
-@pytest.mark.notebook
-def test_a_grid_prints_a_line_for_each_job_and_snakemakes_own_go_into_a_log(tmp_path):
-    """Also without a home folder, and with braces in the outputs' path."""
-    how = {
-        "methods": ["classification", "rotation"],
-        "hold_out": ["zero", "two"],
-        "outputs": str(tmp_path / "{profile} {}"),
-    }
-    command, places, experiment = prepare(tmp_path, **how)
-    done = semlib(*command, **places, HOME="/proc/no home")
-    assert done.returncode == 0 and "\r" not in done.stdout + done.stderr, done.stderr
-    first, *jobs = done.stdout.splitlines()[:4]
+def check_lines(done, experiment, hold_out, table):
+    """A line for the one job that ran and for the table; what Snakemake says is in its log."""
+    assert "\r" not in done.stdout + done.stderr and "jobid" not in done.stdout + done.stderr
+    about, first, second = done.stdout.splitlines()[:3]
     log = experiment.folder / ".grid" / "benchmark" / "snakemake.log"
-    assert (
-        first.startswith("2 jobs, ")
-        and first.endswith(str(log))
-        and "4 of 4 steps" in log.read_text()
-    )
-    found = {
-        (r.hold_out, r.method): 100 * r.metrics["msp@upright"] for r in store.finished(experiment)
-    }
-    for name in ("zero", "two"):
-        means = [f"{found[name, m]:.2f} {names.label(m)}" for m in experiment.methods]
-        (said,) = [
-            line
-            for line in jobs
-            if line.startswith(f"tiny, {name} held out: MSP {', '.join(means)}; ")
-        ]
-        assert said.endswith(" s")
-    assert (
-        jobs[2].endswith("benchmark-tiny-zero-two.ipynb")
-        and "jobid" not in done.stdout + done.stderr
-    )
+    assert about.endswith(str(log)) and "3 of 3 steps" in log.read_text()
+    records = {r.method: r for r in store.finished(experiment) if r.hold_out == hold_out}
+    values = [f"{100 * r.metrics['msp@upright']:.2f} {names.label(m)}" for m, r in records.items()]
+    assert first.startswith(f"tiny, {hold_out} held out: MSP {', '.join(values)}; ")
+    assert second.endswith(f"{table}.ipynb")
 
 
 @pytest.mark.notebook
 def test_a_killed_grid_goes_on_by_the_same_command(tmp_path):
-    """SIGKILL of the whole process group while runs train; meanwhile a second grid is refused in
-    one line.
-    """
-    command, places, experiment = prepare(
-        tmp_path, hold_out=["zero", "two"], methods="classification", epochs=150
-    )
-    words = [sys.executable, "-m", "semlib", *map(str, command)]
-    log = (tmp_path / "log").open("w")
-    grid = subprocess.Popen(
-        words, cwd=ROOT, env=environment(**places), stdout=log, stderr=log, start_new_session=True
-    )
-    deadline = time.monotonic() + 200
-    while not list(tmp_path.rglob("checkpoint.pt")):
-        assert grid.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
-        time.sleep(0.1)
-    stopped = []  # jobs in sessions of their own are stopped too, as when a machine goes down
-    os.killpg(grid.pid, signal.SIGSTOP)
+    """SIGKILL of the process group while runs train; meanwhile a second grid is refused."""
+    how = {"hold_out": ["zero", "two"], "methods": "classification", "epochs": 150}
+    command, places, experiment = prepare(tmp_path, **how)
+    with (tmp_path / "log").open("w") as log:
+        killed = start(command, places, stdout=log, stderr=log, start_new_session=True)
+    until(lambda: list(tmp_path.rglob("checkpoint.pt")), killed)
+    os.killpg(killed.pid, signal.SIGSTOP)
     refused = semlib(*command, **places)
-    assert refused.returncode == 1 and refused.stderr.startswith(
-        "error: this grid is running already"
-    )
-    assert refused.stderr.count("\n") == 1 and not stopped
-    os.killpg(grid.pid, signal.SIGKILL)
-    grid.wait()
-    log.close()
-    locks = list((tmp_path / "outputs").rglob(".snakemake/locks/*"))
-    assert locks and TWO not in done_files(tmp_path)  # what Snakemake alone would stumble over
+    assert refused.returncode == 1 and refused.stderr.count("\n") == 1
+    assert refused.stderr.startswith("error: this grid is running already")
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    table = "benchmark-tiny-zero-two"
+    assert list(tmp_path.rglob(".snakemake")) and table not in done_files(tmp_path)
 
     again = semlib(*command, **places)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert done_files(tmp_path) == [TWO, "tiny-two.done", "tiny-zero.done"]
+    assert done_files(tmp_path) == [table, "holdout-tiny-two", "holdout-tiny-zero"]
     assert len(store.finished(experiment)) == 2 and "2 of 2 runs are finished" in again.stdout
 
 
 @pytest.mark.notebook
 def test_the_grid_of_a_notebook_about_several_experiments(tmp_path):
-    """lambda_search: a job for each weight, each told all of its settings; then the notebook, which
-    trains nothing.
-    """
+    """lambda_search: a job for each weight, then the notebook, which trains nothing."""
     _, places, _ = prepare(tmp_path, hold_out="none", methods=["classification", "rotation"])
-    search = {
-        "settings": [str(tmp_path / "benchmark.yaml")],
-        "auxiliary_weights": {"rotation": [0.25, 4]},
-        "profile": "test",
-    }
-    search |= {
-        "hold_out": "none",
-        "evaluate_on": "validation",
-        "scores": ["msp"],
-        "missing": "train",
-        "trials": 1,
-    }
-    (tmp_path / "lambda_search.yaml").write_text(
-        yaml.safe_dump(search | {"outputs": str(tmp_path / "outputs")})
-    )
-    done = semlib("grid", tmp_path / "lambda_search.yaml", **places)
+    search = {"settings": [str(tmp_path / "benchmark.yaml")], "hold_out": "none", "scores": ["msp"]}
+    search |= {"auxiliary_weights": {"rotation": [0.25, 4]}, "evaluate_on": "validation"}
+    search |= {"profile": "test", "outputs": str(tmp_path / "outputs"), "missing": "train"}
+    done = semlib("grid", save(tmp_path / "lambda_search.yaml", **search, trials=1), **places)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done_files(tmp_path) == [
-        "lambda_search.done",
-        *(f"tiny-none-{k}.done" for k in range(3)),
-    ]
-    homes = list((tmp_path / "outputs").rglob("record.json"))
-    records = [store.read_record(path.parent) for path in homes]
-    assert sorted((r.method, r.settings.get("auxiliary_weight")) for r in records) == [
-        ("classification", None), ("rotation", 0.25), ("rotation", 4.0)
-    ]  # fmt: skip
-    assert {r.settings["evaluate_on"] for r in records} == {"validation"} and {
-        r.train_images for r in records
-    } == {204}
-    best = max(
-        (r for r in records if r.method == "rotation"), key=lambda r: r.metrics["accuracy@upright"]
-    )
-    chosen = (tmp_path / "outputs" / "test" / "auxiliary_weights.csv").read_text().splitlines()
-    assert chosen[1].startswith(f"tiny,rotation,{best.settings['auxiliary_weight']},")
+    notebooks = [*(f"holdout-tiny-none-{k}" for k in range(3)), "lambda_search"]
+    assert done_files(tmp_path) == notebooks
     folder = tmp_path / "outputs" / "test"
-    assert {path.name for path in folder.glob("*.ipynb")} == {
-        "lambda_search.ipynb",
-        *(f"holdout-tiny-none-{k}.ipynb" for k in range(3)),
-    }
+    assert sorted(path.stem for path in folder.glob("*.ipynb")) == notebooks
+    records = [store.read_record(path.parent) for path in folder.rglob("record.json")]
+    assert {r.settings["evaluate_on"] for r in records} == {"validation"}
+    assert {r.train_images for r in records} == {204}
+    accuracy = {r.settings.get("auxiliary_weight"): r.metrics["accuracy@upright"] for r in records}
+    assert accuracy.keys() == {None, 0.25, 4.0}  # None: of plain classification
+    best = max((0.25, 4.0), key=accuracy.get)
+    chosen = (folder / "auxiliary_weights.csv").read_text().splitlines()
+    assert chosen[1].startswith(f"tiny,rotation,{best},")
 
 
-# --- jobs, GPUs, what is left to do
+# --- GPUs
 
 
 WATCHED = '''
@@ -236,7 +166,7 @@ from pathlib import Path
 
 
 def loss(net, images):
-    """Writes once a process which GPU it has, from when to when; not where it is tried on a few images."""
+    """Writes once a process which GPU it has, from when to when, once there are many images."""
     global begun
     begun = globals().get("begun") or time.time()
     if len(images) > 16:
@@ -251,90 +181,71 @@ loss.heads = {"mine": 2}
 
 @pytest.mark.notebook
 def test_side_by_side_each_job_has_a_gpu_of_its_own(tmp_path, monkeypatch):
-    """Pretended GPUs, three jobs at once on two of them; without --gpus the environment stays as it
-    is.
-    """
-    command, places, experiment = prepare(
-        tmp_path, methods=["watched:loss"], trials=2, epochs=30, device="cpu"
-    )
-    (tmp_path / "watched.py").write_text(WATCHED)
+    """Pretended GPUs, three jobs at once on two of them."""
+    how = {"methods": ["watched:loss"], "trials": 2, "epochs": 30, "device": "cpu"}
+    command, places, experiment = prepare(tmp_path, **how)
     monkeypatch.syspath_prepend(tmp_path)
     done = semlib(*command, "--gpus", "5,7", "--split", "trial", "--jobs", 3, **places)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (
-        len(store.finished(experiment))
-        == 6
-        == len(list(tmp_path.rglob("holdout-tiny-*-watched_loss-*.ipynb")))
-    )
+    notebooks = list(tmp_path.rglob("holdout-tiny-*-watched_loss-*.ipynb"))
+    assert len(store.finished(experiment)) == len(notebooks) == 6
     seen = [path.read_text().split() for path in tmp_path.glob("seen-*")]
     assert len(seen) == 6 and {gpu for gpu, *_ in seen} == {"5", "7"}
     held = sorted((gpu, float(begun), float(ended)) for gpu, begun, ended in seen)
     assert all(one[0] != other[0] or one[2] < other[1] for one, other in itertools.pairwise(held))
     spans = sorted((begun, ended) for _, begun, ended in held)
-    assert any(
-        one[1] > other[0] for one, other in itertools.pairwise(spans)
-    )  # they did run side by side
+    assert any(one[1] > other[0] for one, other in itertools.pairwise(spans))  # side by side
 
 
-def test_a_gpu_is_freed_when_its_owner_dies(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
-    code = f"""
+OWNER = """
 import tempfile, time
 from workbench.batch import gpus
-tempfile.gettempdir = lambda: {str(tmp_path)!r}
+tempfile.gettempdir = lambda: {folder!r}
 with gpus.claim(["0"]) as gpu:
     print(gpu, flush=True)
     time.sleep(99)
 """
-    owner = subprocess.Popen(
-        [sys.executable, "-c", code], env=environment(), stdout=subprocess.PIPE, text=True
-    )
-    assert owner.stdout.readline() == "0\n"
+
+
+def test_a_gpu_is_freed_when_its_owner_dies(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    with gpus.claim(["0", "1"]) as gpu:
-        assert gpu == "1" == os.environ["CUDA_VISIBLE_DEVICES"]
-    killer = threading.Timer(0.5, owner.kill)
-    killer.start()
+    words = [sys.executable, "-c", OWNER.format(folder=str(tmp_path))]
+    owner = subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, text=True)
+    assert owner.stdout.readline() == "0\n"
+    with gpus.claim(["0", "1", "2"]) as one, gpus.claim(["0", "1", "2"]) as other:
+        assert (one, other) == ("1", "2") and os.environ["CUDA_VISIBLE_DEVICES"] == other
+    threading.Timer(0.5, owner.kill).start()
     with gpus.claim(["0"]) as gpu:  # waits for the kill
         assert gpu == "0" and owner.wait() == -signal.SIGKILL
-    assert os.environ.get("CUDA_VISIBLE_DEVICES") is None
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
-def test_two_claims_at_once_are_of_two_gpus():
-    with gpus.claim(["98", "99"]) as one, gpus.claim(["98", "99"]) as other:
-        assert {one, other} == {"98", "99"}
+# --- jobs, and what is left to do
 
 
 def test_no_job_is_lost_to_another_ones_name():
     same = create({"dataset": "digits", "hold_out": "3"})
-    parts = [
-        same,
-        same.model_copy(update={"epochs": 2}),
-        same.model_copy(update={"hold_out": ("3-0",)}),
-    ]
-    assert len(set(grid.names(parts, "class"))) == 3
-    assert grid.names(parts[::2], "class") == ["digits-3", file_name("digits", "3-0")]
+    longer = same.model_copy(update={"epochs": 2})
+    other = same.model_copy(update={"hold_out": ("3-0",)})
+    assert len(set(grid.names([same, longer, other], "class"))) == 3
+    plain = ["holdout-digits-3", file_name("holdout", "digits", "3-0")]
+    assert grid.names([same, other], "class") == plain
 
 
-@pytest.mark.parametrize(
-    "split, classes, count",
-    [
-        ("class", 1, 10),
-        ("method", 1, 20),
-        ("trial", 1, 60),
-        ("class", 5, 2),
-        ("class", 4, 3),
-        ("trial", 99, 6),
-    ],
-)
+COUNTS = [("class", 1, 10), ("method", 1, 20), ("trial", 1, 60)]
+COUNTS += [("class", 5, 2), ("class", 4, 3), ("trial", 99, 6)]
+
+
+@pytest.mark.parametrize("split, classes, count", COUNTS)
 def test_jobs_are_the_runs_of_a_table_each_once(split, classes, count):
-    table3 = [create({"profile": "fast", "missing": "train", "first_trial": 2})]
-    parts = grid.jobs(table3, split, classes)
+    table3 = create({"profile": "fast", "missing": "train", "first_trial": 2})
+    parts = grid.jobs([table3], split, classes)
     assert len(parts) == count == len(set(grid.names(parts, split)))
-    homes = [run.home for part in parts for run in plan.planned(part)]
-    assert sorted(homes) == sorted(run.home for run in plan.planned(table3[0])) and len(homes) == 60
-    assert grid.jobs([*table3, *table3], split, classes) == parts  # two tables of the same runs
-    assert not grid.jobs([table3[0].model_copy(update={"missing": "skip"})], split, classes)
+    homes = [run.home for run in itertools.chain(*map(plan.planned, parts))]
+    assert sorted(homes) == sorted(run.home for run in plan.planned(table3)) and len(homes) == 60
+    assert grid.jobs([table3, table3], split, classes) == parts  # two tables of the same runs
+    assert not grid.jobs([table3.model_copy(update={"missing": "skip"})], split, classes)
 
 
 def test_a_dry_run_counts_the_runs_and_their_time_and_writes_nothing(tmp_path, monkeypatch, capsys):
@@ -343,186 +254,110 @@ def test_a_dry_run_counts_the_runs_and_their_time_and_writes_nothing(tmp_path, m
     for record, device in zip(store.finished(experiment), ("abacus", "slide rule"), strict=False):
         store.rewrite(record, device=device, seconds=100.0)
     monkeypatch.setattr(machine, "device_name", lambda device: "abacus")
-    settings = {
-        "dataset": "cifar10",
-        "outputs": str(tmp_path),
-        "profile": "made_up",
-        "trials": 3,
-        "missing": "train",
-    }
-    for name in ("table3_cifar10", "masking_ablation"):
-        methods = ["classification", "rotation" if name == "table3_cifar10" else "center_mask"]
-        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(settings | {"methods": methods}))
+    common = {"dataset": "cifar10", "outputs": str(tmp_path), "profile": "made_up"}
+    common |= {"trials": 3, "missing": "train"}
+    files = []
+    for name, method in (("table3_cifar10", "rotation"), ("masking_ablation", "center_mask")):
+        methods = ["classification", method]
+        files.append(str(save(tmp_path / f"{name}.yaml", **common, methods=methods)))
     before = contents(tmp_path)
-    files = [tmp_path / f"{name}.yaml" for name in ("table3_cifar10", "masking_ablation")]
-    words = ["grid", *map(str, files), "--dry-run", "--split", "method", "--jobs", "2"]
+    words = ["grid", *files, "--dry-run", "--split", "method", "--jobs", "2"]
     assert main(words) == 0 and contents(tmp_path) == before
     first, second, both, last = capsys.readouterr().out.splitlines()
-    left = "10 of 60 runs are finished, 50 are missing: 20 s of training, 10 s side by side; the time of 30 is unknown, for"
+    left = "10 of 60 runs are finished, 50 are missing: 20 s of training, 10 s side by side"
+    left += "; the time of 30 is unknown, for"
     assert first.startswith("table3_cifar10 (cifar10): ") and left in first and left in second
     assert both.startswith("all, each run once: 10 of 90 runs are finished, 80 are missing: 20 s")
     assert last.startswith("30 jobs, ") and last.endswith("times are medians on abacus")
     assert len(store.finished(experiment)) == 10
 
 
-def test_a_dry_run_says_which_scores_finished_runs_lack(tmp_path, capsys):
+@pytest.mark.parametrize("scores", [["msp", "knn", "odin", "vim"], ["odin"]], ids=len)
+def test_a_dry_run_says_which_scores_finished_runs_lack(tmp_path, capsys, scores):
     """On a machine without the data too, and beside runs that another device has made."""
-    helpers.made_up(
-        tmp_path, dataset="cifar10", methods="classification", trials=1, hold_out=["cat", "dog"]
-    )
-    settings = {
-        "dataset": "cifar10",
-        "outputs": str(tmp_path),
-        "profile": "made_up",
-        "trials": 2,
-        "missing": "train",
-    }
-    settings |= {
-        "data_root": str(tmp_path / "no data"),
-        "methods": "classification",
-        "hold_out": ["cat", "dog"],
-    }
-    file = tmp_path / "table3_cifar10.yaml"
-    for scores, lacks in ((["msp", "knn", "odin", "vim"], "knn, vim"), (["odin"], None)):
-        file.write_text(yaml.safe_dump(settings | {"scores": scores}))
-        assert main(["grid", str(file), "--dry-run"]) == 0
-        said = capsys.readouterr().out
-        counts = (
-            "0 of 4 runs are finished, 4 are missing"
-            if lacks
-            else "2 of 4 runs are finished, 2 are missing"
-        )
-        assert f"{counts}: 2 s of training" in said and "unknown" not in said
-        assert ("only to be scored" in said) == bool(lacks)
-        assert (
-            not lacks
-            or f", 2 of them only to be scored: they lack {lacks} (2 can't be, for their weights are not here)\n"
-            in said
-        )
+    common = {"dataset": "cifar10", "methods": "classification", "hold_out": ["cat", "dog"]}
+    helpers.made_up(tmp_path, **common, trials=1)
+    common |= {"outputs": str(tmp_path), "profile": "made_up", "trials": 2, "missing": "train"}
+    common |= {"data_root": str(tmp_path / "no data"), "scores": scores}
+    file = save(tmp_path / "table3_cifar10.yaml", **common)
+    assert main(["grid", str(file), "--dry-run", "--jobs", "2"]) == 0
+    said = capsys.readouterr().out
+    text = "2 of 4 runs are finished, 2 are missing: 2 s of training, 1 s side by side\n"
+    if scores != ["odin"]:
+        text = "0 of 4 runs are finished, 4 are missing: 2 s of training, 1 s side by side"
+        text += ", 2 of them only to be scored: they lack knn, vim"
+        text += " (2 can't be, for their weights are not here)\n"
+    assert text in said
 
 
 @pytest.fixture
 def failing(tmp_path, monkeypatch):
-    """A grid of two finished runs, (arguments, experiment). Snakemake's place: each start a line in
-    `starts`, then status 3.
-
-    That of grids with what the file `fails` says in their name, at first of all.
-    """
+    """A grid of two finished runs whose Snakemake writes a line into `starts` and has status 3."""
     how = {"dataset": "digits", "hold_out": ["1", "4"], "methods": "classification", "trials": 1}
-    unnamed = {
-        "temperature": 10,
-        "epsilon": 0.02,
-        "weight_decay": 0.01,
-        "crop_padding": 1,
-        "keep_weights": False,
-    }
-    experiment = helpers.made_up(
-        tmp_path / "outputs", **how, **unnamed, missing="train", data_root=str(tmp_path / "data")
-    )
-    (tmp_path / "benchmark.yaml").write_text(yaml.safe_dump(experiment.model_dump(mode="json")))
+    how |= {"temperature": 10, "epsilon": 5e-05, "weight_decay": 0.01, "crop_padding": 1}
+    how |= {"keep_weights": False, "missing": "train", "data_root": str(tmp_path / "data")}
+    experiment = helpers.made_up(tmp_path / "outputs", **how)
+    file = save(tmp_path / "benchmark.yaml", **experiment.model_dump(mode="json"))
     program = tmp_path / "snakemake"
-    (tmp_path / "fails").touch()
-    lines = (
-        "#!/bin/sh",
-        f"cd {tmp_path}",
-        'echo "$*" >> starts',
-        'case "$*" in *"$(cat fails)"*) exit 3;; esac',
-        "",
-    )
-    program.write_text("\n".join(lines))
+    program.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/starts\nexit 3\n')
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
-    return ["grid", str(tmp_path / "benchmark.yaml")], experiment
+    return ["grid", str(file)], experiment
 
 
-def test_a_grid_fails_if_snakemake_does(failing, tmp_path, capsys):
+def test_a_grid_fails_if_snakemake_does(failing, capsys):
     assert main(failing[0]) == 3
     *_, first, second, last = capsys.readouterr().out.splitlines()
-    assert first.startswith("failed: digits-1: it was not run: ") and second.startswith(
-        "failed: digits-4: it was not run"
-    )
-    assert "the same command runs only what failed again" in last
-    search = {
-        "settings": [failing[0][1]],
-        "auxiliary_weights": {"rotation": [2]},
-        "hold_out": "none",
-        "profile": "made_up",
-    }
-    search |= {
-        "methods": ["classification", "rotation"],
-        "missing": "train",
-        "outputs": str(tmp_path / "outputs"),
-    }
-    (tmp_path / "lambda_search.yaml").write_text(yaml.safe_dump(search))
-    (tmp_path / "fails").write_text("lambda_search")
-    assert main(failing[0]) == 0 and main([*failing[0], str(tmp_path / "lambda_search.yaml")]) == 3
-    waits = yaml.safe_load((tmp_path / "benchmark.yaml").read_text()) | {"auxiliary_weight": None}
-    (tmp_path / "table3_cifar10.yaml").write_text(yaml.safe_dump(waits))
-    main(
-        ["grid", *(str(tmp_path / f"{name}.yaml") for name in ("lambda_search", "table3_cifar10"))]
-    )
-    assert (
-        "not begun, for lack of a chosen auxiliary weight: table3_cifar10"
-        in capsys.readouterr().out
-    )
-    assert "table3_cifar10" not in (tmp_path / "starts").read_text()
+    assert first.startswith("failed: holdout-digits-1: it was not run: ")
+    assert second.startswith("failed: holdout-digits-4: it was not run")
+    assert last.startswith("2 failed; ") and "the same command runs only what failed" in last
 
 
 def test_a_job_is_told_every_setting_of_its_runs(failing, tmp_path):
+    """By a copy: the user's file may be edited while the grid runs."""
     words, experiment = failing
     main([*words, "--jobs", "3", "-p", "threads", "2"])
-    experiment, where = (
-        experiment.model_copy(update={"threads": 2}),
-        experiment.folder / ".grid" / "benchmark",
-    )
+    experiment = experiment.model_copy(update={"threads": 2})
     assert "--cores 6" in (tmp_path / "starts").read_text()
-    told = [
-        notebooks.parameters(grid.HOLDOUT, [file], [])[1]
-        for file in sorted((where / "holdout").glob("*.yaml"))
-    ]
+    where = experiment.folder / ".grid" / "benchmark"
+    files = sorted(where.glob("holdout-*.yaml"))
+    told = [notebooks.parameters(grid.HOLDOUT, [file], [])[1] for file in files]
     assert [e for (e,) in told] == grid.jobs([experiment])
-    (table,) = (where / "table").glob("*.yaml")
-    assert notebooks.parameters(ROOT / "notebooks" / "benchmark.ipynb", [table], [])[1] == (
-        experiment,
-    )
+    (table,) = where.glob("benchmark*.yaml")
+    given, told = notebooks.parameters(ROOT / "notebooks" / "benchmark.ipynb", [table], [])
+    assert told == (experiment,) and given["epsilon"] == 5e-05  # a number, not text
+    assert words[-1] not in (where / "config.yaml").read_text()
 
 
 def test_a_job_whose_run_was_deleted_runs_again_and_no_other(failing):
     words, experiment = failing
-    folder = experiment.folder / ".grid" / "benchmark" / "holdout"
+    folder = experiment.folder / ".grid" / "benchmark"
     main(words)
     for name in "14":
-        (folder / f"digits-{name}.done").touch()
+        (folder / f"holdout-digits-{name}.done").touch()
     main(words)
-    assert done_files(folder) == ["digits-1.done", "digits-4.done"]
+    assert done_files(folder) == ["holdout-digits-1", "holdout-digits-4"]
     shutil.rmtree(next(run.home for run in plan.planned(experiment) if run.hold_out == "4"))
     main(words)
-    assert done_files(folder) == ["digits-1.done"]
+    assert done_files(folder) == ["holdout-digits-1"]
 
 
-LOGS = {
-    "an error": (
-        "a line\nerror: ValueError: x\nits traceback is in o/h.unfinished.ipynb\n",
-        "ValueError: x (its traceback is in",
-    ),
-    "before the kernel": (
-        "Traceback:\n  File\nImportError: no module\n\n",
-        "ImportError: no module (",
-    ),
-    "killed": ("", "it ended without a word, as if killed ("),
-    "not run": (None, "it was not run: no such executor ("),
-}
+ERROR = "a line\nerror: ValueError: x\nits traceback is in o/h.unfinished.ipynb\n"
+CAUSES = [
+    (ERROR, "ValueError: x (its traceback is in"),
+    ("Traceback:\n  File\nImportError: no module\n\n", "ImportError: no module ("),
+    ("", "it ended without a word, as if killed ("),
+    (None, "it was not run: no such executor ("),
+]
 
 
-@pytest.mark.parametrize("case", LOGS)
-def test_a_failed_jobs_cause_is_the_last_error_of_its_log(tmp_path, case):
-    text, said = LOGS[case]
-    log = tmp_path / "holdout" / "job.log"
+@pytest.mark.parametrize("log, said", CAUSES)
+def test_a_failed_jobs_cause_is_the_last_error_of_its_log(tmp_path, log, said):
     (tmp_path / "snakemake.log").write_text("Using profile\nno such executor\n\n")
-    if text is not None:
-        log.parent.mkdir()
-        log.write_text(text)
-    assert grid._cause(log).startswith(said) and "\n" not in grid._cause(log)
+    if log is not None:
+        (tmp_path / "job.log").write_text(log)
+    cause = grid._cause(tmp_path / "job.log")
+    assert cause.startswith(said) and "\n" not in cause
 
 
 def test_a_grid_whose_lock_is_held_starts_nothing(failing, tmp_path, capsys):
@@ -535,114 +370,19 @@ def test_a_grid_whose_lock_is_held_starts_nothing(failing, tmp_path, capsys):
     assert not (tmp_path / "starts").exists()
 
 
-@pytest.mark.notebook
-def test_a_file_edited_while_a_grid_runs_and_between_two(tmp_path, monkeypatch):
-    """The first grid does what it was told at its start; the second what the file says then,
-    without losing the first's.
-    """
-    command, places, experiment = prepare(
-        tmp_path, hold_out=["zero"], methods=["classification", "watched:loss"], epochs=20
-    )
-    (tmp_path / "watched.py").write_text(WATCHED)
-    monkeypatch.syspath_prepend(tmp_path)
-    words, file = [sys.executable, "-m", "semlib", *map(str, command)], tmp_path / "benchmark.yaml"
-    first = subprocess.Popen(
-        words, cwd=ROOT, env=environment(**places), stdout=subprocess.PIPE, text=True
-    )
-    while not list(tmp_path.glob("seen-*")):
-        assert first.poll() is None
-        time.sleep(0.05)
-    file.write_text(file.read_text().replace("epochs: 20", "epochs: 2"))
-    said, _ = first.communicate(timeout=200)
-    edited = experiment.model_copy(update={"epochs": 2})
-    assert (
-        first.returncode == 0 and "2 of 2 runs are finished" in said and not store.finished(edited)
-    )
-    kept = contents(experiment.folder / "runs", ("run.lock",))
-    second = semlib(*command, **places)
-    assert second.returncode == 0 and "2 of 2 runs are finished" in second.stdout, (
-        second.stdout + second.stderr
-    )
-    assert len(store.finished(edited)) == len(store.finished(experiment)) == 2
-    after = contents(experiment.folder / "runs", ("run.lock",))
-    assert {name: after[name] for name in kept} == kept
-    table = (experiment.folder / "benchmark-tiny-zero.ipynb").read_text()
-    assert "2 epochs" in table and "20 epochs" not in table
+WRONG = [
+    (["--gpus", "98,99"], "--gpus: 98, 99 is not here; choose from "),
+    (["--on", "moon"], "--on: no profile 'moon'; choose from local, slurm, or a folder"),
+    (["-p", "outputs", "/proc/none"], "outputs: /proc/none/test can't be written to"),
+    (["--notebook", "table9"], "choose --notebook from appendix_d_baseline"),
+]
 
 
-@pytest.mark.notebook
-def test_tables_wait_for_the_search_of_their_weight_and_others_do_not(tmp_path):
-    """lambda_search and a table whose weight it chooses, in one command; a search that fails holds
-    back that table alone.
-    """
-    _, places, _ = prepare(tmp_path, methods=["classification", "rotation"])
-    common = yaml.safe_load((tmp_path / "benchmark.yaml").read_text()) | {"hold_out": "zero"}
-    search = {
-        "settings": [str(tmp_path / "base.yaml")],
-        "auxiliary_weights": {"rotation": [0.25, 4]},
-        "hold_out": "none",
-    }
-    search |= {
-        "evaluate_on": "validation",
-        "profile": "test",
-        "outputs": str(tmp_path / "outputs"),
-        "scores": ["msp"],
-    }
-    files = {"base": common, "lambda_search": search | {"missing": "train", "trials": 1}}
-    files |= {
-        "table3_cifar10": common | {"auxiliary_weight": None},
-        "masking_ablation": common | {"methods": "classification"},
-    }
-    for name, values in files.items():
-        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(values))
-    order = [
-        tmp_path / f"{name}.yaml"
-        for name in ("masking_ablation", "table3_cifar10", "lambda_search")
-    ]
-
-    broken = search | {"missing": "train", "trials": 1, "learning_rate": 1e12}
-    (tmp_path / "lambda_search.yaml").write_text(yaml.safe_dump(broken))
-    first = semlib("grid", *order, **places)
-    assert (
-        first.returncode == 1
-        and "not begun, for lack of a chosen auxiliary weight: table3_cifar10" in first.stdout
-    )
-    names = {path.name for path in (tmp_path / "outputs" / "test").glob("*.ipynb")}
-    assert (
-        "masking_ablation-tiny-zero.ipynb" in names
-        and "table3_cifar10-tiny-zero.ipynb" not in names
-    )
-
-    (tmp_path / "lambda_search.yaml").write_text(yaml.safe_dump(files["lambda_search"]))
-    second = semlib("grid", *order, **places)
-    assert second.returncode == 0, second.stdout + second.stderr
-    chosen = (
-        (tmp_path / "outputs" / "test" / "auxiliary_weights.csv")
-        .read_text()
-        .splitlines()[1]
-        .split(",")[2]
-    )
-    (record,) = (store.read_record(p.parent) for p in tmp_path.rglob("zero/rotation/*/record.json"))
-    assert record.settings["auxiliary_weight"] == float(chosen)
-
-
-@pytest.mark.notebook
-@pytest.mark.parametrize(
-    "words, said",
-    [
-        (["--gpus", "98,99"], "--gpus: 98, 99 is not here; choose from "),
-        (["--on", "moon"], "--on: no profile 'moon'; choose from local, slurm, or a folder"),
-        (["-p", "outputs", "/proc/none"], "outputs: /proc/none/test can't be written to"),
-        (["--notebook", "table9"], "choose --notebook from appendix_d_baseline"),
-    ],
-)
-def test_a_grid_that_can_not_run_is_one_clear_line(tmp_path, words, said):
+@pytest.mark.parametrize("words, said", WRONG)
+def test_a_grid_that_can_not_run_is_one_clear_line(tmp_path, monkeypatch, capsys, words, said):
     command, places, _ = prepare(tmp_path)
-    done = semlib(*command, *words, **places)
-    assert (
-        done.returncode == 2
-        and done.stderr.startswith("error: ")
-        and said in done.stderr
-        and done.stderr.count("\n") == 1
-    )
-    assert not (tmp_path / "outputs").exists() or not list((tmp_path / "outputs").rglob("*.*"))
+    monkeypatch.setenv("SEMLIB_DATA", str(places["SEMLIB_DATA"]))
+    assert main([*map(str, command), *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and said in error and error.count("\n") == 1
+    assert not list(tmp_path.glob("outputs/**/*.*"))

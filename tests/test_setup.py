@@ -1,8 +1,8 @@
-"""The house: imports point one way, the two lists of dependencies agree, notebooks are committed
-bare.
-"""
+"""The house: line budgets, imports that point one way, density, dependencies, committed files."""
 
 import ast
+import graphlib
+import itertools
 import re
 import subprocess
 import sys
@@ -15,182 +15,195 @@ from helpers import ROOT, environment
 
 from workbench.experiment import Experiment, documented
 
-PACKAGE = ROOT / "semlib"
-FLOORS = (  # each may import of those before it
-    ("files", "randomness", "config", "user_code"),
-    ("datasets", "models", "metrics"),
-    ("auxiliary", "checkpoint", "training"),
-    ("runs",),
-    ("results",),
-    ("batch",),
-    ("__main__",),
+LINES = {"semlib": 2000, "workbench": 5200, "tests": 11_000}
+# A file imports from floors before its own. A folder is a floor with all of its files, unless they
+# are listed; a package's own name stands for its __init__.py.
+SEMLIB = """randomness datasets.splits datasets.imagenet datasets.sources datasets.ood
+datasets.augmentation datasets models metrics auxiliary training holdout semlib __main__"""
+WORKBENCH = (
+    """files experiment own own_network checkpoint images runs results batch cli workbench"""
 )
-WINGS = {  # likewise the files of a wing, by their names in it
-    "": ("files", "randomness", "config", "user_code", "auxiliary", "checkpoint", "training"),
-    "runs": (
-        "machine",
-        "plan",
-        "store",
-        "scoring",
-        "external",
-        "execute",
-        "new_images",
-        "__init__",
-    ),
-    "results": (
-        "names",
-        "curves",
-        "tables",
-        "stats",
-        "show",
-        "plots",
-        "inspector",
-        "report",
-        "appendix_d",
-        "imagenet_subsets",
-    ),
-    "batch": ("gpus", "notebooks", "progress", "grid"),
-}
-NO_TORCH = {
-    "runs",
-    "runs.machine",
-    "runs.plan",
-    "runs.store",
-    "metrics.detection",
-}  # what results may take of these wings
+FLOORS = {"semlib": SEMLIB.split(), "workbench": WORKBENCH.split()}
 
 
-def imported(path) -> set[str]:
-    """The modules of semlib that a file imports, at its top or inside a function: files, runs.plan,
-    datasets.
-    """
+def modules(path) -> set[str]:
+    """The modules that a file imports, at its top or inside functions: workbench.runs.plan."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {
-                name.name.removeprefix("semlib.")
-                for name in node.names
-                if name.name.startswith("semlib.")
-            }
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path.name}: relative import"
-            package = (node.module or "").partition("semlib")[2].removeprefix(".")
-            if (node.module or "").split(".")[0] == "semlib":
-                where = PACKAGE / package.replace(".", "/")
-                files = {
-                    name.name
-                    for name in node.names
-                    if (where / f"{name.name}.py").exists() or (where / name.name).is_dir()
-                }
-                found |= {f"{package}.{name}".removeprefix(".") for name in files} or {package} - {
-                    ""
-                }
+            found |= {name.name for name in node.names}
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            found |= {f"{node.module}.{name.name}" for name in node.names}
     return found
 
 
-def test_what_is_committed_stays_small():
-    tracked = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split("\0")
-    sizes = {
-        name: (ROOT / name).stat().st_size for name in tracked if name and (ROOT / name).is_file()
-    }
-    # 79 runs at 500 labels with the scores of sixteen detectors under both statistics are 61 MB
-    assert sum(sizes.values()) < 100e6, sorted(sizes, key=sizes.get)[-10:]
-    assert not [name for name in sizes if name.endswith((".pt", ".pth"))]
+def floor(module: str) -> int:
+    """Where semlib.datasets.splits.hold_out stands: the longest beginning that the table has."""
+    package, *parts = module.split(".")
+    floors = FLOORS[package]
+    for length in range(len(parts), 0, -1):
+        name = ".".join(parts[:length])
+        if name in floors:
+            return floors.index(name)
+    return floors.index(package)
 
 
-@pytest.mark.parametrize(
-    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
-)
-def test_imports_point_one_way(path):
-    """Floor by floor, and inside a wing, or among the files at the top, in their order."""
-    wing, name = (*path.relative_to(PACKAGE).with_suffix("").parts, "__init__")[:2]
-    floor = {module: k for k, modules in enumerate(FLOORS) for module in modules}
-    for module in imported(path):
-        other, inner = (*module.split("."), "")[:2]
-        assert floor[other] <= floor[wing], f"{wing} imports {module}"
-        if other != wing and floor[other] == floor[wing]:
-            assert WINGS[""].index(other) < WINGS[""].index(wing), f"{wing} imports {module}"
-        if other == wing and inner != name and wing in WINGS:
-            assert WINGS[wing].index(inner or "__init__") < WINGS[wing].index(name), (
-                f"{wing}/{name} imports {module}"
-            )
-        if wing == "results" and other in ("runs", "metrics") and name != "appendix_d":
-            assert module in NO_TORCH, f"results needs no torch, and {name} imports {module}"
+@pytest.mark.parametrize("folder", LINES)
+def test_a_package_has_as_many_lines_as_promised(folder):
+    counts = {path: path.read_text().count("\n") for path in (ROOT / folder).rglob("*.py")}
+    assert sum(counts.values()) <= LINES[folder], sorted(counts, key=counts.get)[-5:]
+
+
+def graph(package: str) -> dict[str, set[str]]:
+    """The modules of a package, each with those that it imports."""
+    files = (ROOT / package).rglob("*.py")
+    names = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files}
+    names = {path: name.removesuffix(".__init__") for path, name in names.items()}
+    found = {}
+    for path, name in names.items():
+        inner = {module for module in modules(path) if module.split(".")[0] == package}
+        # of an imported function its module
+        inner = {m if m in names.values() else m.rpartition(".")[0] for m in inner}
+        found[name] = inner - {name}
+    return found
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_imports_point_one_way(package):
+    """From floor to floor as the table says, and without a cycle inside of one."""
+    upwards = []
+    for module, imported in graph(package).items():
+        higher = [other for other in imported if floor(other) > floor(module)]
+        upwards += [f"{module} imports {other}" for other in higher]
+    assert not upwards
+    graphlib.TopologicalSorter(graph(package)).prepare()
+
+
+def test_the_paper_names_its_machinery_in_one_file():
+    naming = {p.name for p in (ROOT / "semlib").rglob("*.py") if "workbench" in p.read_text()}
+    assert naming == {"__main__.py"}
 
 
 def test_looking_at_results_does_not_load_torch():
-    code = "import sys, workbench.runs.store; from workbench.results import inspector, plots, show, stats, tables"
-    code += "; sys.exit('torch' in sys.modules)"
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], env=environment(), cwd=ROOT, timeout=100
-        ).returncode
-        == 0
-    )
+    code = "import sys, workbench.runs.store, workbench.results as results; "
+    code += "from workbench.results import inspector, plots, show, stats, tables; "
+    code += "sys.exit('torch' in sys.modules)"
+    words = [sys.executable, "-c", code]
+    assert subprocess.run(words, env=environment(), cwd=ROOT, timeout=100).returncode == 0
 
 
-CONDA = {
-    "torch": "pytorch",
-    "matplotlib": "matplotlib-base",
-    "snakemake": "snakemake-minimal",
-    "seaborn": "seaborn-base",
-}
-CONDA |= {"playwright": "playwright-python"}
+# --- density: each line says one thing
+
+
+def packed(tree: ast.AST):
+    """(what, line) of each packed expression."""
+    condition = (ast.Compare, ast.BoolOp)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
+            ifs = sum(len(generator.ifs) for generator in node.generators)
+            if len(node.generators) > 1 or ifs > 1:
+                yield "a comprehension with two for or two if", node.lineno
+        if isinstance(node, ast.Assign):
+            pair = (node.targets[0], node.value)
+            if all(isinstance(side, ast.Tuple) for side in pair):
+                yield "two assignments in a line", node.lineno
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+            sides = (node.left, node.right)
+            is_text = any(isinstance(getattr(s, "value", None), str) for s in sides)
+            is_text |= any(isinstance(s, ast.JoinedStr) for s in sides)
+            calls = [s for s in sides if isinstance(s, ast.Call)]
+            is_bool = any(getattr(call.func, "id", "") == "bool" for call in calls)
+            if is_text and (is_bool or any(isinstance(s, condition) for s in sides)):
+                yield "a text times a condition", node.lineno
+        if isinstance(node, ast.IfExp):
+            inner = itertools.chain(*(ast.walk(child) for child in ast.iter_child_nodes(node)))
+            if any(isinstance(child, ast.IfExp) for child in inner):
+                yield "a condition in a condition", node.lineno
+
+
+PACKED = ["[x for y in z for x in y]", "[x for x in y if x if y]", "a, b = 1, 2"]
+PACKED += ["'s' * (n > 1)", "f'{n}' * bool(n)", "1 if a else 2 if b else 3"]
+
+
+@pytest.mark.parametrize("code", PACKED)
+def test_what_is_packed_is_found(code):
+    assert len(list(packed(ast.parse(code)))) == 1
+
+
+@pytest.mark.parametrize("folder", LINES)
+def test_each_line_says_one_thing_in_100_columns(folder):
+    found = []
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        text = path.read_text()
+        where = path.relative_to(ROOT)
+        found += [f"{where}:{number} {what}" for what, number in packed(ast.parse(text))]
+        lines = enumerate(text.splitlines(), 1)
+        found += [f"{where}:{number} is long" for number, line in lines if len(line) > 100]
+    assert not found, "\n".join(found)
+
+
+# --- dependencies
+
+CONDA = {"torch": "pytorch", "matplotlib": "matplotlib-base", "seaborn": "seaborn-base"}
+CONDA |= {"snakemake": "snakemake-minimal", "playwright": "playwright-python"}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
 
 
 def test_environment_yml_agrees_with_pyproject():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + [
-        r for extra in ("test", "lab") for r in project["optional-dependencies"][extra]
-    ]
-    pairs = [re.fullmatch(r"([\w-]+)(>=[\d.]+)", requirement).groups() for requirement in wanted]
-    conda = {CONDA.get(name, name) + bound for name, bound in pairs} | {
-        f"python{project['requires-python']}"
-    }
+    conda = {f"python{PROJECT['requires-python']}"}
+    for requirement in (*PROJECT["dependencies"], *EXTRAS["test"], *EXTRAS["lab"]):
+        name, bound = re.fullmatch(r"([\w-]+)(>=[\d.]+)", requirement).groups()
+        conda.add(CONDA.get(name, name) + bound)
     given = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     assert set(given) == conda and len(given) == len(conda)
-
-
-def test_nbstripout_is_for_the_notebooks_alone():
-    repos = yaml.safe_load((ROOT / ".pre-commit-yaml").read_text())["repos"]
-    (hook,) = [hook for repo in repos for hook in repo["hooks"] if hook["id"] == "nbstripout"]
-    assert re.search(hook["files"], "notebooks/benchmark.ipynb")
-    assert not re.search(hook["files"], "outputs/paper/table3_cifar10.ipynb")
-
-
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.name
-)
-def test_notebooks_are_committed_bare(path):
-    notebook = nbformat.read(path, 4)
-    nbformat.validate(notebook)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert code and all(cell.outputs == [] and cell.execution_count is None for cell in code)
-    assert "papermill" not in notebook.metadata and not [
-        cell for cell in code if "papermill" in cell.metadata
-    ]
-    assert str(ROOT) not in path.read_text()
-
-
-def test_every_parameter_is_documented_at_its_field_and_on_the_page():
-    assert all(field.description for field in Experiment.model_fields.values())
-    assert (ROOT / "docs" / "parameters.md").read_text() == documented() + "\n"
-    text = documented()
-    assert [name for name in Experiment.model_fields if f"| `{name}` |" not in text] == []
 
 
 def test_the_lock_is_of_all_dependencies_with_hashes():
     lock = (ROOT / "requirements.lock").read_text()
     assert "://" not in lock and "--index" not in lock
-    locked = {
-        name.lower().replace("_", "-") for name in re.findall(r"^([\w.-]+)==", lock, flags=re.M)
-    }
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + [
-        r for extra in project["optional-dependencies"].values() for r in extra
-    ]
+    names = re.findall(r"^([\w.-]+)==", lock, flags=re.M)
+    locked = {name.lower().replace("_", "-") for name in names}
+    wanted = itertools.chain(PROJECT["dependencies"], *EXTRAS.values())
     assert {re.match(r"[\w-]+", requirement)[0].lower() for requirement in wanted} <= locked
     for requirement in re.split(r"\n(?=\S)", lock.strip()):
         assert "--hash=sha256:" in requirement, requirement.splitlines()[0]
+
+
+# --- what is committed
+
+
+def test_what_is_committed_stays_small():
+    command = ["git", "ls-files", "-z"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    files = [ROOT / name for name in done.stdout.split("\0") if name]
+    sizes = {path: path.stat().st_size for path in files if path.is_file()}
+    assert sum(sizes.values()) <= 125e6, sorted(sizes, key=sizes.get)[-10:]
+    assert not [path for path in sizes if path.suffix in (".pt", ".pth")]
+
+
+def test_nbstripout_is_for_the_notebooks_alone():
+    repos = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    hooks = itertools.chain(*(repo["hooks"] for repo in repos))
+    (hook,) = [hook for hook in hooks if hook["id"] == "nbstripout"]
+    assert re.search(hook["files"], "notebooks/benchmark.ipynb")
+    assert not re.search(hook["files"], "outputs/paper/table3_cifar10.ipynb")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.name)
+def test_notebooks_are_committed_bare(path):
+    notebook = nbformat.read(path, 4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert code and all(cell.outputs == [] and cell.execution_count is None for cell in code)
+    assert "papermill" not in notebook.metadata
+    assert not [cell for cell in code if "papermill" in cell.metadata]
+    assert str(ROOT) not in path.read_text()
+
+
+def test_every_parameter_is_documented_at_its_field_and_on_the_page():
+    text = documented()
+    assert all(field.description for field in Experiment.model_fields.values())
+    assert (ROOT / "docs" / "parameters.md").read_text() == text + "\n"
+    assert [name for name in Experiment.model_fields if f"| `{name}` |" not in text] == []

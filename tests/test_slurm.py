@@ -1,6 +1,4 @@
-"""The grid on a real SLURM cluster: one hold-out fails, one job is killed, and slurmd is killed and
-comes back meanwhile.
-"""
+"""The grid on a real SLURM cluster, while jobs fail and are killed, and slurmd crashes."""
 
 import itertools
 import re
@@ -9,19 +7,16 @@ import sys
 
 import pytest
 import yaml
-from helpers import FRAGILE, ROOT, semlib_path, tiny_benchmark, tiny_data
+from helpers import CLASSES, FRAGILE, ROOT, semlib_path, tiny_benchmark, tiny_data
 from slurm_cluster import Cluster, install
 
 from workbench.runs import plan, store
 
 pytestmark = pytest.mark.slurm
 # this cluster has no accounting, and a test no time
-OWN = {
-    "slurm-status-command": "squeue",
-    "slurm-init-seconds-before-status-checks": 2,
-    "latency-wait": 5,
-    "retries": 1,
-}
+OWN = {"slurm-status-command": "squeue", "slurm-init-seconds-before-status-checks": 2}
+OWN |= {"latency-wait": 5, "retries": 1}
+RESOURCES = {"slurm_partition": "long", "gpu": 1, "mem_mb": 2000}
 
 
 @pytest.fixture
@@ -36,67 +31,43 @@ def test_a_grid_on_slurm_ends_complete_but_for_what_fails_on_purpose(
     cluster, tmp_path, monkeypatch
 ):
     tiny_data(tmp_path / "data")
-    file, experiment = tiny_benchmark(
-        tmp_path, hold_out="all", methods=["classification", "fragile:loss"], epochs=30
-    )
+    how = {"hold_out": "all", "methods": ["classification", "fragile:loss"], "epochs": 30}
+    file, experiment = tiny_benchmark(tmp_path, **how)
     (tmp_path / "fragile.py").write_text(FRAGILE)
     (tmp_path / "broken").touch()
     monkeypatch.syspath_prepend(tmp_path)
     profile = yaml.safe_load((ROOT / "workflow" / "profiles" / "slurm" / "config.yaml").read_text())
     (tmp_path / "profile").mkdir()
     (tmp_path / "profile" / "config.yaml").write_text(yaml.safe_dump(profile | OWN))
-    places = cluster.environment | {
-        "SEMLIB_DATA": str(tmp_path / "data"),
-        "PYTHONPATH": semlib_path(tmp_path),
-    }
-    words = [
-        sys.executable,
-        "-m",
-        "semlib",
-        "grid",
-        file,
-        "--on",
-        tmp_path / "profile",
-        "--jobs",
-        4,
-    ]
-    words += ["-p", "threads", 1]
-    for name, value in {"slurm_partition": "long", "gpu": 1, "mem_mb": 2000}.items():
+    places = {"SEMLIB_DATA": str(tmp_path / "data"), "PYTHONPATH": semlib_path(tmp_path)}
+    words = [sys.executable, "-m", "semlib", "grid", file, "--on", tmp_path / "profile"]
+    words += ["--jobs", 4, "-p", "threads", 1]
+    for name, value in RESOURCES.items():
         words += ["--resource", name, value]
     with (tmp_path / "log").open("w") as log:
-        grid = subprocess.Popen(list(map(str, words)), cwd=ROOT, env=places, stdout=log, stderr=log)
+        how = {"cwd": ROOT, "env": cluster.environment | places, "stdout": log, "stderr": log}
+        grid = subprocess.Popen(list(map(str, words)), **how)
 
-    def of(name: str) -> list:
-        return [job for job in cluster.jobs() if re.search(rf"holdout.*{name}", job.comment)]
+    def jobs(name: str) -> list:
+        wanted = f"holdout-tiny-{name}"
+        return [job for job in cluster.jobs() if re.search(wanted, job.comment)]
 
-    def home(name: str):
-        return next(
-            run.home
-            for run in plan.planned(experiment)
-            if (run.hold_out, run.method) == (name, "classification")
-        )
-
-    cluster.wait(
-        lambda: (
-            (home("zero") / "checkpoint.pt").exists() or (home("zero") / "record.json").exists()
-        ),
-        120,
-    )
-    cluster.kill_job(of("zero")[0].number)
+    runs = {(run.hold_out, run.method): run.home for run in plan.planned(experiment)}
+    home = runs["zero", "classification"]
+    begun = (home / "checkpoint.pt", home / "record.json")
+    cluster.wait(lambda: any(path.exists() for path in begun), 600)
+    cluster.kill_job(jobs("zero")[0].number)
     cluster.kill_slurmd()
     cluster.start_slurmd()
-    status = grid.wait(400)
+    status = grid.wait(1200)
     text = (tmp_path / "log").read_text()
     assert status == 1 and "7 of 8 runs are finished" in text, text
     finished = {(record.hold_out, record.method) for record in store.finished(experiment)}
-    every = set(itertools.product(("zero", "one", "two", "three"), experiment.methods))
+    every = set(itertools.product(CLASSES, experiment.methods))
     assert every - finished == {("two", "fragile:loss")}, text
-    assert "failed: tiny-two: RuntimeError: broken on purpose (its traceback is in" in text
+    assert "failed: holdout-tiny-two: RuntimeError: broken on purpose (its traceback is in" in text
     cluster.wait(lambda: all(job.state in ("COMPLETED", "FAILED") for job in cluster.jobs()))
-    states = {
-        name: [job.state for job in of(f"tiny-{name}")] for name in ("zero", "one", "two", "three")
-    }
-    assert states["zero"] == ["FAILED", "COMPLETED"] and states["two"] == ["FAILED", "FAILED"], (
-        states
-    )
-    assert {states[name][-1] for name in ("one", "three")} == {"COMPLETED"}, states
+    states = {name: [job.state for job in jobs(name)] for name in CLASSES}
+    assert states["zero"] == ["FAILED", "COMPLETED"], states
+    assert states["two"] == ["FAILED", "FAILED"], states
+    assert states["one"][-1] == states["three"][-1] == "COMPLETED", states

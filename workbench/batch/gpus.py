@@ -1,5 +1,6 @@
-"""A GPU of its own for each of several processes on one machine."""
+"""Give each of several processes on one machine a GPU of its own."""
 
+import math
 import os
 import sys
 import tempfile
@@ -7,14 +8,16 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 from filelock import FileLock, Timeout
 
-PATIENCE = 5.0  # seconds until it is said that all are taken
+PATIENCE = 5.0  # seconds of waiting before a line is printed
 
 
 def visible() -> list[str]:
-    """The GPUs that this process may use, by the names that CUDA_VISIBLE_DEVICES has for them."""
+    """The GPUs that this process may use, named as in CUDA_VISIBLE_DEVICES."""
     import torch
 
     if not torch.cuda.is_available():
@@ -25,39 +28,26 @@ def visible() -> list[str]:
 
 @contextmanager
 def claim(devices: Sequence[str]) -> Generator[str, None, None]:
-    """One of these GPUs for this process: the first that no other process of this user holds,
-    waiting until one is free.
+    """Set CUDA_VISIBLE_DEVICES to one of these GPUs that no other process claims; wait for one."""
+    device, lock = _acquire(devices)
+    with lock, patch.dict(os.environ, CUDA_VISIBLE_DEVICES=device):
+        yield device
 
-    It is named in CUDA_VISIBLE_DEVICES, for this process and those that it starts. Held by a file
-    lock on this machine, which is freed when the process dies.
-    """
+
+def _acquire(devices: Sequence[str]) -> tuple[str, Any]:
+    """A GPU and its file lock, which the operating system frees when the process dies."""
     folder = Path(tempfile.gettempdir()) / f"semlib-gpus-{os.getuid()}"
     folder.mkdir(exist_ok=True)
-    locks = {
-        device: FileLock(folder / f"{device}.lock", fallback_to_soft=False) for device in devices
-    }
-    before = os.environ.get("CUDA_VISIBLE_DEVICES")
-    begun, told = time.monotonic(), False
-    while not (held := next((device for device, lock in locks.items() if _taken(lock)), None)):
-        time.sleep(0.2)
-        if not told and time.monotonic() - begun > PATIENCE:
+    patience_ends = time.monotonic() + PATIENCE
+    while True:
+        for device in devices:
+            with suppress(Timeout):
+                lock = FileLock(folder / f"{device}.lock", fallback_to_soft=False)
+                return device, lock.acquire(timeout=0)
+        if time.monotonic() > patience_ends:
+            names = " or ".join(devices)
             print(
-                f"waiting for GPU {' or '.join(devices)}: other processes hold them",
-                file=sys.stderr,
-                flush=True,
+                f"waiting for GPU {names}: other processes hold them", file=sys.stderr, flush=True
             )
-            told = True
-    os.environ["CUDA_VISIBLE_DEVICES"] = held
-    try:
-        yield held
-    finally:
-        locks[held].release()
-        del os.environ["CUDA_VISIBLE_DEVICES"]
-        if before is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = before
-
-
-def _taken(lock: FileLock) -> bool:
-    with suppress(Timeout):
-        lock.acquire(timeout=0)
-    return lock.is_locked
+            patience_ends = math.inf
+        time.sleep(0.2)

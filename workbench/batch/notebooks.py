@@ -1,6 +1,4 @@
-"""A notebook's parameters from the command line, the experiments that they describe, and the
-notebook's execution.
-"""
+"""A notebook's parameters, the experiments that they describe, and its execution by Papermill."""
 
 import ast
 import json
@@ -8,11 +6,11 @@ import logging
 import os
 import sys
 import tempfile
-from collections import defaultdict
 from collections.abc import Generator, Sequence
 from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from workbench import runs
 from workbench.experiment import (
@@ -25,78 +23,64 @@ from workbench.experiment import (
     several,
     unknown,
 )
-from workbench.files import (
-    CHECKOUT,
-    ROOT,
-    check_writable,
-    one_line,
-    resolve,
-    save_atomically,
-    short,
-)
+from workbench.files import ROOT, check_writable, one_line, save_atomically, short
 from workbench.runs import machine, plan
 
-NO_CHECKOUT = (
-    "semlib is installed as a package: clone its repository and install that with pip install -e"
-)
-SLOW_START = 600  # seconds that a kernel may take to start: imports over a network file system, a busy machine
-LONGEST_FOLDER = 75  # characters, of sockets: the name of one is at most 107 long, on macOS 103
+START_TIMEOUT = 600  # seconds that a kernel may take to start, on a slow file system say
 # ipykernel_launcher without the settings and start-up files of /etc/ipython, /usr/local/etc/ipython
-# and this environment's. Frozen, PyTorch's million objects are not looked through at the end, which
-# takes seconds.
-KERNEL = (
-    "import atexit, gc, sys; atexit.register(gc.freeze); sys.path[:] = filter(None, sys.path); "
-    "from IPython.core import application as a; a.SYSTEM_CONFIG_DIRS.clear(); a.ENV_CONFIG_DIRS.clear(); "
-    "from ipykernel import kernelapp; kernelapp.launch_new_instance()"
-)
+# and this environment's, and without the current folder in sys.path. gc.freeze: at the end Python
+# does not look through PyTorch's million objects, which takes seconds.
+KERNEL = """\
+import atexit, gc, sys; atexit.register(gc.freeze); sys.path[:] = filter(None, sys.path)
+from IPython.core import application as a; a.SYSTEM_CONFIG_DIRS.clear(); a.ENV_CONFIG_DIRS.clear()
+from ipykernel import kernelapp; kernelapp.launch_new_instance()"""
 
-# Papermill checks notebooks by jsonschema, which would take a second to import its grammar of IRIs;
-# notebooks have none.
-sys.modules.setdefault("rfc3987_syntax", None)  # ty: ignore[no-matching-overload]  # an ImportError, which it expects
+# jsonschema, by which Papermill validates notebooks, takes a second to import its grammar of IRIs;
+# notebooks have none, and it expects the ImportError.
+sys.modules.setdefault("rfc3987_syntax", None)  # ty: ignore[no-matching-overload]
 
 
 def parameters(
     notebook: Path, files: Sequence[str | Path], pairs: Sequence[Sequence[str]]
 ) -> tuple[dict[str, Any], tuple[Experiment, ...]]:
-    """The parameters to pass to the notebook, and the experiments that it will make of them;
-    ConfigError names the choices.
-    """
+    """The values to pass to the notebook, and the experiments that it will make of them."""
+    cell = parameters_cell(notebook)
+    given = merged(files, pairs)
+    if isinstance(given.get("labels"), dict):  # Papermill sorts its keys: can't with 500 and all
+        given["labels"] = {str(key): value for key, value in given["labels"].items()}
+    for name in given:
+        if name not in cell and name not in Experiment.model_fields:
+            raise ConfigError(unknown(name, tuple(cell)))
+    known = Experiment.model_fields.keys() | Several.model_fields.keys()
+    values = {name: _default(notebook, cell[name]) for name in cell if name in known}
+    return given, several(values | {name: given[name] for name in given if name in known})
+
+
+def parameters_cell(notebook: Path) -> dict[str, Any]:
+    """What Papermill says of each assignment in the cell that is tagged parameters."""
     import papermill
 
     if notebook.suffix != ".ipynb":
         raise ConfigError(f"{notebook} is not a notebook (.ipynb)")
     try:
-        inferred = papermill.inspect_notebook(literal(notebook))
-    except Exception as error:  # what isn't JSON, or isn't a notebook's: nbformat raises many kinds
+        cell = papermill.inspect_notebook(literal(notebook))
+    except Exception as error:  # nbformat raises many kinds for what isn't a notebook
         raise ConfigError(f"{notebook} can't be read as a notebook ({one_line(error)})") from None
-    if not inferred:
-        raise ConfigError(
-            f"{notebook}: no cell is tagged parameters; tag the one that sets them, or take the notebook anew"
-        )
-    given = merged(files, pairs)
-    if isinstance(
-        given.get("labels"), dict
-    ):  # Papermill sorts a dictionary's keys, and can't sort 500 and all
-        given["labels"] = {str(key): value for key, value in given["labels"].items()}
-    for name in given:
-        if name not in inferred and name not in Experiment.model_fields:
-            raise ConfigError(unknown(name, tuple(inferred)))
-    known = {*Experiment.model_fields, *Several.model_fields}
+    if not cell:
+        raise ConfigError(f"{notebook}: no cell is tagged parameters; tag the one that sets them")
+    return cell
+
+
+def _default(notebook: Path, parameter: dict[str, str]) -> Any:
     try:
-        defaults = {
-            name: ast.literal_eval(p["default"]) for name, p in inferred.items() if name in known
-        }
-    except (ValueError, SyntaxError) as error:
-        raise ConfigError(
-            f"{notebook}: its parameters should be plain values ({one_line(error)})"
-        ) from None
-    return given, several(
-        defaults | {name: value for name, value in given.items() if name in known}
-    )
+        return ast.literal_eval(parameter["default"])
+    except (ValueError, SyntaxError):
+        name = parameter["name"]
+        raise ConfigError(f"{notebook}: parameter {name} should be a plain value") from None
 
 
 def merged(files: Sequence[str | Path], pairs: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """The parameters of the files and, over them, of a command line, not yet checked."""
+    """The parameters of the files and, over them, those of the command line, not yet checked."""
     given: dict[str, Any] = {}
     for file in files:
         given |= read_parameters(existing(file))
@@ -104,12 +88,10 @@ def merged(files: Sequence[str | Path], pairs: Sequence[Sequence[str]]) -> dict[
 
 
 def _value(name: str, text: str) -> Any:
-    """A command line's text as YAML has it, but for text fields: -p hold_out 7 is the class 7, -p
-    hold_out [a, b] two.
-    """
-    default = Experiment.model_fields[name].default if name in Experiment.model_fields else None
-    default = () if name == "settings" else default
-    if isinstance(default, str | tuple) and not text.startswith("["):
+    """A command line's value, YAML; for parameters of text (hold_out 7 is a name) text or list."""
+    field = Experiment.model_fields.get(name)
+    is_text = name == "settings" or (field and isinstance(field.default, str | tuple))
+    if is_text and not text.startswith("["):
         return text
     try:
         return from_yaml(text)
@@ -118,179 +100,136 @@ def _value(name: str, text: str) -> Any:
 
 
 def existing(path: str | Path) -> Path:
-    """The file, from this folder or else from the checkout's root; ConfigError if there is none."""
-    for candidate in (Path(path).absolute(), resolve(path)):
-        if candidate.is_file():
-            return candidate
-    raise ConfigError(
-        f"{path}: no such file" + f"; {NO_CHECKOUT}, or name one of your own" * (not CHECKOUT)
-    )
+    """The file as an absolute path; a relative one counts from the current folder."""
+    absolute = Path(path).expanduser().absolute()
+    if not absolute.is_file():
+        raise ConfigError(f"{path}: no such file")
+    return absolute
 
 
 def executed(notebook: Path, experiment: Experiment) -> Path:
-    """Where the executed notebook goes; one that is not about one data set, or number of labels, is
-    named after none.
-    """
-    import papermill
-
-    inferred = papermill.inspect_notebook(literal(notebook))
-    dataset = inferred.get("dataset")
-    about_one = dataset and not dataset["default"].startswith("[")
-    experiment = (
-        experiment.model_copy(update={"train_per_class": None})
-        if "labels" in inferred
-        else experiment
-    )
-    return (
-        experiment.output(notebook.stem, ".ipynb")
-        if about_one
-        else experiment.folder / notebook.name
-    )
+    """Where the executed notebook goes; its name has the data set only if it is about one alone."""
+    cell = parameters_cell(notebook)
+    if "dataset" not in cell or cell["dataset"]["default"].startswith("["):
+        return experiment.folder / notebook.name
+    if "labels" in cell:
+        experiment = experiment.model_copy(update={"train_per_class": None})
+    return experiment.output(notebook.stem, ".ipynb")
 
 
 def replaces(out: Path, parameters: dict[str, Any]) -> str | None:
-    """A sentence if an executed notebook with other parameters lies where this one will."""
+    """A warning if this execution replaces a notebook that has other parameters."""
     try:
         before = json.loads(out.read_text())["metadata"]["papermill"]["parameters"]
-        now = json.loads(json.dumps(parameters))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    names = [
-        name
-        for name in {**before, **now}
-        if before.get(name) != now.get(name) and name not in Machine.model_fields
-    ]
-    changes = (
-        f"{name} {before.get(name, 'as by default')}, now {now.get(name, 'as by default')}"
-        for name in names
-    )
-    said = f"this replaces {short(out)} and its tables, made with other parameters (its runs stay): {'; '.join(changes)}"
-    return said if names else None
+    now = json.loads(json.dumps(parameters))
+    changes = []
+    for name in before | now:
+        pair = [values.get(name, "as by default") for values in (before, now)]
+        if pair[0] != pair[1] and name not in Machine.model_fields:
+            changes.append(f"{name} {pair[0]}, now {pair[1]}")
+    what = f"this replaces {short(out)} and its tables, made with other parameters"
+    return f"{what} (its runs stay): {'; '.join(changes)}" if changes else None
 
 
 def literal(path: str | Path) -> str:
-    """A path as Papermill takes it, which would put parameters into braces."""
+    """A path for Papermill, which takes braces for names of parameters."""
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def execute(
     notebook: Path, out: Path, parameters: dict[str, Any], timeout: int | None, threads: int | None
 ) -> Any:
-    """Execute the notebook through Papermill, in a kernel of this interpreter; its node. Paths in
-    it are from the root.
-    """
+    """Execute the notebook by Papermill, in a kernel of this interpreter; its nbformat node."""
     import papermill
     from traitlets.config import Config
 
-    # No warnings of parameters that the cell leaves at their default, no errors: it raises those
-    # too, but for that of a kernel which it has stopped itself and finds dead.
+    # Errors are raised; what Papermill logs are parameters that the cell leaves at their default
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
-    paths = [
-        literal(short(path)) for path in (notebook, out)
-    ]  # of this folder, before it is the root
+    # From ROOT: the executed notebook keeps them, and should name no folders of this machine
+    paths = [literal(short(path)) for path in (notebook, out)]
     with _kernels(threads) as folder:
-        # ipc: kernels side by side can't take each other's ports
-        kernel = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
-        how: dict[str, Any] = {
-            "progress_bar": False,
-            "log_output": True,
-            "execution_timeout": timeout,
-            "config": kernel,
-        }
-        how |= {"kernel_name": "python3", "start_timeout": SLOW_START}
-        return papermill.execute_notebook(*paths, parameters, **how)
+        return papermill.execute_notebook(
+            *paths,
+            parameters,
+            kernel_name="python3",
+            progress_bar=False,
+            log_output=True,
+            start_timeout=START_TIMEOUT,
+            execution_timeout=timeout,
+            # ipc: kernels side by side can't take each other's ports
+            config=Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}}),
+        )
 
 
 def say_why(out: Path, error: Exception) -> None:
-    """Add what no cell says to the last cell that a notebook began: its kernel died, or took too
-    long.
-    """
+    """Add an error that no cell raised (a dead kernel, a timeout) to the last cell that began."""
     import nbformat
 
-    with suppress(Exception):  # there is no notebook yet, or no room on the disk: it was printed
+    name = type(error).__name__
+    shown = {"ename": name, "evalue": str(error), "traceback": [f"{name}: {error}"]}
+    with suppress(Exception):  # there is no notebook, or no room on the disk: it was printed
         notebook = nbformat.read(out, 4)
-        begun = [
-            c for c in notebook.cells if c.cell_type == "code" and c.metadata.papermill.start_time
-        ]
-        said = {
-            "ename": type(error).__name__,
-            "evalue": str(error),
-            "traceback": [f"{type(error).__name__}: {error}"],
-        }
-        begun[-1].outputs.append(nbformat.v4.new_output("error", **said))
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        last = [cell for cell in code if cell.metadata.papermill.start_time][-1]
+        last.outputs.append(nbformat.v4.new_output("error", **shown))
         save_atomically(out, lambda file: file.write(nbformat.writes(notebook).encode()))
 
 
 @contextmanager
 def _kernels(threads: int | None) -> Generator[str, None, None]:
-    """A folder for kernels' sockets, and the environment in which kernels are alike on every
-    machine, at the root.
+    """An environment in which kernels are alike on every machine; yields a folder for sockets.
 
-    This interpreter, whatever kernelspecs there are; an empty IPython profile, and no start-up
-    files of the machine's; figures in the notebook.
+    python3 is this interpreter, whatever kernelspecs are installed; the IPython profile is empty,
+    figures appear in the notebook, and the current folder is ROOT.
     """
-    base = tempfile.gettempdir()
-    with tempfile.TemporaryDirectory(
-        prefix="semlib-", dir=base if len(base) <= LONGEST_FOLDER else "/tmp"
-    ) as folder:
-        spec = Path(folder, "kernels", "python3", "kernel.json")
-        spec.parent.mkdir(parents=True)
-        # log level CRITICAL: a kernel that is stopped in a cell logs that its sockets are closed,
-        # with a traceback
+    # A socket's name has at most 103 characters, and a cluster's $TMPDIR can be long
+    base = "/tmp" if len(tempfile.gettempdir()) > 75 else None
+    with tempfile.TemporaryDirectory(prefix="semlib-", dir=base) as folder:
+        # Level 50: a kernel that is stopped in a cell would log the closing of its sockets
         argv = [sys.executable, "-c", KERNEL, "-f", "{connection_file}", "--log-level=50"]
-        spec.write_text(
-            json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"})
-        )
+        spec = {"argv": argv, "display_name": "Python 3", "language": "python"}
+        Path(folder, "kernels", "python3").mkdir(parents=True)
+        Path(folder, "kernels", "python3", "kernel.json").write_text(json.dumps(spec))
         changes = {
-            "JUPYTER_PATH": os.pathsep.join(filter(None, (folder, os.environ.get("JUPYTER_PATH"))))
-        }
-        changes |= {"IPYTHONDIR": f"{folder}/ipython", "JUPYTER_RUNTIME_DIR": f"{folder}/runtime"}
-        changes |= {
+            "JUPYTER_PATH": os.pathsep.join([folder, *filter(None, [os.getenv("JUPYTER_PATH")])]),
+            "JUPYTER_RUNTIME_DIR": f"{folder}/runtime",
+            "IPYTHONDIR": f"{folder}/ipython",
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         }
         if not threads and machine.quota() and "OMP_NUM_THREADS" not in os.environ:
-            threads = machine.cores()  # PyTorch counts the host's
+            threads = machine.cores()  # PyTorch would count the host's
         if threads:
             changes |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-        before = {name: os.environ.pop(name, None) for name in (*changes, "PYTHONSTARTUP")}
-        os.environ.update(changes)
-        try:
-            with chdir(ROOT):
-                yield folder
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name, None)
-                os.environ.update({name: value} if value is not None else {})
+        with patch.dict(os.environ, changes), chdir(ROOT):
+            os.environ.pop("PYTHONSTARTUP", None)
+            yield folder
 
 
 def prepare(experiments: Sequence[Experiment]) -> None:
-    """Check everything before a job starts, and prepare the data; ConfigError or DataError, one
-    line, for what can't run.
-    """
+    """Check all experiments and prepare their data, before a job starts; ConfigError, DataError."""
     check(experiments)
-    same = defaultdict(list)  # experiments on the same data
+    loaded = None
     for e in experiments:
+        which = (e.dataset, e.data_root, e.image_side, e.fold, e.evaluate_on)
         if e.missing == "train":
-            same[e.dataset, e.data_root, e.image_side, e.fold, e.evaluate_on].append(e)
-    for those in same.values():
-        data = runs.load(those[0])
-        for experiment in those:
-            runs.check_data(experiment, data)
-    for folder in {e.folder for e in experiments}:
-        try:
-            check_writable(folder)
-        except OSError as error:
-            raise ConfigError(
-                f"outputs: {folder} can't be written to ({error.strerror}); choose another folder"
-            ) from None
+            if which != loaded:
+                data = runs.load(e)
+                loaded = which
+            runs.check_data(e, data)
+    folder = experiments[0].folder
+    try:
+        check_writable(folder)
+    except OSError as error:
+        why = f"can't be written to ({error.strerror}); choose another folder"
+        raise ConfigError(f"outputs: {folder} {why}") from None
 
 
 def check(experiments: Sequence[Experiment]) -> None:
-    """ConfigError, one line, for what can't be run; nothing is written but a folder's prepared
-    images.
-    """
+    """ConfigError if an experiment can't be run; nothing is written but images of a folder."""
     for experiment in experiments:
-        plan.held_out(experiment)  # torch is slow to import: most wrong parameters are found before
+        plan.held_out(experiment)  # most wrong parameters are found before torch, which is slow
     for experiment in experiments:
         runs.check(experiment)
