@@ -17,7 +17,9 @@ class Batches:
     """The training images on the generator's device; each iteration over it is a new order."""
 
     def __init__(self, data: ImageSet, recipe: "Recipe", generator: torch.Generator) -> None:
-        self.size, self.flip, self.generator = recipe.batch_size, recipe.flip, generator
+        self.size = recipe.batch_size
+        self.flip = recipe.flip
+        self.generator = generator
         self.steps = len(data) // self.size  # an incomplete last batch is dropped
         if not self.steps:
             images = f"the {len(data)} training images"
@@ -31,13 +33,15 @@ class Batches:
 
     def __iter__(self) -> Iterator[Tensor]:
         """Indices of images, (batch_size,) each."""
-        count, device = len(self.labels), self.labels.device
+        count = len(self.labels)
+        device = self.labels.device
         order = torch.randperm(count, generator=self.generator, device=device)
         return iter(order[: self.steps * self.size].split(self.size))
 
     def images(self, index: Tensor, augment: bool) -> Tensor:
         """Float images (n, C, H, W) in [0, 1]: randomly cropped and flipped, or the centre."""
-        height, width = self.height, self.width
+        height = self.height
+        width = self.width
         if not augment:
             top = (self.padded.shape[2] - height) // 2
             left = (self.padded.shape[3] - width) // 2
@@ -51,7 +55,8 @@ class Batches:
 
 def pixel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel of uint8 images (N, C, H, W), in [0, 1]."""
-    means, deviations = [], []
+    means = []
+    deviations = []
     values = np.arange(256) / 255
     for channel in images.swapaxes(0, 1):
         # From the histogram, which is exact and takes no float copy of the images.

@@ -75,7 +75,8 @@ class State:
         if not self.is_current:
             said = f"training has gone on since epoch {self.epoch}"
             raise RuntimeError(f"{said}; take state_dict() before the iterator's next step")
-        saved = {"epoch": self.epoch, "net": self.net.state_dict()}
+        losses = {"loss": self.loss, "auxiliary_loss": self.auxiliary_loss}
+        saved = {"epoch": self.epoch, **losses, "net": self.net.state_dict()}
         saved["optimizers"] = {task: sgd.state_dict() for task, sgd in self.optimizers.items()}
         saved["generator"] = self.generator.get_state()
         saved["global_generators"] = self.global_generators

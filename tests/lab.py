@@ -45,7 +45,8 @@ def server(folder: Path) -> Iterator[str]:
 
     Its settings and workspaces are in the folder: a user's own are neither read nor changed.
     """
-    token, home = os.urandom(16).hex(), folder / ".jupyter"
+    token = os.urandom(16).hex()
+    home = folder / ".jupyter"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -17,7 +17,8 @@ from workbench.results import appendix_d, stats, tables
 RANDOM = np.random.default_rng(0)
 TRAIN = RANDOM.integers(0, 256, (200, 3, 4, 4), dtype=np.uint8)
 TEST = RANDOM.integers(0, 256, (7, 3, 4, 4), dtype=np.uint8)
-GAUSSIAN, MIXTURE = "full-covariance Gaussian", "mixture over single pixels"
+GAUSSIAN = "full-covariance Gaussian"
+MIXTURE = "mixture over single pixels"
 CLASSES = ("ant", "bee", "cat")
 
 
@@ -128,7 +129,8 @@ def test_ood_sets_are_loaded_beside_colour_images_of_32_pixels_alone(monkeypatch
 
 def test_probes_see_the_means_of_blocks_of_pixels_and_have_the_interval_of_their_scores(tmp_path):
     """Images of twice 32 pixels are reduced by blocks of four; a class of smooth ones is found."""
-    rng, labels = np.random.default_rng(1), np.arange(120) % 3
+    rng = np.random.default_rng(1)
+    labels = np.arange(120) % 3
     images = rng.integers(0, 256, (120, 1, 64, 64), dtype=np.uint8)
     images[labels == 1] = 128
     part = datasets.ImageSet(images, labels)
@@ -172,7 +174,8 @@ def test_center_mask_hides_a_16x16_region_at_36_places_of_the_centre_uniformly_a
     hidden = (masked != images).any(1)
     assert torch.equal(torch.where(hidden[:, None], fill, images), masked)
     assert (hidden.sum((1, 2)) == 256).all()
-    rows, columns = hidden.any(2), hidden.any(1)  # (N, 32)
+    rows = hidden.any(2)  # (N, 32)
+    columns = hidden.any(1)
     assert (rows.sum(1) == 16).all() and (columns.sum(1) == 16).all()
     corners = torch.stack([rows.int().argmax(1), columns.int().argmax(1)], 1)
     assert (corners.min().item(), corners.max().item()) == (5, 10)
@@ -183,7 +186,8 @@ def test_center_mask_hides_a_16x16_region_at_36_places_of_the_centre_uniformly_a
 
 
 def test_center_mask_hides_half_of_each_side_of_images_that_are_not_square():
-    images, fill = torch.rand(50, 1, 32, 64), torch.full((1, 1, 1), 2.0)
+    images = torch.rand(50, 1, 32, 64)
+    fill = torch.full((1, 1, 1), 2.0)
     hidden = augmentation.center_mask(images, fill, torch.Generator().manual_seed(0))[:, 0] == 2
     assert (hidden.any(2).sum(1) == 16).all() and (hidden.any(1).sum(1) == 32).all()
     outside = torch.cat([hidden[:, :, :11], hidden[:, :, 53:]], 2)  # of the central 42 columns

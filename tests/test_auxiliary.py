@@ -25,7 +25,8 @@ def test_quarter_turns_are_numpys_side_by_side():
 
 
 def test_the_rotation_loss_is_the_mean_over_all_turns_of_all_images():
-    net, images = network().eval(), torch.rand(6, 3, 8, 8)
+    net = network().eval()
+    images = torch.rand(6, 3, 8, 8)
     losses = []
     for image in images.numpy():
         for k in range(4):
@@ -39,7 +40,8 @@ def test_the_rotation_loss_is_the_mean_over_all_turns_of_all_images():
 
 def test_in_training_each_ghost_batch_of_views_has_statistics_of_its_own():
     images = torch.rand(6, 3, 8, 8)
-    grouped, plain = network(norm_batch=8).train(), network().train()  # two images, four turns each
+    grouped = network(norm_batch=8).train()  # two images, four turns each
+    plain = network().train()
     expected = np.mean([auxiliary.rotation(plain, pair).item() for pair in images.split(2)])
     assert auxiliary.rotation(grouped, images).item() == pytest.approx(expected, rel=1e-5)
 

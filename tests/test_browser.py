@@ -68,7 +68,8 @@ def address(folder, experiment):
 @pytest.fixture(params=SIZES)
 def page(request, address, tmp_path):
     """The notebook with all its cells run; nothing may fail on the page or be asked of the net."""
-    errors, asked = [], []
+    errors = []
+    asked = []
     with lab.browser(*SIZES[request.param]) as page:
         page.on("pageerror", lambda error: errors.append(error.stack or str(error)))
         page.on("request", lambda request: asked.append(request.url.split("?")[0]))
@@ -155,7 +156,8 @@ def test_a_point_says_what_its_threshold_does_and_a_click_puts_the_threshold_the
     page.keep("histograms")
     page.get_by_role("figure").nth(1).scroll_into_view_if_needed()
     page.wait_for_timeout(500)
-    before, place = share(page), page.locator(LINES).first.bounding_box()
+    before = share(page)
+    place = page.locator(LINES).first.bounding_box()
     page.mouse.move(place["x"] + place["width"] / 2, place["y"] + 50)
     page.mouse.down()
     page.mouse.move(place["x"] - 60, place["y"] + 50, steps=5)  # to lower scores: more is flagged

@@ -41,7 +41,8 @@ def network(seed: int = 0, side: int = 96, **settings) -> models.WideResNet:
 
 def predicting(seed: int = 0, **settings) -> models.WideResNet:
     """In evaluation mode, with statistics of images, and predictors that predict something."""
-    net, images = network(seed, **settings), torch.rand(4, 3, 96, 96)
+    net = network(seed, **settings)
+    images = torch.rand(4, 3, 96, 96)
     for layer in (net.heads["cpc"].steps, *net.heads["cpc"].context):
         nn.init.normal_(layer.weight, std=0.1)
     for norm in net.modules():
@@ -92,7 +93,8 @@ def test_shapes_and_widths_are_those_of_the_imagenet_network():
 
 
 def test_every_zero_padding_is_numpys_symmetric_one():
-    net, seen = network(side=96).double(), []
+    net = network(side=96).double()
+    seen = []
     for layer in net.modules():
         if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
             layer.register_forward_hook(lambda conv, given, out: seen.append((conv, given[0], out)))
@@ -106,7 +108,8 @@ def test_every_zero_padding_is_numpys_symmetric_one():
 
 
 def test_the_first_convolution_strides_and_the_encoder_is_the_first_three_groups():
-    net, images = predicting(), torch.rand(2, 3, 64, 64)
+    net = predicting()
+    images = torch.rand(2, 3, 64, 64)
     padded = F.pad(images, (1, 1, 1, 1), mode="replicate")
     x = F.avg_pool2d(F.conv2d(padded, net.stem.weight, stride=2), 2)
     assert x.shape == (2, 16, 16, 16)
@@ -119,7 +122,8 @@ def test_the_first_convolution_strides_and_the_encoder_is_the_first_three_groups
 @pytest.mark.parametrize("task", TASKS)
 def test_conditional_normalisation_is_batch_norm_for_each_task_by_itself(task):
     torch.manual_seed(0)
-    conditional, plain = ConditionalBatchNorm(3, norm_batch=4), BatchNorm(3, norm_batch=4)
+    conditional = ConditionalBatchNorm(3, norm_batch=4)
+    plain = BatchNorm(3, norm_batch=4)
     (other,) = set(TASKS) - {task}
     before = {name: tensor.clone() for name, tensor in conditional[other].state_dict().items()}
     for norm in (conditional[task], plain):
@@ -132,7 +136,8 @@ def test_conditional_normalisation_is_batch_norm_for_each_task_by_itself(task):
 
 
 def test_all_methods_begin_with_the_same_trunk():
-    first, rotation = network().state_dict(), network(heads={"rotation": 4}).state_dict()
+    first = network().state_dict()
+    rotation = network(heads={"rotation": 4}).state_dict()
     assert rotation.keys() - first.keys() == {"heads.rotation.weight", "heads.rotation.bias"}
     for name in first:
         assert name.startswith("heads.cpc.") or torch.equal(first[name], rotation[name])
@@ -140,7 +145,8 @@ def test_all_methods_begin_with_the_same_trunk():
 
 @pytest.mark.parametrize("training", [False, True])
 def test_float64_images_are_computed_in_float64(training):
-    net, images = predicting(), torch.rand(2, 3, 96, 96)
+    net = predicting()
+    images = torch.rand(2, 3, 96, 96)
     literal = network().double()
     literal.load_state_dict(net.state_dict())
     net.train(training), literal.train(training)
@@ -176,7 +182,9 @@ def literal_loss(predictions, negatives, steps=5):
     """van den Oord's Eq. 4, term by term: predictions (N, rows, columns, 1 + steps, D) as nested
     lists of numbers.
     """
-    n, rows, columns = len(predictions), len(predictions[0]), len(predictions[0][0])
+    n = len(predictions)
+    rows = len(predictions[0])
+    columns = len(predictions[0][0])
     places = list(itertools.product(range(rows), range(columns)))
     terms = []
     for image, (row, column), step in itertools.product(range(n), places, range(1, steps + 1)):
@@ -206,7 +214,8 @@ def test_the_loss_is_the_literal_one(negatives, rows, columns):
 
 @pytest.mark.parametrize("negatives", ["image", "batch"])
 def test_the_networks_loss_is_that_of_its_patches_one_by_one(negatives):
-    net, images = predicting(), torch.rand(2, 3, 128, 160, dtype=torch.float64)
+    net = predicting()
+    images = torch.rand(2, 3, 128, 160, dtype=torch.float64)
     codes = []
     for image, top in itertools.product(images, (0, 32, 64)):
         row = [image[None, :, top : top + 64, left : left + 64] for left in (0, 32, 64, 96)]
@@ -223,7 +232,8 @@ def test_the_networks_loss_is_that_of_its_patches_one_by_one(negatives):
 @pytest.mark.parametrize("negatives, candidates", [("image", 36), ("batch", 108)])
 @pytest.mark.parametrize("mode", [True, False])
 def test_at_initialisation_the_loss_is_that_of_chance(negatives, candidates, mode):
-    net, images = network(seed=1).train(mode), torch.rand(3, 3, 224, 224)
+    net = network(seed=1).train(mode)
+    images = torch.rand(3, 3, 224, 224)
     found = auxiliary.cpc(net, images, negatives).item()
     assert found == pytest.approx(math.log(candidates), rel=0.1)
 
@@ -259,7 +269,8 @@ def test_augmented_patches_are_a_channel_shifted_and_padded_symmetrically():
 
 def test_each_task_leaves_the_others_part_of_the_network():
     """Snapshots before each forward pass: a step lies between; momentum and decay would show."""
-    net, seen = network(dropout=0.3), []
+    net = network(dropout=0.3)
+    seen = []
 
     def snapshot(module, inputs, options):
         state = {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
@@ -278,7 +289,8 @@ def test_each_task_leaves_the_others_part_of_the_network():
 
 
 def test_upright_statistics_are_classifications_alone():
-    data, net = noise(), network()
+    data = noise()
+    net = network()
     list(train(net, data, Recipe(**RECIPE), auxiliary.cpc))
     plain = {name: buffer.clone() for name, buffer in net.named_buffers()}
     with metrics.upright(net, data.images):
@@ -295,7 +307,8 @@ def test_upright_statistics_are_classifications_alone():
 def test_training_resumed_in_the_middle_is_bit_identical(bfloat16):
     loss = partial(auxiliary.cpc, negatives="batch", augment=True)
     recipe = Recipe(**RECIPE, bfloat16=bfloat16)
-    whole, net = network(dropout=0.3), network(seed=9, dropout=0.3)
+    whole = network(dropout=0.3)
+    net = network(seed=9, dropout=0.3)
     saved = [state.state_dict() for state in train(whole, noise(), recipe, loss)]
     (state,) = train(net, noise(), recipe, loss, resume=saved[0])
     assert state.epoch == 2 and identical(net.state_dict(), whole.state_dict())
@@ -392,7 +405,8 @@ def test_a_wrong_call_of_the_loss_names_the_choices():
 @pytest.mark.parametrize("negatives", ["batch", "image"])
 def test_it_learns_to_predict_and_its_codes_tell_classes(tmp_path, monkeypatch, negatives):
     """One seed, on photographs where they are at hand; LOG.md has three of both kinds."""
-    name, source = "digits", os.environ.get("SEMLIB_TEST_DATA")
+    name = "digits"
+    source = os.environ.get("SEMLIB_TEST_DATA")
     if source and negatives == "batch":
         name = "imagenet_dog"
         monkeypatch.setenv("SEMLIB_ILSVRC", f"{source}/ilsvrc2012-hounds")

@@ -53,7 +53,8 @@ def assert_same(found, expected):
 
 
 def test_digits_are_scikit_learns_split_into_1197_and_600_by_class(tmp_path):
-    data, bunch = prepared.load("digits", tmp_path), load_digits()
+    data = prepared.load("digits", tmp_path)
+    bunch = load_digits()
     assert data.classes == tuple("0123456789") and data.name == "digits"
     assert data.train.images.shape == (1197, 1, 8, 8) and data.test.images.shape == (600, 1, 8, 8)
 
@@ -83,7 +84,8 @@ def test_hold_out_trains_without_the_anomaly_and_tests_on_all(anomaly):
     before = arrays_of(data)["train_labels"].copy()
     held_out = [anomaly] if isinstance(anomaly, str) else [*(anomaly or ())]
     names = [name for name in data.classes if name not in held_out]
-    images, labels = [], []
+    images = []
+    labels = []
     for image, label in zip(data.train.images, data.train.labels, strict=True):
         if data.classes[label] in names:
             images.append(image)
@@ -140,7 +142,8 @@ DATA = arrays_of(random_data())
 
 @pytest.mark.parametrize("name, train", [("cifar10", 24), ("stl10", 4), ("digits", 24)])
 def test_a_prepared_file_in_the_data_root_is_used_as_it_is(tmp_path, name, train):
-    data, path = random_data(train=train), tmp_path / f"{name}.npz"
+    data = random_data(train=train)
+    path = tmp_path / f"{name}.npz"
     np.savez(path, **arrays_of(data))
     before = path.read_bytes()
     for load in (prepared.load, datasets.load):
@@ -299,7 +302,9 @@ def test_a_writer_that_is_stopped_leaves_the_file_as_it_was(tmp_path, how, befor
 def publisher(monkeypatch):
     """A stand-in for torchvision's CIFAR10: random images, or an error for the parts in `down`."""
     names = datasets.CLASSES["cifar10"]
-    data, calls, down = random_data(names, train=20, test=8, shape=(3, 32, 32)), [], set()
+    data = random_data(names, train=20, test=8, shape=(3, 32, 32))
+    calls = []
+    down = set()
 
     class CIFAR10:
         def __init__(self, root, train=True, transform=None, target_transform=None, download=False):
@@ -359,7 +364,8 @@ def picture(colours, mode="RGB"):
     """Four quadrants of one colour each, 40x40."""
     image = Image.new(mode, (40, 40))
     for k, colour in enumerate(colours):
-        left, top = k % 2 * 20, k // 2 * 20
+        left = k % 2 * 20
+        top = k // 2 * 20
         image.paste(colour, (left, top, left + 20, top + 20))
     return image
 
@@ -457,7 +463,8 @@ def test_the_shorter_side_is_resized_and_the_centre_cropped(tmp_path, width, hei
     rows, columns = (round(side * length / min(width, height)) for length in (height, width))
     weights = averages(height, rows), averages(width, columns)
     whole = np.einsum("ya,xb,abc->cyx", *weights, pixels)
-    top, left = (rows - side) // 2, (columns - side) // 2
+    top = (rows - side) // 2
+    left = (columns - side) // 2
     expected = whole[:, top : top + side, left : left + side]
     np.testing.assert_allclose(folder.decode(tmp_path / "a.png", side), expected, atol=1.5)
 
@@ -509,7 +516,8 @@ def swap_files(one, other):
 
 
 def test_a_folder_is_prepared_again_when_its_files_change_and_else_reused(tmp_path):
-    own, root = picture_folder(tmp_path / "own"), tmp_path / "root"
+    own = picture_folder(tmp_path / "own")
+    root = tmp_path / "root"
     first, added, moved = (own / "train" / name for name in ("bee/1.png", "bee/2.png", "cat/2.png"))
     red, blue = (Image.new("RGB", (9, 9), colour) for colour in ((200, 0, 0), (0, 0, 200)))
     changes = [
@@ -648,8 +656,13 @@ def uniform(counts):
 
 
 def test_random_crops_are_slices_uniform_over_all_places_and_independent():
-    height, width, tops, lefts, count = 6, 9, 4, 3, 24_000
-    rows, columns = torch.arange(height + tops - 1), torch.arange(width + lefts - 1)
+    height = 6
+    width = 9
+    tops = 4
+    lefts = 3
+    count = 24_000
+    rows = torch.arange(height + tops - 1)
+    columns = torch.arange(width + lefts - 1)
     y, x = torch.meshgrid(rows, columns, indexing="ij")
     images = [torch.stack([y, x, torch.full_like(x, i)]) for i in range(5)]  # pixels say where
     images = torch.stack(images).to(torch.uint8)
@@ -661,11 +674,13 @@ def test_random_crops_are_slices_uniform_over_all_places_and_independent():
 
     crops = drawn(0)
     assert crops.shape == (count, 3, height, width)
-    top, left = crops[:, 0, 0, 0].long(), crops[:, 1, 0, 0].long()
+    top = crops[:, 0, 0, 0].long()
+    left = crops[:, 1, 0, 0].long()
     assert (crops[:, 0] == (top[:, None] + torch.arange(height))[:, :, None]).all()
     assert (crops[:, 1] == (left[:, None] + torch.arange(width))[:, None]).all()
     assert (crops[:, 2] == index[:, None, None]).all()
-    place, places = top * lefts + left, tops * lefts
+    place = top * lefts + left
+    places = tops * lefts
     assert uniform(torch.bincount(place, minlength=places))
     neighbours = place[:-1:2] * places + place[1::2]
     assert uniform(torch.bincount(neighbours, minlength=places**2))

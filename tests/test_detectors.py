@@ -128,7 +128,8 @@ def literal_mahalanobis(h, z, labels, weight, bias):
 
 
 def literal_rmd(h, z, labels, weight, bias):
-    means, centre = class_means(h, labels), np.mean(h, axis=0)
+    means = class_means(h, labels)
+    centre = np.mean(h, axis=0)
     within = covariance([row - means[k] for row, k in zip(h, labels, strict=True)])
     total = covariance([row - centre for row in h])
 
@@ -150,7 +151,8 @@ def literal_cosine(h, z, labels, weight, bias):
 
 
 def literal_vim(h, z, labels, weight, bias):
-    origin, d = -np.linalg.pinv(weight) @ bias, h.shape[1] // 2
+    origin = -np.linalg.pinv(weight) @ bias
+    d = h.shape[1] // 2
     moments = sum(np.outer(row - origin, row - origin) for row in h)
     complement = np.linalg.eigh(moments)[1][:, : h.shape[1] - d]  # eigenvalues ascend
 
@@ -187,7 +189,8 @@ def literal_fdbd(h, z, labels, weight, bias):
     centre = np.mean(h, axis=0)
 
     def score(h, z):
-        y, classes = max(range(len(z)), key=lambda k: z[k]), range(len(z))
+        y = max(range(len(z)), key=lambda k: z[k])
+        classes = range(len(z))
         to_boundaries = [(z[y] - z[c]) / math.dist(weight[y], weight[c]) for c in classes if c != y]
         return -math.fsum(to_boundaries) / (len(z) - 1) / math.dist(h, centre)
 
@@ -256,7 +259,8 @@ def test_the_number_of_vims_main_directions_is_by_the_width(units, main):
     rng = np.random.default_rng(units)
     lengths = rng.permutation(units) + 1.0
     net = network(rng.normal(0, 1, (2, units)), [0, 0])  # a bias of 0: the origin is 0
-    train, test = evaluated(np.diag(lengths), net), evaluated(rng.random((5, units)), net)
+    train = evaluated(np.diag(lengths), net)
+    test = evaluated(rng.random((5, units)), net)
     minor = lengths <= units - main
     alpha = train.logits.max(1).mean(dtype=np.float64) / (lengths[minor].sum() / units)
     wanted = []
@@ -273,7 +277,8 @@ def test_knn_tells_neighbours_apart_that_float32_can_not():
     bank = (rng.random((1, 8)) * (1 + 1e-6 * rng.random((200, 8)))).astype(np.float32)
     queries = rng.random((5, 8)).astype(np.float32)
     train, test = (metrics.Features(x, np.zeros((len(x), 2), np.float32)) for x in (bank, queries))
-    units, wanted = [unit(row.astype(np.float64)) for row in bank], []
+    units = [unit(row.astype(np.float64)) for row in bank]
+    wanted = []
     for row in queries:
         distances = [np.linalg.norm(unit(row.astype(np.float64)) - u) for u in units]
         wanted.append(sorted(distances)[49])
@@ -283,7 +288,8 @@ def test_knn_tells_neighbours_apart_that_float32_can_not():
 
 @pytest.mark.parametrize("name", ["knn", "cosine", "nnguide"])
 def test_the_length_of_a_feature_vector_is_of_no_account(name):
-    case, rng = made_up(), np.random.default_rng(0)
+    case = made_up()
+    rng = np.random.default_rng(0)
 
     def stretched(x, powers):  # 2 ** -60 is exact in float32, and far below any epsilon in a norm
         factors = np.float32(2.0) ** powers[:, None].astype(np.float32)
@@ -343,7 +349,8 @@ def test_an_image_has_the_same_score_whatever_images_stand_beside_it(name):
 @pytest.mark.parametrize("spread", [3, 15, 100])
 def test_very_confident_logits_are_as_in_300_digits(name, spread):
     """1 - p and log p of a p near 1 lose all digits if they are taken from a rounded p."""
-    case, rng = made_up(), np.random.default_rng(spread)
+    case = made_up()
+    rng = np.random.default_rng(spread)
     test = case.test._replace(logits=rng.normal(0, spread, (20, 3)).astype(np.float32))
     wanted = []
     with localcontext(prec=300):
@@ -402,7 +409,9 @@ def test_a_detector_neither_changes_nor_keeps_an_array_of_the_callers(name):
     wanted = case.scores(name)
     score = metrics.fit(name, case.train, case.labels, case.net)
     np.testing.assert_equal((case.train, case.labels, case.test, parameters(case.net)), kept)
-    case.train.features[:], case.train.logits[:], case.labels[:] = np.nan, 1e9, 0
+    case.train.features[:] = np.nan
+    case.train.logits[:] = 1e9
+    case.labels[:] = 0
     for parameter in case.net.parameters():
         parameter.data.fill_(7.0)  # the next trial's weights
     for _ in range(2):  # nor does scoring change the detector
@@ -428,7 +437,8 @@ def random_images(count, seed=0):
 
 
 def test_features_are_those_that_the_classification_head_sees():
-    net, images = small_network(heads={"rotation": 4}), random_images(23)
+    net = small_network(heads={"rotation": 4})
+    images = random_images(23)
     kept = images.copy()
     features, logits = found = metrics.features(net, images)
     assert isinstance(found, metrics.Features)
@@ -460,7 +470,8 @@ class Own(nn.Module):
 
 def test_features_of_a_users_network_are_those_that_its_head_sees():
     torch.manual_seed(0)
-    net, images = Own(), random_images(9)
+    net = Own()
+    images = random_images(9)
     features, logits = metrics.features(net, images)
     seen = np.maximum(images.reshape(9, 64) / 255 - 0.5, 0)
     np.testing.assert_allclose(features, seen, rtol=1e-5, atol=1e-6)
@@ -468,7 +479,8 @@ def test_features_of_a_users_network_are_those_that_its_head_sees():
 
 
 def test_features_do_not_depend_on_the_batch_size():
-    net, images = small_network(), random_images(23)
+    net = small_network()
+    images = random_images(23)
     whole = metrics.features(net, images, batch_size=23)
     for batch_size in (1, 7, 500):
         for found, wanted in zip(metrics.features(net, images, batch_size), whole, strict=True):
@@ -476,7 +488,8 @@ def test_features_do_not_depend_on_the_batch_size():
 
 
 def test_features_are_taken_without_dropout_and_the_modes_are_restored():
-    net, images = small_network(dropout=0.5), random_images(23)
+    net = small_network(dropout=0.5)
+    images = random_images(23)
     wanted = metrics.features(net, images)
     state = copy.deepcopy(net.state_dict())
     for i, module in enumerate(net.modules()):

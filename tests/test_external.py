@@ -33,7 +33,8 @@ def folder(tmp_path):
 
 def scores(folder, name="scores", seed=0, without=(), **changes):
     """An .npz of made-up scores of the tiny data set with the class one held out."""
-    random, labels = np.random.default_rng(seed), np.arange(100) // 25
+    random = np.random.default_rng(seed)
+    labels = np.arange(100) // 25
     arrays = {"dataset": "tiny", "hold_out": "one", "method": "vit-b16", "labels": labels}
     arrays["predicted"] = np.where(labels == 1, 3, labels)
     arrays["msp"] = random.normal(labels == 1).round(1)
@@ -66,7 +67,8 @@ def imported(tmp_path_factory):
     which = {"dataset": "digits", "hold_out": "8", "profile": "demo", "trials": 1}
     experiment = made_up(folder, 600, methods="classification", **which)
     assert main([*named, "-p", "outputs", str(folder)]) == 0
-    methods, names = ("classification", "external:perceptron"), ("msp", "energy", "external:margin")
+    methods = ("classification", "external:perceptron")
+    names = ("msp", "energy", "external:margin")
     with np.load(folder / "scores.npz") as file:
         return dict(file), create(experiment.model_dump() | {"methods": methods, "scores": names})
 
@@ -117,7 +119,8 @@ def test_the_documents_command_shows_what_was_imported(tmp_path, capfd):
     """In a table's notebook, which trains nothing."""
     words = (ROOT / "docs" / "external.md").read_text().replace("\\\n", " ")
     words = re.search(r"-m semlib (run .*)", words)[1].replace('"', "").replace(", ", ",").split()
-    labels, file = prepared.load("digits").test.labels, tmp_path / "scores.npz"
+    labels = prepared.load("digits").test.labels
+    file = tmp_path / "scores.npz"
     what = {"dataset": "digits", "method": "perceptron", "labels": labels, "energy": labels}
     what |= {"margin": -labels, "msp": (labels == 8).astype(float)}
     for name in ("7", "8"):
@@ -277,7 +280,8 @@ def test_a_file_that_is_there_is_found_in_a_folder_that_is_read_only(folder, mon
 
 
 def test_scores_that_were_damaged_are_imported_again(folder):
-    file, experiment = scores(folder), tiny(folder, methods=METHOD)
+    file = scores(folder)
+    experiment = tiny(folder, methods=METHOD)
     add(folder, file)
     (path,) = (folder / "outputs").rglob("scores.npz")
     path.write_bytes(path.read_bytes()[:-9])
@@ -290,7 +294,8 @@ def test_scores_that_were_damaged_are_imported_again(folder):
 
 def test_scores_are_of_the_images_that_they_were_compared_with(folder):
     """Of other images there is a further record; with other test images it is below the first."""
-    file, experiment = scores(folder), tiny(folder, methods=METHOD)
+    file = scores(folder)
+    experiment = tiny(folder, methods=METHOD)
     add(folder, file)
     with np.load(folder / "data" / "tiny.npz") as opened:
         arrays = dict(opened)

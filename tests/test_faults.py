@@ -295,7 +295,8 @@ def test_an_interrupted_download_is_done_again(tmp_path):
         (inner / name).write_bytes(pickle.dumps(content))
     with tarfile.open(tmp_path / "small.tar.gz", "w:gz") as tar:
         tar.add(inner, inner.name)
-    archive, killed = (tmp_path / "small.tar.gz").read_bytes(), threading.Event()
+    archive = (tmp_path / "small.tar.gz").read_bytes()
+    killed = threading.Event()
 
     class Server(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -325,10 +326,8 @@ from workbench.cli import main
 sys.exit(main(["data", "prepare", "cifar10", "--root", {str(tmp_path / "data")!r}]))
 """
     how = {"env": environment(), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    first, half = (
-        subprocess.Popen([sys.executable, "-c", code], **how),
-        tmp_path / "data" / "small.tar.gz",
-    )
+    first = subprocess.Popen([sys.executable, "-c", code], **how)
+    half = tmp_path / "data" / "small.tar.gz"
     until(half.exists, first)
     first.kill()
     first.communicate()

@@ -102,13 +102,16 @@ def trained(recipe, loss=None, transform=None, data=SMALL, architecture="wrn-10-
 
 def made_up_features() -> tuple[metrics.Features, np.ndarray, nn.Module, metrics.Features]:
     """240 training images of 4 classes and 12 others. Unit 1 is zero in training alone."""
-    weight, bias = uniform(4, 24, seed=10) - 0.5, uniform(4, seed=11) - 0.5
-    labels, others = np.arange(240) % 4, np.arange(12) % 4
+    weight = uniform(4, 24, seed=10) - 0.5
+    bias = uniform(4, seed=11) - 0.5
+    labels = np.arange(240) % 4
+    others = np.arange(12) % 4
     centres = 2 * uniform(4, 24, seed=12)
     net = nn.Module()
     net.heads = nn.ModuleDict({"classification": nn.Linear(24, 4)})
     head = net.heads["classification"]
-    head.weight.data, head.bias.data = torch.tensor(weight).float(), torch.tensor(bias).float()
+    head.weight.data = torch.tensor(weight).float()
+    head.bias.data = torch.tensor(bias).float()
     found = []
     for seed, classes in ((13, labels), (14, others)):
         features = np.maximum(centres[classes] + 3 * uniform(len(classes), 24, seed=seed) - 2, 0)
@@ -132,7 +135,8 @@ def evaluated() -> dict[str, list[float]]:
     """ODIN, features and the measures of a network with re-estimated batch norm."""
     split = hold_out(SMALL, "c")
     net = holdout.network(split, "wrn-10-1", None, 3, dropout=0.3, norm_batch=16)
-    still, far = partial(metrics.odin, epsilon=0.0), partial(metrics.odin, epsilon=0.05)
+    still = partial(metrics.odin, epsilon=0.0)
+    far = partial(metrics.odin, epsilon=0.05)
     scores = {"msp": metrics.max_softmax, "odin": metrics.odin, "still": still, "far": far}
     with metrics.upright(net, split.train.images):
         predicted, values = metrics.score(net, split.test.images, scores, batch_size=25)
@@ -169,7 +173,8 @@ def rounded(value):
 def differences(name: str) -> list[str]:
     """The numbers that are not the golden ones."""
     torch.set_num_threads(1)
-    golden, said = json.loads(GOLDEN.read_text())[name], []
+    golden = json.loads(GOLDEN.read_text())[name]
+    said = []
     found = NUMBERS[name]()
     if found.keys() != golden.keys():
         return [f"{name}: {', '.join(found.keys() ^ golden.keys())}"]

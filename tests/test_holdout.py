@@ -65,7 +65,8 @@ def test_crop_side_is_the_side_of_training_and_test_images(data):
 
 
 def test_the_trunk_begins_alike_for_every_loss_and_an_own_network_is_given_the_same(data):
-    split, given = hold_out(data, "3"), {}
+    split = hold_out(data, "3")
+    given = {}
     plain, rotation = (
         holdout.network(split, "wrn-10-1", loss, seed=4) for loss in (None, auxiliary.rotation)
     )
@@ -74,7 +75,8 @@ def test_the_trunk_begins_alike_for_every_loss_and_an_own_network_is_given_the_s
     assert rotation.heads["rotation"].out_features == 4
     holdout.network(split, lambda **options: given.update(options), auxiliary.rotation)
     mean, std = holdout.pixel_statistics(split.train.images)
-    shape, heads = (1, 8, 8), {"rotation": 4}
+    shape = (1, 8, 8)
+    heads = {"rotation": 4}
     expected = {"classes": 9, "image_shape": shape, "heads": heads, "mean": mean, "std": std}
     assert given == expected
 

@@ -35,7 +35,8 @@ from workbench.results.inspector.page import UNSEEN, Page
 from workbench.results.inspector.selection import POINTS, Choice, Results, grouped, steps
 from workbench.runs import plan, store
 
-PLAIN, ROTATION = "Classification-only", "Rotation-augmented"
+PLAIN = "Classification-only"
+ROTATION = "Rotation-augmented"
 METHODS = {PLAIN: "classification", ROTATION: "rotation"}
 SCORES = {"MSP": "msp", "ODIN": "odin"}
 SMALL = {"dataset": "digits", "hold_out": ["1", "4"], "trials": 2}
@@ -78,7 +79,8 @@ def test_a_curve_is_scikit_learns_and_a_threshold_does_what_counting_says(case):
     assert np.allclose(curve.found / curve.flagged, precision[-2::-1])
     assert np.allclose(curve.found / is_anomaly.sum(), recall[-2::-1])
     for threshold in (-4, scores.min(), scores.mean(), scores.max()):
-        point, flagged = curve.at(threshold), scores >= threshold
+        point = curve.at(threshold)
+        flagged = scores >= threshold
         assert (point.flagged, point.missed) == (flagged.sum(), (is_anomaly & ~flagged).sum())
         assert point.recall == pytest.approx(is_anomaly[flagged].sum() / is_anomaly.sum())
         assert point.precision == pytest.approx(is_anomaly[flagged].mean())
@@ -111,7 +113,8 @@ def test_long_curves_are_thinned_and_average_precision_is_not(tmp_path):
     assert len(rows) == 2 * 2 * 2 * 2
     for row in rows.itertuples():
         arrays = arrays_of(experiment, row.hold_out, row.method, row.trial)
-        values, anomaly = arrays[SCORES[row.score]], arrays["is_anomaly"]
+        values = arrays[SCORES[row.score]]
+        anomaly = arrays["is_anomaly"]
         flagged = values >= row.threshold
         assert 200 <= flagged.sum() == row.flagged < 260 and row.skew == pytest.approx(10)
         assert row.missed == (anomaly & ~flagged).sum() and row.anomalies == 400
@@ -168,7 +171,8 @@ def test_the_papers_numbers_are_those_of_the_class_the_method_and_the_score(tmp_
 def test_the_examples_are_the_images_behind_the_threshold_the_worst_first(tmp_path):
     experiment = made_up(tmp_path, **SMALL)
     arrays = arrays_of(experiment, "4", ROTATION, 1)
-    scores, anomaly = arrays["odin"], arrays["is_anomaly"]
+    scores = arrays["odin"]
+    anomaly = arrays["is_anomaly"]
     examples = read(experiment).ranking("4", ROTATION, "ODIN", 1).examples(0.2)
     missed, flagged, most, least = examples.values()
     threshold = sorted(scores)[-40]  # a fifth of 200
@@ -187,7 +191,8 @@ def precisions(experiment, hold_out, method, score):
     found = []
     for trial in range(experiment.trials):
         arrays = arrays_of(experiment, hold_out, method, trial)
-        anomaly, scores = arrays["is_anomaly"], arrays[SCORES[score]]
+        anomaly = arrays["is_anomaly"]
+        scores = arrays[SCORES[score]]
         cuts = np.sort(scores[anomaly])[::-1]  # the k-th flags k anomalies
         found.append([anomaly[scores >= cut].mean() for cut in cuts])
     return np.array(found)
@@ -195,7 +200,8 @@ def precisions(experiment, hold_out, method, score):
 
 def drawn(trace):
     """(x, y) of the corners of a plotly trace as it is drawn; vh: vertical first."""
-    x, y = np.array(trace["x"]), np.array(trace["y"])
+    x = np.array(trace["x"])
+    y = np.array(trace["y"])
     return (x.repeat(2)[:-1], y.repeat(2)[1:]) if trace["line"].get("shape") == "vh" else (x, y)
 
 
@@ -207,13 +213,15 @@ def test_each_panel_shows_its_own_classs_steps_band_trials_and_skew(tmp_path, tr
     usual = plots.colours(("classification", "rotation"))
     assert page.colours == {name: to_hex(usual[method]) for name, method in METHODS.items()}
     choice = everything(page.results)
-    figure, axes = page.panels(choice, 0.1), page.figure(choice, 0.1).axes
+    figure = page.panels(choice, 0.1)
+    axes = page.figure(choice, 0.1).axes
     for k, name in enumerate("17"):
         traces = [trace for trace in figure["data"] if trace["xaxis"] == f"x{k + 1}"]
         title = [name]
         for score, method in itertools.product(choice.scores, choice.methods):
             each = precisions(experiment, name, method, score)
-            mean, between = each.mean(0), (np.arange(each.shape[1]) + 0.5) / each.shape[1]
+            mean = each.mean(0)
+            between = (np.arange(each.shape[1]) + 0.5) / each.shape[1]
             own = [t for t in traces if t.get("meta") == [name, method, score]]
             bands = [trace for trace in own if trace.get("fill") == "toself"]
             single = [trace for trace in own if trace.get("opacity", 1) < 1]
@@ -247,13 +255,15 @@ def test_each_panel_shows_its_own_classs_steps_band_trials_and_skew(tmp_path, tr
 
 def test_histograms_and_confusions_count_images(tmp_path):
     experiment = made_up(tmp_path, **UNEVEN, trials=1)
-    page, sides = Page(read(experiment)), [(PLAIN, "MSP", 0), (ROTATION, "ODIN", 0)]
+    page = Page(read(experiment))
+    sides = [(PLAIN, "MSP", 0), (ROTATION, "ODIN", 0)]
     figure = page.histograms("7", sides, 0.2)
     confusions = page.confusions(sides, everything(page.results))
     assert len(figure["data"]) == 4 and len(confusions["data"]) == 2
     for k, (method, score, _) in enumerate(sides):
         arrays = arrays_of(experiment, "7", method, 0)
-        scores, anomaly = arrays[SCORES[score]], arrays["is_anomaly"]
+        scores = arrays[SCORES[score]]
+        anomaly = arrays["is_anomaly"]
         traces = [trace for trace in figure["data"] if trace["xaxis"] == ("x2" if k else "x")]
         looks = [(trace["name"], trace["marker"]["color"]) for trace in traces]
         assert looks == [("normal", "#888888"), ("7, unseen", UNSEEN)]
@@ -376,7 +386,8 @@ def test_each_control_changes_what_it_should(tmp_path):
     assert inspector.table.value == "made_up: digits" and inspector.threshold.value == 10
     assert inspector.choice == Choice(("1", "4"), (PLAIN, ROTATION), ("MSP",), (0, 1))
     assert titles_of(inspector) == ["1", "4"] and len(marks(inspector)) == 2 * 2 * 2
-    before, drawn = marks(inspector), shown(inspector.panels)
+    before = marks(inspector)
+    drawn = shown(inspector.panels)
     inspector.threshold.value = 40
     after = shown(inspector.panels)
     assert all(a != b for a, b in zip(marks(inspector), before, strict=True))
@@ -496,7 +507,8 @@ def test_the_table_sorts_by_any_column_and_marks_the_better_method(tmp_path):
     inspector = Inspector(made_up(tmp_path, **SMALL | {"hold_out": "all"}))
     for k, name in enumerate(inspector.sort.options[1:], 1):
         for falling in (True, False):
-            inspector.sort.value, inspector.falling.value = name, falling
+            inspector.sort.value = name
+            inspector.falling.value = falling
             rows = cells(view(inspector, "Average precision"))
             values = [float(row[k]) for row in rows[:-1]]
             assert values == sorted(values, reverse=falling) and rows[-1][0] == "average"
@@ -538,7 +550,8 @@ def test_images_are_absent_in_a_sentence_and_present_with_class_prediction_and_s
     inspector = Inspector(
         made_up(tmp_path / "b", images=600, **SMALL, data=prepared.digests_of(digits))
     )
-    inspector.held_out.value, inspector.sides[0].value = "4", (ROTATION, "MSP", 1)
+    inspector.held_out.value = "4"
+    inspector.sides[0].value = (ROTATION, "MSP", 1)
     html = view(inspector, "Images").split("</table>")[0]
     told = r'alt="test image (\d+): (.), predicted (.), score (\S+)"[^>]*base64,([^"]*)"'
     found = re.findall(told, html)
@@ -558,10 +571,8 @@ def test_images_are_absent_in_a_sentence_and_present_with_class_prediction_and_s
 def test_papermill_executes_the_notebook_and_leaves_a_page(tmp_path, runs):
     if runs:
         made_up(tmp_path / "outputs", **SMALL)
-    out, where = (
-        tmp_path / "out.ipynb",
-        {"outputs": str(tmp_path / "outputs"), "profile": "made_up"},
-    )
+    out = tmp_path / "out.ipynb"
+    where = {"outputs": str(tmp_path / "outputs"), "profile": "made_up"}
     notebook = ROOT / "notebooks" / "inspect_pr_curves.ipynb"
     papermill.execute_notebook(notebook, out, where, progress_bar=False, execution_timeout=120)
     outputs = [o for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", ())]

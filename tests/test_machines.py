@@ -61,8 +61,10 @@ def test_a_machines_own_settings_change_no_number_and_no_figure(tmp_path):
     machine_has |= {"IPYTHONDIR": tmp_path / "ipython", "JUPYTER_PATH": tmp_path / "jupyter"}
     machine_has |= {"TMPDIR": tmp_path / ("long" * 25), "PYTHONSTARTUP": tmp_path / "startup.py"}
     machine_has |= {"HOME": "/proc/no home", "PYTHONIOENCODING": "ascii"}
-    odd, plain = tiny(tmp_path, outputs=str(tmp_path / "out {profile} {}")), tiny(tmp_path)
-    scores, notebooks = [], []
+    odd = tiny(tmp_path, outputs=str(tmp_path / "out {profile} {}"))
+    plain = tiny(tmp_path)
+    scores = []
+    notebooks = []
     for experiment, changes in ((odd, machine_has), (plain, {})):
         twice = parameters(trials=2)  # for there to be a ± in the table
         done = semlib("run", HOLDOUT, *words(experiment), *twice, SEMLIB_DATA=data, **changes)
@@ -94,7 +96,9 @@ def pictures(notebook):
 
 
 V1 = {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}
-TWO, THREE, FOUR = ("150000 100000", "300000 100000", "400000 100000")
+TWO = "150000 100000"
+THREE = "300000 100000"
+FOUR = "400000 100000"
 QUOTAS = {
     "version 2": ("0::/", {"cpu.max": TWO}, 2),
     "version 2, none": ("0::/", {"cpu.max": "max 100000"}, None),

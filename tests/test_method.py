@@ -27,7 +27,8 @@ def cells():
 def test_the_loss_in_the_cell_is_the_librarys(cells):
     net = cells["network"](auxiliary.rotation).eval()
     images = cells["test"][:8]
-    mine, theirs = cells["rotation"](net, images), auxiliary.rotation(net, images)
+    mine = cells["rotation"](net, images)
+    theirs = auxiliary.rotation(net, images)
     assert mine.item() == pytest.approx(theirs.item(), abs=1e-6)
     assert cells["rotation"].heads == auxiliary.rotation.heads
     assert cells["rotation"].share == auxiliary.rotation.share
@@ -35,14 +36,16 @@ def test_the_loss_in_the_cell_is_the_librarys(cells):
 
 @pytest.mark.parametrize("loss", [None, auxiliary.rotation])
 def test_the_update_in_the_cell_is_the_librarys(cells, loss):
-    split, recipe = cells["split"], cells["recipe"]
+    split = cells["split"]
+    recipe = cells["recipe"]
     mine = [value for _, value in cells["train"](cells["network"](loss), loss)]
     states = training.train(cells["network"](loss), split.train, recipe, loss, seed=cells["seed"])
     np.testing.assert_allclose(mine, [state.loss for state in states], rtol=0, atol=1e-6)
 
 
 def test_the_scores_in_the_cell_are_the_librarys(cells):
-    net, images = cells["network"]().eval(), cells["test"][:50]
+    net = cells["network"]().eval()
+    images = cells["test"][:50]
     with torch.no_grad():
         expected = metrics.max_softmax(net(images))
     torch.testing.assert_close(cells["msp"](net, images).detach(), expected, rtol=0, atol=1e-6)

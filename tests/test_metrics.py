@@ -33,7 +33,8 @@ def literal_probabilities(logits, temperature=1.0):
 
 def literal_odin(net, images, temperature, epsilon):
     """ODIN image by image in float64: x + epsilon * sign(grad log max softmax(f(x) / T))."""
-    net, scores = copy.deepcopy(net).double().eval(), []
+    net = copy.deepcopy(net).double().eval()
+    scores = []
     for image in images.double():
         image = image[None].clone().requires_grad_()
         logits = net(image)[0] / temperature
@@ -45,7 +46,8 @@ def literal_odin(net, images, temperature, epsilon):
 
 def literal_average_precision(is_anomaly, scores):
     """Eq. 4: over the distinct thresholds, from the highest, precision times increase in recall."""
-    total, recall_before = 0.0, 0.0
+    total = 0.0
+    recall_before = 0.0
     for threshold in sorted(set(scores), reverse=True):
         flagged = [a for a, score in zip(is_anomaly, scores, strict=True) if score >= threshold]
         recall = sum(flagged) / sum(is_anomaly)
@@ -80,7 +82,8 @@ def trained(one_thread):
         net.train()(images)
         features = net.eval().features(images)
         means = torch.stack([features[labels == digit].mean(0) for digit in range(10)])
-        head, squares = net.heads["classification"], means.square().sum(1)
+        head = net.heads["classification"]
+        squares = means.square().sum(1)
         head.weight.copy_(10 * (means - means.mean(0)))
         head.bias.copy_(-5 * (squares - squares.mean()))  # the nearest mean has the largest logit
     return net, torch.from_numpy(data.test.images[:24]).float() / 255
@@ -104,7 +107,8 @@ class Linear(nn.Module):
 
     def __init__(self, weight):
         super().__init__()
-        self.weight, self.seen = nn.Parameter(weight), []
+        self.weight = nn.Parameter(weight)
+        self.seen = []
 
     def forward(self, images):
         self.seen.append(images.detach().clone())
@@ -117,7 +121,8 @@ class Linear(nn.Module):
 @pytest.mark.parametrize("scale", [0.01, 1, 30, 1000])
 def test_max_softmax_is_minus_the_largest_probability(scale):
     logits = scale * torch.randn(50, 7, generator=torch.Generator().manual_seed(0))
-    logits[0], logits[1, 2:] = 3.0, -math.inf  # all equal; impossible classes
+    logits[0] = 3.0  # all equal; impossible classes
+    logits[1, 2:] = -math.inf
     expected = [-max(literal_probabilities(row)) for row in logits.tolist()]
     scores = metrics.max_softmax(logits)
     assert scores.dtype == torch.float64 and scores.shape == (50,)
@@ -137,7 +142,8 @@ def test_odin_and_the_change_it_makes_are_those_of_float64(network, temperature,
     # probability is 1 up to rounding: the float32 gradient is wrong there, or the change zero.
     unsure = exact_before > -1 + 1e-6
     assert unsure.sum() >= 5
-    change, exact = (after - before)[unsure], (exact_after - exact_before)[unsure]
+    change = (after - before)[unsure]
+    exact = (exact_after - exact_before)[unsure]
     assert (change < 0).all()  # the predicted class's probability is raised
     # Measured: at most 0.0015.
     np.testing.assert_allclose(change, exact, rtol=0.01)
@@ -177,7 +183,8 @@ def test_odin_moves_every_pixel_by_epsilon_towards_the_predicted_class_and_clips
 )
 @pytest.mark.parametrize("gradients", ["none", "kept", "frozen"])
 def test_scoring_leaves_the_network_as_it_was(trained, score, gradients):
-    net, images = copy.deepcopy(trained[0]), trained[1].clone()
+    net = copy.deepcopy(trained[0])
+    images = trained[1].clone()
     for i, module in enumerate(net.modules()):
         module.training = i % 3 == 0  # mixed modes
     kept = {}
@@ -209,7 +216,8 @@ def in_bfloat16():
 
 @pytest.mark.parametrize("context", [nullcontext, torch.no_grad, torch.inference_mode, in_bfloat16])
 def test_odin_is_the_same_in_every_context_and_mode(trained, context):
-    net, images = copy.deepcopy(trained[0]), trained[1]
+    net = copy.deepcopy(trained[0])
+    images = trained[1]
     expected = metrics.odin(net, images)
     net.train()
     with context():
@@ -300,7 +308,8 @@ def spoiling(net, images, logits):
 
 
 def test_a_guarded_score_is_the_same_and_changes_nothing(trained):
-    net, kept = trained[0], copy.deepcopy(trained[0].state_dict())
+    net = trained[0]
+    kept = copy.deepcopy(trained[0].state_dict())
     _, plain = metrics.score(net, IMAGES, ALL)
     for order in ({"bad": spoiling, **ALL}, {**ALL, "bad": spoiling}):
         functions = {name: guarded(name, function) for name, function in order.items()}
@@ -340,7 +349,8 @@ def test_upright_statistics_are_those_of_all_training_images_in_one_batch(traine
     net = copy.deepcopy(trained[0])
     for norm in net.modules():
         if isinstance(norm, nn.BatchNorm2d):
-            norm.momentum, norm.norm_batch = 0.1, 4
+            norm.momentum = 0.1
+            norm.norm_batch = 4
     before = copy.deepcopy(net.state_dict())
     with metrics.upright(net, IMAGES) as same:
         assert same is net and not any(module.training for module in net.modules())
@@ -359,7 +369,8 @@ def test_upright_statistics_do_not_depend_on_chance_and_hardly_on_the_order():
     """Images sorted by class: a consecutive batch would be of one class, its variance too small."""
     steps = np.arange(900)[:, None, None, None] // 300 * 90
     images = (np.random.default_rng(0).integers(0, 60, (900, 1, 8, 8)) + steps).astype(np.uint8)
-    net, found = models.build("wrn-10-1", 3, (1, 8, 8), dropout=0.3, norm_batch=64), []
+    net = models.build("wrn-10-1", 3, (1, 8, 8), dropout=0.3, norm_batch=64)
+    found = []
     for order in (np.arange(900), np.arange(900), np.random.default_rng(1).permutation(900)):
         with metrics.upright(net.train(), images[order]):
             found.append(statistics(net))
@@ -371,7 +382,8 @@ def test_statistics_that_upright_images_do_not_reach_stay():
     class Two(nn.Module):
         def __init__(self):
             super().__init__()
-            self.used, self.other = nn.BatchNorm2d(1), nn.BatchNorm2d(1)
+            self.used = nn.BatchNorm2d(1)
+            self.other = nn.BatchNorm2d(1)
             self.other.running_mean += 3
 
         def forward(self, images):
@@ -439,7 +451,8 @@ def test_average_precision_says_what_is_wrong(is_anomaly, scores, message):
 
 def test_accuracy_is_over_normal_images_only():
     generator = np.random.default_rng(0)
-    labels, predicted = generator.integers(-1, 4, 500), generator.integers(0, 4, 500)
+    labels = generator.integers(-1, 4, 500)
+    predicted = generator.integers(0, 4, 500)
     right = [p == k for k, p in zip(labels, predicted, strict=True) if k >= 0]
     assert metrics.accuracy(labels, predicted) == pytest.approx(sum(right) / len(right), rel=1e-12)
     # Where labels are the data set's own numbers is_anomaly says it; a lucky prediction of an

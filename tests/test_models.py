@@ -120,8 +120,10 @@ def literal_logits(net, images, blocks, strides, stem_stride, pooled, mean, std,
 def test_logits_are_those_of_the_literal_network(
     architecture, blocks, strides, image_shape, stem_stride
 ):
-    mean, std = [0.5, 0.25, 0.125][: image_shape[0]], [0.25, 0.5, 2.0][: image_shape[0]]
-    heads, pooled = {"rotation": 4, "other": 2}, architecture == "wrn-imagenet"
+    mean = [0.5, 0.25, 0.125][: image_shape[0]]
+    std = [0.25, 0.5, 2.0][: image_shape[0]]
+    heads = {"rotation": 4, "other": 2}
+    pooled = architecture == "wrn-imagenet"
     net = random_network(
         architecture, 5, image_shape, heads=heads, mean=mean, std=std, stem_stride=stem_stride
     ).eval()
@@ -140,7 +142,8 @@ def test_logits_are_those_of_the_literal_network(
 
 def test_dropout_is_between_the_two_convolutions_of_a_block():
     torch.manual_seed(0)
-    block, inputs = Block(8, 16, 1, 0.25, None, cpc=False).train(), {}
+    block = Block(8, 16, 1, 0.25, None, cpc=False).train()
+    inputs = {}
     for conv in ("conv1", "conv2"):
         block.get_submodule(conv).register_forward_pre_hook(
             lambda layer, given, conv=conv: inputs.update({conv: given[0]})
@@ -159,7 +162,8 @@ def test_dropout_is_between_the_two_convolutions_of_a_block():
 def test_float64_images_are_computed_as_in_a_float64_network(training):
     net = random_network(mean=[0.1, 0.2, 0.3], std=[0.3, 0.2, 0.1]).train(training)
     images = torch.rand(4, 3, 16, 16)
-    logits, exact = net(images.double()), copy.deepcopy(net).double()(images.double())
+    logits = net(images.double())
+    exact = copy.deepcopy(net).double()(images.double())
     assert logits.dtype == torch.float64 and net.stem.weight.dtype == torch.float32
     assert torch.equal(logits, exact)
     assert 0 < (net(images) - exact).abs().max() < 1e-4
@@ -188,7 +192,8 @@ def test_batch_norm_takes_its_statistics_from_each_ghost_batch(group, count):
     norm = BatchNorm(3, group)
     images = torch.randn(count, 3, 5, 4) * torch.linspace(1, 9, count)[:, None, None, None]
     nn.init.uniform_(norm.weight), nn.init.uniform_(norm.bias)
-    mean, var = torch.zeros(3), torch.ones(3)
+    mean = torch.zeros(3)
+    var = torch.ones(3)
     expected = []
     for part in images.split(group or count):
         expected.append(F.batch_norm(part, mean, var, norm.weight, norm.bias, training=True))

@@ -52,7 +52,8 @@ def test_the_runs_own_test_images_score_as_in_its_record(trained, statistics):
     words = parameters(dataset=folder / "pets", statistics=statistics)
     table = score(folder, record, folder / "pets" / "test", *words)
     arrays = record.scores()
-    is_anomaly, predicted = arrays["is_anomaly"], arrays[plan.array_name("predicted", statistics)]
+    is_anomaly = arrays["is_anomaly"]
+    predicted = arrays[plan.array_name("predicted", statistics)]
     files = [f"{name}/{n}.png" for name in ("ant", "bee", "cow") for n in range(4)]
     assert table.file.tolist() == files
     assert table.predicted.tolist() == [record.classes[k] for k in predicted]
@@ -60,7 +61,8 @@ def test_the_runs_own_test_images_score_as_in_its_record(trained, statistics):
     assert table.columns.tolist() == ["file", "predicted", *columns]
     keys = {how["score"]: key for key, how in record.scoring.items()}
     for name in SCORES:
-        values, kept = table[name], arrays[plan.array_name(keys[name], statistics)]
+        values = table[name]
+        kept = arrays[plan.array_name(keys[name], statistics)]
         if name in ("msp", "odin"):
             np.testing.assert_allclose(values, kept, rtol=1e-6)
         else:
@@ -72,7 +74,8 @@ def test_the_runs_own_test_images_score_as_in_its_record(trained, statistics):
 def test_images_of_another_size_and_in_colour_are_prepared_as_the_data_set_is(on_tiny):
     """The shorter side to 8 pixels, the centre, grey; hidden files and Windows' are passed over."""
     folder, record = on_tiny
-    random, pictures = np.random.default_rng(0), {}
+    random = np.random.default_rng(0)
+    pictures = {}
     (folder / "new" / "below" / ".hidden").mkdir(parents=True)
     for name, (width, height) in {"a.png": (30, 20), "below/c.tif": (9, 40)}.items():
         picture = Image.fromarray(random.integers(0, 256, (height, width, 3), np.uint8))

@@ -33,7 +33,8 @@ def runs(folder, **changes):
     """An experiment with its records, whose upright scores are the mixed ones negated."""
     experiment = made_up(folder, **UNEVEN | changes)
     for record in store.collect(experiment.folder):
-        arrays, aps = record.scores(), {}
+        arrays = record.scores()
+        aps = {}
         for name in record.scoring:
             arrays[f"{name}@upright"] = -arrays[name]
             ap = average_precision_score(arrays["is_anomaly"], -arrays[name])
@@ -50,7 +51,8 @@ def runs(folder, **changes):
 @pytest.mark.parametrize("statistics", ["mixed", "upright"])
 def test_the_area_under_each_curve_is_the_mean_average_precision_of_its_runs(tmp_path, statistics):
     experiment, records = runs(tmp_path, statistics=statistics)
-    end, colour = plan.STATISTICS[statistics], plots.colours(experiment.methods)
+    end = plan.STATISTICS[statistics]
+    colour = plots.colours(experiment.methods)
     figure = plots.precision_recall(experiment, records)
     assert [axis.get_title() for axis in figure.axes] == ["1", "7"]
     pairs = [*itertools.product(experiment.methods, experiment.scores)]
@@ -71,7 +73,8 @@ def test_the_area_under_each_curve_is_the_mean_average_precision_of_its_runs(tmp
             scores = [r.scores()[score + end] for r in of_method]
             literal = np.array([literal_precisions(is_anomaly, values) for values in scores])
             np.testing.assert_allclose(curve.get_ydata()[1:], literal.mean(0))
-            box, half = band.get_datalim(axis.transData), literal.std(0, ddof=1)
+            box = band.get_datalim(axis.transData)
+            half = literal.std(0, ddof=1)
             assert box.y0 == pytest.approx((literal.mean(0) - half).min())
             assert box.y1 == pytest.approx((literal.mean(0) + half).max())
     labels = [text.get_text() for text in figure.legends[0].texts]
@@ -155,7 +158,8 @@ def test_the_figure_draws_every_gain_of_the_table_in_its_methods_colour(tmp_path
     methods = ("classification", "rotation", "cpc", "center_mask")
     experiment, records = runs(tmp_path, methods=methods, scores=["msp", "odin", "energy", "knn"])
     figure = plots.gain_by_class(experiment, records)
-    table, colour = stats.gains_by_class(experiment, records), plots.colours(methods)
+    table = stats.gains_by_class(experiment, records)
+    colour = plots.colours(methods)
     assert "the first 3 of 4 scores" in figure.get_suptitle()
     assert [axis.get_title() for axis in figure.axes] == ["MSP", "ODIN", "Energy"]
     for axis, score in zip(figure.axes, experiment.scores, strict=False):
@@ -286,7 +290,8 @@ def test_methods_differ_in_lightness_too_as_a_grey_print_shows_them(others):
 def test_learning_curves_are_means_with_a_band_of_one_deviation(tmp_path, classes):
     """Over trials of each of up to three classes; of more, over classes and trials."""
     experiment, records = runs(tmp_path, images=20, hold_out=classes)
-    rng, parts = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    parts = []
     for record in records:
         history = pd.DataFrame(rng.random((3, 3)), columns=["loss", "accuracy", "msp"])
         history.insert(0, "epoch", [1, 2, 3])
@@ -326,17 +331,20 @@ def numbered(count=95):
 
 @pytest.mark.parametrize("statistics", ["mixed", "upright"])
 def test_ranked_images_are_the_most_and_least_anomalous_of_either_kind(tmp_path, statistics):
-    data, end = numbered(), plan.STATISTICS[statistics]
+    data = numbered()
+    end = plan.STATISTICS[statistics]
     _, records = runs(tmp_path, data=prepared.digests_of(data))
     record = next(r for r in records if (r.hold_out, r.method) == ("7", "rotation"))
     figure = plots.ranked_images(record, data, "odin", count=4, statistics=statistics)
     about = f"ODIN ({statistics} statistics), Rotation-augmented, 7 held out"
     assert figure.get_suptitle().startswith(about)
     arrays = record.scores()
-    scores, anomaly = arrays[f"odin{end}"], arrays["is_anomaly"]
+    scores = arrays[f"odin{end}"]
+    anomaly = arrays["is_anomaly"]
     ends = itertools.product((True, False), repeat=2)
     for (is_anomaly, most), axis in zip(ends, figure.axes, strict=True):
-        kind, which = "anomalies" if is_anomaly else "normal", "most" if most else "least"
+        kind = "anomalies" if is_anomaly else "normal"
+        which = "most" if most else "least"
         assert axis.get_ylabel() == f"{kind},\n{which} anomalous"
         shown = [int(image.get_array()[0, 0]) for image in axis.images]
         ranked = sorted(scores[anomaly == is_anomaly], reverse=most)
@@ -381,7 +389,8 @@ def test_captions_and_images_of_any_shape_stay_in_their_places():
 
 def test_a_file_is_replaced_by_a_figure_of_as_many_runs_and_one_of_fewer_lies_beside(tmp_path):
     experiment, records = runs(tmp_path / "outputs")
-    path, beside = tmp_path / "figure.png", tmp_path / "figure.unfinished.png"
+    path = tmp_path / "figure.png"
+    beside = tmp_path / "figure.unfinished.png"
     figure = plots.precision_recall(experiment, records)
     path.write_bytes(b"damaged")
     plots.save(figure, path, experiment, records)

@@ -64,7 +64,8 @@ def pictures(count, side=32):
 
 
 def test_an_archive_of_the_publisher_is_read_in_the_order_of_its_names(archive):
-    images, inside = pictures(5), "LSUN_resize/LSUN_resize"
+    images = pictures(5)
+    inside = "LSUN_resize/LSUN_resize"
     members = {f"{inside}/lsun_{k}.png": encoded(images[k]) for k in (3, 0, 4, 1, 2)}
     others = {"LSUN_resize/readme.txt": b"no image", f"{inside}/._lsun_0.png": b"a Mac's"}
     found = datasets.load_ood("lsun_resize", archive(members | others))
@@ -265,7 +266,9 @@ class Twice(dict):
 
 def original_tars(root, place, order=1, prefix="", also=(), kind=dict):
     """The original tar files of the images in the folder `root`; returns val's members."""
-    train, val, truth = {"n00000001.tar": tar_bytes({"x.JPEG": photograph(1)})}, {}, []
+    train = {"n00000001.tar": tar_bytes({"x.JPEG": photograph(1)})}
+    val = {}
+    truth = []
     for k, wnid in enumerate(SPIDERS):
         files = sorted((root / "train" / wnid).iterdir())[::order]
         images = {f"{prefix}{wnid}_{path.name}": path.read_bytes() for path in files}
@@ -303,7 +306,8 @@ def test_the_original_tar_files_give_the_same_as_the_folders(root, tmp_path, how
     for name, content in LEFT.items():
         for folder in (*root.glob("train/n*"), *root.glob("val/n*")):
             (folder / name).write_bytes(content)
-    folders, data = spiders(tmp_path / "data"), spiders(tmp_path / "other", tmp_path / "tars")
+    folders = spiders(tmp_path / "data")
+    data = spiders(tmp_path / "other", tmp_path / "tars")
     assert prepared.digests_of(data) == prepared.digests_of(folders)
 
 

@@ -441,7 +441,8 @@ def test_a_large_jpeg_is_decoded_smaller_by_its_size_alone(tmp_path, monkeypatch
     noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     large = Image.fromarray(noise).resize((4000, 3000), Image.Resampling.BICUBIC)
     large.save(tmp_path / "a.jpg", quality=95)
-    whole, seen = folder.decode(tmp_path / "a.jpg", 64).astype(int), []
+    whole = folder.decode(tmp_path / "a.jpg", 64).astype(int)
+    seen = []
     monkeypatch.setattr(
         folder.ImageOps, "exif_transpose", lambda image, **how: seen.append(image.size)
     )

@@ -124,7 +124,8 @@ def test_scores_are_plain_arrays_in_the_data_sets_numbering(trained, method):
     for end in ("", "@upright"):
         kinds |= {f"predicted{end}": "int16", f"msp{end}": "float64", f"odin{end}": "float64"}
     assert {name: array.dtype.name for name, array in arrays.items()} == kinds
-    label, is_anomaly = arrays["label"], arrays["is_anomaly"]
+    label = arrays["label"]
+    is_anomaly = arrays["is_anomaly"]
     assert (label == prepared.load("tiny", trained / "data").test.labels).all()
     assert (is_anomaly == (label == 1)).all() and record.skew == 0.25
     assert set(arrays["predicted"]) <= {0, 2, 3}  # class 1 was never seen
@@ -204,13 +205,15 @@ def test_average_of_the_last_epochs(untrained, every, epochs):
 
 def test_same_trial_same_scores_other_trial_others(trained, untrained):
     runs.complete(tiny(untrained))
-    again, before = scores(tiny(untrained)), scores(tiny(trained, trials=2))
+    again = scores(tiny(untrained))
+    before = scores(tiny(trained, trials=2))
     assert again == {key: before[key] for key in again}
     assert before["one", "rotation", 0]["msp"] != before["one", "rotation", 1]["msp"]
 
 
 def test_a_trials_trunk_begins_equal_for_every_method(untrained, monkeypatch):
-    started, seeds = [], []
+    started = []
+    seeds = []
 
     def stop(net, *args, **options):
         seeds.append(options["seed"])
@@ -268,7 +271,8 @@ def test_test_images_and_those_of_upright_statistics_are_cropped_to_their_centre
     how = {"methods": "classification", "crop_side": 8, "epochs": 1, "scores": ("msp", "knn")}
     (record,) = runs.complete(tiny(untrained, **how))
     data = prepared.load("tiny", untrained / "data")
-    split, net = datasets.hold_out(data, "one"), runs.network(record, data)
+    split = datasets.hold_out(data, "one")
+    net = runs.network(record, data)
     train, test = (part.images[:, :, 1:9, 1:9] for part in (split.train, split.test))
     for end, statistics in (("", nullcontext()), ("@upright", metrics.upright(net, train))):
         with statistics:
@@ -411,7 +415,8 @@ def changed(path):
 def test_a_damaged_run_is_named_not_used_and_trained_again(folder, damage):
     experiment = tiny(folder, methods="classification")
     (run,) = plan.planned(experiment)
-    whole, name = scores(experiment), damage.split(":")[0]
+    whole = scores(experiment)
+    name = damage.split(":")[0]
     assert len(store.finished(experiment)) == 1  # was whole, in this process
     DAMAGES[damage](run.home / name)
     with pytest.warns(UserWarning, match=re.escape(str(run.home / name))):
@@ -474,8 +479,10 @@ def test_other_test_images_are_scored_anew_and_other_training_images_trained_ane
     folder, no_training, monkeypatch
 ):
     """Runs on other data lie side by side, and each is found again with its data."""
-    experiment, kept = tiny(folder), (folder / "data" / "tiny.npz").read_bytes()
-    first, before = runs.complete(experiment), contents(folder / "outputs", LOCKS)
+    experiment = tiny(folder)
+    kept = (folder / "data" / "tiny.npz").read_bytes()
+    first = runs.complete(experiment)
+    before = contents(folder / "outputs", LOCKS)
     other_data(folder)
     assert store.finished(experiment) == [] and len(store.missing(experiment)) == 2
     second = runs.complete(experiment)
@@ -550,8 +557,10 @@ def test_another_version_than_the_one_here_can_be_looked_at_but_not_trained_on(f
 
 
 def test_a_digest_is_remembered_until_the_file_changes(folder, monkeypatch):
-    path, beside = folder / "data" / "tiny.npz", folder / "data" / "tiny.digests.json"
-    here, loading = plan.here(tiny(folder)), sys.modules["workbench.images.prepared"]
+    path = folder / "data" / "tiny.npz"
+    beside = folder / "data" / "tiny.digests.json"
+    here = plan.here(tiny(folder))
+    loading = sys.modules["workbench.images.prepared"]
     assert beside.exists() and here == prepared.digests_of(prepared.load("tiny", folder / "data"))
 
     def asked(read: bool) -> prepared.Digests:
@@ -624,7 +633,8 @@ def test_a_checkpoint_is_of_its_run_its_data_and_where_epochs_are_averaged_its_s
         return str(error.value)
 
     monkeypatch.setattr(checkpoint.Checkpoint, "load", load)
-    first, averaged = stamp(), stamp(average_last_epochs=2)
+    first = stamp()
+    averaged = stamp(average_last_epochs=2)
     assert stamp(scores="msp") == first and stamp(average_last_epochs=2, scores="msp") != averaged
     assert stamp(epochs=9) != first
     for part in ("test_images", "train_images"):
@@ -664,8 +674,10 @@ def test_new_scores_are_added_without_training(folder, module, no_training):
     """Of the user, one of them fitted on training features. Nothing else changes."""
     module("predicted_again", SOFTMAX)
     names = ("predicted_again:softmax", "predicted_again:nearest_centre")
-    how, changing = tiny(folder, scores=("msp", *names)), (*LOCKS, "record.json", "scores.npz")
-    before, kept = scores(how), contents(folder / "outputs", changing)
+    how = tiny(folder, scores=("msp", *names))
+    changing = (*LOCKS, "record.json", "scores.npz")
+    before = scores(how)
+    kept = contents(folder / "outputs", changing)
     old = {record.method: record.metrics for record in store.finished(tiny(folder))}
     for record in runs.complete(how):
         softmax, nearest = (key(record, how, name) for name in names)
@@ -687,13 +699,16 @@ def test_new_scores_are_added_without_training(folder, module, no_training):
 
 
 def test_odin_with_another_epsilon_has_a_key_of_its_own(folder, no_training):
-    before, usual = scores(tiny(folder)), tiny(folder)
-    other, as_msp = tiny(folder, epsilon=0.01), tiny(folder, temperature=1.0, epsilon=0.0)
+    before = scores(tiny(folder))
+    usual = tiny(folder)
+    other = tiny(folder, epsilon=0.01)
+    as_msp = tiny(folder, temperature=1.0, epsilon=0.0)
     runs.complete(other)
     records = runs.complete(as_msp)
     assert runs.complete(usual) == records
     for record in records:
-        own, arrays = key(record, other, "odin"), record.scores()
+        own = key(record, other, "odin")
+        arrays = record.scores()
         assert (
             key(record, usual, "odin")
             == "odin"
@@ -766,7 +781,8 @@ EDITED = "def s(logits):\n    return {} * logits.double().logsumexp(1)\n"
 
 def test_an_edited_score_is_added_and_each_source_keeps_its_numbers(folder, module, no_training):
     name = "edited_score:s"
-    how, seen = tiny(folder, methods="classification", scores=("msp", name)), []
+    how = tiny(folder, methods="classification", scores=("msp", name))
+    seen = []
     for factor in (-1, 1, -2, -1):
         module("edited_score", EDITED.format(factor))
         (record,) = runs.complete(how)
@@ -796,7 +812,8 @@ def test_a_raised_version_of_a_built_in_score_scores_anew(folder, no_training, m
 def test_a_kill_while_a_score_is_added_loses_nothing(folder, no_training, monkeypatch, moment):
     (before,) = store.finished(tiny(folder, methods="classification"))
     how = tiny(folder, methods="classification", epsilon=0.01)
-    save, count = store.save_atomically, iter(range(9))
+    save = store.save_atomically
+    count = iter(range(9))
 
     def kill(path, write):
         if next(count) == moment:
@@ -817,7 +834,8 @@ def test_upright_scores_are_those_of_the_kept_weights_over_the_upright_training_
 ):
     (record,) = store.finished(tiny(trained, methods=method))
     data = prepared.load("tiny", trained / "data")
-    split, net = datasets.hold_out(data, "one"), runs.network(record, data)
+    split = datasets.hold_out(data, "one")
+    net = runs.network(record, data)
     functions = {"msp": metrics.max_softmax, "odin": metrics.odin}
     _, mixed = metrics.score(net, split.test.images, functions)
     with metrics.upright(net, split.train.images):
@@ -853,25 +871,31 @@ def test_the_commit_is_dirty_only_if_code_parameters_or_notebooks_differ(tmp_pat
 
 def test_a_run_is_scored_at_its_end_with_every_score_that_is_asked_for(untrained, monkeypatch):
     """From one pass over either images for each batch-norm statistics; ranks keep every measure."""
-    passes, fitted, features, fit = [], {}, metrics.features, metrics.fit
+    passes = []
+    fitted = {}
+    features = metrics.features
+    fit = metrics.fit
 
     def spy_features(net, images, size):
         passes.append(len(images))
         return features(net, images, size)
 
     def spy_fit(name, train, labels, net):
-        detector, end = fit(name, train, labels, net), "@upright" * (len(passes) > 2)
+        detector = fit(name, train, labels, net)
+        end = "@upright" * (len(passes) > 2)
         return lambda x: fitted.setdefault(name + end, detector(x))
 
     monkeypatch.setattr(metrics, "features", spy_features)
     monkeypatch.setattr(metrics, "fit", spy_fit)
     (record,) = runs.complete(tiny(untrained, methods="rotation", scores=SCORES))
     assert passes == [192, 100, 192, 100]  # training images without the held-out class, test images
-    arrays, ends = record.scores(), ("", "@upright")
+    arrays = record.scores()
+    ends = ("", "@upright")
     expected = {name + end for name in ("accuracy", *SCORES) for end in ends}
     assert set(record.metrics) == expected and len(fitted) == 2 * len(RANKED)
     for name in expected - {"accuracy", "accuracy@upright"}:
-        values, exact = arrays[name], fitted.get(name, arrays[name])
+        values = arrays[name]
+        exact = fitted.get(name, arrays[name])
         kind, stored = (np.uint16, "ranks") if name in fitted else (np.float64, None)
         assert values.dtype == kind and record.scoring[name.split("@")[0]].get("stored") == stored
         order = np.sign(values[:, None].astype(float) - values)
@@ -916,7 +940,8 @@ def test_weights_of_another_run_are_not_taken_for_its_own(folder, no_training):
 def test_a_score_edited_while_its_run_trains_is_stored_as_what_was_computed(
     untrained, module, monkeypatch
 ):
-    name, train = "edited_meanwhile:s", execute.training.train
+    name = "edited_meanwhile:s"
+    train = execute.training.train
     how = tiny(untrained, methods="classification", scores=("msp", name))
     module("edited_meanwhile", EDITED.format(-1))
     before = plan.scoring(how)[name]
@@ -1035,11 +1060,13 @@ def test_a_kill_between_any_two_files_changes_nothing(untrained):
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["python", "notebook"])
 def test_a_process_killed_at_random_moments_ends_as_an_undisturbed_one(untrained, way):
-    chance, kills = random.Random(0), 9 if way == "python" else 1
+    chance = random.Random(0)
+    kills = 9 if way == "python" else 1
     changes = {"epochs": 10, "precision": "auto"}
     begun = time.perf_counter()
     runs.complete(tiny(untrained, **changes))
-    seconds, whole = time.perf_counter() - begun, scores(tiny(untrained, **changes))
+    seconds = time.perf_counter() - begun
+    whole = scores(tiny(untrained, **changes))
     for k in range(kills):
         disturbed = tiny(untrained, outputs=str(untrained / f"disturbed-{k // 3}"), **changes)
         process = started(disturbed, way)
@@ -1073,7 +1100,8 @@ def test_a_run_that_another_process_holds_is_waited_for_with_its_name(
     monkeypatch.setattr(store, "PATIENCE", 0.1)
     experiment = tiny(untrained, methods="classification")
     (run,) = plan.planned(experiment, prepared.digests_of(runs.load(experiment)))
-    held, go_on = threading.Event(), threading.Event()
+    held = threading.Event()
+    go_on = threading.Event()
 
     def hold():
         with store.lock(run, wait=False):
@@ -1094,7 +1122,9 @@ def test_a_run_that_another_process_holds_is_waited_for_with_its_name(
 def test_the_record_of_another_process_that_was_quicker_stands(untrained, monkeypatch):
     """Both train where locks do nothing."""
     experiment = tiny(untrained, methods="classification", epochs=1)
-    (run,), train, quicker = plan.planned(experiment), execute.training.train, []
+    (run,) = plan.planned(experiment)
+    train = execute.training.train
+    quicker = []
 
     def slow(*args, **options):
         monkeypatch.setattr(execute.training, "train", train)
@@ -1108,7 +1138,8 @@ def test_the_record_of_another_process_that_was_quicker_stands(untrained, monkey
 
 
 def test_the_record_is_written_last(untrained, monkeypatch):
-    order, save = [], store.save_atomically
+    order = []
+    save = store.save_atomically
 
     def spy(path, write):
         order.append(path.name)

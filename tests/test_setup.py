@@ -19,10 +19,9 @@ LINES = {"semlib": 2000, "workbench": 5200, "tests": 11_000}
 # A file imports from floors before its own. A folder is a floor with all of its files, unless they
 # are listed; a package's own name stands for its __init__.py.
 SEMLIB = """randomness datasets.splits datasets.imagenet datasets.sources datasets.ood
-datasets.augmentation datasets models metrics auxiliary training holdout semlib __main__"""
-WORKBENCH = (
-    """files experiment own own_network checkpoint images runs results batch cli workbench"""
-)
+datasets.augmentation datasets batches models metrics auxiliary training holdout semlib __main__"""
+WORKBENCH = "files experiment own own_network cells checkpoint images runs results batch cli"
+WORKBENCH += " workbench"
 FLOORS = {"semlib": SEMLIB.split(), "workbench": WORKBENCH.split()}
 
 

@@ -69,7 +69,8 @@ own_loss.heads = {"mine": 2}
 @pytest.mark.parametrize("weight", [0.5, 1.0, 0.0])
 def test_epoch_equals_a_literal_loop(weight, device):
     """Nesterov momentum 0.9 and weight decay 5e-4 written out; auxiliary step, then class step."""
-    data, batch = noise(), 32
+    data = noise()
+    batch = 32
     rates = iter((0.1, 0.02, 0.004))  # step schedule: 0, 1/3 and 2/3 of all steps done
     recipe = Recipe(1, batch, crop_padding=0, flip=False, auxiliary_weight=weight)
     net = network(auxiliary.rotation, dropout=0.0)
@@ -93,7 +94,8 @@ def test_epoch_equals_a_literal_loop(weight, device):
     generator = torch.Generator(device).manual_seed(5)
     order = torch.randperm(len(data), generator=generator, device=device).cpu().numpy()
     for index in order.reshape(-1, batch):
-        rate, turned = next(rates), []
+        rate = next(rates)
+        turned = []
         for image in data.images[index[: batch // 4]]:
             turned += [np.rot90(image, k, (1, 2)) for k in range(4)]
         logits = literal(torch.tensor(np.stack(turned) / 255).float(), head="rotation")
@@ -112,7 +114,8 @@ def test_epoch_equals_a_literal_loop(weight, device):
 @every_method
 def test_each_task_leaves_the_others_head(method):
     """Snapshots before each forward pass: between two of them lies the step of the first's task."""
-    loss, seen = LOSSES[method], []
+    loss = LOSSES[method]
+    seen = []
     net = network(loss)
 
     def snapshot(module, inputs, options):
@@ -133,7 +136,8 @@ def test_each_task_leaves_the_others_head(method):
 
 def test_in_bfloat16_each_pass_computes_with_the_weights_that_the_last_step_left():
     """Inside one autocast block the bfloat16 copies of the weights would be the old ones."""
-    net, passes = network(auxiliary.rotation, dropout=0.0), []
+    net = network(auxiliary.rotation, dropout=0.0)
+    passes = []
 
     def check(module, inputs, options, output):
         fresh = copy.deepcopy(module)  # which has no bfloat16 copies yet
@@ -189,7 +193,8 @@ def test_schedules():
 
 def test_losses_are_means_over_the_epoch_unweighted():
     """At next to no learning rate every image keeps its loss; the auxiliary loss is 1, 2, 3, ..."""
-    data, steps = noise(), itertools.count(1)
+    data = noise()
+    steps = itertools.count(1)
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(SIDE * SIDE, 3))
     logits = net(torch.tensor(data.images / 255).float())
     expected = F.cross_entropy(logits, torch.tensor(data.labels)).item()
@@ -211,7 +216,8 @@ def test_an_incomplete_last_batch_is_dropped_and_a_loss_may_take_a_share():
     def share(net, images):
         return own_loss(net, images)
 
-    share.heads, share.share = own_loss.heads, 2
+    share.heads = own_loss.heads
+    share.share = 2
     net = network(own_loss)
     seen = seen_by(net)
     trained(net, noise(95), share, epochs=2)
@@ -224,7 +230,8 @@ def test_an_incomplete_last_batch_is_dropped_and_a_loss_may_take_a_share():
 def views(image: np.ndarray, padding: int, flip: bool) -> dict[bytes, tuple]:
     """Every view of an image that augmentation may make, with its place."""
     padded = np.pad(image, ((0, 0), (padding, padding), (padding, padding)), mode="reflect")
-    found, places = {}, range(2 * padding + 1)
+    found = {}
+    places = range(2 * padding + 1)
     for top, left in itertools.product(places, places):
         view = padded[:, top : top + SIDE, left : left + SIDE]
         found[view.tobytes()] = top, left, False
@@ -236,7 +243,9 @@ def views(image: np.ndarray, padding: int, flip: bool) -> dict[bytes, tuple]:
 @pytest.mark.parametrize("padding, flip", [(0, False), (0, True), (2, False), (None, True)])
 @pytest.mark.parametrize("augmented", [False, True])
 def test_crops_and_flips_are_as_set(padding, flip, augmented):
-    data, of_image, possible = noise(), {}, {}
+    data = noise()
+    of_image = {}
+    possible = {}
     for n, image in enumerate(data.images):
         found = views(image, 1 if padding is None else padding, flip)
         possible |= found
@@ -260,7 +269,8 @@ def test_crops_and_flips_are_as_set(padding, flip, augmented):
 def test_crops_of_crop_side_are_cut_from_the_image_and_a_plain_image_is_its_centre():
     """Every pixel is its own place."""
     places = np.arange(100, dtype=np.uint8).reshape(1, 1, 10, 10).repeat(96, 0)
-    net, seen = network(own_loss), {"classification": set(), "mine": set()}
+    net = network(own_loss)
+    seen = {"classification": set(), "mine": set()}
     passes = seen_by(net)
     trained(net, ImageSet(places, noise().labels), own_loss, crop_side=8, flip=False)
     for head, images in passes:
@@ -296,7 +306,8 @@ def test_the_seed_decides_and_the_callers_generators_are_left():
 
 def test_dropout_follows_the_seed_and_differs_in_each_epoch():
     """All images are equal, so that their order makes no difference."""
-    same, kept = ImageSet(np.full((32, 1, SIDE, SIDE), 90, np.uint8), np.zeros(32, np.int64)), []
+    same = ImageSet(np.full((32, 1, SIDE, SIDE), 90, np.uint8), np.zeros(32, np.int64))
+    kept = []
     net = network()
     dropout = next(module for module in net.modules() if isinstance(module, torch.nn.Dropout))
     dropout.register_forward_hook(lambda module, given, out: kept.append((given[0] != 0, out != 0)))
@@ -316,7 +327,9 @@ def test_dropout_follows_the_seed_and_differs_in_each_epoch():
 def test_resumed_training_is_bit_identical(tmp_path, threads, bfloat16, method):
     """Stopped after each epoch, and gone on with by a network of other weights, from a file."""
     torch.set_num_threads(threads)
-    loss, found, saved = LOSSES[method], [], None
+    loss = LOSSES[method]
+    found = []
+    saved = None
     whole, losses = trained(loss=loss, bfloat16=bfloat16)
     for stop in range(4):
         net = network(loss, seed=stop)
@@ -356,7 +369,8 @@ def test_an_epoch_that_fails_half_way_leaves_no_state_to_go_on_from():
 
     stop = False
     states = train(network(), noise(), Recipe(**SMALL), transform=fail)
-    state, stop = next(states), True
+    state = next(states)
+    stop = True
     with pytest.raises(KeyboardInterrupt):
         next(states)
     with pytest.raises(RuntimeError, match="gone on since epoch 1"):
@@ -418,7 +432,8 @@ def test_a_checkpoint_that_can_not_be_read_at_the_moment_stays(kept, monkeypatch
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and -m gpu")
 def test_a_compiled_network_trains_to_what_another_does():
-    start, found = network(auxiliary.rotation, dropout=0.0), []
+    start = network(auxiliary.rotation, dropout=0.0)
+    found = []
     for compile in (False, True):
         net = copy.deepcopy(start)
         options = {"device": "cuda", "compile": compile}

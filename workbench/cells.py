@@ -5,12 +5,12 @@ notebook: functions, classes and constants, and what these name in turn.
 """
 
 import ast
-import dis
 import functools
 import hashlib
 import inspect
 import json
 import linecache
+import symtable
 import textwrap
 import types
 from collections.abc import Callable, Iterator
@@ -20,7 +20,6 @@ from workbench import own
 from workbench.experiment import ConfigError
 
 PLAIN = (str, bytes, int, float, complex, bool, type(None), range, slice)
-LOADS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 OF_LIBRARIES = ("torch.dtype", "torch.device", "numpy.dtype", "pathlib.PosixPath")
 
 
@@ -47,14 +46,14 @@ def _collect(name: str, value: Any, parts: dict[str, Any], user: str) -> None:
 
 def _definition(name: str, value: Any, parts: dict[str, Any], user: str) -> Any:
     if value.__module__ != "__main__":
-        return _module(value.__module__) + [value.__qualname__]
+        return [*_module(value.__module__), value.__qualname__]
     if value.__name__ == "<lambda>":
         raise ConfigError(f"{user}: {name} is a lambda; write it with def")
     source = _source(value, user)
     inside = inspect.getclosurevars(value).nonlocals if inspect.isfunction(value) else {}
     for other, its in inside.items():
         _collect(other, its, parts, value.__name__)
-    for other in _free_names(compile(source, value.__name__, "exec")):
+    for other in _global_names(symtable.symtable(source, value.__name__, "exec")):
         namespace = _namespace(value)
         if other in namespace and other != value.__name__ and other not in inside:
             _collect(other, namespace[other], parts, value.__name__)
@@ -94,14 +93,14 @@ def _source(value: Any, user: str) -> str:
         ) from None
 
 
-def _free_names(code: types.CodeType) -> Iterator[str]:
-    """The global names that code loads, also in functions and classes inside."""
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in LOADS:
-            yield instruction.argval
-    for constant in code.co_consts:
-        if inspect.iscode(constant):
-            yield from _free_names(constant)
+def _global_names(scope: symtable.SymbolTable) -> Iterator[str]:
+    """The global names that a scope refers to, also in functions and classes inside."""
+    at_top = scope.get_type() == "module"
+    for symbol in scope.get_symbols():
+        if symbol.is_referenced() and (at_top or symbol.is_global()):
+            yield symbol.get_name()
+    for inner in scope.get_children():
+        yield from _global_names(inner)
 
 
 def _constant(name: str, value: Any, parts: dict[str, Any], user: str) -> Any:
@@ -126,14 +125,11 @@ def _constant(name: str, value: Any, parts: dict[str, Any], user: str) -> Any:
         return value.__name__
     what = "a lambda in it" if inspect.isfunction(value) else f"of type {type(value).__name__}"
     raise ConfigError(
-        f"{user} uses {name}, {what}, whose changes could not be told: make it a number, a text or a "
-        "tuple of them, make it inside the function, or put both into a .py file"
+        f"{user} uses {name}, {what}, whose changes could not be told: make it a number, a text or "
+        "a tuple of them, make it inside the function, or put both into a .py file"
     )
 
 
 def _module(name: str) -> list[str]:
     """An installed module's name, or a user's with the digest of its source."""
-    path = own._file(name)
-    if path is None or not own._is_users(path):
-        return [name]
-    return [name, *own.module_digest(name)]
+    return [name, own.module_digest(name)]

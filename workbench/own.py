@@ -83,11 +83,20 @@ def digest(name: str) -> str:
         raise ConfigError(f"{name}: its source can't be read; put it into a .py file")
     files, found = _digests.get(name, (None, ""))
     if files != _loaded[module]:
-        statements = sorted(_closure(module, attribute).items())
-        parts = [[where, [plain(s) for s in body]] for where, body in statements]
-        found = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+        found = _digest(_closure(module, attribute))
         _digests[name] = (_loaded[module], found)
     return found
+
+
+def module_digest(module: str) -> str:
+    """16 hex digits of the source of a user's module and of those it imports; "" of others."""
+    path = _source(module)
+    return _digest(_closure(module, None)) if path and _is_users(path) else ""
+
+
+def _digest(closure: dict[str, list[ast.stmt]]) -> str:
+    parts = [[where, [plain(s) for s in body]] for where, body in sorted(closure.items())]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def _imported(module: str) -> Any:

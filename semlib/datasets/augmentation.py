@@ -48,7 +48,8 @@ def centre(images: np.ndarray, side: int | None) -> np.ndarray:
         return images
     if side > min(height, width):
         raise ValueError(f"crop_side = {side} is more than the images' {width}x{height} pixels")
-    top, left = (height - side) // 2, (width - side) // 2
+    top = (height - side) // 2
+    left = (width - side) // 2
     return images[:, :, top : top + side, left : left + side]
 
 

@@ -55,8 +55,10 @@ def load_ood(name: str, root: str | Path | None = None) -> np.ndarray:
     """
     if name not in SOURCES:
         raise DataError(f"OOD set {name!r} is unknown; choose from {', '.join(SOURCES)}")
-    where, source = data_root(root), SOURCES[name]
-    folder, archive = where / source.folder, where / source.archive
+    where = data_root(root)
+    source = SOURCES[name]
+    folder = where / source.folder
+    archive = where / source.archive
     tiny = where / "tiny-imagenet-200" / "test" / "images"
     if folder.is_dir():
         images = [_decoded(path, str(path)) for path in _files(folder)]

@@ -13,7 +13,8 @@ def average_precision(is_anomaly: ArrayLike, scores: ArrayLike) -> float:
     """
     from sklearn.metrics import average_precision_score  # slow to import
 
-    is_anomaly, scores = np.asarray(is_anomaly), np.asarray(scores)
+    is_anomaly = np.asarray(is_anomaly)
+    scores = np.asarray(scores)
     if is_anomaly.ndim != 1 or is_anomaly.shape != scores.shape:
         shapes = f"{is_anomaly.shape} and {scores.shape}"
         raise ValueError(f"is_anomaly and scores should be (N,) and (N,), not {shapes}")
@@ -37,7 +38,8 @@ def accuracy(labels: ArrayLike, predicted: ArrayLike, is_anomaly: ArrayLike | No
 
     is_anomaly: None if the anomalies are the images labelled -1.
     """
-    labels, predicted = np.asarray(labels), np.asarray(predicted)
+    labels = np.asarray(labels)
+    predicted = np.asarray(predicted)
     normal = labels >= 0 if is_anomaly is None else ~np.asarray(is_anomaly, bool)
     if labels.ndim != 1 or not labels.shape == predicted.shape == normal.shape:
         shapes = f"{labels.shape}, {predicted.shape} and {normal.shape}"

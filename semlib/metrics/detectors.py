@@ -45,7 +45,8 @@ def features(net: Module, images: np.ndarray, batch_size: int = 500) -> Features
 
     from semlib.metrics.evaluation import as_floats, evaluating
 
-    found, logits = [], []
+    found = []
+    logits = []
     device = next(net.parameters()).device
     head = net.get_submodule("heads.classification")
     handle = head.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].float().cpu()))
@@ -101,7 +102,8 @@ def gen(train: Features, labels: np.ndarray, net: Module) -> Detector:
     """Generalised entropy, the sum over classes of (p (1 - p)) ** 0.1 (Liu et al. 2023)."""
 
     def score(x: Features) -> np.ndarray:
-        logits, log_p = _double(x.logits), _log_softmax(x.logits)
+        logits = _double(x.logits)
+        log_p = _log_softmax(x.logits)
         largest = np.arange(len(logits)), logits.argmax(1)
         with np.errstate(divide="ignore"):
             log_rest = np.log1p(-np.exp(log_p))  # log(1 - p)
@@ -124,7 +126,8 @@ def mahalanobis(train: Features, labels: np.ndarray, net: Module) -> Detector:
 
 def rmd(train: Features, labels: np.ndarray, net: Module) -> Detector:
     """Mahalanobis distance minus that to one Gaussian of all features (Ren et al. 2021)."""
-    classes, whole = _nearest_mean(train, labels), _nearest_mean(train, np.zeros(len(labels), int))
+    classes = _nearest_mean(train, labels)
+    whole = _nearest_mean(train, np.zeros(len(labels), int))
     return lambda x: classes(x) - whole(x)
 
 
@@ -145,7 +148,8 @@ def knn(train: Features, labels: np.ndarray, net: Module) -> Detector:
     half_squares = (bank**2).sum(1).round() / 2
 
     def score(x: Features) -> np.ndarray:
-        queries, distances = _unit(x.features), np.empty(len(x.features))
+        queries = _unit(x.features)
+        distances = np.empty(len(x.features))
         for rows, near, closeness in _nearest(queries, bank, k, half_squares):
             kth = np.argsort(-closeness, axis=1, kind="stable")[:, k - 1]
             neighbours = bank[near[np.arange(len(rows)), kth]]
@@ -164,7 +168,8 @@ def nnguide(train: Features, labels: np.ndarray, net: Module) -> Detector:
     k = min(NNGUIDE_NEIGHBOURS, len(labels))
 
     def score(x: Features) -> np.ndarray:
-        queries, guidance = _unit(x.features), np.empty(len(x.features))
+        queries = _unit(x.features)
+        guidance = np.empty(len(x.features))
         for rows, _, products in _nearest(queries, bank, k, np.zeros(len(bank))):
             guidance[rows] = np.sort(products, axis=1)[:, -k:].mean(1)
         return -_energy(x.logits) * guidance

@@ -35,10 +35,15 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 @contextmanager
 def full_float32() -> Iterator[None]:
     """No TF32 in matrix products and convolutions; afterwards the settings are restored."""
-    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
-    places, name, full = (cuda.matmul, cudnn), "allow_tf32", False
+    cuda = torch.backends.cuda
+    cudnn = torch.backends.cudnn
+    places = (cuda.matmul, cudnn)
+    name = "allow_tf32"
+    full = False
     if hasattr(cudnn, "conv"):  # torch >= 2.9 doesn't allow the older settings beside its own
-        places, name, full = (cuda.matmul, cudnn.conv, cudnn.rnn), "fp32_precision", "ieee"
+        places = (cuda.matmul, cudnn.conv, cudnn.rnn)
+        name = "fp32_precision"
+        full = "ieee"
     before = [getattr(place, name) for place in places]
     try:
         for place in places:

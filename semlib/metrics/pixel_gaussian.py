@@ -45,7 +45,9 @@ class PixelMixture:
     """
 
     def __init__(self, components: int = 3, sample: int = 100_000, seed: int = 0):
-        self.components, self.sample, self.seed = components, sample, seed
+        self.components = components
+        self.sample = sample
+        self.seed = seed
 
     def fit(self, images: np.ndarray) -> "PixelMixture":
         from sklearn.mixture import GaussianMixture  # slow to import

@@ -62,7 +62,8 @@ def score(
     device = next(net.parameters()).device
     wanted = {name: inspect.signature(function).parameters for name, function in scores.items()}
     differentiable = any("images" in parameters for parameters in wanted.values())
-    predicted, found = [], {name: [] for name in scores}
+    predicted = []
+    found = {name: [] for name in scores}
     with evaluating(net), torch.inference_mode(False), torch.set_grad_enabled(differentiable):
         for start in range(0, len(images), batch_size):
             batch = as_floats(images[start : start + batch_size], device)

@@ -23,14 +23,17 @@ def patches(images: Tensor) -> Tensor:
 
 def augmented(patches: Tensor) -> Tensor:
     """Each patch in one channel, cropped to 56 pixels, padded symmetrically, flipped, at random."""
-    shape, device = patches.shape, patches.device
+    shape = patches.shape
+    device = patches.device
     flat = patches.flatten(0, 2)  # (M, C, 64, 64)
-    edge, crop = (PATCH - CROP) // 2, torch.arange(CROP, device=device)
+    edge = (PATCH - CROP) // 2
+    crop = torch.arange(CROP, device=device)
     place = torch.cat([crop[:edge].flip(0), crop, crop[-edge:].flip(0)])  # (64,) pixels of the crop
     channel, top, left, flip = (
         torch.randint(n, (len(flat), 1), device=device) for n in (shape[3], 9, 9, 2)
     )
-    rows, columns = top + place, left + torch.where(flip == 1, place.flip(0), place)  # (M, 64)
+    rows = top + place  # (M, 64)
+    columns = left + torch.where(flip == 1, place.flip(0), place)
     each = torch.arange(len(flat), device=device)[:, None, None]
     grey = flat[each, channel[:, None], rows[:, :, None], columns[:, None]]  # (M, 64, 64)
     coloured = grey[:, None].expand_as(flat).contiguous(memory_format=torch.channels_last)
@@ -78,7 +81,8 @@ def info_nce(predictions: Tensor, negatives: str) -> Tensor:
     place = torch.arange(n * rows * columns, device=predictions.device).view(n, rows, columns)
     above, below = torch.triu_indices(rows, rows, 1, device=predictions.device)  # all pairs of rows
     near = below - above < steps
-    above, below = above[near], below[near]
+    above = above[near]
+    below = below[near]
     predicted = predictions[:, above, :, below - above].transpose(0, 1).flatten(1, 2)
     codes = predictions[..., 0, :].flatten(1, 2)  # (N, rows * columns, D); predicted (N, pairs, D)
     right = place[:, below].flatten(1)  # (N, pairs)

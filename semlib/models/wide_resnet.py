@@ -120,7 +120,8 @@ class WideResNet(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32)[:, None, None])
         self.stem = _conv3(len(mean), 16, stem_stride, cpc)
         self.pool = nn.AvgPool2d(2) if pooled else nn.Identity()
-        self.blocks, width = nn.ModuleList(), 16
+        self.blocks = nn.ModuleList()
+        width = 16
         for group in table:
             for i in range(group.blocks):
                 stride = group.stride if i == 0 else 1
@@ -190,7 +191,8 @@ def build(
     """
     channels, *sides = image_shape
     table = groups(architecture, widen_factor)
-    cpc, pooled = architecture in CPC, architecture in POOLED
+    cpc = architecture in CPC
+    pooled = architecture in POOLED
     stride = 2 * stem_stride if cpc else stem_stride
     smallest = min(sides) // stride // (2 if pooled else 1)
     for group in table:

@@ -41,7 +41,10 @@ def members(name: str, part: str, root: str | Path | None = None) -> dict[str, l
 
 def prepare(name: str, side: int = SIDE, root: str | Path | None = None) -> Dataset:
     """A subset as uint8 (N, 3, side, side). DataError names missing classes and corrupt files."""
-    files, labels, counts, absent = [], [], [], []
+    files = []
+    labels = []
+    counts = []
+    absent = []
     for part in ("train", "val"):
         for label, (wnid, found) in enumerate(members(name, part, root).items()):
             files += found
@@ -54,7 +57,8 @@ def prepare(name: str, side: int = SIDE, root: str | Path | None = None) -> Data
         todo = "; sort the images in val/ into val/<synset>/" if flat else ""
         raise DataError(f"{source(root)} has no images of {', '.join(absent)}{todo}")
     whole = ImageSet(decode_all(files, side, name), np.array(labels, np.int64))
-    train, test = whole[: counts[0]], whole[counts[0] :]
+    train = whole[: counts[0]]
+    test = whole[counts[0] :]
     return Dataset(name, train, test, tuple(SUBSETS[name].values()))
 
 

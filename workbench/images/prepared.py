@@ -225,7 +225,8 @@ def read(path: Path, name: str | None = None, tests: bool = True) -> Dataset:
     names = _names(path, arrays["classes"])
     parts = []
     for part in ("train", "test") if tests else ("train",):
-        images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
+        images = arrays[f"{part}_images"]
+        labels = arrays[f"{part}_labels"]
         _check(path, images, labels, arrays["train_images"].shape, len(names))
         parts.append(ImageSet(images, labels.astype(np.int64)))
     test = parts[1] if tests else parts[0][:0]

@@ -75,7 +75,8 @@ def _reduced(part: datasets.ImageSet, side: int = 32) -> datasets.ImageSet:
     block = min(height, width) // side
     if block < 2:
         return part
-    high, wide = height // block, width // block
+    high = height // block
+    wide = width // block
     cut = part.images[..., : high * block, : wide * block]
     blocks = cut.reshape(n, channels, high, block, wide, block)
     means = blocks.sum((3, 5), dtype=np.uint32) / block**2  # (N, C, high, wide)

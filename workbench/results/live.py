@@ -21,8 +21,10 @@ class Live:
     def __init__(self, *measures: str) -> None:
         self.measures = measures
         self.lines: dict[str, list[tuple[float, ...]]] = defaultdict(list)
-        self._cell, self._handle = None, None
-        self._drawn, self._cost = 0.0, 0.0
+        self._cell = None
+        self._handle = None
+        self._drawn = 0.0
+        self._cost = 0.0
 
     def add(self, name: str, epoch: float, *values: float) -> None:
         """A point of each measure. An epoch that is not after the last begins the line anew."""
@@ -34,7 +36,9 @@ class Live:
         if shell is None:
             return
         if self._cell != shell.execution_count:
-            self._cell, self._handle, self._drawn = shell.execution_count, None, 0.0
+            self._cell = shell.execution_count
+            self._handle = None
+            self._drawn = 0.0
             shell.events.register("post_run_cell", self._finish)
         if time.perf_counter() - self._drawn >= self._cost / SHARE:
             self.draw()

@@ -38,7 +38,9 @@ if "ipykernel" in sys.modules and plt.get_backend().lower() == "agg":
 SHARE = "semlib: share of runs finished"  # key in a figure file's metadata
 KNOWN = ("classification", "rotation", "cpc", "center_mask")  # the same colours in every figure
 STYLES = ("-", (0, (4, 1.5)), ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (2, 1)))  # one for each score
-PANELS, CURVES, ROWS = 12, 6, 30  # at most this many are drawn
+PANELS = 12  # at most this many are drawn
+CURVES = 6
+ROWS = 30
 DOTTED: dict[str, Any] = {"color": "0.45", "linewidth": 0.9, "linestyle": ":"}
 ZERO: dict[str, Any] = {"color": "black", "linewidth": 0.8}
 # For characters that DejaVu Sans lacks; of a font that isn't installed matplotlib would warn.
@@ -135,13 +137,16 @@ def precision_recall(experiment: Experiment, records: Records, curves: int = CUR
 
 def _draw_curves(axis: Axes, experiment: Experiment, records: Records, scores: Mapping) -> None:
     """One class's curves, its share of anomalies, and a legend with the average precisions."""
-    end, means, texts = plan.STATISTICS[experiment.statistics], [], []
+    end = plan.STATISTICS[experiment.statistics]
+    means = []
+    texts = []
     styled = zip(scores.items(), cycle(STYLES), strict=False)
     for method, ((score, how), style) in product(experiment.methods, styled):
         runs = [(r, key + end) for r in records if r.method == method and (key := r.key(how))]
         if runs:
             table = pd.concat([_precisions(*run) for run in runs], axis=1)
-            mean, std = table.mean(axis=1), table.std(axis=1)  # over trials
+            mean = table.mean(axis=1)  # over trials
+            std = table.std(axis=1)
             ink: dict[str, Any] = {"color": colours(experiment.methods)[method]}
             name = f"{label(method, experiment.methods)}, {label(score, scores)}"
             axis.plot(mean, drawstyle="steps-pre", linestyle=style, lw=1.1, label=name, **ink)
@@ -174,13 +179,16 @@ def gain_by_class(experiment: Experiment, records: Records, most: int = ROWS) ->
     A panel for each of the first three scores; points of average precision. Bars are 95 %, of a
     class over test images, of the mean over held-out classes. Hollow: the paper's gain.
     """
-    scores, held_out = experiment.scores[:3], plan.held_out(experiment)
+    scores = experiment.scores[:3]
+    held_out = plan.held_out(experiment)
     table = stats.gains_by_class(experiment.model_copy(update={"scores": scores}), records, most)
     if table.difference.isna().all():
         said = "not run with both classification and another method, no gain"
         return _note(f"{experiment.dataset_name}: {said}")
-    names, methods = [*table.hold_out.unique()], [*table.method.unique()]
-    classes, step = len(names) - 1, 0.7 / len(methods)
+    names = [*table.hold_out.unique()]
+    methods = [*table.method.unique()]
+    classes = len(names) - 1
+    step = 0.7 / len(methods)
     places = dict(zip(names, [*range(classes), classes + 0.3], strict=True))
     size = (3.2 * len(scores) + 0.075 * max(map(len, names)) + 2, 1.9 + 0.22 * (classes + 2))
     figure, axes = _panels((1, len(scores)), *size, sharex=True, sharey=True)
@@ -235,7 +243,8 @@ def gain_by_labels(runs: Runs, method: str = "rotation") -> Figure:
     means = means[means.measure.isin(measures)].sort_values("images")
     for row in tables.rows(means[means.classes < means.planned]):
         below[row.images] = f"{row.classes or 'none'} of {row.planned} run"
-    low, high = numbers[0], numbers[-1]
+    low = numbers[0]
+    high = numbers[-1]
     there = [n for n in tables.PAPERS_IMAGES if low / 1.5 < n < high * 1.5]
     papers = ", ".join(f"{n:,} in {tables.PAPERS_IMAGES[n]}" for n in there)
     figure, axes = _panels((1, len(measures)), 4.4 * len(measures), 4.4)
@@ -294,7 +303,8 @@ def forest(
     """
     if table.difference.isna().all():
         return _note(f"{title}: not run")
-    colour, methods = colours([*found.classes.columns.unique(0)]), [*table.method.unique()]
+    colour = colours([*found.classes.columns.unique(0)])
+    methods = [*table.method.unique()]
     scores = [*table.groupby("score", sort=False).difference.first().sort_values().index]
     height = 0.9 + (0.22 + 0.13 * len(methods)) * (len(scores) + 2)
     figure, (axis,) = _panels((1, 1), 9.5, height)
@@ -313,7 +323,8 @@ def forest(
         text += "; p: over held-out classes, corrected by Holm"
         beside = {"xycoords": ("axes fraction", "data"), "annotation_clip": False, "va": "center"}
         for row in tables.rows(tested.dropna(subset="holm")):
-            at, p = (1.01, scores.index(row.score)), f"p {show.p_value(row.holm)}"
+            at = (1.01, scores.index(row.score))
+            p = f"p {show.p_value(row.holm)}"
             axis.annotate(p, at, color=colour[row.method], **beside)
     names = [label(score) + (" *" if score in PAPERS_SCORES else "") for score in scores]
     axis.set_yticks(range(len(scores)), names)
@@ -442,7 +453,8 @@ def samples(images: Mapping[str, np.ndarray], title: str) -> Figure:
 @legible
 def most_anomalous(table: pd.DataFrame, images: np.ndarray, count=40, columns=8) -> Figure:
     """The images, uint8 (N, C, H, W), with the highest first score of `runs.new_images`' table."""
-    score, cells = table.columns[2], []
+    score = table.columns[2]
+    cells = []
     ranked = table.reset_index(drop=True).sort_values(score, ascending=False, kind="stable")
     for k, row in ranked[:count].iterrows():
         name = _shortened(row.file.encode(errors="replace").decode())
@@ -466,7 +478,8 @@ def ranked_images(
         raise ValueError(f"{score!r} is not a score of this run; choose from {choices}")
     if digests_of(data).test != record.test_digest:
         return _note("the images that are here now are not those that were scored")
-    key, predicted = score + plan.STATISTICS[statistics], f"predicted{plan.STATISTICS[statistics]}"
+    key = score + plan.STATISTICS[statistics]
+    predicted = f"predicted{plan.STATISTICS[statistics]}"
     arrays = record.scores("label", predicted, "is_anomaly", key)
     table = pd.DataFrame(arrays).sort_values(key, ascending=False, kind="stable")
     rows = {}
@@ -528,7 +541,8 @@ def save(figure: Figure, path: Path, experiment: Experiment, records: Records) -
 def save_several(figure: Figure, path: Path, runs: Runs) -> None:
     """Write a PNG; if the file there shows more of its runs, to <name>.unfinished.png instead."""
     planned = sum(len(plan.planned(experiment)) for experiment, _ in runs)
-    share, before = sum(len(records) for _, records in runs) / planned, 0.0
+    share = sum(len(records) for _, records in runs) / planned
+    before = 0.0
     with suppress(Exception), Image.open(path) as file:
         before = 1e-9  # not a file of ours: a figure of some runs replaces it, one of none doesn't
         file.load()  # fails where it is damaged

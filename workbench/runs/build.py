@@ -23,7 +23,8 @@ def network(run: Run, split: Split) -> nn.Module:
     architecture: str | Callable[..., nn.Module] = e.architecture
     settings = e.model_dump(include=Network.model_fields.keys() - {"architecture"})
     if ":" in e.architecture:
-        architecture, settings = own.function(e.architecture), {}
+        architecture = own.function(e.architecture)
+        settings = {}
     return holdout.network(split, architecture, loss(run), run.trial, e.crop_side, **settings)
 
 

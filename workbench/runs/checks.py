@@ -70,7 +70,8 @@ def check_data(experiment: Experiment, data: Dataset) -> None:
 def _check_sizes(experiment: Experiment, data: Dataset, classes: list[str | None]) -> None:
     e = experiment
     height, width = data.train.images.shape[2:]
-    side, per_class = min(height, width), e.train_per_class
+    side = min(height, width)
+    per_class = e.train_per_class
     count = min(len(datasets.training_indices(data, name, per_class)) for name in classes)
     few = "" if per_class is None else f" with train_per_class {per_class}"
     has = f"{data.name} has {count} images to train on{few}, of {width}x{height} pixels"
@@ -105,7 +106,9 @@ def _check_steps(e: Experiment, images: int) -> None:
 
 def _try(run: Run, data: Dataset, scores: list[str]) -> None:
     """ConfigError, one line, if the user's network, task or one of these scores doesn't work."""
-    split, e, device = run.split(data), run.experiment, machine.device(run.experiment)
+    split = run.split(data)
+    e = run.experiment
+    device = machine.device(run.experiment)
     images = augmentation.centre(_spread(split.train.images), e.crop_side)
     images = augmentation.to_float(torch.from_numpy(images))
     doing = f"architecture: {e.architecture}" if ":" in e.architecture else f"methods: {run.method}"
@@ -137,7 +140,8 @@ def _spread(images: np.ndarray) -> np.ndarray:
 
 def _try_task(run: Run, net: torch.nn.Module, images: torch.Tensor) -> None:
     """ValueError unless the user's task returns a loss with a gradient."""
-    task, recipe = own.function(run.method), build.recipe(run)
+    task = own.function(run.method)
+    recipe = build.recipe(run)
     few = images[: max(1, recipe.batch_size // getattr(task, "share", 1))]
     with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.bfloat16):
         loss = task(net.train(), few)

@@ -90,7 +90,8 @@ def _finish_all(runs: list[Run], data: Dataset) -> list[tuple[Run, Exception]]:
 
 def _raise(errors: list[tuple[Run, Exception]]) -> None:
     """Raise what a user's task raised first; else one error with all messages; nothing for none."""
-    kind, messages = ConfigError, []
+    kind = ConfigError
+    messages = []
     for run, error in errors:
         if isinstance(error, ConfigError):
             messages.append(str(error))
@@ -141,7 +142,8 @@ def _train(run: Run, data: Dataset) -> Record:
 
 def _history(run: Run, net: nn.Module, scorer: Scorer, kept: Checkpoint) -> list[dict[str, float]]:
     """Train the network from its checkpoint, or anew; a row for each evaluated epoch."""
-    e, saved = run.experiment, kept.load()
+    e = run.experiment
+    saved = kept.load()
     history, seconds = saved["progress"] if saved else ([], 0.0)
     started = time.perf_counter()
     for state in _states(run, net, scorer.split, saved and saved["training"]):
@@ -187,7 +189,8 @@ def _states(run: Run, net: nn.Module, split: Split, saved: Any) -> Iterator[dict
 
 def _write(run: Run, net: nn.Module, scorer: Scorer, history: list, hardware: dict) -> Record:
     """Write a trained run's files, its record last."""
-    e, data = run.experiment, scorer.data
+    e = run.experiment
+    data = scorer.data
     sha256 = store.write_scores(run.home / "scores.npz", scorer.arrays)
     table = pd.DataFrame(history).to_csv(index=False)
     save_atomically(run.home / "history.csv", lambda file: file.write(table.encode()))
@@ -282,7 +285,8 @@ def network(record: Record, data: Dataset) -> nn.Module:
     data: what it was trained on. ConfigError if the weights were not kept, can't be read, or are
     not of this data or network.
     """
-    run, path = record.run, weights(record)
+    run = record.run
+    path = weights(record)
     if digests_of(data).train != record.train_digest:
         now = f"{data.name} has now ({digests_of(data)})"
         raise ConfigError(f"{run.title}: was trained on other images ({record.data}) than {now}")
@@ -302,7 +306,8 @@ def network(record: Record, data: Dataset) -> nn.Module:
 
 def weights(record: Record) -> Path:
     """The kept weights of a finished run; ConfigError if there are none."""
-    path, title = record.trained / "weights.pt", record.run.title
+    path = record.trained / "weights.pt"
+    title = record.run.title
     if record.external:
         where = "was trained elsewhere, and its weights are not here"
         raise ConfigError(f"{title}: {where}; choose a run that semlib trained")

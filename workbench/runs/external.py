@@ -151,7 +151,8 @@ def _checked(
         _require(shape == (length,) != (0,), f"{name}: {wanted}, not {shape}")
     for name in NUMBERED:
         _check_classes(name, arrays[name], classes)
-    label, predicted = arrays["labels"], arrays["predicted"]
+    label = arrays["labels"]
+    predicted = arrays["predicted"]
     if data:
         _check_labels(label, data)
     anomaly = classes.index(run.hold_out) if run.hold_out else -1

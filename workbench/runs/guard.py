@@ -55,13 +55,16 @@ def guarded(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]
             raise ScoreError(name, f"should be {found}")
         return values.clone()
 
-    kind, names = inspect.Parameter.KEYWORD_ONLY, sorted(asked & {"net", "images", "logits"})
+    kind = inspect.Parameter.KEYWORD_ONLY
+    names = sorted(asked & {"net", "images", "logits"})
     guard.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in names])
     return guard
 
 
 def _copies(given: dict[str, Any], wanted: Container[str]) -> dict[str, Any]:
-    net, images, logits = given.get("net"), given.get("images"), given["logits"].clone()
+    net = given.get("net")
+    images = given.get("images")
+    logits = given["logits"].clone()
     if "net" in wanted:
         net = deepcopy(net)
     if images is not None:

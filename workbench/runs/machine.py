@@ -61,7 +61,8 @@ def cores() -> int:
 
 def quota(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/self/cgroup")) -> int | None:
     """The CPU cores that this process's control groups allow, rounded up; None without a limit."""
-    groups, limits = [], []
+    groups = []
+    limits = []
     with suppress(OSError):
         for line in of.read_text().splitlines():
             _, kinds, path = line.split(":", 2)

@@ -89,7 +89,8 @@ def _run(record: Record, parameters: Mapping[str, Any]) -> Run:
 
 def _data(run: Run) -> Dataset:
     """The run's data set. ConfigError names the option that says where it is."""
-    e, name = run.experiment, run.dataset
+    e = run.experiment
+    name = run.dataset
     known = prepared.is_name(name, e.data_root, e.image_side) or resolve(name).is_dir()
     if e.dataset == name and not known:
         folder = f"-p dataset /path/to/{name} if it is a folder of images"
@@ -120,7 +121,8 @@ def _scores(
         normal_tests = data.test.images[~arrays["is_anomaly"]]
     count = len(normal_tests)
     both = _arrays(run, record, data, np.concatenate([normal_tests, images]), wanted)
-    found, normal = {}, {}
+    found = {}
+    normal = {}
     for name, how in wanted.items():
         values = both[array_name(plan.score_key(how), statistics)]
         found[name] = values[count:]

@@ -31,8 +31,11 @@ class Scorer:
     """
 
     def __init__(self, run: Run, data: Dataset, scores: Mapping, taken: Container[str] = ()):
-        self.data, self.split, self.scores = data, run.split(data), dict(scores)
-        self.crop_side, self.batch = run.experiment.crop_side, run.experiment.score_batch
+        self.data = data
+        self.split = run.split(data)
+        self.scores = dict(scores)
+        self.crop_side = run.experiment.crop_side
+        self.batch = run.experiment.score_batch
         self.keys = {name: plan.score_key(how, taken) for name, how in scores.items()}
         self.functions = {name: function(how) for name, how in scores.items()}
         self.failed: dict[str, str] = {}
@@ -121,7 +124,8 @@ def fit(
     """Fit a score on training features; its values (N,) for the test images. ScoreError."""
     if not isinstance(function, partial):  # a user's function gets copies, as from metrics.score
         train, test = (Features(*map(np.copy, part)) for part in (train, test))
-        labels, net = labels.copy(), copy.deepcopy(net)
+        labels = labels.copy()
+        net = copy.deepcopy(net)
     try:
         with seeded(0, next(net.parameters()).device):
             values = np.array(function(train=train, labels=labels, net=net)(test), np.float64)
@@ -147,7 +151,8 @@ def ranks(values: np.ndarray) -> np.ndarray:
 
 def measures(arrays: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Accuracy over normal test images; if a class is held out, each score's average precision."""
-    label, is_anomaly = arrays["label"], arrays["is_anomaly"]
+    label = arrays["label"]
+    is_anomaly = arrays["is_anomaly"]
     measures = {}
     for name, values in arrays.items():
         key, statistics = plan.key_and_statistics(name)

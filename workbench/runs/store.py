@@ -164,7 +164,8 @@ def progress(
     settings. ConfigError if they are of several versions.
     """
     runs = plan.planned(experiment, data)
-    here, wanted = runs[0].data, experiment.data_digest
+    here = runs[0].data
+    wanted = experiment.data_digest
     if here and wanted in (None, str(here)):
         return [(run, find(run)) for run in runs]
     if here and experiment.missing == "train":
@@ -250,7 +251,8 @@ def _usable(home: Path, run: Run) -> Record | None:
 
 def unmatched(experiments: Iterable[Experiment]) -> list[str]:
     """Why finished runs with the experiments' settings are not used, a sentence for each reason."""
-    reasons, folders = {}, set()
+    reasons = {}
+    folders = set()
     for run in itertools.chain.from_iterable(map(plan.planned, experiments)):
         for path in paths(run):
             used = path.parent in run.homes and not run.external
@@ -287,7 +289,8 @@ def collect(profile: Path) -> list[Record]:
 
     Warnings name those that can't be read or were moved, and count those of another recipe.
     """
-    records, outdated = [], 0
+    records = []
+    outdated = 0
     for path in sorted(profile.glob("runs/**/record.json")):
         try:
             record = read_record(path.parent)

@@ -101,7 +101,8 @@ class Page:
     def _curve(self, trace: dict[str, Any], points: pd.DataFrame) -> Iterator[dict[str, Any]]:
         """The traces of a method and a score in a panel; points: the steps of its trials."""
         precision = points.groupby(points.index).precision
-        mean, std = precision.mean().to_numpy(), precision.std().to_numpy()
+        mean = precision.mean().to_numpy()
+        std = precision.std().to_numpy()
         x = np.append(0, points.index.unique())
         if points.trial.nunique() > 1:
             corners = x.repeat(2)[1:-1]
@@ -161,7 +162,8 @@ class Page:
         figure = Figure(figsize=(max(3.1 * across, 6), 3.1 * rows + 0.9), layout="constrained")
         axes = [figure.add_subplot(rows, across, k + 1) for k in range(len(choice.classes))]
         for trace in panels["data"]:
-            axis, line = axes[int(trace["xaxis"][1:]) - 1], trace["line"]
+            axis = axes[int(trace["xaxis"][1:]) - 1]
+            line = trace["line"]
             if "fill" in trace:
                 axis.fill(trace["x"], trace["y"], color=trace["fillcolor"], linewidth=0)
                 continue
@@ -187,7 +189,8 @@ class Page:
     def histograms(self, hold_out: str, sides: Sequence[Side], share: float) -> dict[str, Any]:
         """Scores of normal and anomalous test images, each side with its threshold to drag."""
         unseen = f"{hold_out}, unseen"
-        frames, shapes = [], []
+        frames = []
+        shapes = []
         for k, side in enumerate(sides, 1):
             ranking = self.results.ranking(hold_out, *side)
             for group, chosen in (("normal", ~ranking.is_anomaly), (unseen, ranking.is_anomaly)):
@@ -222,7 +225,8 @@ class Page:
             update(type="category", showgrid=False)
         figure.update_layout(coloraxis_showscale=False)
         said = {"said": "For which known class each held-out class is taken"}
-        methods, height = [side[0] for side in sides], 130 + 27 * max(6, len(choice.classes))
+        methods = [side[0] for side in sides]
+        height = 130 + 27 * max(6, len(choice.classes))
         return _plain(figure, methods, height, said)
 
     # --- tables
@@ -230,7 +234,8 @@ class Page:
     def average_precisions(self, choice: Choice, by: str, falling: bool) -> Styler:
         """The table sorted by one of its columns; the best mean of each score in bold."""
         table = self.results.average_precisions(choice)
-        classes, average = table.iloc[:-1], table.iloc[-1:]
+        classes = table.iloc[:-1]
+        average = table.iloc[-1:]
         for column in table:
             if " ".join(column) == by:
                 classes = classes.sort_values(column, ascending=not falling, kind="stable")
@@ -280,7 +285,8 @@ def _grid(choice: Choice) -> tuple[int, int]:
 def _points(points: pd.DataFrame) -> dict[str, Any]:
     """Points of thresholds, to hover over and to click."""
     custom = points[["threshold", "flagged", "missed", "trial"]].to_numpy(float)
-    x, y = points.recall.to_numpy(), points.precision.to_numpy()
+    x = points.recall.to_numpy()
+    y = points.precision.to_numpy()
     return {"x": x, "y": y, "customdata": custom, "hoverinfo": "all"}
 
 

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from semlib.datasets import DataError, Digests, ImageSet
+from semlib.datasets import DataError, ImageSet
 from workbench.experiment import METHODS, Data, Experiment
+from workbench.images.digests import Digests
 from workbench.results import stats, tables
 from workbench.results.curves import Point
 from workbench.results.names import average_row, label
@@ -67,7 +68,8 @@ def grouped(records: Iterable[Record], experiment: Experiment) -> dict[str, list
     titles = _names([(record.dataset, settings) for record, settings in placed])
     for title, (record, _) in zip(titles, placed, strict=True):
         groups[title].append(record)
-    here, other = {}, {}
+    here = {}
+    other = {}
     for title, group in groups.items():
         _, digests = _with_data(group[0], experiment)
         if digests in (None, group[0].data):

@@ -119,7 +119,9 @@ class Inspector:
     # --- building
 
     def _build(self) -> None:
-        drop_down, several, row = widgets.Dropdown, widgets.SelectMultiple, widgets.HBox
+        drop_down = widgets.Dropdown
+        several = widgets.SelectMultiple
+        row = widgets.HBox
         self.table = drop_down(description="Table", options=[*self.tables])
         self.beside = drop_down(description="Beside", options=["nothing"])
         self.statistics = drop_down(description="Statistics", options=[*plan.STATISTICS])
@@ -280,7 +282,8 @@ def _offer(control: widgets.Dropdown, options: Iterable[Any], start: Any = None)
     options = list(options)
     values = [option[1] if isinstance(option, tuple) else option for option in options]
     value = control.value if control.value in values else start or values[0]
-    control.options, control.value = options, value
+    control.options = options
+    control.value = value
 
 
 def _short(text: object) -> str:
