@@ -43,7 +43,7 @@ def executed(name, outputs, ilsvrc="", **changes):
     places = {"SEMLIB_DATA": outputs / "data", "SEMLIB_ILSVRC": ilsvrc}
     done = semlib("run", f"notebooks/{name}.ipynb", *words, **places)
     assert done.returncode == 0, done.stderr
-    out = ROOT / done.stdout.splitlines()[0].split(" -> ")[1]
+    out = ROOT / re.search(r"^executing .* -> (.*)$", done.stdout, flags=re.M)[1]
     cells = [cell for cell in nbformat.read(out, 4).cells if cell.cell_type == "code"]
     shown = list(itertools.chain(*(cell.outputs for cell in cells)))
     assert not [output for output in shown if output.output_type in ("stream", "error")], shown
