@@ -40,20 +40,23 @@ def uniform(*shape: int, seed: int) -> np.ndarray:
     return (raw >> np.uint64(11)).reshape(shape) / 2**53
 
 
-def images(count: int, side: int, seed: int) -> ImageSet:
+def images(count: int, height: int, width: int, seed: int) -> ImageSet:
     """Noise on a gradient whose steepness, direction and colour are of the class."""
     labels = np.arange(count) % len(CLASSES)
-    noise = uniform(count, 3, side, side, seed=seed)
-    slope = np.linspace(0, 1, side)
-    pattern = np.where((labels % 2)[:, None, None] == 1, slope[:, None], slope[None] ** 2)
+    noise = uniform(count, 3, height, width, seed=seed)
+    down, across = np.linspace(0, 1, height)[:, None], np.linspace(0, 1, width)[None] ** 2
+    pattern = np.where((labels % 2)[:, None, None] == 1, down, across)
     colour = 0.2 + 0.15 * ((labels[:, None] + np.arange(3)) % 5)
     pixels = 90 * noise + 160 * pattern[:, None] * colour[:, :, None, None]
     return ImageSet(pixels.astype(np.uint8), labels.astype(np.int64))
 
 
-SMALL = Dataset("small", images(320, 16, seed=1), images(60, 16, seed=2), CLASSES)  # 256 to train
-FEW = Dataset("few", images(80, 16, seed=5), images(10, 16, seed=6), CLASSES)  # 64 to train
-LARGE = Dataset("large", images(10, 96, seed=3), images(5, 96, seed=4), CLASSES)
+SMALL = Dataset(
+    "small", images(320, 16, 16, seed=1), images(60, 16, 16, seed=2), CLASSES
+)  # 256 to train
+FEW = Dataset("few", images(80, 16, 16, seed=5), images(10, 16, 16, seed=6), CLASSES)  # 64 to train
+# 8 to train, of 6x2 patches: CPC predicts up to five rows below
+LARGE = Dataset("large", images(10, 224, 96, seed=3), images(5, 224, 96, seed=4), CLASSES)
 
 
 def mask(pixels, generator):
