@@ -1,7 +1,7 @@
 """Training images: their statistics, and shuffled, cropped and flipped batches (Sec. 5.1)."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,14 +9,14 @@ from torch import Tensor
 
 from semlib.datasets import ImageSet, augmentation
 
-if TYPE_CHECKING:
-    from semlib.training import Recipe
-
 
 class Batches:
-    """The training images on the generator's device; each iteration over it is a new order."""
+    """The training images on the generator's device; each iteration over it is a new order.
 
-    def __init__(self, data: ImageSet, recipe: "Recipe", generator: torch.Generator) -> None:
+    recipe: a training.Recipe.
+    """
+
+    def __init__(self, data: ImageSet, recipe: Any, generator: torch.Generator) -> None:
         self.size = recipe.batch_size
         self.flip = recipe.flip
         self.generator = generator

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import ROOT, contents, environment, made_up, parameters, tiny, tiny_data
 from sklearn.metrics import average_precision_score
-from workbench.results.inspector.results import Choice, Results, grouped, overview
+from workbench.results.inspector.selection import Choice, Results, grouped, overview
 
 from workbench import runs
 from workbench.cli import main

@@ -86,9 +86,25 @@ _as_tuple = BeforeValidator(lambda v: tuple(v) if isinstance(v, list | tuple) el
 Listed = Annotated[tuple[T, ...], _as_tuple, Field(min_length=1), AfterValidator(_once)]
 _as_none = BeforeValidator(lambda value: None if value in ("none", "None") else value)
 OrNone = Annotated[T | None, _as_none]
-# A key of `labels` can be "all"; Papermill passes the others on as text
-_images = BeforeValidator(lambda key: None if key == "all" else _number(key))
-Labels = Annotated[Annotated[int, Field(strict=False, ge=1, le=MOST)] | None, _images]
+
+
+def _by_number(value: Any) -> Any:
+    """A mapping with all and numbers as keys. Papermill passes numbers on as text."""
+    if not isinstance(value, dict):
+        return value
+    found = {}
+    for key, item in value.items():
+        text = str(key)
+        number = int(text) if text.isdecimal() else key
+        if text in ("all", "None", "none"):
+            number = None
+        if number in found:
+            raise ValueError("should name each number only once")
+        found[number] = item
+    return found
+
+
+Labels = Annotated[dict[Count | None, Count], Field(min_length=1)]
 
 
 class Group(pydantic.BaseModel):
@@ -275,7 +291,7 @@ class Several(Group):
 
     settings: OrNone[Listed[Text]] = None  # files of parameters; the notebook's own go over them
     dataset: Listed[Text] = (Which.model_fields["dataset"].default,)  # the same settings for each
-    labels: OrNone[Annotated[dict[Labels, Count], Field(min_length=1)]] = None  # and its epochs
+    labels: Annotated[OrNone[Labels], BeforeValidator(_by_number)] = None  # and its epochs
     auxiliary_weights: OrNone[dict[Method, Listed[NotNegative]]] = None  # of each method
 
 
