@@ -30,8 +30,7 @@ def failure(error: object) -> str:
 def guarded(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The same score for `metrics.score`, which raises ScoreError if it fails.
 
-    It fails, too, if it isn't one number an image. A user's function is given copies of the network
-    and the batch, and logits with a graph of its own.
+    Also if it isn't one number an image. A user's function is given copies, of logits with a graph.
     """
     wanted = inspect.signature(function).parameters
     own = getattr(function, "func", function) not in (metrics.max_softmax, metrics.odin)
