@@ -32,7 +32,8 @@ def rotation(net: Forward, images: Tensor) -> Tensor:
     return F.cross_entropy(net(turned, head="rotation"), turns)
 
 
-rotation.heads = {"rotation": 4}  # ty: ignore[missing-attribute]  # of a function, as users set them
+# Attributes of a function, as users set them
+rotation.heads = {"rotation": 4}  # ty: ignore[missing-attribute]
 # A quarter of the batch, four turns each: both tasks' steps take as many images.
 rotation.share = 4  # ty: ignore[missing-attribute]
 

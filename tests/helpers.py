@@ -140,7 +140,10 @@ def tiny_benchmark(folder: Path, **changes) -> tuple[Path, Experiment]:
 
 def parameters(**values) -> list[str]:
     """Parameters as words of a command line."""
-    return [word for name, value in values.items() for word in ("-p", name, str(value))]
+    words = []
+    for name, value in values.items():
+        words += ["-p", name, str(value)]
+    return words
 
 
 def semlib_path(folder: Path) -> str:

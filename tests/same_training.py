@@ -24,7 +24,8 @@ import torch.nn.functional as F
 def halves(net, images):
     """Tell upper halves from lower ones."""
     height = images.shape[2] // 2
-    parts = torch.cat([images[:, :, :height].repeat(1, 1, 2, 1), images[:, :, -height:].repeat(1, 1, 2, 1)])
+    upper, lower = images[:, :, :height], images[:, :, -height:]
+    parts = torch.cat([upper.repeat(1, 1, 2, 1), lower.repeat(1, 1, 2, 1)])
     labels = torch.arange(2, device=images.device).repeat_interleave(len(images))
     return F.cross_entropy(net(parts, head="halves"), labels)
 
@@ -33,7 +34,8 @@ halves.heads = {"halves": 2}
 class Small(nn.Module):
     def __init__(self, classes, image_shape, heads, mean, std):
         super().__init__()
-        self.trunk = nn.Sequential(nn.Conv2d(image_shape[0], 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Dropout(0.1))
+        layers = [nn.Conv2d(image_shape[0], 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Dropout(0.1)]
+        self.trunk = nn.Sequential(*layers)
         outputs = {"classification": classes, **heads}
         self.heads = nn.ModuleDict({name: nn.Linear(16, n) for name, n in outputs.items()})
 

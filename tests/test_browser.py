@@ -4,6 +4,7 @@ $SEMLIB_SCREENSHOTS: a folder to keep the screenshots of every state in.
 """
 
 import importlib.util
+import itertools
 import os
 from pathlib import Path
 
@@ -28,15 +29,17 @@ TITLES = f"{PLOTS}:has(.scatterlayer) .annotation"  # a panel's, each
 MARKS = ".semlib .scatterlayer .point"  # where the threshold is on a trial's curve
 LINES = ".semlib .shape-group path"  # the thresholds in the histograms
 MATRICES = ".semlib .heatmaplayer .hm"
-PLACE = """([panel, k]) => {  // where on the page the k-th point of a panel's first trial is, and its data
+# Where on the page the k-th point of a panel's first trial is, and its data
+PLACE = """([panel, k]) => {
     const plot = document.querySelector(".semlib .js-plotly-plot");
     plot.scrollIntoView({block: "center"});
     const [x, y] = [plot._fullLayout["xaxis" + panel], plot._fullLayout["yaxis" + panel]];
     const trace = plot._fullData.find(trace => trace.opacity < 1 && trace.xaxis === "x" + panel);
     const box = plot.getBoundingClientRect();
     const data = [trace.x[k], trace.y[k], ...trace.customdata[k]];
-    return [box.left + x._offset + x.l2p(trace.x[k]), box.top + y._offset + y.l2p(trace.y[k]), data];
-}"""  # noqa: E501
+    const left = box.left + x._offset + x.l2p(trace.x[k]);
+    return [left, box.top + y._offset + y.l2p(trace.y[k]), data];
+}"""
 FIRST_LINE = f"() => document.querySelectorAll('{PLOTS}')[1].layout.shapes[0].x0"
 # Lab's own errors on a slow machine: it takes its splash screen away twice, and can't read what a
 # kernel writes to stderr while it starts
@@ -182,7 +185,7 @@ def test_whatever_the_mouse_does_the_keyboard_does_too(page, experiment):
     page.get_by_label("flag the top %").press("Enter")
     page.get_by_text("Flagging the most anomalous 55 %").first.wait_for()
     counts = []
-    for name, trial in [(name, trial) for name in "38" for trial in range(3)]:
+    for name, trial in itertools.product("38", range(3)):
         scores = arrays(experiment, name, "rotation", trial)["msp"]
         counts.append((scores >= np.sort(scores)[-round(0.55 * len(scores))]).sum())
     assert f"{np.mean(counts):.6g}" in page.get_by_role("status").first.inner_text()

@@ -67,7 +67,8 @@ def test_a_digest_changes_with_what_the_function_depends_on(old, new, changes):
         ("fs = [lambda x: x]\ndef loss(net, images): return fs[0](1)", "a lambda in it"),
         ("class A:\n  def __call__(self): return 0\nloss = A()", "A is no function"),
         (
-            "def make(t):\n  def loss(net, images): return t\n  return loss\nloss = make([object()])",
+            "def make(t):\n  def loss(net, images): return t\n  return loss\n"
+            "loss = make([object()])",
             "t",
         ),
     ],

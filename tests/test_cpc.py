@@ -197,7 +197,7 @@ def literal_loss(predictions, negatives, steps=5):
             return sum(p * c for p, c in products) / len(predicted)
 
         among = [image] if negatives == "image" else range(n)
-        total = sum(math.exp(score(other, i, j)) for other in among for i, j in places)
+        total = sum(math.exp(score(k, *place)) for k, place in itertools.product(among, places))
         terms.append(math.log(total) - score(image, row + step, column))
     return sum(terms) / len(terms)
 

@@ -1,6 +1,7 @@
 """Data sets as arrays: where they come from, what is refused, the hold-out split, augmentation."""
 
 import io
+import itertools
 import os
 import signal
 import subprocess
@@ -372,7 +373,8 @@ def picture(colours, mode="RGB"):
 
 def corners(image):
     """The colours in the middles of the quadrants, of (3, 16, 16)."""
-    return [tuple(image[:, y, x].tolist()) for y in (4, 12) for x in (4, 12)]
+    middles = itertools.product((4, 12), repeat=2)
+    return [tuple(image[:, y, x].tolist()) for y, x in middles]
 
 
 def exif(orientation):

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from helpers import ROOT, contents, environment, made_up, parameters, tiny, tiny_data
 from sklearn.metrics import average_precision_score
-from workbench.results.inspector.selection import Choice, Results, grouped, overview
 
 from workbench import runs
 from workbench.cli import main
@@ -18,6 +17,7 @@ from workbench.experiment import ConfigError, create
 from workbench.images import prepared
 from workbench.results import plots, show, stats, tables
 from workbench.results.inspector.page import Page
+from workbench.results.inspector.selection import Choice, Results, grouped, overview
 from workbench.runs import plan, store
 
 METHOD = "external:vit-b16"

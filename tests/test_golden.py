@@ -44,7 +44,8 @@ def images(count: int, height: int, width: int, seed: int) -> ImageSet:
     """Noise on a gradient whose steepness, direction and colour are of the class."""
     labels = np.arange(count) % len(CLASSES)
     noise = uniform(count, 3, height, width, seed=seed)
-    down, across = np.linspace(0, 1, height)[:, None], np.linspace(0, 1, width)[None] ** 2
+    down = np.linspace(0, 1, height)[:, None]
+    across = np.linspace(0, 1, width)[None] ** 2
     pattern = np.where((labels % 2)[:, None, None] == 1, down, across)
     colour = 0.2 + 0.15 * ((labels[:, None] + np.arange(3)) % 5)
     pixels = 90 * noise + 160 * pattern[:, None] * colour[:, :, None, None]
@@ -203,4 +204,5 @@ if __name__ == "__main__":
         text = re.sub(r"(?<=[\d\[,])\s+(?=[\d\]-])", " ", json.dumps(numbers, indent=1))
         GOLDEN.write_text(text + "\n")
     else:
-        print(*(line for name in NUMBERS for line in differences(name)), sep="\n")
+        for name in NUMBERS:
+            print(*differences(name), sep="\n")

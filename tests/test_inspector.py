@@ -575,7 +575,8 @@ def test_papermill_executes_the_notebook_and_leaves_a_page(tmp_path, runs):
     where = {"outputs": str(tmp_path / "outputs"), "profile": "made_up"}
     notebook = ROOT / "notebooks" / "inspect_pr_curves.ipynb"
     papermill.execute_notebook(notebook, out, where, progress_bar=False, execution_timeout=120)
-    outputs = [o for cell in nbformat.read(out, 4).cells for o in cell.get("outputs", ())]
+    cells = nbformat.read(out, 4).cells
+    outputs = [*itertools.chain(*(cell.get("outputs", ()) for cell in cells))]
     assert [o.output_type for o in outputs] == ["execute_result"]
     page = outputs[0].data["text/html"]
     for part in ("data:image/png", "Average precision in %") if runs else ("make demo",):

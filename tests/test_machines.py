@@ -1,5 +1,6 @@
 """What a machine has set (environment, kernels, quotas) changes no number and stops no run."""
 
+import itertools
 import json
 import os
 import shutil
@@ -91,7 +92,7 @@ def test_plain_papermill_or_lab_shows_figures_too(monkeypatch):
 
 def pictures(notebook):
     cells = nbformat.read(notebook, 4).cells
-    outputs = [out for cell in cells for out in cell.get("outputs", [])]
+    outputs = itertools.chain(*(cell.get("outputs", []) for cell in cells))
     return [out["data"]["image/png"] for out in outputs if "image/png" in out.get("data", {})]
 
 

@@ -93,7 +93,9 @@ def literal_logits(net, images, blocks, strides, stem_stride, pooled, mean, std,
     x = F.conv2d(x, w["stem.weight"], stride=stem_stride, padding=1)
     if pooled:
         x = (x[:, :, ::2, ::2] + x[:, :, 1::2, ::2] + x[:, :, ::2, 1::2] + x[:, :, 1::2, 1::2]) / 4
-    each = [stride for first in strides for stride in [first] + [1] * (blocks - 1)]
+    each = []
+    for first in strides:
+        each += [first] + [1] * (blocks - 1)
     for i, stride in enumerate(each):
         block = f"blocks.{i}"
         before = activated(x, f"{block}.norm1")

@@ -1,5 +1,6 @@
 """A folder of images without labels, scored with a finished run."""
 
+import itertools
 import os
 
 import numpy as np
@@ -54,11 +55,14 @@ def test_the_runs_own_test_images_score_as_in_its_record(trained, statistics):
     arrays = record.scores()
     is_anomaly = arrays["is_anomaly"]
     predicted = arrays[plan.array_name("predicted", statistics)]
-    files = [f"{name}/{n}.png" for name in ("ant", "bee", "cow") for n in range(4)]
+    pairs = itertools.product(("ant", "bee", "cow"), range(4))
+    files = [f"{name}/{n}.png" for name, n in pairs]
     assert table.file.tolist() == files
     assert table.predicted.tolist() == [record.classes[k] for k in predicted]
-    columns = [name for score in SCORES for name in (score, f"{score}_percentile")]
-    assert table.columns.tolist() == ["file", "predicted", *columns]
+    columns = ["file", "predicted"]
+    for name in SCORES:
+        columns += [name, f"{name}_percentile"]
+    assert table.columns.tolist() == columns
     keys = {how["score"]: key for key, how in record.scoring.items()}
     for name in SCORES:
         values = table[name]
@@ -110,8 +114,11 @@ def test_the_sheet_shows_the_most_anomalous_by_the_first_score(trained):
     images = np.arange(12, dtype=np.uint8)[:, None, None, None] * np.ones((1, 3, 2, 2), np.uint8)
     figure = plots.most_anomalous(table, images, count=5, columns=2)
     order = table.odin.sort_values(ascending=False, kind="stable").index[:5]
-    texts = [text.get_text().splitlines()[0] for axis in figure.axes for text in axis.texts]
-    shown = [image.get_array().max() for axis in figure.axes for image in axis.images]
+    texts = []
+    shown = []
+    for axis in figure.axes:
+        texts += [text.get_text().splitlines()[0] for text in axis.texts]
+        shown += [image.get_array().max() for image in axis.images]
     assert texts == table.file[order].tolist() and shown == order.tolist()
     assert "ODIN" in figure.get_suptitle()
 

@@ -186,7 +186,10 @@ def test_the_papers_gains_are_hollow_and_only_beside_those_of_all_its_images(tmp
         figure = plots.gain_by_class(experiment, records)
         rows = [text.get_text() for text in figure.axes[0].get_yticklabels()]
         lines = [line for line in figure.axes[0].lines if line.get_fillstyle() == "none"]
-        return {row: x for line in lines for row, x in zip(rows, line.get_xdata(), strict=True)}
+        found = {}
+        for line in lines:
+            found |= dict(zip(rows, line.get_xdata(), strict=True))
+        return found
 
     gains = paper.rotation_msp - paper.classification_msp
     assert hollow(records) == pytest.approx(gains.rename({"average": "mean"}).to_dict())
@@ -359,7 +362,8 @@ def test_no_ranked_image_is_in_two_rows_and_other_images_are_not_shown(tmp_path)
     data = numbered()
     _, (record, *_) = runs(tmp_path, data=prepared.digests_of(data))
     figure = plots.ranked_images(record, data, count=len(data.test))
-    shown = [int(image.get_array()[0, 0]) for axis in figure.axes for image in axis.images]
+    drawn = itertools.chain(*(axis.images for axis in figure.axes))
+    shown = [int(image.get_array()[0, 0]) for image in drawn]
     assert sorted(shown) == [*range(len(data.test))]
     with pytest.raises(ValueError, match="'knn' is not a score of this run; choose from msp, odin"):
         plots.ranked_images(record, data, "knn")

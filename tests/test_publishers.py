@@ -76,7 +76,7 @@ def test_larger_images_give_their_centre_and_a_whole_folder_serves_as_well(tmp_p
     image = pictures(1, 36)[0]
     (tmp_path / "LSUN" / "test").mkdir(parents=True)
     (tmp_path / "LSUN" / "test" / "0.png").write_bytes(encoded(image))
-    with pytest.raises(DataError, match="lsun_crop should have 10000 images; .* has 1$"):
+    with pytest.raises(DataError, match=r"lsun_crop should have 10000 images; .* has 1$"):
         datasets.load_ood("lsun_crop", tmp_path)
     monkeypatch.setitem(ood.SOURCES, "lsun_crop", ood.SOURCES["lsun_crop"]._replace(count=1))
     (found,) = datasets.load_ood("lsun_crop", tmp_path)

@@ -682,7 +682,7 @@ def test_new_scores_are_added_without_training(folder, module, no_training):
     for record in runs.complete(how):
         softmax, nearest = (key(record, how, name) for name in names)
         after = scores(how)["one", record.method, 0]
-        added = {name + end for name in (softmax, nearest) for end in ("", "@upright")}
+        added = set(map("".join, itertools.product((softmax, nearest), ("", "@upright"))))
         assert (
             set(after) - set(before["one", record.method, 0])
             == added
@@ -882,7 +882,7 @@ def test_a_run_is_scored_at_its_end_with_every_score_that_is_asked_for(untrained
 
     def spy_fit(name, train, labels, net):
         detector = fit(name, train, labels, net)
-        end = "@upright" * (len(passes) > 2)
+        end = "@upright" if len(passes) > 2 else ""
         return lambda x: fitted.setdefault(name + end, detector(x))
 
     monkeypatch.setattr(metrics, "features", spy_features)
@@ -891,7 +891,7 @@ def test_a_run_is_scored_at_its_end_with_every_score_that_is_asked_for(untrained
     assert passes == [192, 100, 192, 100]  # training images without the held-out class, test images
     arrays = record.scores()
     ends = ("", "@upright")
-    expected = {name + end for name in ("accuracy", *SCORES) for end in ends}
+    expected = set(map("".join, itertools.product(("accuracy", *SCORES), ends)))
     assert set(record.metrics) == expected and len(fitted) == 2 * len(RANKED)
     for name in expected - {"accuracy", "accuracy@upright"}:
         values = arrays[name]

@@ -14,7 +14,7 @@ from helpers import MADE_UP, ROOT, environment, made_up
 from scipy.stats import wilcoxon
 
 from workbench import results
-from workbench.experiment import CHOSEN_WEIGHTS, ConfigError, create, read_parameters, several
+from workbench.experiment import ConfigError, create, read_parameters, several
 from workbench.results import names, plots, show, stats, tables
 from workbench.results.inspector.selection import Results
 from workbench.runs import plan, store
@@ -341,7 +341,7 @@ def test_the_weight_of_the_best_mean_is_chosen_once_all_are_run(tmp_path):
     text = show.text(table)
     assert text["For the params file"].tolist() == ["", "", "auxiliary_weight: 0.5", ""]
     tables.save_chosen_weights(table, tmp_path)
-    head, row = (tmp_path / CHOSEN_WEIGHTS).read_text().splitlines()
+    head, row = (tmp_path / tables.CHOSEN_WEIGHTS).read_text().splitlines()
     assert head.startswith("dataset,method,auxiliary_weight,")
     assert row.startswith("digits,rotation,0.5,")
     for rest in ([], runs[-1][1][:1]):  # none, or one of two trials

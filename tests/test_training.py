@@ -276,7 +276,7 @@ def test_crops_of_crop_side_are_cut_from_the_image_and_a_plain_image_is_its_cent
     for head, images in passes:
         assert images.shape[2:] == (8, 8)
         seen[head] |= set((images[:, 0, 0, 0] * 255).round().int().tolist())
-    corners = {10 * top + left for top in range(3) for left in range(3)}
+    corners = {10 * top + left for top, left in itertools.product(range(3), repeat=2)}
     assert seen == {"classification": corners, "mine": {11}}
 
 

@@ -18,17 +18,14 @@ import pydantic
 import yaml
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
+from semlib.metrics import DETECTORS
 from workbench.files import file_name, folder_name, one_line, resolve
 
 METHODS = ("classification", "rotation", "center_mask", "cpc")
 PAPERS_SCORES = ("msp", "odin")
-RANKED = (  # scores of which records keep only the ranks
-    *("msp_t1000", "max_logit", "energy", "entropy", "gen", "mahalanobis", "rmd", "knn", "cosine"),
-    *("vim", "react", "scale", "fdbd", "nnguide"),
-)
+RANKED = tuple(DETECTORS)  # scores of which records keep only the ranks
 SCORES = (*PAPERS_SCORES, *RANKED)
 EXTERNAL = "external:"  # prefix of imported methods and scores (runs/external.py)
-CHOSEN_WEIGHTS = "auxiliary_weights.csv"  # of lambda_search.ipynb, in outputs/<profile>/
 MOST = 10**6  # of anything counted: more is a slip that could fill the memory
 _short = reprlib.Repr()  # of a value in a message
 _short.maxlevel = 2

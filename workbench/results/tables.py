@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import pandas as pd
 
-from workbench.experiment import CHOSEN_WEIGHTS, ConfigError, Experiment
+from workbench.experiment import ConfigError, Experiment
 from workbench.files import save_atomically, short
 from workbench.results.frame import Runs, frame
 from workbench.results.names import AVERAGE, average_of, average_row, without_average
@@ -25,6 +25,7 @@ PAPERS_IMAGES = {  # of a class, and where
     1300: "Tables 5, 6 (ImageNet's subsets)",
     5000: "Table 3 (CIFAR-10)",
 }
+CHOSEN_WEIGHTS = "auxiliary_weights.csv"  # in outputs/<profile>/
 LEVELS = ["method", "measure", "statistic"]  # of a table's columns
 
 

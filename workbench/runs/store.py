@@ -172,7 +172,7 @@ def progress(
         found = f"{wanted} is not what is here, {here}"
         raise ConfigError(f"data_digest: {found}; nothing can be trained on it")
     records = [_matching(run, wanted) for run in runs]
-    versions = Counter(digest for found in records for digest in found)
+    versions = Counter(itertools.chain(*records))
     if len(versions) > 1:
         choices = ", ".join(f"{digest} ({count} runs)" for digest, count in versions.most_common())
         where = f"{short(experiment.folder)} has runs on several versions of {runs[0].dataset}"
