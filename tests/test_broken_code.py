@@ -27,6 +27,7 @@ def place(tmp_path, monkeypatch):
     """A folder with data, in which a user's module `mine` is found."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("SEMLIB_DATA", str(tiny_data(tmp_path / "data")))
+    sys.modules.pop("mine", None)  # another test's
     yield tmp_path
     sys.modules.pop("mine", None)
 
