@@ -79,6 +79,6 @@ def network(
     mean, std = pixel_statistics(split.train.images)
     shape = augmentation.centre(split.train.images, crop_side).shape[1:]
     heads = dict(getattr(loss, "heads", None) or {})
-    given = {"image_shape": shape, "heads": heads, "mean": mean, "std": std}
+    given: dict[str, Any] = {"image_shape": shape, "heads": heads, "mean": mean, "std": std}
     with seeded(seed):
         return build(classes=len(split.classes), **given, **settings)

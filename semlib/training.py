@@ -125,7 +125,7 @@ def train(
     if resume is not None:
         state.load_state_dict(resume.state_dict() if isinstance(resume, State) else resume)
     batches = Batches(data, recipe, generator)
-    forward = torch.compile(net, dynamic=False) if compile else net
+    forward: Any = torch.compile(net, dynamic=False) if compile else net
     for epoch in range(state.epoch, recipe.epochs):
         state.is_current = False
         precision = nullcontext() if recipe.bfloat16 else full_float32()

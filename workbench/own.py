@@ -211,7 +211,7 @@ def _reached(body: list[ast.stmt], attribute: str, package: str) -> list[ast.stm
             break
         kept |= more
     chosen = [body[k] for k in sorted(kept)]
-    nodes = ast.walk(ast.Module(chosen))
+    nodes = ast.walk(ast.Module(chosen, []))
     looked_up = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     return body if (wanted | looked_up) & DYNAMIC else chosen
 

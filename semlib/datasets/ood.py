@@ -100,11 +100,11 @@ def _from_archive(archive: Path, source: Source) -> Iterator[np.ndarray]:
     with tarfile.open(archive) as tar:
         inside = [m for m in tar if m.isfile() and Path(m.name).is_relative_to(source.folder)]
         for member in sorted(inside, key=lambda m: m.name):
-            if Path(member.name).name[0] != ".":
-                yield _decoded(tar.extractfile(member), f"{archive}: {member.name}")
+            if Path(member.name).name[0] != "." and (image := tar.extractfile(member)):
+                yield _decoded(image, f"{archive}: {member.name}")
 
 
-def _decoded(file: Path | IO[bytes] | None, name: str, side: int = SIDE) -> np.ndarray:
+def _decoded(file: Path | IO[bytes], name: str, side: int = SIDE) -> np.ndarray:
     """uint8 (3, side, side); a larger image is cropped to its centre, as in ODIN's evaluation."""
     try:
         image = Image.open(file).convert("RGB")

@@ -1,8 +1,9 @@
 """How networks are evaluated: in evaluation mode, in float32, with which batch-norm statistics."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ def as_floats(images: np.ndarray, device: torch.device) -> Tensor:
 
 
 @contextmanager
-def evaluating(net: nn.Module) -> Iterator[None]:
+def evaluating(net: nn.Module) -> Generator[None, None, None]:
     """In evaluation mode and full float32; afterwards every module's mode is restored."""
     modes = [(module, module.training) for module in net.modules()]
     device = next(net.parameters()).device.type
@@ -33,7 +34,7 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def full_float32() -> Iterator[None]:
+def full_float32() -> Generator[None, None, None]:
     """No TF32 in matrix products and convolutions; afterwards the settings are restored."""
     cuda = torch.backends.cuda
     cudnn = torch.backends.cudnn
@@ -55,7 +56,7 @@ def full_float32() -> Iterator[None]:
 
 
 @contextmanager
-def upright(net: nn.Module, images: np.ndarray) -> Iterator[nn.Module]:
+def upright(net: nn.Module, images: np.ndarray) -> Generator[nn.Module, None, None]:
     """The network with batch-norm statistics re-estimated on uint8 training images (N, C, H, W).
 
     Training mixes an auxiliary task's images (turned ones, say) into the running averages. Here
@@ -63,7 +64,7 @@ def upright(net: nn.Module, images: np.ndarray) -> Iterator[nn.Module]:
     restored. Statistics that no image reaches, such as CPC's own, stay.
     """
     norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    norms = [norm for norm in norms if norm.track_running_stats]
+    norms: list[Any] = [norm for norm in norms if norm.track_running_stats]
     before = [
         (deepcopy(norm.state_dict()), norm.momentum, getattr(norm, "norm_batch", None))
         for norm in norms

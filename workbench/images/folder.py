@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 from tqdm import tqdm
 
 from semlib.datasets import DataError, Dataset, ImageSet
@@ -204,7 +204,7 @@ def _rgb(file: BinaryIO, side: int) -> Image.Image:
             return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _check_kind(image: Image.Image) -> None:
+def _check_kind(image: ImageFile.ImageFile) -> None:
     """ValueError for what isn't one picture of 8 bits a channel, with the way to convert it."""
     width, height = image.size
     if image.format == "EPS":

@@ -124,8 +124,8 @@ def _val_labels(devkit: Path, changed: tuple | None) -> dict[str, str]:
         # unpacked before anything is read of it: gzip compares its checksum at the end
         with tarfile.open(fileobj=io.BytesIO(gzip.decompress(devkit.read_bytes()))) as tar:
             for member in tar:
-                if member.isfile():
-                    files[Path(member.name).name] = tar.extractfile(member).read()
+                if member.isfile() and (file := tar.extractfile(member)):
+                    files[Path(member.name).name] = file.read()
         synsets = loadmat(io.BytesIO(files["meta.mat"]), squeeze_me=True)["synsets"]
         wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
         truth = files["ILSVRC2012_validation_ground_truth.txt"].split()

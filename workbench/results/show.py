@@ -318,7 +318,7 @@ def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:
         drawn = "drawn anew for each trial and held-out class, the same for each method"
         lines.append(f"Trained on {n} images of each class, {drawn}.")
     paper = imagenet.COUNTS.get(experiment.dataset, (0, 0))[0]
-    for n in sorted({record.train_images for record in records} - {None, paper}) if paper else ():
+    for n in sorted({r.train_images for r in records if r.train_images} - {paper}) if paper else ():
         few = f"{n} of the {paper} training images"
         lines.append(f"The data set has {few} that it has in the paper.")
     if records and plan.here(experiment) != records[0].data:

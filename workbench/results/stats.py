@@ -478,7 +478,7 @@ def contrasts(found: Measured) -> pd.DataFrame:
         "detectors": detectors[detectors.method == "classification"],
         "methods": methods[methods.score.isin(PAPERS_SCORES)],
     }
-    table = pd.concat(families, names=["family", None]).reset_index("family")
+    table = pd.concat(families, names=["family"]).reset_index("family")
     # a contrast that can't be tested, its p NaN, counts in the correction all the same
     p = table.p.fillna(1).groupby(table.family)
     holm = p.transform(lambda family: multipletests(family, method="holm")[1])

@@ -36,7 +36,7 @@ def rows(table: pd.DataFrame) -> Iterator[Any]:
 
 def parts(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
     """Of a table of by_class each (method, measure) pair's columns: mean, std, paper, paper_std."""
-    pairs = table.T.groupby(level=["method", "measure"], sort=False)
+    pairs: Any = table.T.groupby(level=["method", "measure"], sort=False)
     return {pair: part.droplevel(["method", "measure"]).T for pair, part in pairs}
 
 
@@ -108,7 +108,7 @@ def by_class(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
 def _beside(here: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
     """Means and deviations, with the paper's beside where it has these rows and columns."""
     paper = paper.reindex(here.index).dropna(axis=1, how="all")
-    both = {}
+    both: dict[Any, pd.DataFrame] = {}
     for (method, measure), part in parts(here).items():
         name = f"{method}_{measure}"
         part = part[["mean", "std"]]

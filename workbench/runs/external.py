@@ -111,11 +111,11 @@ def _images(arrays: Arrays, e: Experiment) -> tuple[tuple[str, ...], Digests, Da
     for name, digest in digests.items():
         wanted = f"should be 64 hexadecimal digits, as in a record.json, not {digest[:200]!r}"
         _require(re.fullmatch("[0-9a-f]{64}", digest), f"{name}: {wanted}")
-    classes = tuple(map(str, said["classes"].ravel())) if "classes" in said else None
+    classes = tuple(map(str, said["classes"].ravel() if "classes" in said else ()))
     if prepared.exists(e.dataset, e.data_root, e.image_side):
         data = plan.load(e)
         names = ", ".join(data.classes)
-        same = classes in (None, data.classes)
+        same = "classes" not in said or classes == data.classes
         _require(same, f"classes: should be those of {data.name} in its order: {names}")
         here = {"train_digest": digests_of(data).train, "test_digest": digests_of(data).test}
         for name, digest in digests.items():

@@ -56,12 +56,13 @@ def guarded(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]
 
     kind = inspect.Parameter.KEYWORD_ONLY
     names = sorted(asked & {"net", "images", "logits"})
-    guard.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in names])
+    parameters = [inspect.Parameter(name, kind) for name in names]
+    guard.__signature__ = inspect.Signature(parameters)  # ty: ignore[missing-attribute]
     return guard
 
 
 def _copies(given: dict[str, Any], wanted: Container[str]) -> dict[str, Any]:
-    net = given.get("net")
+    net: Any = given.get("net")
     images = given.get("images")
     logits = given["logits"].clone()
     if "net" in wanted:

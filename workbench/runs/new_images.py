@@ -126,7 +126,7 @@ def _scores(
     for name, how in wanted.items():
         values = both[array_name(plan.score_key(how), statistics)]
         found[name] = values[count:]
-        kept = arrays[array_name(record.key(how), statistics)][~arrays["is_anomaly"]]
+        kept = arrays[array_name(str(record.key(how)), statistics)][~arrays["is_anomaly"]]
         normal[name] = values[:count] if name in ranked else kept
     return both[array_name("predicted", statistics)][count:], found, normal
 

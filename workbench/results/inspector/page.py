@@ -71,29 +71,30 @@ class Page:
         points = self.results.selection(choice, share)
         for which, trials in points.groupby(WHICH, sort=False):
             markers = {"mode": "markers", "marker": {"size": 8}}  # in the line's colour
-            traces.append(self._trace(choice, *which) | _points(trials) | markers)
+            traces.append(self._trace(choice, which) | _points(trials) | markers)
         return {"data": traces, "layout": dict(self._layout(choice))}
 
     def _draw_curves(self, choice: Choice) -> list[dict[str, Any]]:
         traces = []
         for which, curves in self.results.curves(choice).groupby(WHICH, sort=False):
-            traces += self._curve(self._trace(choice, *which), steps(curves))
+            traces += self._curve(self._trace(choice, which), steps(curves))
         for k, name in enumerate(choice.classes, 1):
             skew = self.results.skew[name]
-            guess = {"x": [0, 1], "y": [skew, skew], "xaxis": f"x{k}", "yaxis": f"y{k}"}
-            guess |= {"name": "guessing (the skew)", "legendgroup": "skew", "mode": "lines"}
+            guess: dict[str, Any] = {"x": [0, 1], "y": [skew, skew], "name": "guessing (the skew)"}
+            guess |= {"xaxis": f"x{k}", "yaxis": f"y{k}", "legendgroup": "skew", "mode": "lines"}
             guess |= {"hovertemplate": "guessing: %{y:.2%}<extra></extra>", "showlegend": k == 1}
             traces.append(guess | {"line": {"color": "#888888", "dash": "1px,2px", "width": 1}})
         return traces
 
-    def _trace(self, choice: Choice, name: str, method: str, score: str) -> dict[str, Any]:
-        """What the traces of a method and a score in a panel have in common."""
+    def _trace(self, choice: Choice, which: Any) -> dict[str, Any]:
+        """What the traces of a method and a score in a panel have in common. which: of WHICH."""
+        name, method, score = which
         k = choice.classes.index(name) + 1
-        which = escape(f"{method}, {score}")
-        said = f"<b>{escape(name)}</b>, trial %{{customdata[3]}}<br>{which}<br>{POINT}"
-        trace = {"xaxis": f"x{k}", "yaxis": f"y{k}", "mode": "lines", "meta": [name, method, score]}
-        trace |= {"name": which, "legendgroup": which, "uirevision": which, "showlegend": False}
-        trace |= {"hoverinfo": "skip", "hovertemplate": said}
+        label = escape(f"{method}, {score}")
+        said = f"<b>{escape(name)}</b>, trial %{{customdata[3]}}<br>{label}<br>{POINT}"
+        trace: dict[str, Any] = {"xaxis": f"x{k}", "yaxis": f"y{k}", "mode": "lines"}
+        trace |= {"name": label, "legendgroup": label, "uirevision": label, "showlegend": False}
+        trace |= {"meta": [name, method, score], "hoverinfo": "skip", "hovertemplate": said}
         # vh: a precision holds back to the recall before it, as in Eq. 4
         line = {"color": self.colours[method], "dash": self.dashes[score], "shape": "vh"}
         return trace | {"line": line}
@@ -168,9 +169,9 @@ class Page:
                 axis.fill(trace["x"], trace["y"], color=trace["fillcolor"], linewidth=0)
                 continue
             dash = [float(length) for length in re.findall(r"\d+", line["dash"])]
-            style = (0, dash) if dash else "solid"
-            look = {"color": line["color"], "alpha": trace.get("opacity"), "linestyle": style}
+            look: dict[str, Any] = {"color": line["color"], "alpha": trace.get("opacity")}
             look |= {"drawstyle": "steps-pre", "linewidth": 0.7 * line.get("width", 1)}
+            look["linestyle"] = (0, dash) if dash else "solid"
             if trace["mode"] == "markers":
                 look |= {"linestyle": "none", "marker": "o"}
             label = unescape(trace["name"]) if trace["showlegend"] else None
@@ -244,7 +245,8 @@ class Page:
             means = [column for column in table if column[::2] == (score, "mean")]
             style.highlight_max(means, axis=1, props="font-weight: bold")
         formats = {c: "{:+.2f}" if c[-1] == "difference" else "{:.2f}" for c in table}
-        return style.format(formats, na_rep="")
+        style.format(formats, na_rep="")
+        return style
 
     def at_threshold(self, choice: Choice, share: float, by: Sequence[str] = WHICH) -> Styler:
         """Precision, recall, flagged and missed images: means over what `by` does not name."""
@@ -303,8 +305,9 @@ def _plain(figure: Any, titles: Sequence[str], height: int, meta: dict[str, Any]
 
 def styled(table: pd.DataFrame, caption: str, how: Any = None) -> Styler:
     """A table with a caption; how: format strings by column."""
-    style = table.style.set_caption(escape(caption)).format(how, na_rep="")
-    return style.format_index(escape="html").format_index(escape="html", axis=1)
+    style = table.style.set_caption(escape(caption))
+    style.format(how, na_rep="").format_index(escape="html").format_index(escape="html", axis=1)
+    return style
 
 
 def _png(image: np.ndarray) -> str:

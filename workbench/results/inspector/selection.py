@@ -205,7 +205,7 @@ class Results:
         self._scorings = dict(zip(names, scorings.values(), strict=True))
         self.scores = tuple(names)
 
-    def _ranking(self, hold_out: str, method: str, score: str, trial: int) -> Ranked | None:
+    def _ranking(self, hold_out: str, method: str, score: str, trial: int) -> Ranked | Any:
         """None if there is no such run, or it does not have this score."""
         record = self.runs.get((hold_out, method, trial))
         key = record.key(self._scorings[score]) if record else None

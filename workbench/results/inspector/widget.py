@@ -148,9 +148,9 @@ class Inspector:
         self._sorter = row([self.sort, self.falling])
         self.below = widgets.VBox()
         opened = [self.table, self.beside, self.statistics]
-        rows = [row(opened), row(self.lists), row([slider, self.threshold]), self.said, self.panels]
-        rows += [row([self.name, *buttons, self.saved]), self.view, self.below]
-        self.box.children = (*self.box.children[:2], *rows)
+        rows: list[widgets.Widget] = [row(opened), row(self.lists), row([slider, self.threshold])]
+        rows += [self.said, self.panels, row([self.name, *buttons, self.saved])]
+        self.box.children = (*self.box.children[:2], *rows, self.view, self.below)
         drawn = [*self.lists, self.threshold, self.view]
         drawn += [*self._sides.children, *self._sorter.children]
         for react, controls in ((self._open, opened), (self._draw, drawn)):
