@@ -1,7 +1,7 @@
-"""A user's function that is defined in a notebook's cell: the digest of all that it depends on.
+"""Functions defined in a notebook's cells as methods, scores and networks, and their digests.
 
-Covered are its source without comments and docstrings, its attributes, and whatever it names in the
-notebook: functions, classes and constants, and what these name in turn.
+A digest covers the function's source without comments and docstrings, its attributes and defaults,
+and whatever it names in the notebook: functions, classes, constants, and what these name in turn.
 """
 
 import ast
@@ -13,74 +13,114 @@ import linecache
 import symtable
 import textwrap
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from workbench import own
-from workbench.experiment import ConfigError
+from workbench.experiment import ConfigError, Experiment, create
 
 PLAIN = (str, bytes, int, float, complex, bool, type(None), range, slice)
 OF_LIBRARIES = ("torch.dtype", "torch.device", "numpy.dtype", "pathlib.PosixPath")
+Function = Callable[..., Any]
+Parts = dict[tuple[str, int], Any]  # by name and id: two closures may use one name
 
 
-def digest(function: Callable[..., Any]) -> str:
+def using(
+    experiment: Experiment,
+    methods: Mapping[str, Function] = {},
+    scores: Mapping[str, Function] = {},
+    network: Function | None = None,
+) -> Experiment:
+    """The experiment with these functions beside its methods and scores, and as its architecture.
+
+    In it and in its records they are named cell:<name>. Call it again in each new kernel, and after
+    a cell with one of the functions was run again. ConfigError if a change could not be told.
+    """
+    changes: dict[str, Any] = {}
+    for field, functions in (("methods", methods), ("scores", scores)):
+        added = [_register(name, function) for name, function in functions.items()]
+        changes[field] = tuple(dict.fromkeys([*getattr(experiment, field), *added]))
+    if network is not None:
+        changes["architecture"] = _register(getattr(network, "__name__", ""), network)
+    return create(experiment.model_dump() | changes)
+
+
+def _register(name: str, function: Function) -> str:
+    digest(function)  # an error here, and not after an hour
+    own.of_cells[own.CELL + name] = (function, functools.partial(digest, function))
+    return own.CELL + name
+
+
+def digest(function: Function) -> str:
     """16 hex digits; ConfigError, one line, names what can't be covered and what to do."""
     if not inspect.isfunction(function):
-        kind = type(function).__name__
-        raise ConfigError(f"{kind} is no function: write a function with def, which calls it")
-    parts: dict[str, Any] = {}
+        raise ConfigError(f"{type(function).__name__} is no function: write one with def instead")
+    parts: Parts = {}
     _collect(function.__name__, function, parts, function.__name__)
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    found = [[name, part] for (name, _), part in parts.items()]
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _collect(name: str, value: Any, parts: dict[str, Any], user: str) -> None:
-    """Add what `value` is to `parts`, under the name by which `user` knows it."""
-    if name in parts:
-        return
-    parts[name] = None  # a function may name itself
-    if inspect.isfunction(value) or inspect.isclass(value):
-        parts[name] = _definition(name, value, parts, user)
-    else:
-        parts[name] = _constant(name, value, parts, user)
+def _collect(name: str, value: Any, parts: Parts, user: str) -> int:
+    """Add what `value` is to `parts`, under the name by which `user` knows it; its place there."""
+    key = (name, id(value))
+    if key not in parts:
+        parts[key] = None  # a function may name itself
+        describe = _definition if isinstance(value, types.FunctionType | type) else _constant
+        parts[key] = describe(name, value, parts, user)
+    return list(parts).index(key)
 
 
-def _definition(name: str, value: Any, parts: dict[str, Any], user: str) -> Any:
+def _definition(name: str, value: Any, parts: Parts, user: str) -> Any:
     if value.__module__ != "__main__":
-        return [*_module(value.__module__), value.__qualname__]
+        inside = _around(name, value, parts, user) if "<locals>" in value.__qualname__ else {}
+        return [*_module(value.__module__), value.__qualname__, inside]
     if value.__name__ == "<lambda>":
         raise ConfigError(f"{user}: {name} is a lambda; write it with def")
     source = _source(value, user)
-    inside = inspect.getclosurevars(value).nonlocals if inspect.isfunction(value) else {}
-    for other, its in inside.items():
-        _collect(other, its, parts, value.__name__)
+    namespace = _namespace(value)
+    inside = _around(name, value, parts, user)
     for other in _global_names(symtable.symtable(source, value.__name__, "exec")):
-        namespace = _namespace(value)
-        if other in namespace and other != value.__name__ and other not in inside:
+        if other in namespace and other not in inside:
             _collect(other, namespace[other], parts, value.__name__)
-    attributes = {}
-    if inspect.isfunction(value):
-        for key, its in vars(value).items():
-            attributes[key] = _constant(f"{name}.{key}", its, parts, user)
-    return [own.plain(ast.parse(source)), attributes]
+    return [own.plain(ast.parse(source)), inside]
+
+
+def _around(name: str, value: Any, parts: Parts, user: str) -> dict[str, Any]:
+    """What a function has beside its source: closure, default values and attributes."""
+    if not inspect.isfunction(value):
+        return {}
+    function = _undecorated(value)
+    closure = inspect.getclosurevars(function).nonlocals
+    inside = {key: _collect(key, its, parts, value.__name__) for key, its in closure.items()}
+    defaults = {"(defaults)": [function.__defaults__, function.__kwdefaults__]}
+    for key, its in (defaults | {f".{key}": its for key, its in vars(value).items()}).items():
+        inside[key] = _constant(name + key, its, parts, user)
+    return inside
+
+
+def _undecorated(function: Any) -> Any:
+    """A cell's function without the decorators of other modules, which its source names."""
+    return inspect.unwrap(
+        function, stop=lambda f: getattr(f, "__globals__", {}).get("__name__") == "__main__"
+    )
 
 
 def _namespace(value: Any) -> dict[str, Any]:
-    if inspect.isfunction(value):
-        return value.__globals__
-    return next((f.__globals__ for f in _methods(value)), {})
+    functions = [_undecorated(value)] if inspect.isfunction(value) else _methods(value)
+    return next((f.__globals__ for f in functions), {})
 
 
 def _methods(value: type) -> Iterator[types.FunctionType]:
-    for member in vars(value).values():
-        if inspect.isfunction(member) and member.__module__ == "__main__":
-            yield member
+    members = filter(inspect.isfunction, vars(value).values())
+    return (member for member in members if member.__module__ == "__main__")
 
 
 def _source(value: Any, user: str) -> str:
     """The source text of a function or class; inspect finds no class of a notebook."""
     try:
         if inspect.isfunction(value):
-            return textwrap.dedent(inspect.getsource(value))
+            return textwrap.dedent(inspect.getsource(_undecorated(value).__code__))
         file = next(_methods(value)).__code__.co_filename
         for node in ast.walk(ast.parse("".join(linecache.getlines(file)))):
             if isinstance(node, ast.ClassDef) and node.name == value.__name__:
@@ -95,15 +135,14 @@ def _source(value: Any, user: str) -> str:
 
 def _global_names(scope: symtable.SymbolTable) -> Iterator[str]:
     """The global names that a scope refers to, also in functions and classes inside."""
-    at_top = scope.get_type() == "module"
     for symbol in scope.get_symbols():
-        if symbol.is_referenced() and (at_top or symbol.is_global()):
+        if symbol.is_referenced() and (scope.get_type() == "module" or symbol.is_global()):
             yield symbol.get_name()
     for inner in scope.get_children():
         yield from _global_names(inner)
 
 
-def _constant(name: str, value: Any, parts: dict[str, Any], user: str) -> Any:
+def _constant(name: str, value: Any, parts: Parts, user: str) -> Any:
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     if isinstance(value, PLAIN) or kind in OF_LIBRARIES:
         return repr(value)
@@ -120,9 +159,8 @@ def _constant(name: str, value: Any, parts: dict[str, Any], user: str) -> Any:
         return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, functools.partial):
         return _constant(name, [value.func, value.args, value.keywords], parts, user)
-    if (inspect.isfunction(value) or inspect.isclass(value)) and value.__name__ != "<lambda>":
-        _collect(value.__name__, value, parts, user)
-        return value.__name__
+    if isinstance(value, types.FunctionType | type) and value.__name__ != "<lambda>":
+        return _collect(value.__name__, value, parts, user)
     what = "a lambda in it" if inspect.isfunction(value) else f"of type {type(value).__name__}"
     raise ConfigError(
         f"{user} uses {name}, {what}, whose changes could not be told: make it a number, a text or "

@@ -19,6 +19,7 @@ from typing import Any
 from workbench.experiment import ConfigError
 from workbench.files import ROOT, one_line, stamp
 
+CELL = "cell:"  # prefix of functions from a notebook's cells (workbench/cells.py)
 PACKAGES = [Path(__file__).parent, Path(__file__).parents[1] / "semlib"]
 INSTALLED = {"site-packages", "dist-packages"}
 # A function that uses one of these may reach any name or module of its own without writing it.
@@ -31,14 +32,20 @@ Files = dict[str, tuple[Path, tuple | None]]  # modules: where each lies, and it
 
 _loaded: dict[str, Files] = {}  # by module: it and the user's modules that it imports
 _digests: dict[str, tuple[Files, str]] = {}
+# Functions of a notebook's cells, by cell:name, each with a function that gives its digest now
+of_cells: dict[str, tuple[Callable[..., Any], Callable[[], str]]] = {}
 
 
 def function(name: str) -> Callable[..., Any]:
-    """The function package.module:function; ConfigError if there is none.
+    """The function package.module:function or cell:function; ConfigError if there is none.
 
     Modules are looked for in the checkout's root too. In a kernel that lives on, a module is
     imported again if it, or a user's module that it imports, was edited.
     """
+    if name.startswith(CELL):
+        if name not in of_cells:
+            raise ConfigError(f"{name} isn't defined here; run its cell and runs.using again")
+        return of_cells[name][0]
     module, _, attribute = name.partition(":")
     if str(ROOT) not in sys.path:
         sys.path.append(str(ROOT))  # in JupyterLab a kernel's own folder is notebooks/
@@ -78,6 +85,8 @@ def digest(name: str) -> str:
     these import, except Python's, semlib's and installed ones. Files that it reads are not.
     """
     function(name)
+    if name in of_cells:
+        return of_cells[name][1]()
     module, _, attribute = name.partition(":")
     if module == "__main__" or _source(module) is None:
         raise ConfigError(f"{name}: its source can't be read; put it into a .py file")

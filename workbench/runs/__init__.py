@@ -3,10 +3,12 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from workbench.cells import using
+
 if TYPE_CHECKING:
     from workbench.runs.execute import check, check_data, complete, finish, load, network
 
-__all__ = ["check", "check_data", "complete", "finish", "load", "network"]
+__all__ = ["check", "check_data", "complete", "finish", "load", "network", "using"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,7 @@
 """What can be found wrong with an experiment before anything is trained."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -111,6 +112,7 @@ def _try(run: Run, data: Dataset, scores: list[str]) -> None:
     device = machine.device(run.experiment)
     images = augmentation.centre(_spread(split.train.images), e.crop_side)
     images = augmentation.to_float(torch.from_numpy(images))
+    before = (run.sources, plan.scoring(e))
     doing = f"architecture: {e.architecture}" if ":" in e.architecture else f"methods: {run.method}"
     try:
         with seeded(run.trial, device):
@@ -128,6 +130,9 @@ def _try(run: Run, data: Dataset, scores: list[str]) -> None:
             doing = "scores"
             for name in scores:
                 _try_score(run, net, split, name)
+        doing = "functions from cells"
+        if (replace(run).sources, plan.scoring(e)) != before:  # a copy computes them anew
+            raise ValueError("one changes a variable of the notebook that it names")
     except Exception as error:  # a user's code can raise any
         tried = "tried on a few images, nothing was trained"
         raise ConfigError(f"{doing}: {failure(error)} ({tried})") from error

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from semlib import datasets, training
 from semlib.datasets import Dataset, Split
 from workbench import checkpoint
+from workbench.cells import using
 from workbench.checkpoint import Checkpoint
 from workbench.experiment import ConfigError, Experiment
 from workbench.files import ROOT, remove_leftovers, save_atomically
@@ -37,13 +38,16 @@ CHECKPOINT = "checkpoint.pt"
 CODE = ("semlib", "workbench", "params", "notebooks", "workflow")
 
 
-def complete(experiment: Experiment) -> list[Record]:
+def complete(experiment: Experiment, **functions: Any) -> list[Record]:
     """The records of all the experiment's runs; with missing: train, unfinished runs are trained.
+
+    functions: methods, scores and network from a notebook's cells, as of `runs.using`.
 
     A run that diverges, or that can't be scored, doesn't keep the others from finishing. The error
     raised at the end lists such runs: FloatingPointError, or ConfigError where a finished run can't
     be scored anew. What a user's task raised is raised as it is.
     """
+    experiment = using(experiment, **functions)
     check(experiment)
     if experiment.missing == "train":
         _train_missing(experiment)

@@ -31,7 +31,7 @@ from workbench.images.digests import Digests
 from workbench.runs import machine
 
 # Raised when the meaning of training changes, so that runs of before are made anew
-# (tests/test_recipe.py).
+# (tests/test_golden.py).
 RECIPE = 2
 # Likewise of each built-in score, and of what all scores share: batches, precision, statistics
 VERSIONS = dict.fromkeys(SCORES, 1)
