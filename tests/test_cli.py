@@ -88,6 +88,8 @@ def test_relative_paths_count_from_the_current_folder(tmp_path, monkeypatch, cap
     several = parameters(dataset="[pets, digits]", hold_out="cta", **own)
     assert "'cta' is not a class of pets" in say("run", notebook, *several)[2]
     assert "epochs: should be" in say("run", notebook, "-f", "x.yaml")[2]
+    long = f"[{', '.join(f'class {k}' for k in range(99))}]"  # longer than a file's name can be
+    assert "'class 0' is not a class of digits" in say("run", notebook, "-p", "hold_out", long)[2]
     assert say("data", "check", "digits")[1].startswith("digits: 1197")  # no folder, a name
     assert {*ROOT.iterdir()} == before and not (tmp_path / "here" / "outputs").exists()
 

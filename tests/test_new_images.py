@@ -2,12 +2,14 @@
 
 import itertools
 import os
+import tracemalloc
 
 import numpy as np
 import pandas as pd
 import pytest
 from helpers import change_data, contents, parameters, pets, tiny, tiny_data
 from PIL import Image
+from scipy.stats import percentileofscore
 from sklearn.metrics import roc_auc_score
 
 from semlib import metrics
@@ -15,7 +17,7 @@ from workbench import runs
 from workbench.cli import main
 from workbench.images import prepared
 from workbench.results import plots
-from workbench.runs import external, plan, scoring
+from workbench.runs import external, new_images, plan, scoring
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SCORES = ("msp", "odin", "knn", "energy")
@@ -73,6 +75,29 @@ def test_the_runs_own_test_images_score_as_in_its_record(trained, statistics):
             np.testing.assert_array_equal(scoring.ranks(values), kept)
         percentile = table[f"{name}_percentile"][is_anomaly].mean()
         assert percentile == pytest.approx(100 * roc_auc_score(is_anomaly, kept), abs=0.01)
+
+
+def test_the_percentiles_of_many_images_take_little_memory():
+    normal, values = (np.random.default_rng(k).integers(0, 50, 5000) for k in range(2))
+    tracemalloc.start()
+    found = new_images._percentiles(normal, np.r_[values, -np.inf, np.inf])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5000**2 / 10
+    assert found[:9].tolist() == percentileofscore(normal, values[:9], "mean").round(2).tolist()
+    assert found[-2:].tolist() == [0, 100]
+
+
+def test_the_first_class_can_be_the_held_out_one(tmp_path):
+    tiny_data(tmp_path / "data")
+    how = {"methods": "classification", "epochs": 1, "hold_out": "zero"}
+    (record,) = runs.complete(tiny(tmp_path, **how, scores=["msp", "energy"]))
+    Image.new("L", (8, 8), 200).save(tmp_path / "new.png")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new.png").rename(tmp_path / "new" / "a.png")
+    table = score(tmp_path, record, tmp_path / "new")
+    assert table.file.tolist() == ["a.png"] and table.predicted[0] in ("one", "two", "three")
+    assert table.filter(regex="percentile").notna().all(axis=None)
 
 
 def test_images_of_another_size_and_in_colour_are_prepared_as_the_data_set_is(on_tiny):

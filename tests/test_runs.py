@@ -617,6 +617,22 @@ def test_no_run_resumes_on_other_data(untrained, monkeypatch):
     assert scores(experiment) == scores(fresh)
 
 
+def test_a_checkpoint_of_an_older_form_is_not_resumed_from(untrained, monkeypatch, capsys):
+    experiment = tiny(untrained, methods="classification")
+    (run,) = plan.planned(experiment)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(store, "write_scores", interrupt)
+        runs.complete(experiment)
+    for path in checkpoint.Checkpoint(run.home / "checkpoint.pt").files:
+        state = checkpoint.read(path)
+        training = state.pop("training")
+        state["stamp"].pop("form")
+        torch.save(state | training | {"progress": (*state["progress"], training["epoch"])}, path)
+    (record,) = runs.complete(experiment)
+    assert list(record.history().epoch) == [1, 2, 3]
+    assert "checkpoint.pt in" in capsys.readouterr().out
+
+
 def interrupt(*args):
     raise KeyboardInterrupt
 

@@ -134,10 +134,9 @@ def _from_here(name: str, text: str) -> str:
     if name == "dataset" and text.startswith("["):
         with suppress(ValueError):  # not YAML: refused where it is read
             return json.dumps([_from_here(name, str(part)) for part in from_yaml(text)])
-    is_folder = text not in datasets.CLASSES and Path(text).is_dir()
-    is_path = name in ("data_root", "ilsvrc") or (
-        name == "dataset" and (os.sep in text or is_folder)
-    )
+    is_path = name in ("data_root", "ilsvrc")
+    if name == "dataset":  # of others' texts, which can be long, is_dir may raise
+        is_path = os.sep in text or (text not in datasets.CLASSES and Path(text).is_dir())
     if not is_path or text.startswith("~") or text in ("", "none", "None", "null"):
         return text
     return str(Path(text).absolute())

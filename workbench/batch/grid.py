@@ -59,13 +59,16 @@ def jobs(
     return list(dict.fromkeys(found))  # tables share runs
 
 
-def names(parts: Sequence[Experiment], split: str) -> list[str]:
-    """The jobs' names, those of their executed notebooks; numbered if some would be equal."""
+def names(parts: Sequence[Experiment], split: str, taken: Iterable[str] = ()) -> list[str]:
+    """The jobs' names, those of their executed notebooks; numbered if some would be equal.
+
+    taken: the names of tables, which no job may have.
+    """
     plain = []
     for e in parts:
         more = {"class": [], "method": e.methods, "trial": [*e.methods, str(e.first_trial)]}
         plain.append(file_name("holdout", e.dataset_name, *e.few, *e.hold_out, *more[split]))
-    unique = len(set(plain)) == len(plain)
+    unique = len(set(plain)) == len(plain) and not {*plain} & {*taken}
     return plain if unique else [f"{name}-{k}" for k, name in enumerate(plain)]
 
 
@@ -112,7 +115,7 @@ class Grid:
             self.side_by_side = args.jobs or settings.get("jobs", 1)
             self.threads = first.threads or 4
         parts = jobs(self.experiments, args.split, args.classes)
-        self.names = dict(zip(parts, names(parts, args.split), strict=True))
+        self.names = dict(zip(parts, names(parts, args.split, self.tables), strict=True))
 
     def _file(self, name: str, ending: str) -> Path:
         return self.where / f"{name}.{ending}"

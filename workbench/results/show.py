@@ -186,8 +186,10 @@ def rank_correlation(table: pd.DataFrame) -> pd.DataFrame:
     rows = {}
     for (method, measure), part in parts.items():
         if measure != "accuracy":
-            rho = part.rank().corrwith(parts[method, "accuracy"].rank())
-            rows[label(method), label(measure)] = rho.where(part.count() > 2)
+            accuracy = parts[method, "accuracy"].reindex(columns=part.columns)
+            both = part.notna() & accuracy.notna()  # the ranks among the classes that have both
+            rho = part.where(both).rank().corrwith(accuracy.where(both).rank())
+            rows[label(method), label(measure)] = rho.where(both.sum() > 2)
     found = pd.DataFrame(rows).T.rename(columns={"mean": "here", "paper": "in the paper"})
     return found[found.columns.intersection(["here", "in the paper"])].round(2)
 

@@ -34,6 +34,7 @@ from workbench.runs.scoring import MSP, Scorer
 from workbench.runs.store import Record
 
 CHECKPOINT = "checkpoint.pt"
+FORM = 2  # of what a checkpoint holds: one of another form is not resumed from
 # Files that decide what a run is: a commit with changes to them is marked
 CODE = ("semlib", "workbench", "params", "notebooks", "workflow")
 
@@ -129,7 +130,7 @@ def finish(run: Run, data: Dataset, wait: bool = True) -> Record:
 def _train(run: Run, data: Dataset) -> Record:
     scorer = Scorer(run, data, MSP | plan.scoring(run.experiment))
     hardware = machine.set_up(run.experiment)
-    stamp: dict[str, Any] = {"address": run.address, "data": list(digests_of(data))}
+    stamp: dict[str, Any] = {"form": FORM, "address": run.address, "data": list(digests_of(data))}
     if run.experiment.average_last_epochs > 1:
         stamp["scoring"] = scorer.scores  # the history holds what is averaged
     used = hardware | {"compile": run.experiment.compile}

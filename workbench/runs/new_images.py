@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import percentileofscore
 
 from semlib.datasets import Dataset, ImageSet
 from workbench.experiment import ConfigError, Machine, Scoring, create
@@ -47,8 +46,19 @@ def score(
     columns: dict[str, Any] = {"file": files, "predicted": [data.classes[k] for k in predicted]}
     for name, values in found.items():
         columns[name] = values
-        columns[f"{name}_percentile"] = percentileofscore(normal[name], values, "mean").round(2)
+        columns[f"{name}_percentile"] = _percentiles(normal[name], values)
     return record, pd.DataFrame(columns), images
+
+
+def _percentiles(normal: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Of each value the percent of normal ones below it, equal ones counted half.
+
+    Sorted: SciPy's percentileofscore would compare each value with each at once.
+    """
+    rising = np.sort(normal)
+    below = np.searchsorted(rising, values, "left")
+    upto = np.searchsorted(rising, values, "right")
+    return (50 * (below + upto) / len(normal)).round(2)
 
 
 def usual_place(record: Record, folder: Path) -> Path:
@@ -137,7 +147,8 @@ def _arrays(
     """What `Scorer.arrays` gives of these images in place of the test images, values not ranks."""
     machine.set_up(run.experiment)
     net = execute.network(record, data).to(machine.device(run.experiment))
-    unlabelled = ImageSet(images, np.zeros(len(images), np.int64))
+    normal = int(data.classes[0] == run.hold_out)  # the first class's number, or the second's
+    unlabelled = ImageSet(images, np.full(len(images), normal, np.int64))
     hows = {name: how | {"stored": "values"} for name, how in wanted.items()}
     scorer = Scorer(run, replace(data, test=unlabelled), hows)
     net = net.to(memory_format=torch.channels_last)
