@@ -81,9 +81,8 @@ def test_the_percentiles_of_many_images_take_little_memory():
     normal, values = (np.random.default_rng(k).integers(0, 50, 5000) for k in range(2))
     tracemalloc.start()
     found = new_images._percentiles(normal, np.r_[values, -np.inf, np.inf])
-    peak = tracemalloc.get_traced_memory()[1]
+    assert tracemalloc.get_traced_memory()[1] < 5000**2 / 10
     tracemalloc.stop()
-    assert peak < 5000**2 / 10
     assert found[:9].tolist() == percentileofscore(normal, values[:9], "mean").round(2).tolist()
     assert found[-2:].tolist() == [0, 100]
 
@@ -92,12 +91,10 @@ def test_the_first_class_can_be_the_held_out_one(tmp_path):
     tiny_data(tmp_path / "data")
     how = {"methods": "classification", "epochs": 1, "hold_out": "zero"}
     (record,) = runs.complete(tiny(tmp_path, **how, scores=["msp", "energy"]))
-    Image.new("L", (8, 8), 200).save(tmp_path / "new.png")
     (tmp_path / "new").mkdir()
-    (tmp_path / "new.png").rename(tmp_path / "new" / "a.png")
+    Image.new("L", (8, 8), 200).save(tmp_path / "new" / "a.png")
     table = score(tmp_path, record, tmp_path / "new")
-    assert table.file.tolist() == ["a.png"] and table.predicted[0] in ("one", "two", "three")
-    assert table.filter(regex="percentile").notna().all(axis=None)
+    assert table.predicted[0] in ("one", "two", "three") and table.notna().all(axis=None)
 
 
 def test_images_of_another_size_and_in_colour_are_prepared_as_the_data_set_is(on_tiny):

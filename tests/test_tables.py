@@ -323,11 +323,9 @@ def test_rank_correlation_is_that_of_the_ranks():
 def test_rank_correlation_is_over_the_classes_that_have_both():
     how = experiment(hold_out="all", methods="classification")
     numbers = [(0.1, 0.6), (0.2, 0.5), (0.3, 0.7), (0.4, 0.9), (0.5, 0.1), (0.6, 0.8)]
-    found = []
-    for name, (msp, accuracy) in enumerate(numbers):
-        found.append(record(str(name), "classification", 0, msp=msp, accuracy=accuracy))
-    for k in (4, 5):  # without MSP
-        found[k] = found[k].model_copy(update={"metrics": {"accuracy": numbers[k][1]}})
+    found = [record(str(k), "classification", 0, a, 0, b) for k, (a, b) in enumerate(numbers)]
+    for one in found[4:]:
+        del one.metrics["msp"]
     rho = show.rank_correlation(tables.by_class(how, found))["here"]
     assert rho["Classification-only", "MSP"] == 0.8  # 1 2 3 4 and 2 1 3 4
 
