@@ -232,6 +232,9 @@ def test_a_subset_is_read_from_its_folders_in_the_papers_order_and_says_how_few(
     assert greys(data.train) == [0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21]
     assert greys(data.test) == [0, 4, 8, 12, 16, 20]
     assert data.train.labels.tolist() == np.repeat(np.arange(6), 2).tolist()
+    (tmp_path / "other").mkdir()
+    with pytest.raises(DataError, match=r"is of .*, not of .*other; delete it"):
+        spiders(tmp_path / "data", tmp_path / "other")
     assert imagenet.COUNTS["imagenet_spider"] == (7800, 300)  # as many as Table 1: no warning
     with warnings.catch_warnings():
         warnings.simplefilter("error")

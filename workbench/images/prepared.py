@@ -91,11 +91,18 @@ def _prepare(name: str, root: Root, side: Number, ilsvrc: str | None = None) -> 
     if not is_name(name, root, side):
         return _prepare_folder(name, root, side)
     path = prepared_path(name, root, side)
+    if path.exists() and ilsvrc and name in SUBSETS:
+        with np.load(path, allow_pickle=False) as file:  # older files don't say of which folder
+            was = str(file["ilsvrc"]) if "ilsvrc" in file.files else ""
+        if was and was != str(imagenet_files.source(ilsvrc).resolve()):
+            raise DataError(f"{path} is of {was}, not of {ilsvrc}; delete it to prepare it anew")
     if path.exists() or name == "digits":
         return path
     check_writable(path.parent)
     if name in SUBSETS:
-        write(path, imagenet_files.prepare(name, side or imagenet_files.SIDE, ilsvrc))
+        source = np.array(str(imagenet_files.source(ilsvrc).resolve()))
+        data = imagenet_files.prepare(name, side or imagenet_files.SIDE, ilsvrc)
+        write(path, data, ilsvrc=source)
     elif name == "stl10":
         write(path, PUBLISHERS[name](path.parent), folds=_stl10_folds(path.parent))
     else:

@@ -158,8 +158,10 @@ def _draw_curves(axis: Axes, experiment: Experiment, records: Records, scores: M
     if texts:
         place = "lower left" if np.mean(means) > 50 else "upper right"  # away from the curves
         look = {"labelcolor": "linecolor", "handlelength": 0, "labelspacing": 0.2, "fontsize": 6.5}
-        axis.legend(axis.lines[:], texts, loc=place, **look)
-        axis.axhline(records[0].skew, label="share of anomalies", **DOTTED)
+        skew = records[0].skew
+        above = (0, skew, 1, 1 - skew)  # the dotted line crosses no number
+        axis.legend(axis.lines[:], texts, loc=place, bbox_to_anchor=above, **look)
+        axis.axhline(skew, label="share of anomalies", **DOTTED)
     else:
         axis.text(0.5, 0.5, "not run", ha="center", va="center", color="0.5")
 
