@@ -29,6 +29,9 @@ from workbench.runs import plan
 from workbench.runs.store import Record
 
 plt.style.use("default")  # a machine's matplotlibrc may ask for TeX that is not installed
+if "ipykernel" in sys.modules:
+    # Now, not at the first figure: it makes pyplot interactive, which rc_context would undo
+    plt.switch_backend(plt.get_backend())
 if "ipykernel" in sys.modules and plt.get_backend().lower() == "agg":
     from IPython import get_ipython  # with $MPLBACKEND=Agg a notebook would show no figure
 
