@@ -181,7 +181,10 @@ def test_the_numbers_about_detectors_are_those_of_the_committed_records():
     assert f"significantly below: {', '.join(map(label, worse))}." in section
     assert not ((tested.holm < 0.05) & (tested.difference > 0)).any()
     notebook = (ROOT / "outputs" / "cpu" / "detectors.ipynb").read_text()
-    assert re.search(r"rank correlation ([^)]*\))", said(README))[1] in notebook
+    claimed = re.search(r"rank correlation ([^)]*\))", said(README))[1]
+    rho, low, high = (f"{float(number):.2f}" for number in re.findall(r"[+-][\d.]+", claimed))
+    shown = f"classification +msp +edge energy +{rho} +{low} +{high} "  # a row of the table
+    assert re.search(shown, notebook)
 
 
 def test_its_benchmarks_are_those_of_the_committed_files():
