@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from workbench import own
 from workbench.experiment import ConfigError
@@ -283,16 +282,3 @@ def test_a_path_that_is_not_there_any_more(modules, tmp_path):
     Path(tmp_path / "my_lazy.py").unlink()
     with pytest.raises(ConfigError, match="my_lazy"):
         own.digest("my_lazy:one")
-
-
-def test_a_task_may_switch_modes_and_every_module_is_in_its_own_again(modules, tmp_path):
-    lines = ["def loss(net, images):", "    net.eval()", "    return net(images).sum()", ""]
-    (tmp_path / "odd.py").write_text("\n".join([*lines, "loss.heads = {'mine': 4}", ""]))
-    net = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.BatchNorm1d(2).eval())
-    task = own.task("odd:loss")
-    images = torch.ones(3, 2)
-    assert task.heads == {"mine": 4} and not hasattr(task, "share")
-    assert torch.equal(task(net, images), own.function("odd:loss")(net, images))
-    net[0].train()
-    task(net, images)
-    assert [module.training for module in net] == [True, False]

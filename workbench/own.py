@@ -2,7 +2,6 @@
 
 import ast
 import builtins
-import functools
 import hashlib
 import importlib
 import importlib.util
@@ -57,25 +56,6 @@ def function(name: str) -> Callable[..., Any]:
     if not inspect.isfunction(found):
         raise ConfigError(f"{name} isn't a Python function")
     return found
-
-
-def task(name: str) -> Callable[..., Any]:
-    """A user's auxiliary loss, after which every module of the network is in its mode before.
-
-    The loss may switch dropout and batch norm to evaluation mode; classification trains on in
-    training mode. The attributes `heads` and `share` stay.
-    """
-    loss = function(name)
-
-    @functools.wraps(loss)
-    def restoring(net: Any, images: Any) -> Any:
-        modes = [(module, module.training) for module in net.modules()]
-        value = loss(net, images)
-        for module, training in modes:
-            module.training = training
-        return value
-
-    return restoring
 
 
 def digest(name: str) -> str:

@@ -37,7 +37,7 @@ def loss(run: Run) -> Loss | None:
     if run.method == "cpc":
         e = run.experiment
         return partial(auxiliary.cpc, negatives=e.cpc_negatives, augment=e.cpc_augment)
-    return own.task(run.method)
+    return own.function(run.method)
 
 
 def recipe(run: Run) -> Recipe:
