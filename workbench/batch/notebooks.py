@@ -21,7 +21,7 @@ from workbench.experiment import (
     from_yaml,
     read_parameters,
     several,
-    unknown,
+    unknown_parameter,
 )
 from workbench.files import ROOT, check_writable, one_line, save_atomically, short
 from workbench.runs import machine, plan
@@ -46,11 +46,12 @@ def parameters(
     """The values to pass to the notebook, and the experiments that it will make of them."""
     cell = parameters_cell(notebook)
     given = merged(files, pairs)
-    if isinstance(given.get("labels"), dict):  # Papermill sorts its keys: can't with 500 and all
-        given["labels"] = {str(key): value for key, value in given["labels"].items()}
+    # Papermill sorts its keys, and can't with 500 and all
+    if isinstance(epochs := given.get("epochs_by_labels"), dict):
+        given["epochs_by_labels"] = {str(key): value for key, value in epochs.items()}
     for name in given:
         if name not in cell and name not in Experiment.model_fields:
-            raise ConfigError(unknown(name, tuple(cell)))
+            raise ConfigError(unknown_parameter(name, tuple(cell)))
     known = Experiment.model_fields.keys() | Several.model_fields.keys()
     values = {name: _default(notebook, cell[name]) for name in cell if name in known}
     return given, several(values | {name: given[name] for name in given if name in known})
@@ -112,7 +113,7 @@ def executed(notebook: Path, experiment: Experiment) -> Path:
     cell = parameters_cell(notebook)
     if "dataset" not in cell or cell["dataset"]["default"].startswith("["):
         return experiment.folder / notebook.name
-    if "labels" in cell:
+    if "epochs_by_labels" in cell:
         experiment = experiment.model_copy(update={"train_per_class": None})
     return experiment.output(notebook.stem, ".ipynb")
 

@@ -52,7 +52,7 @@ def line(job: Experiment) -> str:
     measure = "accuracy" if nothing else job.scores[0]
     means = tables.measurements(job, records).groupby("method", sort=False)[measure].mean()
     values = ", ".join(f"{mean:.2f} {label(m, job.methods)}" for m, mean in means.items())
-    name = " ".join([job.dataset_name, *job.few])
+    name = " ".join([job.dataset_name, *job.images_a_class])
     hold_out = "nothing" if nothing else ", ".join(job.hold_out)
     seconds = show.duration(sum(record.seconds for record in records))
     return f"{name}, {hold_out} held out: {label(measure, job.scores)} {values}; {seconds}"
@@ -70,7 +70,7 @@ def seconds_by_kind(experiment: Experiment) -> tuple[pd.Series, str]:
 
 def _kind(run: Any) -> str:
     """What a Run or a Record has in common with those that take about as long."""
-    return json.dumps([run.dataset, run.method, plan.chosen(run.settings)], sort_keys=True)
+    return json.dumps([run.dataset, run.method, plan.non_default(run.settings)], sort_keys=True)
 
 
 def estimate(experiments: Sequence[Experiment], seconds: pd.Series, jobs: int) -> str:
@@ -102,8 +102,8 @@ def _work(experiments: Sequence[Experiment]) -> tuple[set[Path], dict[Path, Run]
             if run.external:
                 continue
             planned.add(run.home)
-            wanted = plan.scoring(run.experiment)
-            scores = store.lacking(record, wanted) if record else wanted
+            wanted = plan.how_scored(run.experiment)
+            scores = store.missing_scores(record, wanted) if record else wanted
             # Trained runs may lack a record of their scores on the test images that are here
             trained = record or (store.trained(run) if run.data else None)
             if trained is None:
