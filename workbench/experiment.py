@@ -126,8 +126,6 @@ class Which(Group):
     """Number of the first: 3 with trials 2 makes trials 3 and 4."""
     missing: Literal["skip", "train"] = "skip"
     """What to do about a run that isn't in outputs/ yet."""
-    data_digest: OrNone[Annotated[str, Field(pattern=r"^[0-9a-f]{8}-[0-9a-f]{8}$")]] = None
-    """The version of the data set that runs were trained on; None: the one on this machine."""
 
 
 class Data(Group):
