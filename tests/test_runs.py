@@ -460,19 +460,26 @@ def test_where_a_file_system_has_no_locks_the_file_of_an_old_one_holds_nobody_up
         pass
 
 
-def test_files_half_written_are_removed_unless_their_process_lives_or_is_elsewhere(folder):
-    (run,) = plan.planned(tiny(folder, methods="classification", trials=1, epochs=2))
-    run.home.mkdir(parents=True)
+def test_files_half_written_are_removed_unless_their_process_may_live(folder):
+    """Beside an unfinished run, a finished one, a data set, or wherever a file is written."""
+    unfinished, whole = (tiny(folder, methods="classification", epochs=n) for n in (2, 3))
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     here = socket.gethostname()
-    kept = {
-        f".scores.npz-{who}-ab_c1.part" for who in (f"{here}-{os.getppid()}", f"far-{dead.pid}")
-    }
-    for name in (*kept, f".scores.npz-{here}-{dead.pid}-ab_c1.part"):
-        (run.home / name).write_bytes(b"half")
-    runs.complete(run.experiment)
-    assert {path.name for path in run.home.iterdir()} - {*LOCKS} == FILES | kept
+    kept = {f".a.npz-{who}-ab_c1.part" for who in (f"{here}-{os.getppid()}", f"far-{dead.pid}")}
+    places = [plan.planned(how)[0].home for how in (unfinished, whole)]
+    places.append(folder / "data")
+    for place in places:
+        place.mkdir(parents=True, exist_ok=True)
+        for name in (*kept, f".a.npz-{here}-{dead.pid}-ab_c1.part", ".a.npz-old-5-x.part"):
+            (place / name).write_bytes(b"half")
+        os.utime(place / ".a.npz-old-5-x.part", (time.time() - 1e5, time.time() - 1e5))
+    for how in (unfinished, whole):
+        runs.complete(how)
+    other_data(folder)
+    plan.current_digests(whole)  # is written beside the data set
+    for place in places:
+        assert {path.name for path in place.glob(".*.part")} == kept
 
 
 def test_other_test_images_are_scored_anew_and_other_training_images_trained_anew(
