@@ -16,7 +16,7 @@ from semlib.metrics import Features
 from semlib.randomness import seeded
 from workbench import own
 from workbench.runs import plan
-from workbench.runs.guard import ScoreError, guarded
+from workbench.runs.guard import ScoreError, check_shape, guarded
 from workbench.runs.plan import Run, array_name
 
 # Every record has it: learning curves show it, and it costs nothing
@@ -131,9 +131,7 @@ def fit(
             values = np.array(function(train=train, labels=labels, net=net)(test), np.float64)
     except Exception as error:  # a user's function can raise any
         raise ScoreError(name, error) from error
-    count = len(test.logits)
-    if values.shape != (count,):
-        raise ScoreError(name, f"should be ({count},), one number an image, not {values.shape}")
+    check_shape(name, values.shape, len(test.logits))
     return values
 
 
