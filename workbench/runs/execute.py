@@ -124,7 +124,7 @@ def finish(run: Run, data: Dataset, wait: bool = True) -> Record:
 
 
 def _train(run: Run, data: Dataset) -> Record:
-    scorer = Scorer(run, data, MSP | plan.how_scored(run.experiment))
+    scorer = Scorer(run, data, MSP | store.missing_scores(None, run.experiment))
     hardware = machine.set_up(run.experiment)
     stamp: dict[str, Any] = {"form": FORM, "address": run.address, "data": list(digests_of(data))}
     if run.experiment.average_last_epochs > 1:
@@ -238,21 +238,19 @@ def _score_from_weights(run: Run, record: Record, data: Dataset) -> Record:
     stays too.
     """
     e = run.experiment
-    wanted = plan.how_scored(e)
     home = record.home
     old = record.scores() if record.data == run.data else {}
     if not old:
         home = run.homes[1]
         fresh = {"metrics": {}, "scoring": {}, "commit": _commit(), "finished": store.now()}
         record = record.model_copy(update=fresh)
-        wanted = MSP | wanted
-    wanted = store.missing_scores(record, wanted)
+    wanted = store.missing_scores(record, e)
     if not wanted:
         return record
     if e.average_last_epochs > 1:
         late = f"is finished, so {', '.join(wanted)} can't be averaged over epochs any more"
         raise ConfigError(f"{run.title}: {late}; choose another profile")
-    scorer = Scorer(run, data, wanted, taken=record.scoring)
+    scorer = Scorer(run, data, wanted if old else MSP | wanted, taken=record.scoring)
     net = network(record, data).to(machine.device(e))
     # channels last as in training: the scores are then the same to the bit
     measured = scorer.score(net.to(memory_format=torch.channels_last))

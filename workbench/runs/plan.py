@@ -250,12 +250,9 @@ def planned(experiment: Experiment, data: Digests | None = None) -> list[Run]:
     """
     classes = held_out(experiment)
     data = data or current_digests(experiment)
-    computed = tuple(name for name in experiment.scores if not name.startswith(EXTERNAL))
-    trained = experiment.model_copy(update={"scores": computed})
     runs = []
     for trial in range(experiment.first_trial, experiment.first_trial + experiment.trials):
         for hold_out in classes:
             for method in experiment.methods:
-                settings = trained if method in experiment.trained_methods else experiment
-                runs.append(Run(settings, hold_out, method, trial, data))
+                runs.append(Run(experiment, hold_out, method, trial, data))
     return runs

@@ -194,22 +194,21 @@ def finished(experiment: Experiment) -> list[Record]:
 
 def missing(experiment: Experiment, data: Digests | None = None) -> list[Run]:
     """The runs to train or to score: not finished, or without one of the experiment's scores."""
-    wanted = plan.how_scored(experiment)
     return [
         run
         for run, record in progress(experiment, data)
-        if not run.external and (record is None or missing_scores(record, wanted))
+        if not run.external and (record is None or missing_scores(record, experiment))
     ]
 
 
-def missing_scores(
-    record: Record, wanted: Mapping[str, dict[str, Any]]
-) -> dict[str, dict[str, Any]]:
-    """The scores that a record does not have; imported ones are not waited for."""
-    if record.external:
+def missing_scores(record: Record | None, experiment: Experiment) -> dict[str, dict[str, Any]]:
+    """How each score is computed that a record lacks; imported ones are not waited for."""
+    if record and record.external:
         return {}
+    wanted = plan.how_scored(experiment)
     computed = {name: how for name, how in wanted.items() if not name.startswith(EXTERNAL)}
-    return {name: how for name, how in computed.items() if record.key(how) is None}
+    known = record.scoring.values() if record else ()
+    return {name: how for name, how in computed.items() if how not in known}
 
 
 def find(run: Run) -> Record | None:
