@@ -18,32 +18,25 @@ FEW_STEPS = 5  # of a training: fewer are warned of
 
 def check(experiment: Experiment) -> None:
     """ConfigError names a class, network, method, score or device that there isn't."""
-    plan.held_out(experiment)
-    _check_architecture(experiment)
-    for name in experiment.trained_methods:
+    e = experiment
+    plan.held_out(e)
+    for name in (e.architecture, *e.trained_methods):
         if ":" in name:
             own.function(name)
-    external.check(experiment)
-    plan.how_scored(experiment)
-    machine.device(experiment)
-    emulated = experiment.precision == "bfloat16" and not machine.has_bfloat16(experiment)
-    if emulated and experiment.missing == "train":
-        slow = "emulated on this processor or GPU, and slower than float32"
-        warnings.warn(f"precision: bfloat16 is {slow}", stacklevel=2)
-
-
-def _check_architecture(experiment: Experiment) -> None:
-    name = experiment.architecture
-    if ":" in name:
-        own.function(name)
-    else:
+    if ":" not in e.architecture:
         try:
-            models.groups(name, experiment.widen_factor)
+            models.groups(e.architecture, e.widen_factor)
         except ValueError as error:
             raise ConfigError(str(error)) from None
-    if "cpc" in experiment.methods and name not in models.CPC:
-        needs = f"cpc needs a network that encodes patches, not {name}"
+    if "cpc" in e.methods and e.architecture not in models.CPC:
+        needs = f"cpc needs a network that encodes patches, not {e.architecture}"
         raise ConfigError(f"methods: {needs}; choose architecture {', '.join(models.CPC)}")
+    external.check(e)
+    plan.how_scored(e)
+    machine.device(e)
+    if e.precision == "bfloat16" and e.missing == "train" and not machine.has_bfloat16(e):
+        slow = "emulated on this processor or GPU, and slower than float32"
+        warnings.warn(f"precision: bfloat16 is {slow}", stacklevel=2)
 
 
 def check_data(experiment: Experiment, data: Dataset) -> None:

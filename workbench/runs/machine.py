@@ -61,21 +61,13 @@ def cores() -> int:
 
 def quota(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/self/cgroup")) -> int | None:
     """The CPU cores that this process's control groups allow, rounded up; None without a limit."""
-    groups = []
     limits = []
-    with suppress(OSError):
-        for line in of.read_text().splitlines():
-            _, kinds, path = line.split(":", 2)
-            if not kinds or "cpu" in kinds.split(","):  # version 2 names no kinds
-                group = root / ("cpu" if kinds else "") / path.strip("/")
-                groups += [group, *group.parents]
-    for group in groups:
-        for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
-            with suppress(OSError, ValueError):  # no such file; "max", which is no limit
-                text = " ".join((group / name).read_text() for name in files)
-                allowed, period = map(int, text.split())
-                limits.append(math.ceil(allowed / period))
-    return min((limit for limit in limits if limit > 0), default=None)
+    mine = re.search("^0::/(.*)", of.read_text(), re.MULTILINE) if of.exists() else None
+    for group in (root / mine[1], *(root / mine[1]).parents) if mine else ():
+        with suppress(OSError, ValueError):  # no such file; "max", which is no limit
+            allowed, period = map(int, (group / "cpu.max").read_text().split())
+            limits.append(math.ceil(allowed / period))
+    return min(limits, default=None)
 
 
 def device_name(device: str) -> str:
