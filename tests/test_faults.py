@@ -68,11 +68,11 @@ def command(folder, *words, **changes):
     return ["run", "notebooks/holdout.ipynb", *parameters(**given), *place, *words]
 
 
-def started(folder, *words):
+def started(folder, *words, **how):
     line = [sys.executable, "-m", "semlib", *map(str, words)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     places = environment(SEMLIB_DATA=folder / "data", PYTHONPATH=semlib_path(folder))
-    return subprocess.Popen(line, cwd=ROOT, env=places, **pipes)
+    return subprocess.Popen(line, cwd=ROOT, env=places, **pipes, **how)
 
 
 def until(condition, process, seconds=200):
@@ -92,12 +92,17 @@ def kernels(process):
 
 
 @pytest.mark.notebook
-def test_sigterm_stops_the_kernel_and_the_same_command_goes_on(folder):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_the_kernel_and_the_same_command_goes_on(folder, number):
+    """Ctrl-C in a terminal reaches the kernel too."""
     long = {"epochs": 4000, "checkpoint_every": 20, "evaluate_every": 4000}
-    process = started(folder, *command(folder, **long))
+    process = started(folder, *command(folder, **long), start_new_session=True)
     until(lambda: list(folder.rglob("checkpoint.before.pt")), process)
     mine = kernels(process)
-    process.terminate()
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
     last = process.communicate(timeout=60)[1].splitlines()[-1]
     assert process.returncode == 130 and last.startswith("stopped; the same command goes on")
     assert mine and not any(map(psutil.pid_exists, mine)) and not list(folder.rglob("record.json"))
@@ -185,46 +190,26 @@ def test_a_grid_whose_files_are_of_tomorrow_runs_what_is_missing_alone(folder):
 # --- other processes
 
 TWICE = """
-import errno, fcntl, pathlib, sys, time
+import pathlib, sys, time
 from semlib import training
 from workbench import runs
 from workbench.experiment import create
-from workbench.runs import plan
 name, place, experiment = sys.argv[1], pathlib.Path(sys.argv[2]), create({settings!r})
-def wait(*paths):
-    while not all(path.exists() for path in paths):
-        time.sleep(0.01)
-def begin_together(what):
-    (place / (what + name)).touch()
-    wait(place / (what + "first"), place / (what + "second"))
 train = training.train
 def reported(*args, **options):
     print("trained", flush=True)
     return train(*args, **options)
 training.train = reported
-{without_locks}
-begin_together("imported-")
+(place / name).touch()
+while not all((place / other).exists() for other in ("first", "second")):
+    time.sleep(0.01)
 runs.complete(experiment)
 """
-# Both train; the second one's training ends when the first one's record is there
-WITHOUT_LOCKS = """
-def flock(*args):
-    raise OSError(errno.ENOLCK, "No locks available")
-fcntl.flock = flock
-def twice(*args, **options):
-    begin_together("training-")
-    yield from reported(*args, **options)
-    if name == "second":
-        wait(plan.planned(experiment)[0].home / "record.json")
-        time.sleep(0.5)
-        (place / "late").touch()
-training.train = twice
-"""
 
 
-def both(experiment, place, without_locks=""):
+def both(experiment, place):
     """How many runs either of two processes trains that complete the experiment at once."""
-    code = TWICE.format(settings=experiment.model_dump(mode="json"), without_locks=without_locks)
+    code = TWICE.format(settings=experiment.model_dump(mode="json"))
     place.mkdir()
     pipe = {"env": environment(), "stdout": subprocess.PIPE, "text": True}
     words = [[sys.executable, "-c", code, name, place] for name in ("first", "second")]
@@ -246,16 +231,6 @@ def test_two_processes_share_the_runs_of_a_table(folder):
     experiment = tiny(folder, trials=3, epochs=12)
     counts = both(experiment, folder / "both")
     assert sum(counts) == 6 == len(store.finished(experiment)) and min(counts) >= 1
-
-
-@pytest.mark.slow
-def test_where_locks_do_nothing_the_first_record_stands(folder):
-    experiment = tiny(folder, methods="classification")
-    assert both(experiment, folder / "both", WITHOUT_LOCKS) == [1, 1]  # trained twice at worst
-    (run,) = plan.planned(experiment)
-    assert store.find(run) and {path.name for path in run.home.iterdir()} - {"run.lock"} == FILES
-    late = (folder / "both" / "late").stat().st_mtime  # the second wrote none of the files
-    assert all((run.home / name).stat().st_mtime < late for name in FILES)
 
 
 @pytest.mark.notebook

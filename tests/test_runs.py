@@ -5,10 +5,8 @@ import hashlib
 import itertools
 import json
 import os
-import random
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -27,7 +25,6 @@ from helpers import (
     change_data,
     contents,
     environment,
-    parameters,
     pets,
     scores,
     tiny,
@@ -209,34 +206,6 @@ def test_same_trial_same_scores_other_trial_others(trained, untrained):
     before = scores(tiny(trained, trials=2))
     assert again == {key: before[key] for key in again}
     assert before["one", "rotation", 0]["msp"] != before["one", "rotation", 1]["msp"]
-
-
-def test_a_trials_trunk_begins_equal_for_every_method(untrained, monkeypatch):
-    started = []
-    seeds = []
-
-    def stop(net, *args, **options):
-        seeds.append(options["seed"])
-        started.append({name: value.clone() for name, value in net.state_dict().items()})
-        raise FloatingPointError("far enough")
-
-    monkeypatch.setattr(execute.training, "train", stop)
-    with pytest.raises(FloatingPointError, match="far enough"):
-        runs.complete(tiny(untrained, trials=2))
-    first, rotation, second, _ = started
-    assert all(torch.equal(value, rotation[name]) for name, value in first.items())
-    assert not torch.equal(first["stem.weight"], second["stem.weight"])
-    assert seeds[0] == seeds[1] != seeds[2] == seeds[3]  # order and dropout are a trial's own too
-
-
-def test_pixels_are_normalised_by_the_training_images_without_the_held_out_class(trained):
-    train = prepared.load("tiny", trained / "data").train
-    pixels = train.images[train.labels != 1] / 255
-    for record in store.finished(tiny(trained)):
-        weights = torch.load(record.home / "weights.pt")
-        assert (weights["mean"].item(), weights["std"].item()) == pytest.approx(
-            (pixels.mean(), pixels.std()), rel=1e-5
-        )
 
 
 @pytest.mark.parametrize("fill", [None, 0.25])
@@ -591,21 +560,6 @@ def test_runs_that_no_longer_match_are_counted_once_with_the_reason(folder, monk
     assert line in show.remarks(experiment, [])
     other_settings = tiny(folder, trials=2, epochs=9)
     assert store.unused_runs([other_settings]) == []
-
-
-def test_no_run_resumes_on_other_data(untrained, monkeypatch):
-    experiment = tiny(untrained, methods="classification")
-    (run,) = plan.planned(experiment)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(store, "write_scores", interrupt)
-        runs.complete(experiment)
-    assert (run.home / "checkpoint.pt").exists()
-    other_data(untrained)
-    (record,) = runs.complete(experiment)
-    assert list(record.history().epoch) == [1, 2, 3]
-    fresh = tiny(untrained, methods="classification", outputs=str(untrained / "fresh"))
-    runs.complete(fresh)
-    assert scores(experiment) == scores(fresh)
 
 
 def test_a_checkpoint_of_an_older_form_is_not_resumed_from(untrained, monkeypatch, capsys):
@@ -1061,43 +1015,6 @@ def test_a_kill_between_any_two_files_changes_nothing(untrained):
         assert all(len(record.history()) == 2 for record in store.finished(experiment))
         for run in plan.planned(experiment):
             assert {path.name for path in run.home.iterdir()} - {*LOCKS} == FILES, moment
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("way", ["python", "notebook"])
-def test_a_process_killed_at_random_moments_ends_as_an_undisturbed_one(untrained, way):
-    chance = random.Random(0)
-    kills = 9 if way == "python" else 1
-    changes = {"epochs": 10, "precision": "auto"}
-    begun = time.perf_counter()
-    runs.complete(tiny(untrained, **changes))
-    seconds = time.perf_counter() - begun
-    whole = scores(tiny(untrained, **changes))
-    for k in range(kills):
-        disturbed = tiny(untrained, outputs=str(untrained / f"disturbed-{k // 3}"), **changes)
-        process = started(disturbed, way)
-        while way == "notebook" and not list(untrained.glob("disturbed-0/**/checkpoint.pt")):
-            assert process.poll() is None
-            time.sleep(0.02)
-        time.sleep(chance.uniform(0, seconds))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        if k % 3 == 2 or way == "notebook":
-            assert started(disturbed, way).wait(200) == 0 and scores(disturbed) == whole
-
-
-def started(experiment, way) -> subprocess.Popen:
-    settings = experiment.model_dump(mode="json", exclude_defaults=True)
-    code = f"print('ready', flush=True)\nruns.complete(create({settings!r}))"
-    imports = "from workbench import runs\nfrom workbench.experiment import create\n"
-    command = [sys.executable, "-c", imports + code]
-    if way == "notebook":
-        settings["hold_out"] = "one"
-        words = parameters(**{k: v or "none" for k, v in settings.items()})
-        command = [sys.executable, "-m", "semlib", "run", "notebooks/holdout.ipynb", *words]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE)
-    assert process.stdout.readline()
-    return process
 
 
 def test_a_run_that_another_process_holds_is_waited_for_with_its_name(
