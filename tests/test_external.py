@@ -335,7 +335,7 @@ def test_nothing_may_be_held_out(folder):
     assert record.hold_out is None and set(record.metrics) == {"accuracy", "accuracy@upright"}
 
 
-def test_a_dry_grid_counts_what_is_trained(folder, capsys):
+def test_a_dry_grid_counts_what_is_trained_or_says_that_nothing_is(folder, capsys):
     add(folder, scores(folder))
     words = parameters(**places(folder) | {"dataset": "tiny", "hold_out": "one", "trials": 1})
     capsys.readouterr()
@@ -344,3 +344,6 @@ def test_a_dry_grid_counts_what_is_trained(folder, capsys):
         assert main(["grid", "params/demo/benchmark.yaml", *words, *more]) == 0
         out = capsys.readouterr().out
         assert "0 of 1 runs are finished, 1 are missing" in out and "1 jobs" in out
+    words += ["-p", "missing", "skip", "--dry-run"]
+    assert main(["grid", "params/demo/benchmark.yaml", *words]) == 0
+    assert "benchmark (tiny): trains nothing" in capsys.readouterr().out

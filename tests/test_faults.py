@@ -97,7 +97,7 @@ def test_a_signal_stops_the_kernel_and_the_same_command_goes_on(folder, number):
     """Ctrl-C in a terminal reaches the kernel too."""
     long = {"epochs": 4000, "checkpoint_every": 20, "evaluate_every": 4000}
     process = started(folder, *command(folder, **long), start_new_session=True)
-    until(lambda: list(folder.rglob("checkpoint.before.pt")), process)
+    until(lambda: list(folder.rglob("checkpoint.pt")), process)
     mine = kernels(process)
     if number == signal.SIGINT:
         os.killpg(process.pid, number)
