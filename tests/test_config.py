@@ -297,6 +297,11 @@ def test_a_committed_params_file_is_valid_and_names_its_command(path):
     assert re.search(rf"^# .*python -m semlib (run|grid)\b.*{re.escape(named(path))}", first)
     trains = "missing" in papermill.inspect_notebook(str(notebook_of(path)))
     assert {experiment.missing for experiment in experiments} == {"train" if trains else "skip"}
+    on_cpus = path.parent.name in ("demo", "cpu")
+    if trains:  # no committed number depends on the processor
+        assert {e.precision for e in experiments} == {"float32" if on_cpus else "bfloat16"}
+    statistics = "upright" if path.parent.name == "demo" and trains else "mixed"
+    assert {e.statistics for e in experiments} == {statistics}
 
 
 def test_every_notebook_has_parameters_for_every_profile():

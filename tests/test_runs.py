@@ -686,20 +686,6 @@ def test_odin_with_another_epsilon_has_a_key_of_its_own(folder, no_training):
         assert list(shown) == measured
 
 
-def test_a_plain_key_of_other_settings_in_an_older_record_stays(folder, no_training):
-    """Odin with any settings had the plain name, and so had any source of a user's score."""
-    how = tiny(folder, methods="classification")
-    (record,) = store.finished(how)
-    older = {**record.scoring, "odin": record.scoring["odin"] | {"epsilon": 0.5}}
-    record = store.rewrite(record, scoring=older)
-    assert key(record, tiny(folder, epsilon=0.5), "odin") == "odin" and len(store.missing(how)) == 1
-    (record,) = runs.complete(how)
-    assert record.scoring["odin"] == older["odin"]
-    own = key(record, how, "odin")
-    assert own == "odin(version=1,temperature=1000.0,epsilon=5e-05)"
-    np.testing.assert_array_equal(record.scores()[own], record.scores()["odin"])
-
-
 def test_scores_added_later_equal_those_from_the_start(folder, untrained, no_training, monkeypatch):
     """And are of the kept network: float32 features of another batch size can swap two images."""
     later = runs.complete(tiny(folder, epsilon=0.01, scores=SCORES))

@@ -250,7 +250,7 @@ def _score_from_weights(run: Run, record: Record, data: Dataset) -> Record:
     if e.average_last_epochs > 1:
         late = f"is finished, so {', '.join(wanted)} can't be averaged over epochs any more"
         raise ConfigError(f"{run.title}: {late}; choose another profile")
-    scorer = Scorer(run, data, wanted if old else MSP | wanted, taken=record.scoring)
+    scorer = Scorer(run, data, wanted if old else MSP | wanted)
     net = network(record, data).to(machine.device(e))
     # channels last as in training: the scores are then the same to the bit
     measured = scorer.score(net.to(memory_format=torch.channels_last))

@@ -6,7 +6,7 @@ The address is a hash of everything that the weights depend on.
 
 import hashlib
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -176,14 +176,13 @@ def _how(score: str, experiment: Experiment) -> dict[str, Any]:
     return how
 
 
-def score_key(how: Mapping[str, Any], taken: Container[str] = ()) -> str:
+def score_key(how: Mapping[str, Any]) -> str:
     """A score's key in a record: msp, my_score:energy(version=1,source=1a2b3c4d5e6f7081).
 
-    The plain name only where all settings are at their default and it is not taken: in older
-    records it may be of other settings.
+    The plain name only where all settings are at their default.
     """
     settings = {name: value for name, value in how.items() if name not in ("score", "stored")}
-    if settings.items() <= _USUAL.items() and how["score"] not in taken:
+    if settings.items() <= _USUAL.items():
         return how["score"]
     return f"{how['score']}({','.join(f'{name}={value}' for name, value in settings.items())})"
 

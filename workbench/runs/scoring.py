@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -30,13 +30,13 @@ class Scorer:
     like the digests of their sources: their files may be edited while the run trains.
     """
 
-    def __init__(self, run: Run, data: Dataset, scores: Mapping, taken: Container[str] = ()):
+    def __init__(self, run: Run, data: Dataset, scores: Mapping):
         self.data = data
         self.split = run.split(data)
         self.scores = dict(scores)
         self.crop_side = run.experiment.crop_side
         self.batch = run.experiment.score_batch
-        self.keys = {name: plan.score_key(how, taken) for name, how in scores.items()}
+        self.keys = {name: plan.score_key(how) for name, how in scores.items()}
         self.functions = {name: function(how) for name, how in scores.items()}
         self.failed: dict[str, str] = {}
         self.arrays: dict[str, np.ndarray] = {}

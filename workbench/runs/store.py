@@ -349,8 +349,8 @@ def read_record(home: Path) -> Record:
     path = home / "record.json"
     try:
         fields = json.loads(path.read_bytes())
-        recipe = 1 if "fingerprint" in fields else fields["recipe"]  # the first did not say so
-        is_current = recipe == plan.recipe_of(fields.get("method", ""))
+        recipe = fields["recipe"]
+        is_current = recipe == plan.recipe_of(fields["method"])
         record = Record(**fields) if is_current else None
     except Exception as error:  # it can hold anything
         raise ValueError(f"{path} is not a record ({one_line(error, 100)})") from None
