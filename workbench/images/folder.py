@@ -5,47 +5,25 @@ import io
 import os
 import re
 import threading
+import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
-from tqdm import tqdm
+from PIL import Image, ImageCms, ImageFile, ImageOps
+from tqdm.contrib.concurrent import thread_map
 
 from semlib.datasets import DataError, Dataset, ImageSet
 from workbench.files import one_line, stamp
 from workbench.images.checks import check_memory, class_name
 
-PREPARATION = 2  # raised when the same files give other pixels: folders are prepared anew
+PREPARATION = 3  # raised when the same files give other pixels: folders are prepared anew
 LAYOUT = "lay images out as train/<class>/* and test/<class>/*"
 LEFTOVERS = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found")
-OTHER_NAMES = {  # what the parts are called elsewhere, in lower case
-    "train": ("train", "training"),
-    "test": ("test", "testing", "val", "valid", "validation", "dev", "eval"),
-}
 LARGE = 20_000_000  # pixels: a larger JPEG is decoded smaller, others one at a time
 WORKERS = min(8, os.cpu_count() or 1)  # each holds an image or two in memory
 _one_large = threading.Lock()
-
-
-class Member(NamedTuple):
-    """An image inside an uncompressed tar file."""
-
-    tar: Path
-    name: str
-    offset: int
-    size: int
-
-    def __str__(self) -> str:
-        return f"{self.tar}: {self.name}"
-
-    def open(self, mode: str) -> io.BytesIO:
-        with self.tar.open(mode) as file:
-            file.seek(self.offset)
-            return io.BytesIO(file.read(self.size))
 
 
 def classes(root: Path) -> tuple[str, ...]:
@@ -73,9 +51,8 @@ def scan(root: Path) -> dict[str, list[tuple[Path, int]]]:
 def _class_folders(root: Path, part: str) -> dict[str, Path]:
     folder = root / part
     if not folder.is_dir():
-        others = [path.name for path in _entries(root) if path.name.lower() in OTHER_NAMES[part]]
-        offer = f"rename {others[0]}/ to {part}/, or link it" if others else LAYOUT
-        raise DataError(f"{root} has no {part}/; {offer}")
+        there = ", ".join(path.name for path in _entries(root)) or "nothing"
+        raise DataError(f"{root} has no {part}/, only {there}; {LAYOUT}")
     found: dict[str, Path] = {}
     for path in _entries(folder):
         if not path.is_dir():
@@ -104,15 +81,9 @@ def images(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if not leftover(path.name))
-    except OSError as error:
-        raise DataError(f"{folder} can't be read ({error.strerror})") from None
-
-
-def leftover(name: str) -> bool:
-    """Whether a file is hidden, or one that Windows, macOS or a file server leaves behind."""
-    return name[0] == "." or name.lower() in LEFTOVERS
+    """What is in a folder, without hidden files and what Windows, macOS or a server left there."""
+    entries = sorted(folder.iterdir())
+    return [path for path in entries if path.name[0] != "." and path.name.lower() not in LEFTOVERS]
 
 
 def listing(root: Path) -> str:
@@ -149,35 +120,45 @@ def unlabelled(root: Path, data: Dataset) -> tuple[list[str], np.ndarray]:
     return [path.relative_to(root).as_posix() for path in found], pixels
 
 
-def decode_all(files: Sequence[Path | Member], side: int, what: str) -> np.ndarray:
+def decode_all(files: Sequence[Path], side: int, what: str) -> np.ndarray:
     """Decode files in parallel into uint8 (N, 3, side, side). DataError names wrong ones."""
     count = len(files)
     check_memory(count * 3 * side**2, f"{what}: {count:,} images of {side}x{side} pixels")
     pixels = np.empty((count, 3, side, side), np.uint8)
     wrong: list[str] = []
+    on_white: list[Path] = []
 
     def attempt(k: int) -> None:
         try:
-            pixels[k] = decode(files[k], side)
+            pixels[k] = decode(files[k], side, on_white)
         except DataError as error:
             wrong.append(str(error))
 
-    with ThreadPoolExecutor(WORKERS) as pool:  # Pillow works outside the interpreter's lock
-        done = pool.map(attempt, range(count))
-        list(tqdm(done, desc=what, total=count, unit="image", leave=False))
+    with warnings.catch_warnings():  # Pillow's, of metadata: not one for each image
+        warnings.filterwarnings("ignore", module="PIL")
+        how = {"desc": what, "unit": "image", "leave": False, "max_workers": WORKERS}
+        thread_map(attempt, range(count), **how)
     if wrong:
         more = f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""
         raise DataError(f"{len(wrong)} of {count} images: {'; '.join(sorted(wrong)[:10])}{more}")
+    if on_white:
+        said = f"{what}: {len(on_white)} of {count} images have transparent parts, now white"
+        warnings.warn(f"{said}; {min(on_white)} is one", stacklevel=2)
     return pixels
 
 
-def decode(file: Path | Member, side: int) -> np.ndarray:
-    """One image as uint8 (3, side, side): the shorter side is resized to `side`, then cropped."""
+def decode(file: Path, side: int, on_white: list[Path] | None = None) -> np.ndarray:
+    """One image as uint8 (3, side, side): the shorter side is resized to `side`, then cropped.
+
+    A file with transparent parts, which become white, is added to on_white.
+    """
     try:
-        image = _rgb(file.open("rb"), side)
+        image, is_on_white = _rgb(file, side)
     except Exception as error:  # Pillow raises many kinds
         cause = "too little memory" if isinstance(error, MemoryError) else one_line(error)
         raise DataError(f"{file} can't be read as an image ({cause})") from error
+    if is_on_white and on_white is not None:
+        on_white.append(file)
     scale = side / min(image.size)
     size = [max(side, round(length * scale)) for length in image.size]
     image = image.resize(size, Image.Resampling.BILINEAR)
@@ -185,23 +166,40 @@ def decode(file: Path | Member, side: int) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + side, top + side))).transpose(2, 0, 1)
 
 
-def _rgb(file: BinaryIO, side: int) -> Image.Image:
-    """The picture in a file as a viewer shows it: upright, transparent parts white."""
-    with file, Image.open(file) as image:
+def _rgb(file: Path, side: int) -> tuple[Image.Image, bool]:
+    """The picture as a viewer shows it: upright, in sRGB, on white; whether it is transparent."""
+    is_transparent = False
+    with Image.open(file) as image:
         _check_kind(image)
         whole = image.width * image.height
-        if image.format in ("JPEG", "MPO"):
-            _decode_smaller(image, side)
+        if image.format in ("JPEG", "MPO"):  # a large one at a half, quarter or eighth of its sides
+            least = int(min(image.size) * (LARGE / whole) ** 0.5 / 2) + 1
+            image.draft(None, (max(side, least), max(side, least)))
         # a progressive JPEG is decoded whole, and made smaller afterwards
         in_memory = whole if image.info.get("progressive") else image.width * image.height
         with _one_large if in_memory > LARGE else nullcontext():
             image.load()
             with suppress(Exception):  # of damaged metadata: the picture is read as stored
                 ImageOps.exif_transpose(image, in_place=True)
+            profile = image.info.get("icc_profile")
             if image.has_transparency_data:
-                white = Image.new("RGBA", image.size, "white")
-                image = Image.alpha_composite(white, image.convert("RGBA"))
-            return image if image.mode == "RGB" else image.convert("RGB")
+                image = image.convert("RGBA")
+                is_transparent = image.getextrema()[3][0] < 255
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            if profile:
+                with suppress(Exception):  # damaged, or of other channels
+                    image = _in_srgb(image, profile)
+            return image.convert("RGB"), is_transparent
+
+
+def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """Apply the picture's own colour profile."""
+    own = ImageCms.getOpenProfile(io.BytesIO(profile))
+    if "sRGB" in own.profile.profile_description:
+        return image
+    if image.mode not in ("L", "CMYK"):
+        image = image.convert("RGB")
+    return ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
 
 
 def _check_kind(image: ImageFile.ImageFile) -> None:
@@ -219,13 +217,3 @@ def _check_kind(image: ImageFile.ImageFile) -> None:
         raise ValueError("it has several pages or frames; save one (magick a.tif[0] b.png)")
     if image.format == "TIFF" and "RGBX" in str(image.tile):
         raise ValueError("its fourth channel isn't transparency; save three (as RGB)")
-
-
-def _decode_smaller(image: Image.Image, side: int) -> None:
-    """Have a large JPEG decoded at a half, quarter or eighth of its sides, as its size says."""
-    width, height = image.size
-    for step in (8, 4, 2):
-        is_large = width * height > LARGE * (step // 2) ** 2
-        if is_large and step * side <= min(width, height):
-            image.draft(None, (width // step, height // step))
-            return
