@@ -273,7 +273,7 @@ def test_a_dry_run_counts_the_runs_and_their_time_and_writes_nothing(tmp_path, m
 
 
 @pytest.mark.parametrize("scores", [["msp", "knn", "odin", "vim"], ["odin"]], ids=len)
-def test_a_dry_run_says_which_scores_finished_runs_lack(tmp_path, capsys, scores):
+def test_a_dry_run_counts_finished_runs_that_lack_scores(tmp_path, capsys, scores):
     """On a machine without the data too, and beside runs that another device has made."""
     common = {"dataset": "cifar10", "methods": "classification", "hold_out": ["cat", "dog"]}
     helpers.made_up(tmp_path, **common, trials=1)
@@ -285,8 +285,7 @@ def test_a_dry_run_says_which_scores_finished_runs_lack(tmp_path, capsys, scores
     text = "2 of 4 runs are finished, 2 are missing: 2 s of training, 1 s side by side\n"
     if scores != ["odin"]:
         text = "0 of 4 runs are finished, 4 are missing: 2 s of training, 1 s side by side"
-        text += ", 2 of them only to be scored: they lack knn, vim"
-        text += " (2 can't be, for their weights are not here)\n"
+        text += ", 2 of them only to be scored\n"
     assert text in said
 
 
@@ -381,7 +380,7 @@ def test_a_grid_whose_lock_is_held_starts_nothing(failing, tmp_path, capsys):
 WRONG = [
     (["--gpus", "98,99"], "--gpus: 98, 99 is not here; choose from "),
     (["--on", "moon"], "--on: no profile 'moon'; choose from local, slurm, or a folder"),
-    (["-p", "outputs", "/proc/none"], "outputs: /proc/none/test can't be written to"),
+    (["-p", "outputs", "/proc/none"], "No such file or directory: '/proc/none"),
     (["--notebook", "table9"], "choose --notebook from appendix_d_baseline"),
 ]
 

@@ -199,7 +199,6 @@ def _execute(
         except Exception as error:  # a dead kernel, a timeout, a full disk
             where = f"the notebook so far is {short(out)}"
             print(f"error: {type(error).__name__}: {error}\n{where}", file=sys.stderr)
-            notebooks.say_why(out, error)
     return None
 
 
