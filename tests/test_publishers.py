@@ -2,15 +2,11 @@
 
 import hashlib
 import io
-import os
-import subprocess
-import sys
 import tarfile
 import warnings
 
 import numpy as np
 import pytest
-from helpers import environment
 from PIL import Image
 from torchvision.datasets import STL10
 
@@ -285,30 +281,3 @@ def test_table_1_counts_a_prepared_file_where_there_is_no_folder(root, tmp_path,
     assert counts.to_numpy().tolist() == [[2, 1]] * 6
     after = imagenet_subsets.samples("imagenet_spider", 1, data_root=tmp_path / "data")
     assert all((before[name] == after[name]).all() for name in before)
-
-
-PREPARE = """
-import resource, sys
-from workbench.images import prepared
-from workbench.results import plots, imagenet_subsets
-prepared.load("imagenet_dog", sys.argv[1])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2)
-"""
-
-
-@pytest.mark.slow
-def test_preparing_the_hounds_stays_under_4_gigabytes(tmp_path):
-    """As many files as Table 1 says, hard links to one photograph a class."""
-    fewer = {"n02092339": 1300, "n02091635": 738, "n02088632": 1136, "n02090379": 1290}
-    for wnid in imagenet.SUBSETS["imagenet_dog"]:
-        for part, count in (("train", fewer.get(wnid, 1300)), ("val", 50)):
-            (tmp_path / part / wnid).mkdir(parents=True)
-            first = tmp_path / part / wnid / "0.JPEG"
-            first.write_bytes(photograph(9, (375, 500)))
-            for k in range(1, count):
-                os.link(first, first.with_name(f"{k}.JPEG"))
-    command = [sys.executable, "-W", "error::UserWarning", "-c", PREPARE, tmp_path / "data"]
-    where = environment(SEMLIB_ILSVRC=tmp_path)  # all are there: no warning
-    done = subprocess.run(command, env=where, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 4

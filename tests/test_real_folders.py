@@ -240,6 +240,10 @@ def test_jobs_of_a_grid_have_distinct_short_names():
     assert len(set(found)) == len(found) and max(map(len, found)) < 150
     alone = [grid.names([part], "class")[0] for part in parts]
     assert alone == found  # whatever else is run with it
+    same = create({"dataset": "digits", "hold_out": "3"})
+    others = [same.model_copy(update=change) for change in ({"epochs": 2}, {"hold_out": ("3-0",)})]
+    assert len(set(grid.names([same, *others], "class"))) == 3
+    assert grid.names([same], "class") == ["holdout-digits-3"]
 
 
 @pytest.mark.parametrize("dataset", ["..", "../", ".", "/", "/tmp/.."])
