@@ -374,6 +374,31 @@ def test_damaged_metadata_do_not_keep_an_image_from_being_read(tmp_path, ending,
     assert np.abs(pixel - [200, 100, 50]).max() < 9
 
 
+# --- identical pictures
+
+
+def test_identical_pictures_are_counted_remarked_and_of_a_held_out_class_refused(tmp_path, say):
+    """By their pixels, whatever the files are."""
+    root = ants(tmp_path / "own")
+    places = {"train/ant/0.png": ["test/ant/8.png", "train/ant/8.png"]}
+    places["train/bee/0.png"] = ["train/cat/8.bmp", "test/cat/8.bmp"]
+    places["test/ant/0.png"] = ["test/bee/9.png"]  # no training image: each class is unseen
+    for old, copies in places.items():
+        for new in copies:
+            Image.open(root / old).save(root / new)
+    said = "Identical pictures: 2 among training and test images, 2 in several classes."
+    assert said in prepare(say, root)[1]
+    assert prepared.duplicates(str(root), None, 16).seen == {"bee": 1, "cat": 1}
+    how = {"dataset": root, "image_side": 16, "batch_size": 2}
+    words = ["run", "notebooks/holdout.ipynb", *few(tmp_path, **how | {"hold_out": "[ant, cat]"})]
+    refused(say(*words), "hold_out: among the training images of other classes", ": 1 of cat;")
+    assert not (tmp_path / "outputs").exists()
+    how |= {"dataset": str(root), "methods": "classification", "epochs": 3}
+    for change in ({"hold_out": "ant"}, {"hold_out": "cat", "allow_duplicates": True}):
+        experiment = tiny(tmp_path, **how | change)
+        assert said in show.remarks(experiment, runs.complete(experiment))
+
+
 # --- prepared files
 
 

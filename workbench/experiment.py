@@ -128,6 +128,8 @@ class Which(Group):
     """What to do about a run that isn't in outputs/ yet."""
     data_digest: OrNone[Annotated[str, Field(pattern=r"^[0-9a-f]{8}-[0-9a-f]{8}$")]] = None
     """The version of the data set that runs were trained on; None: the one on this machine."""
+    allow_duplicates: bool = False
+    """Train although pictures of a held-out class are among the training images of others."""
 
 
 class Data(Group):

@@ -23,11 +23,11 @@ from workbench.files import check_writable, folder_name, one_line, resolve, save
 from workbench.images import folder
 from workbench.images import ilsvrc as imagenet_files
 from workbench.images.checks import check_memory, check_parts, class_name
-from workbench.images.digests import Digests, digests_of
+from workbench.images.digests import Digests, Duplicates, digests_of, duplicates_of
 from workbench.images.folder import unlabelled
 
-__all__ = ["Digests", "check_parts", "classes", "data_root", "digests", "digests_of", "exists",
-           "is_name", "load", "read", "unlabelled", "unprepared", "write"]  # fmt: skip
+__all__ = ["Digests", "check_parts", "classes", "data_root", "digests", "digests_of", "duplicates",
+           "exists", "is_name", "load", "read", "unlabelled", "unprepared", "write"]  # fmt: skip
 
 SIDE = 32  # pixels of a folder's prepared images
 KEYS = ("classes", "train_images", "train_labels", "test_images", "test_labels")
@@ -152,10 +152,24 @@ def _with_validation(data: Dataset) -> Dataset:
     return replace(data, train=data.train[train], test=data.train[kept])
 
 
-def digests(
+def digests(*which: Any) -> Digests | None:
+    """The digests of what `load` gives; None if that needs a download or ImageNet's files.
+
+    which: name, root, side, fold and validation, as of `load`; those at the end may be left out.
+    """
+    found = _about(*which)
+    return found and found[0]
+
+
+def duplicates(*which: Any) -> Duplicates:
+    """The identical pictures of what `load` gives; none if that needs a download."""
+    found = _about(*which)
+    return found[1] if found else Duplicates(0, 0, {})
+
+
+def _about(
     name: str, root: Root = None, side: Number = None, fold: Number = None, validation: bool = False
-) -> Digests | None:
-    """The digests of what `load` gives; None if that needs a download or ImageNet's files."""
+) -> tuple[Digests, Duplicates] | None:
     if not exists(name, root, side):
         return None
     path = _prepare(name, root, side)
@@ -165,22 +179,24 @@ def digests(
 @cache
 def _remembered(
     path: Path, now: tuple | None, name: str, fold: Number, validation: bool
-) -> Digests:
-    """The digests of a prepared file, kept beside it until its stamp is not `now` any more."""
+) -> tuple[Digests, Duplicates]:
+    """What is told from all pixels, kept beside the file until its stamp is not `now` any more."""
     beside = path.with_suffix(".digests.json")
-    known: dict[str, str] = {}
-    with suppress(OSError, ValueError, AttributeError):  # not there yet, or damaged
-        known = dict(json.loads(beside.read_bytes()).items())
+    known: dict[str, Any] = {}
     key = f"fold {fold}, validation {validation}, of {now}"
-    if re.fullmatch("[0-9a-f]{64} [0-9a-f]{64}", str(known.get(key))):
-        return Digests(*known[key].split())
-    digests = digests_of(_part(path, name, fold, validation))
-    known = {key: text for key, text in known.items() if key.endswith(f" of {now}")}
-    text = json.dumps(known | {key: " ".join(digests)}, indent=1).encode()
+    with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):  # none, or damaged
+        known = dict(json.loads(beside.read_bytes()).items())
+        digests, counts = known[key]
+        if all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests):
+            return Digests(*digests), Duplicates(*counts)
+    data = _part(path, name, fold, validation)
+    found = digests_of(data), duplicates_of(data)
+    known = {key: said for key, said in known.items() if key.endswith(f" of {now}")}
+    text = json.dumps(known | {key: found}, indent=1).encode()
     with suppress(OSError):  # where nothing can be written, each process computes them
         if now:  # the digits have no file
             save_atomically(beside, lambda file: file.write(text))
-    return digests
+    return found
 
 
 def classes(name: str, root: Root = None) -> tuple[str, ...]:
