@@ -184,7 +184,7 @@ def _rgb(file: Path, side: int) -> tuple[Image.Image, bool]:
             profile = image.info.get("icc_profile")
             if image.has_transparency_data:
                 image = image.convert("RGBA")
-                is_transparent = image.getextrema()[3][0] < 255
+                is_transparent = bool(np.asarray(image)[:, :, 3].min() < 255)
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             if profile:
                 with suppress(Exception):  # damaged, or of other channels
@@ -195,11 +195,12 @@ def _rgb(file: Path, side: int) -> tuple[Image.Image, bool]:
 def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     """Apply the picture's own colour profile."""
     own = ImageCms.getOpenProfile(io.BytesIO(profile))
-    if "sRGB" in own.profile.profile_description:
+    if "sRGB" in str(own.profile.profile_description):
         return image
     if image.mode not in ("L", "CMYK"):
         image = image.convert("RGB")
-    return ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    srgb = ImageCms.createProfile("sRGB")
+    return ImageCms.buildTransform(own, srgb, image.mode, "RGB").apply(image)
 
 
 def _check_kind(image: ImageFile.ImageFile) -> None:
