@@ -383,7 +383,8 @@ REFUSED = {  # name: (picture, file, how it is saved, what is said)
     "animated GIF": (UPRIGHT, "a.gif", PAGES, "several pages or frames"),
     "animated PNG": (UPRIGHT, "a.png", PAGES, "several pages or frames"),
     "animated WebP": (UPRIGHT, "a.webp", PAGES, "several pages or frames"),
-    "four channels": (RGBX, "a.tif", {}, "fourth channel isn't transparency"),
+    "four channels": (RGBX, "a.tif", {}, "channel 4 isn't transparency; save the first 3"),
+    "signed": (picture(LEVELS, "L"), "a.tif", {"tiffinfo": {339: 2}}, "or signed ones"),
 }
 
 
@@ -392,6 +393,25 @@ def test_what_is_not_one_picture_of_8_bits_a_channel_is_refused(tmp_path, image,
     image.save(tmp_path / file, **how)
     with pytest.raises(DataError, match=rf"^{tmp_path / file} can't be read .*{said}"):
         folder.decode(tmp_path / file, 16)
+
+
+PATCHED = {  # mode, tags, bytes of the file and what they become, what is said
+    "infrared": ("RGBA", {}, b"\x52\1\3\0", b"\xe8\xfd\3\0", "channel 4 isn't"),  # no ExtraSamples
+    "planar 16-bit": ("RGB", {284: 2}, b"\x08\0" * 3, b"\x10\0" * 3, "more than 8 bits"),
+}
+
+
+@pytest.mark.parametrize("mode, tags, old, new, said", PATCHED.values(), ids=PATCHED)
+def test_tiff_files_that_pillow_misreads_are_refused(tmp_path, mode, tags, old, new, said):
+    path = tmp_path / "a.tif"
+    UPRIGHT.convert(mode).save(path, tiffinfo=tags)
+    whole = path.read_bytes()
+    assert whole.count(old) == 1
+    path.write_bytes(whole.replace(old, new))
+    with Image.open(path) as image:
+        assert image.mode == mode
+    with pytest.raises(DataError, match=said):
+        folder.decode(path, 16)
 
 
 def averages(length, size):

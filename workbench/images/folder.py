@@ -22,6 +22,7 @@ PREPARATION = 3  # raised when the same files give other pixels: folders are pre
 LAYOUT = "lay images out as train/<class>/* and test/<class>/*"
 LEFTOVERS = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found")
 LARGE = 20_000_000  # pixels: a larger JPEG is decoded smaller, others one at a time
+TIFF_COLOURS = {2: 3, 5: 4, 6: 3, 8: 3}  # channels of RGB, CMYK, YCbCr and Lab; of others 1
 WORKERS = min(8, os.cpu_count() or 1)  # each holds an image or two in memory
 _one_large = threading.Lock()
 
@@ -210,11 +211,18 @@ def _check_kind(image: ImageFile.ImageFile) -> None:
         raise ValueError("PostScript is a program, which isn't run")
     if not 0 < max(width, height) <= 200 * min(width, height):
         raise ValueError(f"{width}x{height} pixels: a square of it would show next to nothing")
-    if image.mode[0] in "IF" or re.search(";16[BLN]", str(image.tile)):
+    tags = getattr(image, "tag_v2", {})  # of a TIFF: BitsPerSample is 258, SampleFormat 339
+    is_deep = image.mode[0] in "IF" or max(tags.get(258, (8,))) > 8
+    is_signed = set(tags.get(339, (1,))) != {1}
+    if is_deep or is_signed or re.search(";16[BLN]", str(image.tile)):
         todo = "save it with 8, all images by one scale (magick a.png -depth 8 b.png)"
-        raise ValueError(f"it has more than 8 bits a channel; {todo}")
+        raise ValueError(f"it has more than 8 bits a channel, or signed ones; {todo}")
     # the second picture of an MPO is its preview, the first of a PSD all its layers
     if getattr(image, "is_animated", False) and image.format not in ("MPO", "PSD"):
         raise ValueError("it has several pages or frames; save one (magick a.tif[0] b.png)")
-    if image.format == "TIFF" and "RGBX" in str(image.tile):
-        raise ValueError("its fourth channel isn't transparency; save three (as RGB)")
+    # PhotometricInterpretation, SamplesPerPixel and ExtraSamples, of which 1 and 2 are transparency
+    colours = TIFF_COLOURS.get(tags.get(262), 1)
+    if tags.get(277, 1) > colours and tags.get(338) not in ((1,), (2,)):
+        raise ValueError(
+            f"channel {colours + 1} isn't transparency; save the first {colours} alone"
+        )
