@@ -118,6 +118,8 @@ class Which(Group):
     """Number of the first: 3 with trials 2 makes trials 3 and 4."""
     missing: Literal["skip", "train"] = "skip"
     """What to do about a run that isn't in outputs/ yet."""
+    allow_duplicates: bool = False
+    """Train although pictures of a held-out class are among the training images of others."""
 
 
 class Data(Group):

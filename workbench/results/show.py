@@ -326,6 +326,8 @@ def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:
     if records and plan.current_digests(experiment) != records[0].data:
         gone = f"{experiment.dataset_name} is not here, or has changed"
         lines.append(f"{gone}: these runs used the version {records[0].data}.")
+    if found := str(plan.duplicates(experiment)):
+        lines.append(found)
     lines += _not_scored(experiment, records)
     return lines + unlike(records) + store.unused_runs([experiment])
 

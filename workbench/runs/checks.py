@@ -47,6 +47,11 @@ def check_data(experiment: Experiment, data: Dataset) -> None:
     check_parts(data)
     classes = plan.held_out(experiment)
     _check_sizes(experiment, data, classes)
+    seen = plan.duplicates(experiment).seen
+    if (hidden := {*seen} & {*classes}) and not experiment.allow_duplicates:
+        counts = ", ".join(f"{seen[name]} of {name}" for name in sorted(hidden))
+        found = f"among the training images of other classes are identical pictures: {counts}"
+        raise ConfigError(f"hold_out: {found}; take them out, or set allow_duplicates")
     scores = [name for name in experiment.scores if ":" in name and not name.startswith(EXTERNAL)]
     for method in experiment.trained_methods:
         if scores or ":" in method or ":" in experiment.architecture:

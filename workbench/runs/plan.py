@@ -27,7 +27,7 @@ from workbench.experiment import (
     Training,
 )
 from workbench.images import prepared
-from workbench.images.digests import Digests
+from workbench.images.digests import Digests, Duplicates
 from workbench.runs import machine
 
 # Raised when the meaning of training changes, so that runs of before are made anew
@@ -230,16 +230,21 @@ def _recorded_classes(experiment: Experiment) -> tuple[str, ...]:
 
 def current_digests(experiment: Experiment) -> Digests | None:
     """The digests of the data set as it is on this machine; None if it has to be fetched first."""
-    e = experiment
-    validation = e.evaluate_on == "validation"
-    return prepared.digests(e.dataset, e.data_root, e.image_side, e.fold, validation)
+    return prepared.digests(*_which(experiment))
+
+
+def duplicates(experiment: Experiment) -> Duplicates:
+    """The identical pictures of the data set as it is on this machine."""
+    return prepared.duplicates(*_which(experiment))
+
+
+def _which(e: Experiment) -> tuple[Any, ...]:
+    return e.dataset, e.data_root, e.image_side, e.fold, e.evaluate_on == "validation"
 
 
 def load(experiment: Experiment) -> Dataset:
     """The experiment's data; with evaluate_on: validation, `test` holds training images instead."""
-    e = experiment
-    validation = e.evaluate_on == "validation"
-    return prepared.load(e.dataset, e.data_root, e.image_side, e.fold, validation, e.ilsvrc)
+    return prepared.load(*_which(experiment), experiment.ilsvrc)
 
 
 def planned(experiment: Experiment, data: Digests | None = None) -> list[Run]:
