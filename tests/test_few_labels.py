@@ -363,6 +363,6 @@ def test_what_is_not_run_says_so_and_the_figure_renders(numbers, tmp_path):
             texts += [text.get_text() for text in (*axis.get_xticklabels(), *axis.texts)]
         said = any("none of 8 run" in text for text in texts)
         assert said == (numbers[1] is not None or not those[0][1]), texts
-        plots.save_several(figure, tmp_path / "figure.png", those)
+        plots.save(figure, tmp_path / "figure.png", those)
     assert (tmp_path / "figure.png").exists()
     assert (tmp_path / "figure.unfinished.png").exists()  # the second shows less

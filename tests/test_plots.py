@@ -248,7 +248,7 @@ def test_names_are_shown_as_they_are_in_every_figure(tmp_path, monkeypatch):
     figures = {
         plots.precision_recall(experiment, records): ODD,
         plots.gain_by_class(experiment, records): ODD,
-        plots.probes(found, probe, stats.correlations(found, probe)): ODD,
+        plots.probes(found, probe): ODD,
         plots.learning_curves(experiment, three): ODD[:3],
         plots.samples(dict.fromkeys(ODD, data.test.images[:2]), "$a$ title"): ODD,
         plots.most_anomalous(files, data.test.images): [f"{k}\n{k}, 1.0" for k in ODD],
@@ -397,8 +397,8 @@ def test_a_file_is_replaced_by_a_figure_of_as_many_runs_and_one_of_fewer_lies_be
     beside = tmp_path / "figure.unfinished.png"
     figure = plots.precision_recall(experiment, records)
     path.write_bytes(b"damaged")
-    plots.save(figure, path, experiment, records)
-    plots.save(figure, path, experiment, records[:1])
+    plots.save(figure, path, [(experiment, records)])
+    plots.save(figure, path, [(experiment, records[:1])])
     assert Image.open(path).info[plots.SHARE] == "1.0" and beside.exists()
-    plots.save_several(figure, path, [(experiment, records)])
+    plots.save(figure, path, [(experiment, records)])
     assert not beside.exists()
