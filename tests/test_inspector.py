@@ -3,7 +3,6 @@ counting, then the controls.
 """
 
 import base64
-import csv
 import io
 import itertools
 import json
@@ -23,12 +22,12 @@ from hypothesis import strategies as st
 from matplotlib.cbook import STEP_LOOKUP_MAP
 from matplotlib.colors import to_hex
 from PIL import Image
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
 
 from workbench.experiment import create
 from workbench.images import prepared
 from workbench.images.digests import Digests
-from workbench.results import plots
+from workbench.results import plots, tables
 from workbench.results.inspector import Inspector
 from workbench.results.inspector.page import UNSEEN, Page
 from workbench.results.inspector.selection import POINTS, Choice, Results, grouped, steps
@@ -149,17 +148,15 @@ def test_the_papers_numbers_are_those_of_the_class_the_method_and_the_score(tmp_
     """In the table and in the saved selection; not beside ODIN of other settings."""
     few = {"images": 50, "dataset": "cifar10", "hold_out": ["cat", "dog"], "trials": 1}
     results = read(made_up(tmp_path, **few))
-    path = ROOT / "workbench" / "results" / "published" / "table3_cifar10.csv"
-    with path.open(newline="") as file:
-        published = {row["hold_out"]: row for row in csv.DictReader(file)}
+    published = tables.published("table3_cifar10")
     table = results.average_precisions(everything(results))
     saved = results.selection(everything(results), 0.1)
     assert len(saved) == 2 * 2 * 2
     for row in saved.itertuples():
         column = f"{METHODS[row.method]}_{SCORES[row.score]}"
-        mean, std = (float(published[row.hold_out][column + end]) for end in ("", "_std"))
-        assert (row.paper, row.paper_std) == (mean, std)
-        assert table[row.score, row.method, "paper"][row.hold_out] == mean
+        pair = published.loc[row.hold_out, [column, f"{column}_std"]].tolist()
+        assert [row.paper, row.paper_std] == pair
+        assert table[row.score, row.method, "paper"][row.hold_out] == pair[0]
     other = read(made_up(tmp_path / "other", **few, epsilon=0.01))
     assert other.published("cat", PLAIN, "MSP") == (38.06, 1.31)
     assert np.isnan(other.published("cat", PLAIN, "ODIN")).all()
@@ -227,8 +224,10 @@ def test_each_panel_shows_its_own_classs_steps_band_trials_and_skew(tmp_path, tr
             assert np.interp(between, *drawn(thick)) == pytest.approx(mean)
             for trace, precision in zip(single, each, strict=True):  # from the first anomaly on
                 assert np.interp(between[1:], *drawn(trace)) == pytest.approx(precision[1:])
-            title += [f"{score}  {ap_text(each)}"] if method == PLAIN else []
-            title[-1] += f"  {ap_text(each)}" if method == ROTATION else ""
+            aps = pd.Series(100 * each.mean(1))
+            numbers = f"{aps.mean():.2f}" + (f" ± {aps.std():.2f}" if trials > 1 else "")
+            title += [f"{score}  {numbers}"] if method == PLAIN else []
+            title[-1] += f"  {numbers}" if method == ROTATION else ""
             assert len(bands) == (trials > 1)
             for band in bands:  # high from left to right, then low back
                 std = each.std(0, ddof=1)
@@ -241,33 +240,24 @@ def test_each_panel_shows_its_own_classs_steps_band_trials_and_skew(tmp_path, tr
         assert [t["y"] for t in traces if "skew" in t["name"]] == [[skew] * 2]
 
 
-def ap_text(precisions):
-    aps = pd.Series(100 * precisions.mean(1))
-    return f"{aps.mean():.2f}" + (f" ± {aps.std():.2f}" if len(aps) > 1 else "")
-
-
-def test_the_saved_figure_has_the_same_curves_numbers_and_points(tmp_path):
-    experiment = made_up(tmp_path, **UNEVEN, trials=3)
-    page = Page(read(experiment))
-    choice = everything(page.results)
+def test_the_saved_figure_has_the_curves_of_the_choice_and_its_points(tmp_path):
+    """Drawn by the function that tests/test_plots.py checks."""
+    page = Page(read(made_up(tmp_path, **UNEVEN, trials=3)))
+    choice = everything(page.results, scores=("ODIN",))
     points = page.results.selection(choice, 0.1)
+    table = page.results.average_precisions(choice)["ODIN"]
     for axis, name in zip(page.figure(choice, 0.1).axes, "17", strict=True):
-        assert axis.get_title() == name
-        lines = iter(axis.lines)
-        texts = iter(axis.get_legend().get_texts())
-        for method, score in itertools.product(choice.methods, choice.scores):
-            each = precisions(experiment, name, method, score)
-            line = next(lines)
-            assert line.get_color() == page.colours[method]
-            between = (np.arange(each.shape[1]) + 0.5) / each.shape[1]
+        plain, rotation, _, *dots = axis.lines  # the third: the share of anomalies
+        assert [plain.get_color(), rotation.get_color()] == [*page.colours.values()]
+        for line, text in zip((plain, rotation), axis.get_legend().get_texts(), strict=True):
+            method = line.get_label().removesuffix(", ODIN")
             corners = STEP_LOOKUP_MAP[line.get_drawstyle()](*line.get_data())
-            assert np.interp(between, *corners) == pytest.approx(each.mean(0))
-            assert next(texts).get_text() == f"{score} {ap_text(each)}"
-        (skew,) = {*next(lines).get_ydata()}
-        assert skew == pytest.approx(arrays_of(experiment, name, PLAIN, 0)["is_anomaly"].mean())
+            mean, std = table.loc[name, [(method, "mean"), (method, "std")]]
+            assert 100 * auc(*corners) == pytest.approx(mean)
+            assert text.get_text() == f"ODIN {mean:.2f} ± {std:.2f}"
         rows = points[points.hold_out == name]
-        dots = [(line.get_xdata()[0], line.get_ydata()[0]) for line in lines]
-        assert dots == [*zip(rows.recall, rows.precision, strict=True)]
+        marked = [(line.get_xdata()[0], line.get_ydata()[0]) for line in dots]
+        assert marked == [*zip(rows.recall, rows.precision, strict=True)]
 
 
 def test_histograms_and_confusions_count_images(tmp_path):
@@ -441,6 +431,11 @@ def test_what_was_not_run_is_said_and_the_rest_is_shown(tmp_path):
     assert "Choose at least one class" in inspector.saved.value
     inspector.lists[3].value = [0]
     assert titles_of(inspector) == ["4"] and "Flagging" in inspector.said.value
+    record = record_of(experiment, "4", "rotation", 0)
+    metrics = {name: value for name, value in record.metrics.items() if name != "msp"}
+    store.write_record(record.home, **record.model_dump() | {"metrics": metrics})
+    again = Inspector(experiment)  # a mean over the last epochs, one of which lacked MSP
+    assert len(marks(again)) == 4 + 1 and "Flagging" in again.said.value
     results = inspector.page.results
     choice = Choice(results.classes, (PLAIN,), ("MSP",), (0, 1))
     table = results.average_precisions(choice)["MSP", PLAIN, "mean"]
