@@ -116,11 +116,10 @@ def test_of_many_classes_those_are_drawn_whose_methods_differ_most(tmp_path, mon
 
 
 @pytest.mark.parametrize("trials", [1, 2])
-def test_each_class_and_the_mean_have_their_gain_and_its_interval(tmp_path, trials, monkeypatch):
-    monkeypatch.setattr(stats, "WORK", 1)  # few resamples, for the literal one is slow
+def test_each_class_and_the_mean_have_their_gain_and_its_interval(tmp_path, trials):
     experiment, records = runs(tmp_path, hold_out=["1", "7", "8"], trials=trials)
-    table = stats.gains_by_class(experiment, records)
-    counts = stats.draws(records[0].scores()["label"], stats.FEWEST_RESAMPLES)
+    table = stats.gains_by_class(experiment, records, resamples=40)
+    counts = stats.draws(records[0].scores()["label"], 40)
     for score in experiment.scores:
         rows = table[table.score == score].set_index("hold_out")
         for hold_out in experiment.hold_out:

@@ -31,8 +31,6 @@ from workbench.runs.store import Record
 
 FEWEST_TO_TEST = 6  # of five differences no result of Wilcoxon's signed-rank test is under p = 0.05
 EXACT = 14  # with more held-out classes the flips of their signs are a random sample
-FEWEST_RESAMPLES = 40
-WORK = 4 * 10**8  # images that one figure's bootstrap draws: with more images fewer resamples
 PREVALENCES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 RANKED = ["dataset", "hold_out", "method", "trial", "score"]  # which ranking it is
 PAIR = ["method", "score"]
@@ -110,7 +108,7 @@ def gains(runs: Runs) -> pd.DataFrame:
 
 
 def gains_by_class(
-    experiment: Experiment, records: Sequence[Record], most: int = 30, seed: int = 0
+    experiment: Experiment, records: Sequence[Record], most: int = 30, resamples: int = 200
 ) -> pd.DataFrame:
     """How far each method is above plain classification, by score and class, then for their mean.
 
@@ -129,7 +127,8 @@ def gains_by_class(
     gained = pd.DataFrame({pair: gain(table, *pair) for pair in pairs})
     gained = gained.reindex(without_average(table).index)
     shown = gained.index.isin(gained.abs().max(axis=1).fillna(-1).nlargest(most).index)
-    half = Z * _deviations(experiment, records, gained.index[shown], seed)
+    here = [record for record in records if record.hold_out in gained.index[shown]]
+    half = Z * _deviations(experiment, here, resamples)
     parts = tables.parts(table)
     found = {}
     for method, score in pairs:
@@ -148,21 +147,14 @@ def gains_by_class(
     return pd.concat(found, names=[*PAIR, "hold_out"]).reset_index()
 
 
-def _deviations(
-    experiment: Experiment, records: Sequence[Record], classes: pd.Index, seed: int
-) -> pd.DataFrame:
+def _deviations(experiment: Experiment, records: Sequence[Record], resamples: int) -> pd.DataFrame:
     """The deviation over test images of each method above plain classification, in points.
 
     A row a held-out class, columns (method, score).
     """
-    records = [record for record in records if record.hold_out in classes]
-    images = sum(len(record.scores("label")["label"]) for record in records[:1])
-    work = max(1, images * len(records) * len(experiment.scores))
-    resamples = min(200, max(FEWEST_RESAMPLES, WORK // work))
-    drawn = _resampled(_rankings(experiment, records), resamples, seed)
-    mean = drawn.groupby(level=["hold_out", *PAIR]).mean()  # over trials
-    plain = mean.query("method == 'classification'").droplevel("method")
-    above = mean - plain.reindex(mean.index.droplevel("method")).to_numpy()
+    drawn = _resampled(_rankings(experiment, records), resamples).droplevel("dataset")
+    plain = drawn.query("method == 'classification'").droplevel("method")
+    above = drawn - plain.reindex(drawn.index.droplevel("method")).to_numpy()
     every = pd.MultiIndex.from_product([experiment.methods, experiment.scores])
     return above.std(axis=1).unstack(PAIR).reindex(columns=every)
 
@@ -196,8 +188,7 @@ def measured(runs: Runs, resamples: int = 200, seed: int = 0) -> Measured:
     rankings = pd.Series(found.values(), _index(found), dtype=object)
     classes = _by_class(rankings, Ranking.average_precision)
     complete = ((key, ranking) for key, ranking in found.items() if key[:2] in classes.index)
-    drawn = _resampled(complete, resamples, seed)
-    means = drawn.groupby(level=["dataset", "hold_out", *PAIR]).mean().groupby(level=PAIR).mean()
+    means = _resampled(complete, resamples, seed).groupby(level=PAIR).mean()
     means = means.reindex(classes.columns).T
     return Measured(runs, rankings, classes, means)
 
@@ -223,9 +214,12 @@ def _index(keys: Iterable[tuple[Any, ...]]) -> pd.MultiIndex:
 
 
 def _resampled(
-    rankings: Iterable[tuple[tuple[Any, ...], Ranking]], resamples: int, seed: int
+    rankings: Iterable[tuple[tuple[Any, ...], Ranking]], resamples: int, seed: int = 0
 ) -> pd.DataFrame:
-    """Average precisions with other test images, percent: a row a ranking, a column a resample."""
+    """Average precisions with other test images, percent: means over trials, a column a resample.
+
+    The images of each class are drawn apart, the same for all rankings of a data set.
+    """
     counts: dict[bytes, np.ndarray] = {}
     drawn = {}
     for key, ranking in rankings:
@@ -233,7 +227,8 @@ def _resampled(
         if test not in counts:
             counts[test] = draws(ranking.strata, resamples, seed + len(counts))
         drawn[key] = 100 * ranking.resampled(counts[test])
-    return pd.DataFrame(np.reshape([*drawn.values()], (-1, resamples)), _index(drawn))
+    every = pd.DataFrame(np.reshape([*drawn.values()], (-1, resamples)), _index(drawn))
+    return every.groupby(level=["dataset", "hold_out", *PAIR]).mean()
 
 
 def _by_class(rankings: pd.Series, measure: Callable[[Ranking], float]) -> pd.DataFrame:
