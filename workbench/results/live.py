@@ -3,6 +3,7 @@
 import io
 import time
 from collections import defaultdict
+from typing import Any
 
 import pandas as pd
 from IPython import get_ipython
@@ -23,7 +24,7 @@ class Live:
         self.measures = measures
         self.lines: dict[str, list[tuple[float, ...]]] = defaultdict(list)
         self._cell = None
-        self._handle = None
+        self._handle: Any = None
         self._drawn = 0.0
 
     def add(self, name: str, epoch: float, *values: float) -> None:

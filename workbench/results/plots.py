@@ -166,19 +166,21 @@ def _draw_curves(axis: Axes, table: pd.DataFrame, colour: Mapping, style: Mappin
         axis.text(0.5, 0.5, "not run", ha="center", va="center", color="0.5")
         return
     texts = []
-    for (method, score), trials in table.groupby(["method", "score"], sort=False):
+    pairs: Any = table.groupby(["method", "score"], sort=False)
+    for (method, score), trials in pairs:
         each = pd.concat(trials.precisions.tolist(), axis=1)
         mean = each.mean(axis=1)  # over trials
         std = each.std(axis=1)
         ink: dict[str, Any] = {"color": colour[method]}
-        look = {"drawstyle": "steps-pre", "linestyle": style[score], "lw": 1.1} | ink
-        axis.plot(mean, label=f"{method}, {score}", **look)
+        how = f"{method}, {score}"
+        axis.plot(mean, drawstyle="steps-pre", ls=style[score], lw=1.1, label=how, **ink)
         band = (mean.index, mean - std, mean + std)
         axis.fill_between(*band, step="pre", alpha=0.13, linewidth=0, **ink)
         percent = trials.average_precision
         texts.append(f"{score} {show.mean_std(percent.mean(), percent.std())}")
-    high = table.groupby(["method", "score"]).average_precision.mean().mean() > 50
-    look = {"labelcolor": "linecolor", "handlelength": 0, "labelspacing": 0.2, "fontsize": 6.5}
+    high = pairs.average_precision.mean().mean() > 50
+    look: dict[str, Any] = {"labelcolor": "linecolor", "handlelength": 0, "labelspacing": 0.2}
+    look["fontsize"] = 6.5
     skew = table["skew"].iloc[0]
     look["bbox_to_anchor"] = (0, skew, 1, 1 - skew)  # the dotted line crosses no number
     look["loc"] = "lower left" if high else "upper right"  # away from the curves

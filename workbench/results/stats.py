@@ -130,7 +130,7 @@ def gains_by_class(
     here = [record for record in records if record.hold_out in gained.index[shown]]
     half = Z * _deviations(experiment, here, resamples)
     parts = tables.parts(table)
-    found = {}
+    found: dict[Any, pd.DataFrame] = {}
     for method, score in pairs:
         points = gained[method, score]
         above = parts[method, score] - parts["classification", score]

@@ -17,7 +17,7 @@ from pandas.io.formats.style import Styler
 from PIL import Image
 
 from workbench.experiment import Experiment
-from workbench.results import plots, show
+from workbench.results import plots, show, tables
 from workbench.results.inspector.selection import (
     WHICH,
     Choice,
@@ -163,9 +163,9 @@ class Page:
         title += "; average precision in %"
         figure = plots.curves_by_class(curves, choice.classes, self.colours, title)
         axes = dict(zip(choice.classes, figure.axes, strict=True))
-        for row in self.results.selection(choice, share).itertuples():
-            look = {"color": self.colours[row.method], "ms": 3.5}
-            axes[row.hold_out].plot(row.recall, row.precision, "o", **look)
+        for row in tables.rows(self.results.selection(choice, share)):
+            point = (row.recall, row.precision, "o")
+            axes[row.hold_out].plot(*point, ms=3.5, color=self.colours[row.method])
         return figure
 
     # --- the figures below
