@@ -54,41 +54,26 @@ def grouped(records: Iterable[Record], experiment: Experiment) -> dict[str, list
     Imported scores are in every table of their images. Tables on another version of the data
     than this machine has say so, and come last.
     """
-    tables: dict[str, dict[str, Any]] = {}  # the settings of each
-    placed = []
+    groups: dict[str, list[Record]] = defaultdict(list)  # by the settings of each
     for record in sorted(records, key=lambda record: record.external is not None):
         if record.hold_out is None:
             continue
         own = _shared(record)
-        same = [t for t in tables.values() if all(t[name] == own[name] for name in IMAGES)]
-        for settings in same if record.external and same else [own]:
-            tables[json.dumps(settings)] = settings
-            placed.append((record, settings))
-    groups = defaultdict(list)
-    titles = _names([(record.dataset, settings) for record, settings in placed])
-    for title, (record, _) in zip(titles, placed, strict=True):
-        groups[title].append(record)
+        settings = map(json.loads, groups)
+        same = [s for s in settings if all(s[name] == own[name] for name in IMAGES)]
+        for one in same if record.external and same else [own]:
+            groups[json.dumps(one)].append(record)
+    settings = [json.loads(group) for group in groups]
+    titles = _names([(of_table["dataset"], of_table) for of_table in settings])
     here = {}
     other = {}
-    for title, group in groups.items():
+    for title, group in zip(titles, groups.values(), strict=True):
         _, digests = _with_data(group[0], experiment)
         if digests in (None, group[0].data):
             here[title] = group
         else:
             other[f"{title}, on other data ({group[0].data}) than is here ({digests})"] = group
     return here | other
-
-
-def overview(tables: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
-    """One row per table: how many runs, held-out classes, methods and trials it has."""
-    rows = []
-    for title, records in tables.items():
-        for record in records:
-            run = {"hold_outs": record.hold_out, "methods": record.method, "trials": record.trial}
-            rows.append(run | {"table": title, "trained elsewhere": record.external})
-    runs = pd.DataFrame(rows).groupby("table", sort=False)
-    counts = {"runs": runs.size(), "trained elsewhere": runs["trained elsewhere"].count()}
-    return pd.DataFrame(counts).join(runs[["hold_outs", "methods", "trials"]].nunique())
 
 
 def _shared(record: Record) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from plotly.utils import PlotlyJSONEncoder
 from workbench.experiment import Experiment
 from workbench.files import ROOT, file_name, save_atomically
 from workbench.results.inspector import selection
-from workbench.results.inspector.page import Page, captioned
+from workbench.results.inspector.page import Page
 from workbench.results.inspector.selection import Choice, Results
 from workbench.runs import plan, store
 
@@ -31,8 +31,7 @@ HERE = Path(__file__).parent
 STYLE = HERE / "style.css"
 NOTHING = "There are no finished runs in {}/ yet: run make demo (minutes) or a table's notebook."
 CHOOSE = "Choose at least one class, method, score and trial of what was run."
-RUNS = "What has run"
-VIEWS = ("Average precision", "At the threshold", "Histograms", "Images", "Confusions", "Runs")
+VIEWS = ("Average precision", "At the threshold", "Histograms", "Images", "Confusions")
 
 
 class Plotly(anywidget.AnyWidget):
@@ -123,7 +122,8 @@ class Inspector:
         drop_down = widgets.Dropdown
         several = widgets.SelectMultiple
         row = widgets.HBox
-        self.table = drop_down(description="Table", options=[*self.tables])
+        sizes = [(f"{title}, {len(runs)} runs", title) for title, runs in self.tables.items()]
+        self.table = drop_down(description="Table", options=sizes)
         self.beside = drop_down(description="Beside", options=["nothing"])
         self.statistics = drop_down(description="Statistics", options=[*plan.STATISTICS])
         self.statistics.value = self.experiment.statistics
@@ -240,10 +240,8 @@ class Inspector:
             tables = [page.average_precisions(choice, self.sort.value, self.falling.value)]
         elif view == "At the threshold":
             tables = [page.at_threshold(choice, self.share)]
-        elif view == "Confusions":
-            tables = [page.confusions(choice)]
         else:
-            tables = [captioned(selection.overview(self.tables), RUNS)]
+            tables = [page.confusions(choice)]
         self.html.value = "".join(table.to_html() for table in tables)
         return [*controls, self.html]
 
