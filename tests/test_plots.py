@@ -116,11 +116,10 @@ def test_of_many_classes_those_are_drawn_whose_methods_differ_most(tmp_path, mon
 
 
 @pytest.mark.parametrize("trials", [1, 2])
-def test_each_class_and_the_mean_have_their_gain_and_its_interval(tmp_path, trials, monkeypatch):
-    monkeypatch.setattr(stats, "WORK", 1)  # few resamples, for the literal one is slow
+def test_each_class_and_the_mean_have_their_gain_and_its_interval(tmp_path, trials):
     experiment, records = runs(tmp_path, hold_out=["1", "7", "8"], trials=trials)
-    table = stats.gains_by_class(experiment, records)
-    counts = stats.draws(records[0].scores()["label"], stats.FEWEST_RESAMPLES)
+    table = stats.gains_by_class(experiment, records, resamples=40)
+    counts = stats.draws(records[0].scores()["label"], 40)
     for score in experiment.scores:
         rows = table[table.score == score].set_index("hold_out")
         for hold_out in experiment.hold_out:
@@ -248,7 +247,7 @@ def test_names_are_shown_as_they_are_in_every_figure(tmp_path, monkeypatch):
     figures = {
         plots.precision_recall(experiment, records): ODD,
         plots.gain_by_class(experiment, records): ODD,
-        plots.probes(found, probe, stats.correlations(found, probe)): ODD,
+        plots.probes(found, probe): ODD,
         plots.learning_curves(experiment, three): ODD[:3],
         plots.samples(dict.fromkeys(ODD, data.test.images[:2]), "$a$ title"): ODD,
         plots.most_anomalous(files, data.test.images): [f"{k}\n{k}, 1.0" for k in ODD],
@@ -397,8 +396,8 @@ def test_a_file_is_replaced_by_a_figure_of_as_many_runs_and_one_of_fewer_lies_be
     beside = tmp_path / "figure.unfinished.png"
     figure = plots.precision_recall(experiment, records)
     path.write_bytes(b"damaged")
-    plots.save(figure, path, experiment, records)
-    plots.save(figure, path, experiment, records[:1])
+    plots.save(figure, path, [(experiment, records)])
+    plots.save(figure, path, [(experiment, records[:1])])
     assert Image.open(path).info[plots.SHARE] == "1.0" and beside.exists()
-    plots.save_several(figure, path, [(experiment, records)])
+    plots.save(figure, path, [(experiment, records)])
     assert not beside.exists()

@@ -156,12 +156,13 @@ def test_the_numbers_about_detectors_are_those_of_the_committed_records():
     (experiment,) = several(read_parameters("params/cpu/detectors.yaml"))
     records = store.finished(experiment)
     found = stats.measured([(experiment, records)])
-    tested = stats.contrasts(found).query("family == 'detectors'").set_index("score")
+    every = stats.contrasts(found).set_index("score")
+    tested = every.query("family == 'detectors'")
     best = tested.difference.idxmax()
     upright = experiment.model_copy(update={"statistics": "upright", "scores": ("msp", best)})
-    gained = stats.effects(found, "classification").set_index("score")
-    other = stats.effects(stats.measured([(upright, records)]), "classification")
-    other = other.set_index("score").loc[best]
+    gained = every.query("against == 'classification'")
+    other = stats.contrasts(stats.measured([(upright, records)])).set_index("score")
+    other = other.query("against == 'classification'").loc[best]
     top = tested.loc[best]
     section = said(README).partition("**Detectors**")[2]
     images = f"{top.images_low:+.2f} to {top.images_high:+.2f}"

@@ -354,6 +354,16 @@ def test_the_weight_of_the_best_mean_is_chosen_once_all_are_run(tmp_path):
     head, row = (tmp_path / tables.CHOSEN_WEIGHTS).read_text().splitlines()
     assert head.startswith("dataset,method,auxiliary_weight,")
     assert row.startswith("digits,rotation,0.5,")
+    other = table.assign(images=500, accuracy=80.123456789)  # another search
+    for found in (other, table, other.assign(dataset="more"), other.assign(chosen=False)):
+        tables.save_chosen_weights(found, tmp_path)
+    kept = pd.read_csv(tmp_path / tables.CHOSEN_WEIGHTS)
+    assert [*zip(kept.dataset, kept.images, strict=True)] == [
+        ("digits", "500"),
+        ("digits", "all"),
+        ("more", "500"),
+    ]
+    assert kept.accuracy.tolist() == [80.123456789, table.accuracy[2], 80.123456789]
     for rest in ([], runs[-1][1][:1]):  # none, or one of two trials
         unfinished = tables.by_weight([*runs[:-1], (experiments[-1], rest)])
         assert not unfinished.chosen.any()

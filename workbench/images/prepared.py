@@ -19,7 +19,14 @@ import numpy as np
 from semlib.datasets import CLASSES, DataError, Dataset, ImageSet, data_root
 from semlib.datasets.imagenet import SUBSETS
 from semlib.datasets.sources import PUBLISHERS, digits
-from workbench.files import check_writable, folder_name, one_line, resolve, save_atomically, stamp
+from workbench.files import (
+    check_writable,
+    fingerprint,
+    folder_name,
+    one_line,
+    resolve,
+    save_atomically,
+)
 from workbench.images import folder
 from workbench.images import ilsvrc as imagenet_files
 from workbench.images.checks import check_memory, check_parts, class_name
@@ -173,14 +180,14 @@ def _about(
     if not exists(name, root, side):
         return None
     path = _prepare(name, root, side)
-    return _remembered(path, stamp(path), folder_name(name), fold, validation)
+    return _remembered(path, fingerprint(path), folder_name(name), fold, validation)
 
 
 @cache
 def _remembered(
     path: Path, now: tuple | None, name: str, fold: Number, validation: bool
 ) -> tuple[Digests, Duplicates]:
-    """What is told from all pixels, kept beside the file until its stamp is not `now` any more."""
+    """What is told from all pixels, kept beside the file until its fingerprint is no longer `now`."""
     beside = path.with_suffix(".digests.json")
     known: dict[str, Any] = {}
     key = f"fold {fold}, validation {validation}, of {now}"

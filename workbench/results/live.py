@@ -3,12 +3,14 @@
 import io
 import time
 from collections import defaultdict
+from typing import Any
 
+import pandas as pd
 from IPython import get_ipython
 from IPython.display import Image, display
 from matplotlib.figure import Figure
 
-SHARE = 0.03  # of the time that may be spent on drawing
+PAUSE = 5.0  # seconds between two drawings, of which each takes some tenths
 
 
 class Live:
@@ -22,9 +24,8 @@ class Live:
         self.measures = measures
         self.lines: dict[str, list[tuple[float, ...]]] = defaultdict(list)
         self._cell = None
-        self._handle = None
+        self._handle: Any = None
         self._drawn = 0.0
-        self._cost = 0.0
 
     def add(self, name: str, epoch: float, *values: float) -> None:
         """A point of each measure. An epoch that is not after the last begins the line anew."""
@@ -37,38 +38,29 @@ class Live:
             return
         if self._cell != shell.execution_count:
             self._cell = shell.execution_count
-            self._handle = None
-            self._drawn = 0.0
+            self._handle = display(self._picture(), display_id=True)
             shell.events.register("post_run_cell", self._finish)
-        if time.perf_counter() - self._drawn >= self._cost / SHARE:
-            self.draw()
+        elif time.perf_counter() - self._drawn >= PAUSE:
+            self._handle.update(self._picture())
 
-    def draw(self) -> None:
-        """Draw, or draw anew, in the cell that runs."""
-        began = time.perf_counter()
-        picture = Image(self.png(), format="png", width=90 * 3.1 * len(self.measures))
-        if self._handle is None:
-            self._handle = display(picture, display_id=True)
-        else:
-            self._handle.update(picture)
-        self._drawn = time.perf_counter()
-        self._cost = self._drawn - began
-
-    def png(self) -> bytes:
+    def _picture(self) -> Image:
         size = (3.1 * len(self.measures), 2.4)
         figure = Figure(figsize=size, dpi=120, layout="constrained")
         axes = figure.subplots(1, len(self.measures), squeeze=False)[0]
-        for k, (axis, measure) in enumerate(zip(axes, self.measures, strict=True), 1):
-            for name, line in self.lines.items():
-                axis.plot(*zip(*((row[0], row[k]) for row in line), strict=True), ".-", label=name)
+        for name, line in self.lines.items():
+            table = pd.DataFrame(line, columns=["epoch", *self.measures]).set_index("epoch")
+            for axis, measure in zip(axes, self.measures, strict=True):
+                axis.plot(table[measure], ".-", label=name)
+        for axis, measure in zip(axes, self.measures, strict=True):
             axis.set_title(measure, fontsize=9)
             axis.set_xlabel("epoch", fontsize=8)
             axis.tick_params(labelsize=8)
         axes[0].legend(fontsize=8, frameon=False)
         file = io.BytesIO()
         figure.savefig(file, format="png")
-        return file.getvalue()
+        self._drawn = time.perf_counter()
+        return Image(file.getvalue(), format="png", width=90 * 3.1 * len(self.measures))
 
     def _finish(self, result: object) -> None:
         get_ipython().events.unregister("post_run_cell", self._finish)
-        self.draw()
+        self._handle.update(self._picture())

@@ -55,6 +55,7 @@ FORMATS = {
     "Above in": "{above} of {classes}",
     "p": "{p}",
     "p by Holm": "{holm}",
+    "p by max-t": "{max_t}",
     "Auxiliary weight": "{weight:g}",
     "Validation accuracy": "{mean_std}",
     "For the params file": "{line}",
@@ -80,7 +81,7 @@ def p_value(value: float) -> str:
 
 
 def text(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of `stats` (gains, leaderboard, contrasts, effects) or `tables.by_weight` as text.
+    """A table of `stats` (gains, leaderboard, contrasts) or `tables.by_weight` as text.
 
     Methods and measures by their labels; "-" for NaN, and for means over a part of the classes.
     """
@@ -88,7 +89,7 @@ def text(table: pd.DataFrame) -> pd.DataFrame:
     table = table.reset_index().rename(columns={"class_low": "low", "class_high": "high"})
     for name in table.columns.intersection(["method", "measure", "score", "against"]):
         table[name] = table[name].map(partial(label, among=table[name].unique()))
-    for name in table.columns.intersection(["p", "holm"]):
+    for name in table.columns.intersection(["p", "holm", "max_t"]):
         table[name] = [p_value(p).removeprefix("= ") for p in table[name]]
     if "gain" in table:
         table.loc[table.classes < table.planned, ["plain", "with", "gain", "low"]] = math.nan
