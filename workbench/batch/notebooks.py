@@ -4,6 +4,7 @@ import ast
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Generator, Sequence
@@ -19,9 +20,11 @@ from workbench.experiment import (
     Machine,
     Several,
     from_yaml,
+    parameters_file,
     read_parameters,
     several,
     unknown,
+    with_file,
 )
 from workbench.files import ROOT, check_writable, one_line, save_atomically, short
 from workbench.runs import machine, plan
@@ -35,6 +38,8 @@ import atexit, gc, sys; atexit.register(gc.freeze); sys.path[:] = filter(None, s
 from IPython.core import application as a; a.SYSTEM_CONFIG_DIRS.clear(); a.ENV_CONFIG_DIRS.clear()
 from ipykernel import kernelapp; kernelapp.launch_new_instance()"""
 
+NOTHING = {"default": "None"}
+
 # jsonschema, by which Papermill validates notebooks, takes a second to import its grammar of IRIs;
 # notebooks have none, and it expects the ImportError.
 sys.modules.setdefault("rfc3987_syntax", None)  # ty: ignore[no-matching-overload]
@@ -43,9 +48,18 @@ sys.modules.setdefault("rfc3987_syntax", None)  # ty: ignore[no-matching-overloa
 def parameters(
     notebook: Path, files: Sequence[str | Path], pairs: Sequence[Sequence[str]]
 ) -> tuple[dict[str, Any], tuple[Experiment, ...]]:
-    """The values to pass to the notebook, and the experiments that it will make of them."""
+    """The values to pass to the notebook, and the experiments that it will make of them.
+
+    A None that was given is "none", which no value of the notebook's own file of parameters takes.
+    """
     cell = parameters_cell(notebook)
+    own = own_file(notebook)
     given = merged(files, pairs)
+    profile = given.get("profile") or _default(notebook, cell.get("profile", NOTHING))
+    file = parameters_file(own, profile)
+    for name, value in (read_parameters(file) if file else {}).items():
+        if value is not None and name in given and given[name] is None:
+            given[name] = "none"
     if isinstance(given.get("labels"), dict):  # Papermill sorts its keys: can't with 500 and all
         given["labels"] = {str(key): value for key, value in given["labels"].items()}
     for name in given:
@@ -53,7 +67,17 @@ def parameters(
             raise ConfigError(unknown(name, tuple(cell)))
     known = Experiment.model_fields.keys() | Several.model_fields.keys()
     values = {name: _default(notebook, cell[name]) for name in cell if name in known}
-    return given, several(values | {name: given[name] for name in given if name in known})
+    values |= {name: given[name] for name in given if name in known}
+    return given, several(with_file(values, own))
+
+
+def own_file(notebook: Path) -> str:
+    """The name of its file of parameters: "paper/table3_cifar10" as in its call of from_parameters.
+
+    "" if it has none.
+    """
+    found = re.search(r'from_parameters\(globals\(\), \\"([\w/]+)\\"', notebook.read_text())
+    return found[1] if found else ""
 
 
 def parameters_cell(notebook: Path) -> dict[str, Any]:
@@ -110,7 +134,9 @@ def existing(path: str | Path) -> Path:
 def executed(notebook: Path, experiment: Experiment) -> Path:
     """Where the executed notebook goes; its name has the data set only if it is about one alone."""
     cell = parameters_cell(notebook)
-    if "dataset" not in cell or cell["dataset"]["default"].startswith("["):
+    file = parameters_file(own_file(notebook), None)
+    usual = read_parameters(file).get("dataset") if file else ""
+    if "dataset" not in cell or isinstance(usual, list):
         return experiment.folder / notebook.name
     if "labels" in cell:
         experiment = experiment.model_copy(update={"train_per_class": None})

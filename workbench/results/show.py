@@ -26,6 +26,7 @@ from workbench.results import stats, tables
 from workbench.results.frame import Runs, frame
 from workbench.results.names import label, rows_of, without_average
 from workbench.runs import machine, plan, store
+from workbench.runs.estimate import duration
 from workbench.runs.store import Record
 
 # what the results depend on, besides the scores that are shown
@@ -239,13 +240,6 @@ def averaged(records: Sequence[Record], how: str = "mean of ") -> str:
         return "one trial"
     between = {most: "", most - 1: f"{fewest} or "}.get(fewest, f"{fewest} to ")
     return f"{how}{between}{most} trials"
-
-
-def duration(seconds: float) -> str:
-    """40 s, 75 min, 3.1 h."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def title(experiment: Experiment) -> str:
