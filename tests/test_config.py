@@ -156,8 +156,8 @@ WRONG_LISTS = [
     ({"dataset": ["digits", "digits"]}, ("dataset", "only once")),
     ({"settings": 3}, ("3: can't be read",)),
     ({"settings": ["absent.yaml"]}, ("absent.yaml", "can't be read")),
-    ({"labels": {"many": 3}}, ("labels", "'many'")),
-    ({"labels": {20: 3}, "epochs": 4}, ("epochs", "leave out one")),
+    ({"epochs_by_labels": {"many": 3}}, ("epochs_by_labels", "'many'")),
+    ({"epochs_by_labels": {20: 3}, "epochs": 4}, ("epochs", "leave out one")),
     ({"auxiliary_weights": [1]}, ("auxiliary_weights", "dictionary")),
     ({"auxiliary_weights": {"jigsaw": [1]}}, ("auxiliary_weights", "classification, rotation")),
     ({"auxiliary_weights": {"rotation": [0.1, -1]}}, ("auxiliary_weights", "equal to 0")),
@@ -190,7 +190,7 @@ def test_several_experiments_are_those_written_out(tmp_path):
 
 
 def test_labels_give_each_number_of_images_its_epochs_and_ten_evaluations():
-    few, all_labels = several({"labels": {"20": 50, "all": 5}, "dataset": "digits"})
+    few, all_labels = several({"epochs_by_labels": {"20": 50, "all": 5}, "dataset": "digits"})
     assert (few.train_per_class, few.epochs, few.evaluate_every) == (20, 50, 5)
     assert all_labels == create({"epochs": 5, "evaluate_every": 1, "dataset": "digits"})
 

@@ -302,7 +302,8 @@ def test_scores_are_of_the_images_that_they_were_compared_with(folder):
     for part in ("test", "train"):
         arrays[f"{part}_images"] = arrays[f"{part}_images"] ^ 1
         np.savez(folder / "data" / "tiny.npz", **arrays)
-        assert store.finished(experiment) == [] and "other data" in store.unmatched([experiment])[0]
+        assert store.finished(experiment) == []
+        assert "other data" in store.unused_runs([experiment])[0]
         add(folder, file)
         assert len(store.finished(experiment)) == 1
     paths = sorted(len(path.relative_to(folder).parts) for path in folder.rglob("record.json"))

@@ -169,8 +169,13 @@ def test_the_number_is_in_the_address_and_absent_where_all_are_used():
 
 
 def test_labels_with_epochs_beside_them_are_one_line():
-    with pytest.raises(ConfigError, match="epochs: labels has epochs"):
-        several({"labels": {500: 100}, "epochs": 3})
+    with pytest.raises(ConfigError, match="epochs: epochs_by_labels has epochs"):
+        several({"epochs_by_labels": {500: 100}, "epochs": 3})
+
+
+def test_the_parameters_former_name_is_told_the_new_one():
+    with pytest.raises(ConfigError, match=r"unknown parameter 'labels' \(epochs_by_labels\?\)"):
+        notebooks.parameters(NOTEBOOK, [], [("labels", "{500: 100}")])
 
 
 WRONG = [{500: 1, "500": 2}, {"all": 1, None: 2}, {}, {0: 3}, {"few": 3}, {500: 0}, {500: None}]
@@ -178,14 +183,14 @@ WRONG = [{500: 1, "500": 2}, {"all": 1, None: 2}, {}, {0: 3}, {"few": 3}, {500: 
 
 @pytest.mark.parametrize("labels", [*WRONG, [500], 500, {True: 3}, {1.5: 2}])
 def test_labels_that_are_none_are_one_line(labels):
-    with pytest.raises(ConfigError, match=r"^labels: [^\n]+$"):
-        several({"labels": labels})
+    with pytest.raises(ConfigError, match=r"^epochs_by_labels: [^\n]+$"):
+        several({"epochs_by_labels": labels})
 
 
 @pytest.mark.parametrize("path", FILES, ids=PROFILES)
 def test_every_number_of_labels_has_as_many_steps_and_ten_evaluations(path):
     given, made = notebooks.parameters(NOTEBOOK, [path], [])
-    assert all(isinstance(key, str) for key in given["labels"])  # Papermill sorts them
+    assert all(isinstance(key, str) for key in given["epochs_by_labels"])  # Papermill sorts them
     whole = 50000 if made[0].dataset == "cifar10" else len(prepared.load("digits").train)
     steps = [e.epochs * int((e.train_per_class or whole / 10) * 9 // e.batch_size) for e in made]
     assert max(steps) <= 1.01 * min(steps) and len(made) >= 2

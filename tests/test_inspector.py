@@ -294,7 +294,7 @@ def test_runs_of_other_settings_and_other_data_are_tables_of_their_own(tmp_path)
     settings = {"outputs": str(tmp_path), "profile": "made_up", "dataset": "digits"}
     none = plan.Run(create(settings), None, "rotation", 0)
     one = store.collect(folder)[0].scores()
-    here = plan.here(experiment)
+    here = plan.current_digests(experiment)
     finish(replace(none, data=here), prepared.classes("digits"), one, {})
     groups = grouped(store.collect(folder), experiment)
     titles = [f"digits (epochs {n}, data {here})" for n in (200, 7)]

@@ -91,7 +91,7 @@ def module(tmp_path, monkeypatch):
 
 
 def key(record, experiment, score) -> str | None:
-    return record.key(plan.scoring(experiment)[score])
+    return record.key(plan.how_scored(experiment)[score])
 
 
 def other_data(folder, part="test_images"):
@@ -544,7 +544,7 @@ def test_without_the_data_runs_are_matched_by_their_settings_if_they_are_of_one_
 
 
 def test_another_version_than_the_one_here_can_be_looked_at_but_not_trained_on(folder):
-    old = str(plan.here(tiny(folder)))
+    old = str(plan.current_digests(tiny(folder)))
     other_data(folder, "train_images")
     assert store.finished(tiny(folder, missing="skip")) == []
     records = runs.complete(tiny(folder, missing="skip", data_digest=old))
@@ -559,7 +559,7 @@ def test_another_version_than_the_one_here_can_be_looked_at_but_not_trained_on(f
 def test_a_digest_is_remembered_until_the_file_changes(folder, monkeypatch):
     path = folder / "data" / "tiny.npz"
     beside = folder / "data" / "tiny.digests.json"
-    here = plan.here(tiny(folder))
+    here = plan.current_digests(tiny(folder))
     loading = sys.modules["workbench.images.prepared"]
     assert beside.exists() and here == prepared.digests_of(prepared.load("tiny", folder / "data"))
 
@@ -568,7 +568,7 @@ def test_a_digest_is_remembered_until_the_file_changes(folder, monkeypatch):
         with monkeypatch.context() as patch:
             if not read:
                 patch.setattr(loading, "read", None)
-            return plan.here(tiny(folder))
+            return plan.current_digests(tiny(folder))
 
     assert asked(read=False) == here
     times = path.stat()
@@ -584,22 +584,23 @@ def test_a_digest_is_remembered_until_the_file_changes(folder, monkeypatch):
 
 def test_runs_that_no_longer_match_are_counted_once_with_the_reason(folder, monkeypatch):
     experiment = tiny(folder, trials=2)
-    assert store.unmatched([experiment]) == []
+    assert store.unused_runs([experiment]) == []
     with monkeypatch.context() as patch:
         patch.setattr(plan, "RECIPE", 3)
-        (line,) = store.unmatched([experiment, experiment])
+        (line,) = store.unused_runs([experiment, experiment])
         assert line.startswith("4 finished runs in")
         assert "of recipe 2, and semlib trains by recipe 3" in line
         assert store.finished(experiment) == []
         with pytest.warns(UserWarning, match="4 records"):
             assert store.collect(experiment.folder) == []
-    old = plan.here(experiment)
+    old = plan.current_digests(experiment)
     other_data(folder, "train_images")
-    (line,) = store.unmatched([experiment])
-    said = f"of other data ({old}) than is here now ({plan.here(experiment)})"
+    (line,) = store.unused_runs([experiment])
+    said = f"of other data ({old}) than is here now ({plan.current_digests(experiment)})"
     assert line.startswith("4 finished runs in") and said in line
     assert line in show.remarks(experiment, [])
-    assert store.unmatched([tiny(folder, trials=2, epochs=9)]) == []  # other settings are no reason
+    other_settings = tiny(folder, trials=2, epochs=9)
+    assert store.unused_runs([other_settings]) == []
 
 
 def test_no_run_resumes_on_other_data(untrained, monkeypatch):
@@ -959,7 +960,7 @@ def test_a_score_edited_while_its_run_trains_is_stored_as_what_was_computed(
     train = execute.training.train
     how = tiny(untrained, methods="classification", scores=("msp", name))
     module("edited_meanwhile", EDITED.format(-1))
-    before = plan.scoring(how)[name]
+    before = plan.how_scored(how)[name]
 
     def edit(*args, **options):
         yield from train(*args, **options)

@@ -32,10 +32,10 @@ def experiment(**changes):
 
 
 def record(hold_out, method, trial, msp=0, odin=0, accuracy=0, dataset="digits", data=None, **more):
-    data = data or plan.here(experiment())
+    data = data or plan.current_digests(experiment())
     fields = {"dataset": dataset, "hold_out": hold_out, "method": method, "trial": trial}
     fields |= {"metrics": {"accuracy": accuracy, "msp": msp, "odin": odin}}
-    fields |= {"scoring": plan.scoring(experiment()), "train_digest": data.train}
+    fields |= {"scoring": plan.how_scored(experiment()), "train_digest": data.train}
     return Record(**FIXED | fields | {"test_digest": data.test} | more)
 
 
@@ -375,7 +375,7 @@ def test_remarks_say_how_much_was_run_and_on_what():
     _, line, warning = show.remarks(experiment(), [*RECORDS, other])
     assert line == f"{averages}, 1 with Rotation-augmented."
     assert warning.startswith("NOT COMPARABLE")
-    assert f"{plan.here(experiment())} (6), dddddddd-eeeeeeee (1)" in warning
+    assert f"{plan.current_digests(experiment())} (6), dddddddd-eeeeeeee (1)" in warning
     assert "0 of 12 runs" in show.summary(experiment(), [])
     said = ["119 s", "2 min", "75 min", "2.0 h", "3.1 h"]
     assert list(map(show.duration, (119, 120, 4500, 7200, 11160))) == said

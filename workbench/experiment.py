@@ -258,12 +258,12 @@ class Experiment(Machine, Scoring, Training, Network, Data, Which):
         return folder_name(self.dataset)
 
     @property
-    def trained(self) -> tuple[str, ...]:
+    def trained_methods(self) -> tuple[str, ...]:
         """The methods that semlib trains: all but those whose scores were imported."""
         return tuple(method for method in self.methods if not method.startswith(EXTERNAL))
 
     @property
-    def few(self) -> list[str]:
+    def images_a_class(self) -> list[str]:
         """500_a_class, in names of files; empty where all training images are used."""
         return [f"{self.train_per_class}_a_class"] if self.train_per_class else []
 
@@ -277,7 +277,7 @@ class Experiment(Machine, Scoring, Training, Network, Data, Which):
         words = [notebook]
         if notebook.partition("_")[2] != self.dataset_name:  # table3_cifar10 names it already
             words.append(self.dataset_name)
-        words += self.few
+        words += self.images_a_class
         if self.hold_out != ("all",):
             words += self.hold_out
         return self.folder / (file_name(*words) + ending)
@@ -288,7 +288,8 @@ class Several(Group):
 
     settings: OrNone[Listed[Text]] = None  # files of parameters; the notebook's own go over them
     dataset: Listed[Text] = (Which.model_fields["dataset"].default,)  # the same settings for each
-    labels: Annotated[OrNone[Labels], BeforeValidator(_by_number)] = None  # and its epochs
+    # Training images a class: epochs
+    epochs_by_labels: Annotated[OrNone[Labels], BeforeValidator(_by_number)] = None
     auxiliary_weights: OrNone[dict[Method, Listed[NotNegative]]] = None  # of each method
 
 
@@ -300,26 +301,26 @@ def create(parameters: Mapping[str, Any]) -> Experiment:
 def several(parameters: Mapping[str, Any]) -> tuple[Experiment, ...]:
     """All experiments that a notebook's parameters describe: one, unless Several's say otherwise.
 
-    settings: one for each file; epochs and labels are the file's where the notebook leaves them
-    None. labels: one for each number of images a class, with its epochs and ten evaluations.
+    settings: one for each file; epochs and epochs_by_labels are the file's where the notebook's
+    are None. epochs_by_labels: one for each number of images a class, evaluated ten times.
     auxiliary_weights: plain classification, then each method alone with each of its weights.
     """
     by = _checked(Several, {n: v for n, v in parameters.items() if n in Several.model_fields})
     if by.settings:
         return _of_files(by.settings, parameters)
     given = {n: v for n, v in parameters.items() if n not in Several.model_fields}
-    if by.labels and given.get("epochs") is not None:
-        raise ConfigError("epochs: labels has epochs for each number of images; leave out one")
+    if by.epochs_by_labels and given.get("epochs") is not None:
+        raise ConfigError("epochs: epochs_by_labels has epochs of its own; leave out one of both")
     experiments = []
     for dataset in by.dataset:
-        for budget in _budgets(by.labels):
+        for budget in _budgets(by.epochs_by_labels):
             for choice in _weights(by.auxiliary_weights, given):
                 experiments.append(create(given | {"dataset": dataset} | budget | choice))
     return tuple(experiments)
 
 
 def _of_files(files: tuple[str, ...], parameters: Mapping[str, Any]) -> tuple[Experiment, ...]:
-    unset = {name for name in ("epochs", "labels") if parameters.get(name) is None}
+    unset = {name for name in ("epochs", "epochs_by_labels") if parameters.get(name) is None}
     over = {n: v for n, v in parameters.items() if n not in {"settings", *unset}}
     experiments = []
     for file in files:
@@ -330,12 +331,12 @@ def _of_files(files: tuple[str, ...], parameters: Mapping[str, Any]) -> tuple[Ex
     return tuple(experiments)
 
 
-def _budgets(labels: dict[int | None, int] | None) -> list[dict[str, Any]]:
-    if not labels:
+def _budgets(epochs_by_labels: dict[int | None, int] | None) -> list[dict[str, Any]]:
+    if not epochs_by_labels:
         return [{}]
     return [
         {"train_per_class": count, "epochs": epochs, "evaluate_every": max(1, epochs / 10)}
-        for count, epochs in labels.items()
+        for count, epochs in epochs_by_labels.items()
     ]
 
 
@@ -363,7 +364,7 @@ def _checked(model: type[Group], parameters: Mapping[str, Any]) -> Any:
 def _sentence(error: Any) -> str:
     name = error["loc"][0] if error["loc"] else ""
     if error["type"] == "extra_forbidden":
-        return unknown(name)
+        return unknown_parameter(name)
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     hint = ": put it in quotes" if error["type"] == "string_type" else ""  # YAML's no, 1.5, null
     return f"{name}: {message}, not {_shown(error['input'])}{hint}" if name else message
@@ -376,10 +377,10 @@ def _shown(value: object) -> str:
         return "a number too long to print"
 
 
-def unknown(name: object, also: tuple[str, ...] = ()) -> str:
+def unknown_parameter(name: object, also: tuple[str, ...] = ()) -> str:
     """The message about an unknown parameter; also: further valid names."""
     names = sorted({*Experiment.model_fields, *also})
-    close = difflib.get_close_matches(str(name)[:100], names, 1)
+    close = difflib.get_close_matches(str(name)[:100], names, 1, 0.5)
     likely = f" ({close[0]}?)" if close else ""
     return f"unknown parameter {_shown(name)}{likely}; choose from {', '.join(names)}"
 
@@ -416,7 +417,7 @@ def several_from_parameters(
         for name in sorted(names - {*known, *also}):
             plain = isinstance(namespace[name], str | int | float | list | tuple | None)
             if plain and not name.startswith("_"):
-                raise ConfigError(unknown(name, (*also, *Several.model_fields)))
+                raise ConfigError(unknown_parameter(name, (*also, *Several.model_fields)))
     return several(with_file({name: namespace[name] for name in known if name in names}, notebook))
 
 

@@ -56,7 +56,7 @@ def one_line(error: object, most: int = 500) -> str:
     return " ".join(str(error).split())[:most].encode(errors="backslashreplace").decode()
 
 
-def stamp(path: Path) -> tuple[int, int, int, int] | None:
+def fingerprint(path: Path) -> tuple[int, int, int, int] | None:
     """Size, times and inode: one of them changes when a file is edited or replaced."""
     with suppress(OSError):
         status = path.stat()

@@ -50,7 +50,7 @@ def jobs(
     for e in (e for e in experiments if e.missing == "train"):
         held_out = [name or "none" for name in plan.held_out(e)]
         groups = [tuple(held_out[k : k + classes]) for k in range(0, len(held_out), classes)]
-        methods = [e.methods] if split == "class" else [(method,) for method in e.trained]
+        methods = [e.methods] if split == "class" else [(method,) for method in e.trained_methods]
         trials = [{}]
         if split == "trial":
             trials = [{"first_trial": e.first_trial + k, "trials": 1} for k in range(e.trials)]
@@ -67,7 +67,8 @@ def names(parts: Sequence[Experiment], split: str, taken: Iterable[str] = ()) ->
     plain = []
     for e in parts:
         more = {"class": [], "method": e.methods, "trial": [*e.methods, str(e.first_trial)]}
-        plain.append(file_name("holdout", e.dataset_name, *e.few, *e.hold_out, *more[split]))
+        which = [e.dataset_name, *e.images_a_class, *e.hold_out]
+        plain.append(file_name("holdout", *which, *more[split]))
     unique = len(set(plain)) == len(plain) and not {*plain} & {*taken}
     return plain if unique else [f"{name}-{k}" for k, name in enumerate(plain)]
 
@@ -129,7 +130,7 @@ class Grid:
             print(f"{t.notebook.stem} ({about}): {left}")
         if len(self.tables) > 1:
             print("all, each run once:", estimate.text(self.experiments, seconds, count))
-        for reason in store.unmatched(e for e in self.experiments if e.missing == "train"):
+        for reason in store.unused_runs(e for e in self.experiments if e.missing == "train"):
             print(reason)
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         text = f"{len(self.names)} jobs, {count} side by side with {threads} each on {self.args.on}"

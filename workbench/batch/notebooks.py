@@ -23,7 +23,7 @@ from workbench.experiment import (
     parameters_file,
     read_parameters,
     several,
-    unknown,
+    unknown_parameter,
     with_file,
 )
 from workbench.files import ROOT, check_writable, one_line, save_atomically, short
@@ -60,11 +60,12 @@ def parameters(
     for name, value in (read_parameters(file) if file else {}).items():
         if value is not None and name in given and given[name] is None:
             given[name] = "none"
-    if isinstance(given.get("labels"), dict):  # Papermill sorts its keys: can't with 500 and all
-        given["labels"] = {str(key): value for key, value in given["labels"].items()}
+    # Papermill sorts its keys, and can't with 500 and all
+    if isinstance(epochs := given.get("epochs_by_labels"), dict):
+        given["epochs_by_labels"] = {str(key): value for key, value in epochs.items()}
     for name in given:
         if name not in cell and name not in Experiment.model_fields:
-            raise ConfigError(unknown(name, tuple(cell)))
+            raise ConfigError(unknown_parameter(name, tuple(cell)))
     known = Experiment.model_fields.keys() | Several.model_fields.keys()
     values = {name: _default(notebook, cell[name]) for name in cell if name in known}
     values |= {name: given[name] for name in given if name in known}
@@ -138,7 +139,7 @@ def executed(notebook: Path, experiment: Experiment) -> Path:
     usual = read_parameters(file).get("dataset") if file else ""
     if "dataset" not in cell or isinstance(usual, list):
         return experiment.folder / notebook.name
-    if "labels" in cell:
+    if "epochs_by_labels" in cell:
         experiment = experiment.model_copy(update={"train_per_class": None})
     return experiment.output(notebook.stem, ".ipynb")
 

@@ -48,7 +48,7 @@ def line(job: Experiment) -> str:
     measure = "accuracy" if nothing else job.scores[0]
     means = tables.measurements(job, records).groupby("method", sort=False)[measure].mean()
     values = ", ".join(f"{mean:.2f} {label(m, job.methods)}" for m, mean in means.items())
-    name = " ".join([job.dataset_name, *job.few])
+    name = " ".join([job.dataset_name, *job.images_a_class])
     hold_out = "nothing" if nothing else ", ".join(job.hold_out)
     seconds = show.duration(sum(record.seconds for record in records))
     return f"{name}, {hold_out} held out: {label(measure, job.scores)} {values}; {seconds}"

@@ -16,7 +16,7 @@ from PIL import Image, ImageFile, ImageOps
 from tqdm import tqdm
 
 from semlib.datasets import DataError, Dataset, ImageSet
-from workbench.files import one_line, stamp
+from workbench.files import fingerprint, one_line
 from workbench.images.checks import check_memory, class_name
 
 PREPARATION = 2  # raised when the same files give other pixels: folders are prepared anew
@@ -120,7 +120,9 @@ def listing(root: Path) -> str:
     sha = hashlib.sha256(f"preparation {PREPARATION}\n".encode())
     members = scan(root)
     for path, label in members["train"] + members["test"]:
-        sha.update(os.fsencode(path.relative_to(root)) + f"\0{label}\0{stamp(path)}\n".encode())
+        sha.update(
+            os.fsencode(path.relative_to(root)) + f"\0{label}\0{fingerprint(path)}\n".encode()
+        )
     return sha.hexdigest()
 
 

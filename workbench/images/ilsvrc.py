@@ -12,7 +12,7 @@ import numpy as np
 
 from semlib.datasets import DataError, Dataset, ImageSet
 from semlib.datasets.imagenet import COUNTS, SUBSETS
-from workbench.files import one_line, resolve, stamp
+from workbench.files import fingerprint, one_line, resolve
 from workbench.images.folder import Member, decode_all, images, leftover
 
 SIDE = 256  # pixels: shorter side and centre crop (Appendix A); training crops 224 of them
@@ -78,11 +78,11 @@ def _files(where: Path, part: str, wnid: str) -> list[Path] | list[Member]:
     tar = where / {"train": TRAIN_TAR, "val": VAL_TAR}[part]
     if not tar.exists():
         return []
-    found = {Path(member.name).name: member for member in _index(tar, stamp(tar))}
+    found = {Path(member.name).name: member for member in _index(tar, fingerprint(tar))}
     if part == "train":  # a tar of one tar a class
         inner = found.get(f"{wnid}.tar")
-        return _index(tar, stamp(tar), inner.offset) if inner else []
-    labels = _val_labels(where / DEVKIT, stamp(where / DEVKIT))
+        return _index(tar, fingerprint(tar), inner.offset) if inner else []
+    labels = _val_labels(where / DEVKIT, fingerprint(where / DEVKIT))
     names = [name for name, label in labels.items() if label == wnid]
     absent = [name for name in names if name not in found]
     if absent:
@@ -94,7 +94,7 @@ def _files(where: Path, part: str, wnid: str) -> list[Path] | list[Member]:
 def _index(path: Path, changed: tuple | None, start: int = 0) -> list[Member]:
     """The files in a tar file, or in the inner one that begins at byte `start`, by name.
 
-    Without leftovers; of two of one name the later, as if unpacked. changed: the tar file's stamp.
+    Without leftovers; of two of one name the later, as if unpacked. changed: the tar's fingerprint.
     """
     found: dict[Path, Member] = {}
     try:

@@ -106,7 +106,7 @@ def precision_recall(experiment: Experiment, records: Records, curves: int = CUR
     Of many classes those where methods differ most are drawn, of many scores the first, so that a
     panel has at most `curves` curves. Its legend gives average precisions in percent.
     """
-    scoring = plan.scoring(experiment)
+    scoring = plan.how_scored(experiment)
     scores = dict(islice(scoring.items(), max(1, curves // len(experiment.methods))))
     held_out = [name for name in plan.held_out(experiment) if name is not None]
     if not held_out:

@@ -248,7 +248,7 @@ def title(experiment: Experiment) -> str:
     if experiment.train_per_class:
         parts.append(f"{experiment.train_per_class} training images a class")
     parts.append(f"profile {experiment.profile}")
-    if not {*experiment.trained} <= {"classification", "center_mask"}:
+    if not {*experiment.trained_methods} <= {"classification", "center_mask"}:
         parts.append(f"auxiliary weight {experiment.auxiliary_weight:g}")
     return ", ".join([*parts, f"{experiment.statistics} batch-norm statistics"])
 
@@ -317,11 +317,11 @@ def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:
     for n in sorted({r.train_images for r in records if r.train_images} - {paper}) if paper else ():
         few = f"{n} of the {paper} training images"
         lines.append(f"The data set has {few} that it has in the paper.")
-    if records and plan.here(experiment) != records[0].data:
+    if records and plan.current_digests(experiment) != records[0].data:
         gone = f"{experiment.dataset_name} is not here, or has changed"
         lines.append(f"{gone}: these runs used the version {records[0].data}.")
     lines += _not_scored(experiment, records)
-    return lines + unlike(records) + store.unmatched([experiment])
+    return lines + unlike(records) + store.unused_runs([experiment])
 
 
 def _whole_trials(experiment: Experiment, records: Sequence[Record]) -> list[str]:
@@ -336,10 +336,10 @@ def _whole_trials(experiment: Experiment, records: Sequence[Record]) -> list[str
 
 
 def _not_scored(experiment: Experiment, records: Sequence[Record]) -> list[str]:
-    wanted = plan.scoring(experiment)
+    wanted = plan.how_scored(experiment)
     missing = []
     for record in records:
-        for name in store.lacking(record, wanted):
+        for name in store.missing_scores(record, wanted):
             missing.append(f"{label(name, wanted)} ({record.hold_out or 'none'}, {record.method})")
     if not missing:
         return []

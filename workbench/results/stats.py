@@ -369,7 +369,7 @@ def measured(runs: Runs, resamples: int = 200, seed: int = 0) -> Measured:
     for experiment, records in runs:
         if (count := names.count(experiment.dataset_name)) > 1:
             said = f"{experiment.dataset_name} has {count}, name one"
-            raise ConfigError(f"labels: detectors are compared once on a data set; {said}")
+            raise ConfigError(f"epochs_by_labels: detectors are compared on one; {said}")
         found |= dict(_rankings(experiment, records))
     rankings = pd.Series(found.values(), _index(found), dtype=object)
     classes = _by_class(rankings, Ranking.average_precision)
@@ -383,7 +383,7 @@ def measured(runs: Runs, resamples: int = 200, seed: int = 0) -> Measured:
 def _rankings(
     experiment: Experiment, records: Iterable[Record]
 ) -> Iterator[tuple[tuple[Any, ...], Ranking]]:
-    wanted = plan.scoring(experiment)
+    wanted = plan.how_scored(experiment)
     end = plan.STATISTICS[experiment.statistics]
     for record in records:
         if record.hold_out is None:

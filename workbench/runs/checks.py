@@ -27,11 +27,11 @@ def check(experiment: Experiment) -> None:
     """ConfigError names a class, network, method, score or device that there isn't."""
     plan.held_out(experiment)
     _check_architecture(experiment)
-    for name in experiment.trained:
+    for name in experiment.trained_methods:
         if ":" in name:
             own.function(name)
     external.check(experiment)
-    plan.scoring(experiment)
+    plan.how_scored(experiment)
     machine.device(experiment)
     emulated = experiment.precision == "bfloat16" and not machine.has_bfloat16(experiment)
     if emulated and experiment.missing == "train":
@@ -62,7 +62,7 @@ def check_data(experiment: Experiment, data: Dataset) -> None:
     classes = plan.held_out(experiment)
     _check_sizes(experiment, data, classes)
     scores = [name for name in experiment.scores if ":" in name and not name.startswith(EXTERNAL)]
-    for method in experiment.trained:
+    for method in experiment.trained_methods:
         if scores or ":" in method or ":" in experiment.architecture:
             _try(Run(experiment, classes[0], method, experiment.first_trial), data, scores)
         scores = []  # once is enough
@@ -80,7 +80,7 @@ def _check_sizes(experiment: Experiment, data: Dataset, classes: list[str | None
         value = getattr(e, name) or 0
         if value > most:
             raise ConfigError(f"{name}: {value} is more than {most}; {has}")
-    if e.trained:
+    if e.trained_methods:
         _check_steps(e, count)
     if "rotation" in e.methods and height != width and not e.crop_side:
         do = f"choose crop_side (at most {side}), or prepare the images square"
@@ -112,7 +112,7 @@ def _try(run: Run, data: Dataset, scores: list[str]) -> None:
     device = machine.device(run.experiment)
     images = augmentation.centre(_spread(split.train.images), e.crop_side)
     images = augmentation.to_float(torch.from_numpy(images))
-    before = (run.sources, plan.scoring(e))
+    before = (run.sources, plan.how_scored(e))
     doing = f"architecture: {e.architecture}" if ":" in e.architecture else f"methods: {run.method}"
     try:
         with seeded(run.trial, device):
@@ -131,7 +131,7 @@ def _try(run: Run, data: Dataset, scores: list[str]) -> None:
             for name in scores:
                 _try_score(run, net, split, name)
         doing = "functions from cells"
-        if (replace(run).sources, plan.scoring(e)) != before:  # a copy computes them anew
+        if (replace(run).sources, plan.how_scored(e)) != before:  # a copy computes them anew
             raise ValueError("one changes a variable of the notebook that it names")
     except Exception as error:  # a user's code can raise any
         tried = "tried on a few images, nothing was trained"

@@ -32,7 +32,7 @@ def seconds_by_kind(experiment: Experiment) -> tuple[pd.Series, str]:
 
 def _kind(run: Any) -> str:
     """What a Run or a Record has in common with those that take about as long."""
-    return json.dumps([run.dataset, run.method, plan.chosen(run.settings)], sort_keys=True)
+    return json.dumps([run.dataset, run.method, plan.non_default(run.settings)], sort_keys=True)
 
 
 def text(experiments: Sequence[Experiment], seconds: pd.Series, jobs: int) -> str:
@@ -64,8 +64,8 @@ def _work(experiments: Sequence[Experiment]) -> tuple[set[Path], dict[Path, Run]
             if run.external:
                 continue
             planned.add(run.home)
-            wanted = plan.scoring(run.experiment)
-            scores = store.lacking(record, wanted) if record else wanted
+            wanted = plan.how_scored(run.experiment)
+            scores = store.missing_scores(record, wanted) if record else wanted
             # Trained runs may lack a record of their scores on the test images that are here
             trained = record or (store.trained(run) if run.data else None)
             if trained is None:

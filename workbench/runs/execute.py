@@ -128,7 +128,7 @@ def finish(run: Run, data: Dataset, wait: bool = True) -> Record:
 
 
 def _train(run: Run, data: Dataset) -> Record:
-    scorer = Scorer(run, data, MSP | plan.scoring(run.experiment))
+    scorer = Scorer(run, data, MSP | plan.how_scored(run.experiment))
     hardware = machine.set_up(run.experiment)
     stamp: dict[str, Any] = {"form": FORM, "address": run.address, "data": list(digests_of(data))}
     if run.experiment.average_last_epochs > 1:
@@ -237,7 +237,7 @@ def _averaged(rows: list[dict[str, float]], measures: dict[str, float]) -> dict[
 
 def _add_scores(run: Run, record: Record, data: Dataset) -> Record:
     """Add the scores that the record lacks; the others stay as they are."""
-    wanted = store.lacking(record, plan.scoring(run.experiment))
+    wanted = store.missing_scores(record, plan.how_scored(run.experiment))
     if not wanted:
         return record
     scorer = Scorer(run, data, wanted, taken=record.scoring)
@@ -257,7 +257,7 @@ def _add_scores(run: Run, record: Record, data: Dataset) -> Record:
 
 def _score_other_images(run: Run, trained: Record, data: Dataset) -> Record:
     """A record of the same training scored on other test images, below the first, which stays."""
-    scorer = Scorer(run, data, MSP | plan.scoring(run.experiment))
+    scorer = Scorer(run, data, MSP | plan.how_scored(run.experiment))
     measured = _score_from_weights(run, trained, data, scorer)
     home = run.homes[1]
     record = store.rewrite(

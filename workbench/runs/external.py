@@ -166,7 +166,7 @@ def _checked(
         do = f"which was not trained; choose from {_numbered(classes)}"
         _require(not wrong, f"predicted: {wrong} {of}, {do}")
     kept = {"predicted": predicted.astype(np.int16)}
-    for name, how in plan.scoring(run.experiment).items():
+    for name, how in plan.how_scored(run.experiment).items():
         values = _numbers(scores[name], arrays[scores[name]])
         kept[name] = scoring.ranks(values) if how.get("stored") == "ranks" else values
     again = {plan.array_name(name, "upright"): kept[name] for name in kept}
@@ -216,7 +216,7 @@ def _write(
         run,
         classes=classes,
         metrics=scoring.measures(arrays),
-        scoring=plan.scoring(run.experiment),
+        scoring=plan.how_scored(run.experiment),
         scores_sha256=store.write_scores(home / "scores.npz", arrays),
         skew=float(arrays["is_anomaly"].mean()),
         train_images=len(data.train) if data else None,
@@ -232,7 +232,7 @@ def _write(
 
 def check(experiment: Experiment) -> None:
     """ConfigError if a method or score called external: was not imported for the data set."""
-    wanted = {"methods": set(experiment.methods) - set(experiment.trained)}
+    wanted = {"methods": set(experiment.methods) - set(experiment.trained_methods)}
     wanted["scores"] = {name for name in experiment.scores if name.startswith(EXTERNAL)}
     if not any(wanted.values()):
         return

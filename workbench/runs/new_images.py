@@ -35,8 +35,8 @@ def score(
     record = _record(home)
     run = _run(record, parameters)
     execute.weights(record)
-    wanted = plan.scoring(run.experiment)
-    if absent := store.lacking(record, wanted):
+    wanted = plan.how_scored(run.experiment)
+    if absent := store.missing_scores(record, wanted):
         choices = ", ".join(record.scoring)
         what = f"{run.title} was not scored by {', '.join(absent)} with these settings"
         raise ConfigError(f"scores: {what}; choose from {choices}")

@@ -129,7 +129,7 @@ def address(
 ) -> str:
     """SHA-256 over everything that the weights of a Run, or of a Record's run, depend on."""
     which = [recipe or recipe_of(run.method), run.dataset, run.hold_out, run.method, run.trial]
-    text = json.dumps([*which, chosen(settings), sources, train_digest], sort_keys=True)
+    text = json.dumps([*which, non_default(settings), sources, train_digest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -144,7 +144,7 @@ def place(run: Any, address: str) -> Path:
     return Path(run.dataset, run.hold_out or "none", run.method.replace(":", "."), trial)
 
 
-def chosen(settings: Mapping[str, Any]) -> dict[str, Any]:
+def non_default(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that are not at their default. Older records lack the ones added later."""
     fields = Experiment.model_fields
     return {
@@ -157,7 +157,7 @@ def chosen(settings: Mapping[str, Any]) -> dict[str, Any]:
 # --- scores and their names
 
 
-def scoring(experiment: Experiment) -> dict[str, dict[str, Any]]:
+def how_scored(experiment: Experiment) -> dict[str, dict[str, Any]]:
     """How each of the experiment's scores is computed, as records keep it."""
     return {name: _how(name, experiment) for name in experiment.scores}
 
@@ -229,7 +229,7 @@ def _recorded_classes(experiment: Experiment) -> tuple[str, ...]:
     return ()
 
 
-def here(experiment: Experiment) -> Digests | None:
+def current_digests(experiment: Experiment) -> Digests | None:
     """The digests of the data set as it is on this machine; None if it has to be fetched first."""
     e = experiment
     validation = e.evaluate_on == "validation"
@@ -249,13 +249,13 @@ def planned(experiment: Experiment, data: Digests | None = None) -> list[Run]:
     data: digests, those of the data that is here unless given.
     """
     classes = held_out(experiment)
-    data = data or here(experiment)
+    data = data or current_digests(experiment)
     computed = tuple(name for name in experiment.scores if not name.startswith(EXTERNAL))
     trained = experiment.model_copy(update={"scores": computed})
     runs = []
     for trial in range(experiment.first_trial, experiment.first_trial + experiment.trials):
         for hold_out in classes:
             for method in experiment.methods:
-                settings = trained if method in experiment.trained else experiment
+                settings = trained if method in experiment.trained_methods else experiment
                 runs.append(Run(settings, hold_out, method, trial, data))
     return runs

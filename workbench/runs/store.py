@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from workbench.experiment import EXTERNAL, ConfigError, Experiment, create
-from workbench.files import one_line, save_atomically, short, stamp
+from workbench.files import fingerprint, one_line, save_atomically, short
 from workbench.images.digests import Digests
 from workbench.runs import plan
 from workbench.runs.plan import Run
@@ -37,7 +37,7 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 OWNER = "run.owner"  # a file that says who holds the run's lock
 PATIENCE = 5.0  # seconds of waiting for a lock until it is said for whom
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what some network file systems answer
-# scores.npz files that were whole, with their stamps and the digests that were asked for
+# scores.npz files that were whole, with their fingerprints and the digests that were asked for
 _checked: set[Any] = set()
 
 
@@ -128,7 +128,7 @@ class Record(BaseModel):
     def check(self) -> None:
         """ValueError if scores.npz is damaged; an unchanged file is read once a process."""
         path = self._home / "scores.npz"
-        now = stamp(path)
+        now = fingerprint(path)
         asked = (path, now, *self.scores_sha256.items())
         if now is None or asked not in _checked:
             whole = now and hashlib.sha256(path.read_bytes()).hexdigest()
@@ -196,15 +196,17 @@ def finished(experiment: Experiment) -> list[Record]:
 
 def missing(experiment: Experiment, data: Digests | None = None) -> list[Run]:
     """The runs to train or to score: not finished, or without one of the experiment's scores."""
-    wanted = plan.scoring(experiment)
+    wanted = plan.how_scored(experiment)
     return [
         run
         for run, record in progress(experiment, data)
-        if not run.external and (record is None or lacking(record, wanted))
+        if not run.external and (record is None or missing_scores(record, wanted))
     ]
 
 
-def lacking(record: Record, wanted: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def missing_scores(
+    record: Record, wanted: Mapping[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
     """The scores that a record does not have; imported ones are not waited for."""
     if record.external:
         return {}
@@ -249,7 +251,7 @@ def _usable(home: Path, run: Run) -> Record | None:
     return None
 
 
-def unmatched(experiments: Iterable[Experiment]) -> list[str]:
+def unused_runs(experiments: Iterable[Experiment]) -> list[str]:
     """Why finished runs with the experiments' settings are not used, a sentence for each reason."""
     reasons = {}
     folders = set()
@@ -275,7 +277,7 @@ def _why_unused(run: Run, home: Path) -> str | None:
         return f"{error}, and semlib trains by recipe {plan.RECIPE}"
     except ValueError:
         return None
-    if plan.chosen(record.settings) != plan.chosen(run.settings):
+    if plan.non_default(record.settings) != plan.non_default(run.settings):
         return None
     if edited := dict(run.sources.items() - record.sources.items()):
         return f"another version of {', '.join(sorted(edited))}"

@@ -125,7 +125,7 @@ def _with_data(record: Record, experiment: Experiment) -> tuple[Experiment, Dige
     own["dataset"] = experiment.dataset if known else record.dataset
     with_data = experiment.model_copy(update=own)
     with suppress(DataError, OSError):
-        return with_data, plan.here(with_data)
+        return with_data, plan.current_digests(with_data)
     return with_data, None
 
 
