@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,24 @@ def seconds_by_kind(experiment: Experiment) -> tuple[pd.Series, str]:
     return frame.groupby("kind").seconds.median(), ", ".join(sorted(frame.device.unique()))
 
 
+def of_missing(experiment: Experiment, measure: Callable[[Run], float] | None = None) -> str:
+    """How much an experiment trains and how long it takes: a line before it does.
+
+    measure: estimates the seconds of a run of which no record tells, NaN if it can't.
+    """
+    seconds, devices = seconds_by_kind(experiment)
+    unknown = {}
+    if measure:
+        _, to_train, _ = _work([experiment])
+        unknown = {_kind(run): run for run in to_train.values() if _kind(run) not in seconds.index}
+        measured = {kind: measure(run) for kind, run in unknown.items()}
+        seconds = pd.concat([seconds, pd.Series(measured, dtype=float)])
+    by = [f"medians on {devices}"] if devices else []
+    by += ["a few steps tried just now"] if unknown else []
+    said = text([experiment], seconds, 1)
+    return f"{said} (by {', '.join(by)})" if by else said
+
+
 def _kind(run: Any) -> str:
     """What a Run or a Record has in common with those that take about as long."""
     return json.dumps([run.dataset, run.method, plan.non_default(run.settings)], sort_keys=True)
@@ -43,7 +61,9 @@ def text(experiments: Sequence[Experiment], seconds: pd.Series, jobs: int) -> st
     times = seconds.reindex([_kind(run) for run in to_train.values()])
     if times.any():
         total = times.sum()
-        text += f": {duration(total)} of training, {duration(total / jobs)} side by side"
+        text += f": {duration(total)} of training"
+        if jobs > 1:
+            text += f", {duration(total / jobs)} side by side"
     if to_score:
         scores = ", ".join(dict.fromkeys(itertools.chain(*to_score.values())))
         text += f", {len(to_score)} of them only to be scored: they lack {scores}"
