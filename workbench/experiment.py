@@ -425,14 +425,21 @@ def with_file(parameters: Mapping[str, Any], notebook: str) -> dict[str, Any]:
     """The parameters; those that are None or left out have the values of the notebook's file.
 
     notebook: as of `parameters_file`. None stays where no file has a value and a field can be None.
+    Of another profile's file the settings of the machine are not taken.
     """
-    file = parameters_file(notebook, parameters.get("profile"))
+    if not notebook:
+        return dict(parameters)
     values = dict(parameters)
-    for name, value in (read_parameters(file) if file else {}).items():
-        known = name in Experiment.model_fields or name in Several.model_fields
-        if known and values.get(name) is None:
-            values[name] = value
-    return {name: value for name, value in values.items() if value is not None or _nullable(name)}
+    profile = values.get("profile")
+    file = parameters_file(notebook, profile)
+    given = read_parameters(file) if file else {}
+    taken = {*Experiment.model_fields, *Several.model_fields}
+    if profile not in (None, given.get("profile")):
+        taken -= {*Machine.model_fields}
+    for name in taken & {*given}:
+        if values.get(name) is None:
+            values[name] = given[name]
+    return {name: value for name, value in values.items() if value is not None or nullable(name)}
 
 
 def parameters_file(notebook: str, profile: Any) -> str | None:
@@ -440,15 +447,14 @@ def parameters_file(notebook: str, profile: Any) -> str | None:
 
     None where there is neither: of "holdout", no profile before it, another profile has no file.
     """
-    if not notebook:
-        return None
     name = notebook.rpartition("/")[2]
     of_profile = f"params/{create({'profile': profile or 'paper'}).profile}/{name}.yaml"
     files = [of_profile, f"params/{notebook}.yaml"]
     return next((file for file in files if resolve(file).is_file()), None)
 
 
-def _nullable(name: str) -> bool:
+def nullable(name: str) -> bool:
+    """Whether a parameter of Experiment can be None."""
     field = Experiment.model_fields.get(name)
     return field is not None and type(None) in get_args(field.annotation)
 

@@ -165,8 +165,9 @@ class Grid:
         run += ["--gpus", ",".join(self.devices)] if self.devices else []
         config: dict[str, Any] = {"run": run, "threads": self.threads, "jobs": {}}
         config |= {"folder": str(self.folder), "gpus": 1 if self.devices else 0}
-        # What isn't at its default, and what the notebook's own cell would set otherwise
-        cell = set(notebooks.parameters_cell(HOLDOUT))
+        # What isn't at its default, and what the notebook's own cell or file would set otherwise
+        own = notebooks.filed(notebooks.own_file(HOLDOUT), self.folder.name)
+        cell = own | {*notebooks.parameters_cell(HOLDOUT)}
         holdouts = {}
         for e, name in self.names.items():
             given = e.model_dump(mode="json", exclude_defaults=True)

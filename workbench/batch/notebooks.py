@@ -20,6 +20,7 @@ from workbench.experiment import (
     Machine,
     Several,
     from_yaml,
+    nullable,
     parameters_file,
     read_parameters,
     several,
@@ -38,8 +39,6 @@ import atexit, gc, sys; atexit.register(gc.freeze); sys.path[:] = filter(None, s
 from IPython.core import application as a; a.SYSTEM_CONFIG_DIRS.clear(); a.ENV_CONFIG_DIRS.clear()
 from ipykernel import kernelapp; kernelapp.launch_new_instance()"""
 
-NOTHING = {"default": "None"}
-
 # jsonschema, by which Papermill validates notebooks, takes a second to import its grammar of IRIs;
 # notebooks have none, and it expects the ImportError.
 sys.modules.setdefault("rfc3987_syntax", None)  # ty: ignore[no-matching-overload]
@@ -50,26 +49,26 @@ def parameters(
 ) -> tuple[dict[str, Any], tuple[Experiment, ...]]:
     """The values to pass to the notebook, and the experiments that it will make of them.
 
-    A None that was given is "none", which no value of the notebook's own file of parameters takes.
+    None that is given for a value of the notebook's own file is passed as "none": the notebook
+    would take None for a value that is left to the file.
     """
     cell = parameters_cell(notebook)
-    own = own_file(notebook)
     given = merged(files, pairs)
-    profile = given.get("profile") or _default(notebook, cell.get("profile", NOTHING))
-    file = parameters_file(own, profile)
-    for name, value in (read_parameters(file) if file else {}).items():
-        if value is not None and name in given and given[name] is None:
-            given[name] = "none"
     # Papermill sorts its keys, and can't with 500 and all
     if isinstance(epochs := given.get("epochs_by_labels"), dict):
         given["epochs_by_labels"] = {str(key): value for key, value in epochs.items()}
     for name in given:
         if name not in cell and name not in Experiment.model_fields:
             raise ConfigError(unknown_parameter(name, tuple(cell)))
+    values = {name: _default(notebook, cell[name]) for name in cell}
+    own = own_file(notebook)
+    for name in filed(own, given.get("profile", values.get("profile"))):
+        if name in given and given[name] is None and nullable(name):
+            given[name] = "none"
     known = Experiment.model_fields.keys() | Several.model_fields.keys()
-    values = {name: _default(notebook, cell[name]) for name in cell if name in known}
-    values |= {name: given[name] for name in given if name in known}
-    return given, several(with_file(values, own))
+    values = {n: v for n, v in values.items() if n in known and (v is not None or nullable(n))}
+    over = {name: given[name] for name in given if name in known}
+    return given, several(with_file(values | over, own) | over)
 
 
 def own_file(notebook: Path) -> str:
@@ -79,6 +78,12 @@ def own_file(notebook: Path) -> str:
     """
     found = re.search(r'from_parameters\(globals\(\), \\"([\w/]+)\\"', notebook.read_text())
     return found[1] if found else ""
+
+
+def filed(own: str, profile: Any) -> set[str]:
+    """The parameters that a notebook's own file sets in this profile."""
+    file = parameters_file(own, profile) if own else None
+    return {*read_parameters(file)} if file else set()
 
 
 def parameters_cell(notebook: Path) -> dict[str, Any]:
@@ -135,7 +140,8 @@ def existing(path: str | Path) -> Path:
 def executed(notebook: Path, experiment: Experiment) -> Path:
     """Where the executed notebook goes; its name has the data set only if it is about one alone."""
     cell = parameters_cell(notebook)
-    file = parameters_file(own_file(notebook), None)
+    own = own_file(notebook)
+    file = parameters_file(own, None) if own else None
     usual = read_parameters(file).get("dataset") if file else ""
     if "dataset" not in cell or isinstance(usual, list):
         return experiment.folder / notebook.name
