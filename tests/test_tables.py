@@ -239,7 +239,7 @@ def test_wins_are_counted_here_and_in_the_paper():
     gains = (TABLE3.rotation_odin - TABLE3.classification_odin).drop("average")
     p = wilcoxon(gains).pvalue
     low, high = ttest_1samp(gains, 0).confidence_interval()
-    said = f"{gains.mean():+.2f} points ({low:+.2f} to {high:+.2f})"
+    said = f"{gains.mean():+.2f} ({low:+.2f} to {high:+.2f})"
     assert gain["in the paper"] == f"8 of 10, {said}, p = {p:.3f}"
 
 
@@ -252,7 +252,7 @@ def test_equal_gains_have_equal_ranks_whatever_floats_make_of_them():
     counts = show.counts(tables.by_class(experiment(hold_out=list("01234567")), runs))
     said = counts.loc["Rotation-augmented: MSP above Classification-only", "here"]
     low, high = ttest_1samp(signs, 0).confidence_interval()
-    points = f"+0.75 points ({low:+.2f} to {high:+.2f})"
+    points = f"+0.75 ({low:+.2f} to {high:+.2f})"
     assert said == f"7 of 8, {points}, p = {wilcoxon(signs).pvalue:.3f}"
 
 
@@ -283,7 +283,7 @@ def test_a_subset_is_its_average_row_beside_the_papers_with_skew():
     # ODIN 50, MSP 20 to 25; p = 2 / 2^6
     verdict = show.counts(tables.all_classes({"imagenet_fungus": table}))
     here, paper = verdict.loc["Classification-only: ODIN above MSP"]
-    assert re.fullmatch(r"6 of 6, \+27.50 points \(\+.* to \+.*\), p = 0.031", here)
+    assert re.fullmatch(r"6 of 6, \+27.50 \(\+.* to \+.*\), p = 0.031", here)
     assert paper.startswith("5 of 6, ")
 
 
@@ -416,8 +416,8 @@ def test_the_top_of_a_notebook_says_where_values_are_from_and_what_is_not_run():
     assert "`python -m semlib grid params/paper/table3_cifar10.yaml` trains them." in text
     assert 'Finished here: `profile = "cpu"` (20 of 40 runs).' in text
     text = opening("cpu", data_root=nothing, trials=1)
-    assert "`params/cpu/table3_cifar10.yaml`. Not as there: `trials = 1`." in text
-    assert "finished" not in text  # all is
+    assert "those of `params/cpu/table3_cifar10.yaml`, but for `trials = 1`." in text
+    assert "missing" not in text  # none is
     text = opening("mine", hold_out=["cat", "dog"], train_per_class=20)
     words = 'params/paper/table3_cifar10.yaml -p hold_out "[cat, dog]" -p train_per_class 20 -p '
     assert f"`python -m semlib grid {words}profile mine` trains them." in text

@@ -163,8 +163,8 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
 def counts(table: pd.DataFrame) -> pd.DataFrame:
     """The verdict: in how many classes a method beats plain classification, and ODIN beats MSP.
 
-    Here and in the paper. Where six classes or more differ, with the mean difference, its 95 %
-    t-interval over classes, and the p of Wilcoxon's two-sided signed-rank test over the classes'
+    Here and in the paper. Where six classes or more differ, with the mean difference in points, its
+    95 % t-interval over classes, and the p of Wilcoxon's two-sided signed-rank test over the classes'
     means. The classes of a data set are not quite independent: their trainings share images.
     """
     parts = _labelled(without_average(table))
@@ -194,7 +194,7 @@ def _wins(gained: pd.Series) -> str:
     if math.isnan(found["p"]):
         return wins
     interval = f"{found['low']:+.2f} to {found['high']:+.2f}"
-    return f"{wins}, {found['difference']:+.2f} points ({interval}), p {p_value(found['p'])}"
+    return f"{wins}, {found['difference']:+.2f} ({interval}), p {p_value(found['p'])}"
 
 
 def rank_correlation(table: pd.DataFrame) -> pd.DataFrame:
@@ -301,14 +301,15 @@ def opening(notebook: str, *experiments: Experiment) -> str:
 
 def _origin(notebook: str, file: str | None, experiments: Sequence[Experiment]) -> str:
     if file is None:
-        return "No file of parameters has this profile: what the cell leaves None is the default."
-    text = f"What the parameters cell leaves None is as in `{file}`"
-    if settings := read_parameters(file).get("settings"):
+        return "Settings: the defaults, and those of the cell; no file is for this profile."
+    settings = read_parameters(file).get("settings", ())
+    text = f"those of `{file}`"
+    if settings:
         text += f", which names {' and '.join(f'`{name}`' for name in settings)}"
     changes = _changes(notebook, experiments)
     if not changes:
-        return f"{text}. What it sets is the same as there."
-    return f"{text}. Not as there: {', '.join(f'`{n} = {v!r}`' for n, v in changes.items())}."
+        return f"All settings are {text}."
+    return f"Settings: {text}, but for {', '.join(f'`{n} = {v!r}`' for n, v in changes.items())}."
 
 
 def _changes(notebook: str, experiments: Sequence[Experiment]) -> dict[str, Any]:
@@ -353,9 +354,9 @@ def _not_run(notebook: str, file: str | None, experiments: Sequence[Experiment])
     if here == planned:
         return ""
     profile = experiments[0].profile
-    said = f"**{here} of {planned} runs are finished.** {_command(notebook, file, experiments)}"
     if here:
-        return f"{said} trains the others."
+        some = f"**{planned - here} of {planned} runs are missing.**"
+        return f"{some} {_command(notebook, file, experiments)} trains them."
     said = f"**Not run: none of the {planned} runs is in `outputs/{profile}/`.** "
     said += f"{_command(notebook, file, experiments)} trains them."
     name = notebook.rpartition("/")[2]
