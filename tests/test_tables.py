@@ -408,9 +408,7 @@ def test_the_top_of_a_notebook_says_where_values_are_from_and_what_is_not_run():
     """In a fresh clone: of Table 3 the runs in outputs/cpu are committed, and no image is there."""
     nothing = str(ROOT / "tests")
     text = opening("paper", data_root=nothing)
-    assert (
-        "leaves None is as in `params/paper/table3_cifar10.yaml`. What it sets is the same" in text
-    )
+    assert "All settings are those of `params/paper/table3_cifar10.yaml`." in text
     assert inspect.getsource(auxiliary.rotation) in text and "times 0.5" in text
     assert "Not run: none of the 60 runs is in `outputs/paper/`" in text
     assert "`python -m semlib grid params/paper/table3_cifar10.yaml` trains them." in text

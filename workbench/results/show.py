@@ -164,8 +164,8 @@ def counts(table: pd.DataFrame) -> pd.DataFrame:
     """The verdict: in how many classes a method beats plain classification, and ODIN beats MSP.
 
     Here and in the paper. Where six classes or more differ, with the mean difference in points, its
-    95 % t-interval over classes, and the p of Wilcoxon's two-sided signed-rank test over the classes'
-    means. The classes of a data set are not quite independent: their trainings share images.
+    95 % t-interval over classes, and the p of Wilcoxon's two-sided signed-rank test. The classes of
+    a data set are not quite independent: their trainings share images.
     """
     parts = _labelled(without_average(table))
     odin, msp, plain = map(label, ("odin", "msp", "classification"))
