@@ -334,10 +334,11 @@ def test_a_parameters_cell_has_plain_values_and_every_name_is_known(path):
     assert {name: ast.literal_eval(p["default"]) for name, p in inferred.items()} == assigned
     assert assigned.get("missing", "skip") == "skip"  # a notebook that is opened trains nothing
     after = cells[cells.index(cell) + 1].source
-    made = r"^experiment(s?) = (several_)?from_parameters\(globals\(\)(?:, also=(\(.*\)))?\)$"
+    made = r"^experiment(s?) = (several_)?from_parameters\(globals\(\)"
+    made += r'(?:, "[\w/]+")?(?:, also=(\(.*\)))?\)$'
     ((plural, many, also),) = re.findall(made, after, flags=re.M)
     known = {*Experiment.model_fields, *(Several.model_fields if many else ())}
-    assert bool(plural) == bool(many)
+    assert bool(plural) == bool(many) and len(assigned) <= 12
     assert set(assigned) - known == set(ast.literal_eval(also) if also else ())
 
 
@@ -353,6 +354,24 @@ def test_a_notebooks_defaults_are_the_runs_of_its_params_file(notebook):
     _, batch = notebooks.parameters(path, [str(params)], [])
     for a, b in zip(opened, batch, strict=True):
         assert [run.home for run in plan.planned(a)] == [run.home for run in plan.planned(b)]
+
+
+def test_what_a_cell_leaves_none_is_as_in_its_profiles_file_and_what_it_sets_goes_above():
+    """The same in a kernel as for `semlib run`, which takes a None that was given as none."""
+    cell = {"profile": "cpu", "dataset": None, "trials": 1, "norm_batch": None, "missing": "skip"}
+    file = read_parameters("params/cpu/table3_cifar10.yaml")
+    made = from_parameters(cell, "paper/table3_cifar10")
+    assert made == create(file | {"trials": 1, "missing": "skip"})
+    own = {"profile": "mine", "epochs": 3, "norm_batch": "none"}
+    paper = read_parameters("params/paper/table3_cifar10.yaml")
+    alone = from_parameters(own, "paper/table3_cifar10")
+    assert alone == create(paper | own | {"compile": False})  # no settings of another's machine
+    assert from_parameters({"profile": "mine", "epochs": None}, "holdout") == create(
+        {"profile": "mine"}
+    )
+    table3 = ROOT / "notebooks" / "table3_cifar10.ipynb"
+    pairs = [["profile", "mine"], ["epochs", "3"], ["norm_batch", "null"]]
+    assert one(table3, pairs=pairs) == alone.model_copy(update={"missing": "skip"})
 
 
 def addresses(experiments):

@@ -67,7 +67,7 @@ def test_the_lines_of_python_run(tmp_path):
     code = next(text for text in PYTHON if "metrics.score(" in text)
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert 0 < float(done.stdout) < 1
+    assert 0.3 < float(done.stdout) < 1  # chance: 0.1
 
 
 def test_every_file_and_heading_that_a_page_names_is_there():

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import pydantic
 import yaml
@@ -377,9 +377,14 @@ def unknown_parameter(name: object, also: tuple[str, ...] = ()) -> str:
     return f"unknown parameter {_shown(name)}{likely}; choose from {', '.join(names)}"
 
 
-def from_parameters(namespace: dict[str, Any], also: tuple[str, ...] = ()) -> Experiment:
-    """A notebook's one Experiment: `experiment = from_parameters(globals())`."""
-    made = several_from_parameters(namespace, also)
+def from_parameters(
+    namespace: dict[str, Any], notebook: str = "", also: tuple[str, ...] = ()
+) -> Experiment:
+    """A notebook's one Experiment: `experiment = from_parameters(globals(), "paper/table4_stl10")`.
+
+    Parameters as in `several_from_parameters`.
+    """
+    made = several_from_parameters(namespace, notebook, also)
     if len(made) > 1:
         names = ", ".join(experiment.dataset for experiment in made)
         raise ConfigError(f"dataset: this notebook is about one; choose from {names}")
@@ -387,10 +392,11 @@ def from_parameters(namespace: dict[str, Any], also: tuple[str, ...] = ()) -> Ex
 
 
 def several_from_parameters(
-    namespace: dict[str, Any], also: tuple[str, ...] = ()
+    namespace: dict[str, Any], notebook: str = "", also: tuple[str, ...] = ()
 ) -> tuple[Experiment, ...]:
     """A notebook's experiments: `experiments = several_from_parameters(globals())`.
 
+    notebook: the params file with the values that the parameters cell leaves None (`with_file`).
     also: parameters of the notebook that are none of Experiment's. In a fresh kernel any other
     plain value is taken for a misspelt parameter, of which Papermill would only warn; once
     `experiment` or `experiments` exists, the user's own variables are left alone.
@@ -404,7 +410,45 @@ def several_from_parameters(
             plain = isinstance(namespace[name], str | int | float | list | tuple | None)
             if plain and not name.startswith("_"):
                 raise ConfigError(unknown_parameter(name, (*also, *Several.model_fields)))
-    return several({name: namespace[name] for name in known if name in names})
+    return several(with_file({name: namespace[name] for name in known if name in names}, notebook))
+
+
+def with_file(parameters: Mapping[str, Any], notebook: str) -> dict[str, Any]:
+    """The parameters; those that are None or left out have the values of the notebook's file.
+
+    notebook: as of `parameters_file`. None stays where no file has a value and a field can be None.
+    Of another profile's file the settings of the machine are not taken.
+    """
+    if not notebook:
+        return dict(parameters)
+    values = dict(parameters)
+    profile = values.get("profile")
+    file = parameters_file(notebook, profile)
+    given = read_parameters(file) if file else {}
+    taken = {*Experiment.model_fields, *Several.model_fields}
+    if profile not in (None, given.get("profile")):
+        taken -= {*Machine.model_fields}
+    for name in taken & {*given}:
+        if values.get(name) is None:
+            values[name] = given[name]
+    return {name: value for name, value in values.items() if value is not None or nullable(name)}
+
+
+def parameters_file(notebook: str, profile: Any) -> str | None:
+    """params/<profile>/table3_cifar10.yaml, or that of "paper/table3_cifar10" if there is none.
+
+    None where there is neither: of "holdout", no profile before it, another profile has no file.
+    """
+    name = notebook.rpartition("/")[2]
+    of_profile = f"params/{create({'profile': profile or 'paper'}).profile}/{name}.yaml"
+    files = [of_profile, f"params/{notebook}.yaml"]
+    return next((file for file in files if resolve(file).is_file()), None)
+
+
+def nullable(name: str) -> bool:
+    """Whether a parameter of Experiment can be None."""
+    field = Experiment.model_fields.get(name)
+    return field is not None and type(None) in get_args(field.annotation)
 
 
 def _assigned(cells: list[str]) -> set[str]:

@@ -187,7 +187,7 @@ def _about(
 def _remembered(
     path: Path, now: tuple | None, name: str, fold: Number, validation: bool
 ) -> tuple[Digests, Duplicates]:
-    """What is told from all pixels, kept beside the file until its fingerprint is no longer `now`."""
+    """What is told from all pixels, kept beside the file as long as its fingerprint is `now`."""
     beside = path.with_suffix(".digests.json")
     known: dict[str, Any] = {}
     key = f"fold {fold}, validation {validation}, of {now}"

@@ -21,6 +21,7 @@ from PIL import Image
 from semlib.datasets import Dataset
 from workbench.experiment import PAPERS_SCORES, Experiment
 from workbench.files import ROOT
+from workbench.images import prepared
 from workbench.images.digests import digests_of
 from workbench.results import show, stats, tables
 from workbench.results.names import label
@@ -514,6 +515,15 @@ def ranked_images(
     what = f"{label(score)} ({statistics} statistics), {label(record.method)}"
     held_out = f"{record.hold_out or 'nothing'} held out"
     return _sheet(rows, f"{what}, {held_out}: class → predicted class, score")
+
+
+def examples(experiment: Experiment, records: Records) -> None:
+    """`ranked_images` of the first held-out class for each method, where the images are here."""
+    e = experiment
+    if records and prepared.exists(e.dataset, e.data_root, e.image_side):
+        data = plan.load(e)
+        for record in records[: len(e.methods)]:
+            ranked_images(record, data, statistics=e.statistics)
 
 
 def _sheet(rows: Mapping[str, Sequence], title: str, side: float = 1.25) -> Figure:
