@@ -147,7 +147,7 @@ def _arrays(
     """What `Scorer.arrays` gives of these images in place of the test images, values not ranks."""
     machine.set_up(run.experiment)
     net = execute.network(record, data).to(machine.device(run.experiment))
-    normal = int(data.classes[0] == run.hold_out)  # the first class's number, or the second's
+    normal = run.split(data).kept[0]  # the first class that is not held out
     unlabelled = ImageSet(images, np.full(len(images), normal, np.int64))
     hows = {name: how | {"stored": "values"} for name, how in wanted.items()}
     scorer = Scorer(run, replace(data, test=unlabelled), hows)
