@@ -1,6 +1,5 @@
 """Controls: arms of a table, subsets and groups of classes, and gains at equal accuracy."""
 
-
 import numpy as np
 import pytest
 from helpers import MADE_UP, ROOT, tiny, tiny_data
@@ -84,6 +83,10 @@ def test_a_groups_average_precision_has_its_own_skew_in_tables_figures_and_inspe
     assert ("tiny", "one/two") in found.classes.index
     for figure in (plots.gain_by_class, plots.precision_recall):
         assert figure(experiment, records).axes
-    (shown,) = selection.grouped(records, experiment).values()
-    assert {r.hold_out for r in shown} == {"one/two", "three"}
+    shown = selection.grouped(records, experiment)
+    (title,) = (name for name in shown if "held_out_together True" in name)
+    inspected = selection.Results(shown[title])
+    choice = selection.Choice(inspected.classes, inspected.methods, ("MSP",), (0,))
+    assert inspected.classes == ("one/two",) and len(shown) == 2
+    assert set(inspected.curves(choice)["skew"]) == {50}
     assert store.collect(experiment.folder) and not store.missing(experiment)
