@@ -258,7 +258,7 @@ DEFAULTS |= {"architecture": "wrn-28-10", "stem_stride": 1, "widen_factor": None
 DEFAULTS |= {"norm_batch": 128, "epochs": 200, "batch_size": 512, "learning_rate": 0.1}
 DEFAULTS |= {"weight_decay": 5e-4, "schedule": "step", "crop_side": None, "crop_padding": None}
 DEFAULTS |= {"flip": True, "auxiliary_weight": 0.5, "auxiliary_augment": False}
-DEFAULTS |= {"precision": "float32", "average_last_epochs": 1}
+DEFAULTS |= {"precision": "float32", "average_last_epochs": 1, "subset_seed": None}
 
 
 @pytest.mark.parametrize("which", GOLDEN)

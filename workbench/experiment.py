@@ -77,6 +77,10 @@ _as_text = BeforeValidator(lambda value: str(value) if type(value) is int else v
 Text = Annotated[str, _as_text, Field(min_length=1), AfterValidator(_one_line)]
 Profile = Annotated[Text, Field(pattern=r"^[A-Za-z0-9_.-]*[A-Za-z0-9_-]$", max_length=100)]
 ClassName = Annotated[Text, AfterValidator(lambda name: unicodedata.normalize("NFC", name))]
+# Classes held out together, [truck, automobile], are the text automobile/truck: no class has a /
+_as_group = BeforeValidator(lambda v: "/".join(map(str, v)) if isinstance(v, list | tuple) else v)
+_in_order = AfterValidator(lambda names: "/".join(sorted({*names.split("/")})))
+Anomaly = Annotated[ClassName, _in_order, _as_group]
 Method = Annotated[Text, _one_of(*METHODS)]
 Score = Annotated[Text, _one_of(*SCORES)]
 _as_tuple = BeforeValidator(lambda v: tuple(v) if isinstance(v, list | tuple) else (v,))
@@ -108,8 +112,8 @@ class Which(Group):
     """Results lie in `outputs/<profile>/`."""
     dataset: Text = "cifar10"
     """A name, or a folder with `train/<class>/*` and `test/<class>/*`."""
-    hold_out: Listed[ClassName] = ("all",)
-    """Class names; all: each class in turn; none: no class."""
+    hold_out: Listed[Anomaly] = ("all",)
+    """Class names; a list of them in the list: held out together; all: each in turn; none."""
     methods: Listed[Method] = ("classification", "rotation")
     """classification, rotation, center_mask, cpc, package.module:function, or external:name."""
     trials: Count = 3
@@ -129,6 +133,8 @@ class Data(Group):
     """Pixels a side of prepared images; None: 32 for own ones, 256 for ImageNet's."""
     train_per_class: OrNone[Count] = None
     """Training images of each class, drawn anew for each trial and hold-out; None: all."""
+    subset_seed: OrNone[Index] = None
+    """Seed of that draw, the same for all trials; None: the trial."""
     fold: OrNone[Annotated[int, Field(ge=0, le=9)]] = None
     """STL-10: one of its 10 predefined folds of 1,000 training images."""
     evaluate_on: Literal["test", "validation"] = "test"
@@ -283,6 +289,7 @@ class Several(Group):
     # Training images a class: epochs
     epochs_by_labels: OrNone[Annotated[dict[PerClass, Count], Field(min_length=1)]] = None
     auxiliary_weights: OrNone[dict[Method, Listed[NotNegative]]] = None  # of each method
+    arms: OrNone[dict[Text, dict[str, Any]]] = None  # each arm's own settings, over all others
 
 
 def create(parameters: Mapping[str, Any]) -> Experiment:
@@ -296,6 +303,7 @@ def several(parameters: Mapping[str, Any]) -> tuple[Experiment, ...]:
     settings: one for each file; epochs and epochs_by_labels are the file's where the notebook's
     are None. epochs_by_labels: one for each number of images a class, evaluated ten times.
     auxiliary_weights: plain classification, then each method alone with each of its weights.
+    arms: one for each, with these settings.
     """
     by = _checked(Several, {n: v for n, v in parameters.items() if n in Several.model_fields})
     if by.settings:
@@ -306,7 +314,7 @@ def several(parameters: Mapping[str, Any]) -> tuple[Experiment, ...]:
     experiments = []
     for dataset in by.dataset:
         for budget in _budgets(by.epochs_by_labels):
-            for choice in _weights(by.auxiliary_weights, given):
+            for choice in [*(by.arms or {}).values()] or _weights(by.auxiliary_weights, given):
                 experiments.append(create(given | {"dataset": dataset} | budget | choice))
     return tuple(experiments)
 

@@ -40,13 +40,16 @@ DECISIVE += [name for name in Scoring.model_fields if name != "scores"]
 
 # Each column of a table as text: a format that a row's values fill, where the table has them
 FORMATS = {
+    "Contrast": "{contrast}",
     "Data set": "{dataset}",
     "Images a class": "{images}",
     "Statistics": "{statistics}",
+    "Arm": "{arm}",
     "Method": "{method}",
     "Measure": "{measure}",
     "Score": "{score}",
     "Against": "{against}",
+    "At equal accuracy": "{way}",
     "Classification-only": "{plain:.2f}",
     "With the method": "{with:.2f}",
     "Gain (points)": "{gain:+.2f}",
@@ -62,11 +65,13 @@ FORMATS = {
     "p": "{p}",
     "p by Holm": "{holm}",
     "p by max-t": "{max_t}",
+    "Trials": "{trials}",
+    "Decision": "{decision}",
     "Auxiliary weight": "{weight:g}",
     "Validation accuracy": "{mean_std}",
     "For the params file": "{line}",
 }
-INDEX = [*FORMATS][:7]
+INDEX = [*FORMATS][:10]
 
 
 # --- tables

@@ -64,7 +64,8 @@ def _check_sizes(experiment: Experiment, data: Dataset, classes: list[str | None
     height, width = data.train.images.shape[2:]
     side = min(height, width)
     per_class = e.train_per_class
-    count = min(len(datasets.training_indices(data, name, per_class)) for name in classes)
+    groups = map(plan.classes_of, classes)
+    count = min(len(datasets.training_indices(data, group, per_class)) for group in groups)
     few = "" if per_class is None else f" with train_per_class {per_class}"
     has = f"{data.name} has {count} images to train on{few}, of {width}x{height} pixels"
     for name, most in {"crop_side": side, "crop_padding": side - 1, "batch_size": count}.items():

@@ -5,6 +5,7 @@ The address is a hash of everything that the weights depend on.
 """
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from contextlib import suppress
@@ -59,7 +60,10 @@ _SOME_METHODS_READ = set.union(*_READS.values())
 
 @dataclass(frozen=True)
 class Run:
-    """One training of a table. hold_out None: no class; data None: its data set is not here."""
+    """One training of a table. hold_out None: no class; data None: its data set is not here.
+
+    hold_out: a class, or several held out together, with / between their names.
+    """
 
     experiment: Experiment
     hold_out: str | None
@@ -118,10 +122,16 @@ class Run:
         home = self.home
         return home, home / f"test_{self.data.test[:8] if self.data else ''}"
 
+    @property
+    def subset(self) -> tuple[tuple[str, ...], int | None, int]:
+        """The held-out classes, the training images of each other class, and their draw's seed."""
+        e = self.experiment
+        seed = self.trial if e.subset_seed is None else e.subset_seed
+        return classes_of(self.hold_out), e.train_per_class, seed
+
     def split(self, data: Dataset) -> Split:
         """The data set with the run's class held out."""
-        per_class = self.experiment.train_per_class
-        return datasets.hold_out(data, self.hold_out, per_class, self.trial)
+        return datasets.hold_out(data, *self.subset)
 
 
 def address(
@@ -141,7 +151,8 @@ def recipe_of(method: str) -> int:
 def place(run: Any, address: str) -> Path:
     """The folder of a Run or its Record, as seen from its profile's runs/."""
     trial = f"trial_{run.trial}-{address[:8]}"
-    return Path(run.dataset, run.hold_out or "none", run.method.replace(":", "."), trial)
+    held_out = "+".join(classes_of(run.hold_out)) or "none"
+    return Path(run.dataset, held_out, run.method.replace(":", "."), trial)
 
 
 def non_default(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,8 +212,13 @@ def key_and_statistics(name: str) -> tuple[str, str]:
 # --- the runs and their data
 
 
+def classes_of(hold_out: str | None) -> tuple[str, ...]:
+    """The classes that a run holds out: none, one, or a group."""
+    return tuple(hold_out.split("/")) if hold_out else ()
+
+
 def held_out(experiment: Experiment) -> list[str | None]:
-    """The classes to hold out, [None] for none. ConfigError names the choices."""
+    """The classes or groups of them to hold out, [None] for none. ConfigError names the choices."""
     try:
         known = prepared.classes(experiment.dataset, experiment.data_root)
     except ValueError as error:
@@ -213,7 +229,7 @@ def held_out(experiment: Experiment) -> list[str | None]:
         return list(known)
     if experiment.hold_out == ("none",):
         return [None]
-    for name in experiment.hold_out:
+    for name in itertools.chain(*map(classes_of, experiment.hold_out)):
         if name not in known:
             what = f"hold-out {name!r} is not a class of {experiment.dataset_name}"
             raise ConfigError(f"{what}; choose from {', '.join([*known, 'all', 'none'])}")

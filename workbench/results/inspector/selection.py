@@ -80,7 +80,9 @@ def _shared(record: Record) -> dict[str, Any]:
     """What all runs of a table have in common; a setting that is younger is at its default."""
     settings = {n: value for n, value in (DEFAULTS | record.settings).items() if n not in OWN}
     network = record.sources.get(record.settings.get("architecture"))
-    return settings | {"dataset": record.dataset, "data": str(record.data), "network": network}
+    together = len(plan.classes_of(record.hold_out)) > 1  # groups of classes are another table
+    which = {"dataset": record.dataset, "data": str(record.data), "held_out_together": together}
+    return settings | which | {"network": network}
 
 
 def _names(items: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
@@ -176,7 +178,7 @@ class Results:
         self.known = records[0].classes
         # the share of anomalies, which is the average precision of a guess
         self.skew = {hold_out: record.skew for (hold_out, _, _), record in self.runs.items()}
-        self.classes = tuple(name for name in self.known if name in self.skew)
+        self.classes = tuple(sorted(self.skew, key=[*self.known, *self.skew].index))
         self.trials = tuple(sorted({trial for _, _, trial in self.runs}))
         scorings = {}
         for record in self.runs.values():
