@@ -116,7 +116,7 @@ def test_unseen_images_against_the_networks_own_mistakes(runs, first):
     some = [record for record in records if record.hold_out == "truck"]
     found = findings.against_mistakes([(experiment, some)])
     for score in ("msp", "react"):
-        literal = {"all": [], "right": [], "mistaken": []}
+        literal = {"all": [], "right": [], "mistaken": [], "precision": []}
         for record in (first["classification", "truck", k] for k in (0, 1)):
             arrays = record.scores()
             known = arrays["label"] != record.classes.index("truck")
@@ -130,6 +130,10 @@ def test_unseen_images_against_the_networks_own_mistakes(runs, first):
             }.items():
                 won = (unseen > scores[of]).mean() + (unseen == scores[of]).mean() / 2
                 literal[key].append(100 * won)
+            both = ~known | right
+            weight = np.where(known, known.sum() / right.sum(), 1)[both]
+            precision = average_precision_score(~known[both], scores[both], sample_weight=weight)
+            literal["precision"].append(100 * precision)
         row = found.loc[*OF_500, "classification", "mixed", score]
         assert row.to_dict() == pytest.approx({name: np.mean(of) for name, of in literal.items()})
 

@@ -110,33 +110,39 @@ def repeats(frame: pd.DataFrame, method: str = "rotation", table: str = TABLE) -
 
 
 def against_mistakes(runs: Runs) -> pd.DataFrame:
-    """(4) AUROC in percent of unseen images against known ones: all, right and mistaken apart.
+    """(4) Unseen images against known ones: all, those classified right, and the mistaken ones.
 
-    Rows (*SETTING, score), means over trials, then classes; 50: ranked alike. A score that ranks
-    the network's own mistakes above unseen images is first of all a detector of mistakes.
+    Rows (*SETTING, score), means over trials, then classes. AUROC in percent, 50: ranked alike. A
+    score that ranks the network's own mistakes above unseen images is first of all a detector of
+    mistakes. precision: average precision without the mistakes, at the same share of anomalies.
     """
     rows = []
     for setting, record in _each(runs):
         for key in record.scoring:
             found = _unseen_against(record, key, setting[-1])
-            rows.append([*setting, key, record.hold_out, *found])
-    columns = ["all", "right", "mistaken"]
-    table = pd.DataFrame(rows, columns=[*SETTING, "score", "hold_out", *columns])
-    means = table.groupby([*SETTING, "score", "hold_out"], sort=False)[columns].mean()
-    return means.groupby([*SETTING, "score"], sort=False).mean()
+            rows.append({**dict(zip(SETTING, setting, strict=True)), "score": key, **found})
+            rows[-1]["hold_out"] = record.hold_out
+    by = [*SETTING, "score"]
+    means = pd.DataFrame(rows).groupby([*by, "hold_out"], sort=False).mean()
+    return means.groupby(by, sort=False).mean()
 
 
-def _unseen_against(record: Record, key: str, statistics: str) -> list[float]:
+def _unseen_against(record: Record, key: str, statistics: str) -> dict[str, float]:
     score = array_name(key, statistics)
     name = array_name("predicted", statistics)
     arrays = record.scores("is_anomaly", "label", name, score)
     unseen = arrays["is_anomaly"]
     right = arrays["label"] == arrays[name]
-    found = []
-    for known in (~unseen, ~unseen & right, ~unseen & ~right):
-        both = unseen | known
-        found.append(100 * stats.Ranking(unseen[both], arrays[score][both]).auroc())
-    return found
+    rankings = {}
+    for known, of in {
+        "all": ~unseen,
+        "right": ~unseen & right,
+        "mistaken": ~unseen & ~right,
+    }.items():
+        both = unseen | of
+        rankings[known] = stats.Ranking(unseen[both], arrays[score][both])
+    found = {known: 100 * ranking.auroc() for known, ranking in rankings.items()}
+    return found | {"precision": 100 * rankings["right"].average_precision(record.skew)}
 
 
 def of_classes(frame: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
@@ -166,16 +172,15 @@ def power(frame: pd.DataFrame, points: float = 1.0, method: str = "rotation") ->
     Of a two-sided t-test at 0.05 over the held-out classes, whose gains (means over trials) have
     the standard deviation that they have here.
     """
-    from scipy.stats import nct, t
+    from scipy.stats import f, ncf
 
     found = {}
     for key, part in gains(frame, method).groupby(MEASURED):
         gained = part.mean(axis=1).dropna()
         if len(gained) > 1:
-            shift = points / (gained.std() / math.sqrt(len(gained)))
-            limit = t.isf(0.025, len(gained) - 1)
-            upper = nct.sf(limit, len(gained) - 1, shift)
-            found[key] = upper + nct.cdf(-limit, len(gained) - 1, shift)
+            rest = len(gained) - 1  # degrees of freedom; t squared is F
+            shift = points**2 / (gained.var() / len(gained))
+            found[key] = ncf.sf(f.isf(0.05, 1, rest), 1, rest, shift)
     return pd.Series(found).rename_axis(MEASURED)
 
 
