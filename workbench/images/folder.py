@@ -185,7 +185,7 @@ def _rgb(file: Path, side: int) -> tuple[Image.Image, bool]:
             profile = image.info.get("icc_profile")
             if image.has_transparency_data:
                 image = image.convert("RGBA")
-                is_transparent = bool(np.asarray(image)[:, :, 3].min() < 255)
+                is_transparent = bool(np.asarray(image.getchannel("A")).min() < 255)
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             if profile:
                 with suppress(Exception):  # damaged, or of other channels
