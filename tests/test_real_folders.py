@@ -209,12 +209,6 @@ def test_every_name_means_itself_in_tables_files_and_figures(tmp_path, monkeypat
     figure.savefig(tmp_path / "figure.png", dpi=20)
 
 
-def test_the_average_keeps_its_name_where_no_class_has_it(tmp_path):
-    experiment = made_up(tmp_path, dataset="digits", trials=1)
-    table = tables.by_class(experiment, store.finished(experiment))
-    assert table.index[-1] == "average" and show.formatted(table).index[-1] == "Average"
-
-
 def test_distinct_things_have_distinct_files_and_short_names():
     def named(notebook="holdout", **changes):
         return create({"profile": "x", "dataset": "own"} | changes).output(notebook, ".ipynb").name
