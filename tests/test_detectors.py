@@ -12,9 +12,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from test_metrics import literal_probabilities as probabilities
+from test_models import random_network
 from torch import nn
 
-from semlib import metrics, models
+from semlib import metrics
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -395,13 +396,8 @@ def test_a_detector_neither_changes_nor_keeps_an_array_of_the_callers(name):
 
 def small_network(**settings):
     """A random network in evaluation mode whose batch-norm statistics are not those of a batch."""
-    torch.manual_seed(0)
-    net = models.build("wrn-10-1", 3, (1, 8, 8), mean=[0.4], std=[0.3], **settings)
-    for norm in net.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.running_mean.uniform_(-1, 1)
-            norm.running_var.uniform_(0.5, 2)
-    return net.eval()
+    how = {"mean": [0.4], "std": [0.3]} | settings
+    return random_network("wrn-10-1", 3, (1, 8, 8), **how).eval()
 
 
 def random_images(count, seed=0):

@@ -7,12 +7,13 @@ import re
 import threading
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms, ImageFile, ImageOps
-from tqdm.contrib.concurrent import thread_map
+from tqdm import tqdm
 
 from semlib.datasets import DataError, Dataset, ImageSet
 from workbench.files import fingerprint, one_line
@@ -137,10 +138,11 @@ def decode_all(files: Sequence[Path], side: int, what: str) -> np.ndarray:
         except DataError as error:
             wrong.append(str(error))
 
-    with warnings.catch_warnings():  # Pillow's, of metadata: not one for each image
+    # Pillow works outside the interpreter's lock; its warnings of metadata would be one an image
+    with warnings.catch_warnings(), ThreadPoolExecutor(WORKERS) as pool:
         warnings.filterwarnings("ignore", module="PIL")
-        how = {"desc": what, "unit": "image", "leave": False, "max_workers": WORKERS}
-        thread_map(attempt, range(count), **how)
+        done = pool.map(attempt, range(count))
+        list(tqdm(done, desc=what, total=count, unit="image", leave=False))
     if wrong:
         more = f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""
         raise DataError(f"{len(wrong)} of {count} images: {'; '.join(sorted(wrong)[:10])}{more}")
@@ -187,7 +189,7 @@ def _rgb(file: Path, side: int) -> tuple[Image.Image, bool]:
             profile = image.info.get("icc_profile")
             if image.has_transparency_data:
                 image = image.convert("RGBA")
-                is_transparent = bool(np.asarray(image)[:, :, 3].min() < 255)
+                is_transparent = bool(np.asarray(image.getchannel("A")).min() < 255)
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             if profile:
                 with suppress(Exception):  # damaged, or of other channels
