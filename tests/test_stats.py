@@ -380,7 +380,7 @@ def test_fifteen_contrasts_over_ten_classes_are_significant_only_by_a_win_in_all
     plain = pd.Series(range(10), index, dtype=float)
     values = {"msp": plain, "odin": plain + np.arange(1, 11), "knn": plain}  # knn: all are equal
     classes = pd.DataFrame({("classification", name): column for name, column in values.items()})
-    table = stats.contrasts(stats.Measured([], pd.Series(), classes, classes)).set_index("score")
+    table = stats.contrasts(stats.Measured([], pd.DataFrame(), classes, classes)).set_index("score")
     assert table.holm["odin"] == pytest.approx(2 * scipy.stats.wilcoxon(wins).pvalue)
     assert table[["holm", "max_t"]].loc["knn"].isna().all()
 
@@ -436,7 +436,7 @@ def test_where_no_class_has_all_methods_nothing_is_shown_as_a_number(runs):
 
 
 def test_by_prevalence_is_the_mean_of_the_runs(runs, found):
-    table = stats.by_prevalence(found, (0.01, 0.5))
+    table = stats.by_prevalence(found)
     for share in (0.01, 0.5):
         long = literal(runs, lambda a, s, share=share: at_prevalence(a, s, share))
         mean = long.groupby(level=["method", "score"]).mean()
