@@ -76,6 +76,12 @@ def grouped(records: Iterable[Record], experiment: Experiment) -> dict[str, list
     return here | other
 
 
+def counted(records: Sequence[Record]) -> str:
+    """runs: 12, trained elsewhere: 2."""
+    elsewhere = sum(record.external is not None for record in records)
+    return f"runs: {len(records)}" + (f", trained elsewhere: {elsewhere}" if elsewhere else "")
+
+
 def _shared(record: Record) -> dict[str, Any]:
     """What all runs of a table have in common; a setting that is younger is at its default."""
     settings = {n: value for n, value in (DEFAULTS | record.settings).items() if n not in OWN}
