@@ -227,7 +227,7 @@ def test_pictures_and_selections_are_saved(page, folder, tmp_path):
     titles = "all => all.map(button => button.dataset.title)"
     buttons = page.locator(".semlib .modebar-btn").evaluate_all(titles)
     assert buttons and not [text for text in buttons if "hare" in text or "loud" in text]
-    choose(page, "Table", "other: cifar10, 12 runs")
+    choose(page, "Table", "other: cifar10, runs: 12")
     until(page, 2, TITLES)
     page.keep("other profile")
     page.get_by_label("Save as").fill("kept")

@@ -23,6 +23,7 @@ from matplotlib.cbook import STEP_LOOKUP_MAP
 from matplotlib.colors import to_hex
 from PIL import Image
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
+from test_plots import literal_precisions
 
 from workbench.experiment import create
 from workbench.images import prepared
@@ -182,14 +183,8 @@ def test_the_examples_are_the_images_behind_the_threshold_the_worst_first(tmp_pa
 
 def precisions(experiment, hold_out, method, score):
     """(trials, anomalies): the precision at the highest threshold that finds k anomalies."""
-    found = []
-    for trial in range(experiment.trials):
-        arrays = arrays_of(experiment, hold_out, method, trial)
-        anomaly = arrays["is_anomaly"]
-        scores = arrays[SCORES[score]]
-        cuts = np.sort(scores[anomaly])[::-1]  # the k-th flags k anomalies
-        found.append([anomaly[scores >= cut].mean() for cut in cuts])
-    return np.array(found)
+    every = [arrays_of(experiment, hold_out, method, t) for t in range(experiment.trials)]
+    return np.array([literal_precisions(a["is_anomaly"], a[SCORES[score]]) for a in every])
 
 
 def drawn(trace):
@@ -491,8 +486,8 @@ def test_another_table_stands_beside_with_its_methods(tmp_path):
         table = inspector.page.results.average_precisions(inspector.choice)["MSP"]
         change = table[methods[2], "mean"] - table[PLAIN, "mean"]
         assert np.allclose(table[methods[2], "difference"], change) and change.abs().max() > 0
-    runs = [label.rpartition(", ")[2] for label, _ in inspector.table.options]
-    assert runs == ["2 runs", "8 runs", "8 runs", "8 runs"]
+    sizes = [label.rpartition(", ")[2] for label, _ in inspector.table.options]
+    assert sizes == ["runs: 2", "runs: 8", "runs: 8", "runs: 8"]
 
 
 def test_predictions_and_the_files_name_are_of_the_statistics_that_are_shown(tmp_path):

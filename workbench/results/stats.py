@@ -9,8 +9,7 @@ and high: a t-interval over classes). Tables are in percent.
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +33,7 @@ EXACT = 14  # with more held-out classes the flips of their signs are a random s
 PREVALENCES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 RANKED = ["dataset", "hold_out", "method", "trial", "score"]  # which ranking it is
 PAIR = ["method", "score"]
+MEASURES = ["average_precision", *PREVALENCES, "auroc", "fpr95"]  # at each prevalence
 BOARD = ["average_precision", "images_low", "images_high", "trial_std", "class_low", "class_high"]
 BOARD += ["auroc", "fpr95", "paper"]
 CONTRAST = ["family", "method", "score", "against", "difference", "low", "high"]
@@ -152,7 +152,8 @@ def _deviations(experiment: Experiment, records: Sequence[Record], resamples: in
 
     A row a held-out class, columns (method, score).
     """
-    drawn = _resampled(_rankings(experiment, records), resamples).droplevel("dataset")
+    _, drawn = _ranked([(experiment, records)], resamples)
+    drawn = drawn.droplevel("dataset")
     plain = drawn.query("method == 'classification'").droplevel("method")
     above = drawn - plain.reindex(drawn.index.droplevel("method")).to_numpy()
     every = pd.MultiIndex.from_product([experiment.methods, experiment.scores])
@@ -163,11 +164,11 @@ def _deviations(experiment: Experiment, records: Sequence[Record], resamples: in
 
 
 class Measured(NamedTuple):
-    """Average precisions of several experiments' runs, of which tables of detectors are made."""
+    """Measures of several experiments' runs in percent, of which tables of detectors are made."""
 
     runs: Runs
-    rankings: pd.Series  # a Ranking for each data set, held-out class, method, trial and score
-    classes: pd.DataFrame  # percent, mean over trials: rows (dataset, hold_out), columns PAIR
+    rankings: pd.DataFrame  # a row a ranking, which RANKED tells apart, columns MEASURES
+    classes: pd.DataFrame  # mean average precisions: rows (dataset, hold_out), columns PAIR
     resampled: pd.DataFrame  # the means of its columns with other test images, a row a resample
 
 
@@ -179,18 +180,37 @@ def measured(runs: Runs, resamples: int = 200, seed: int = 0) -> Measured:
     held-out classes. ConfigError if a data set comes twice.
     """
     names = [experiment.dataset_name for experiment, _ in runs]
-    found = {}
-    for experiment, records in runs:
-        if (count := names.count(experiment.dataset_name)) > 1:
-            said = f"{experiment.dataset_name} has {count}, name one"
+    for name in names:
+        if (count := names.count(name)) > 1:
+            said = f"{name} has {count}, name one"
             raise ConfigError(f"epochs_by_labels: detectors are compared on one; {said}")
-        found |= dict(_rankings(experiment, records))
-    rankings = pd.Series(found.values(), _index(found), dtype=object)
-    classes = _by_class(rankings, Ranking.average_precision)
-    complete = ((key, ranking) for key, ranking in found.items() if key[:2] in classes.index)
-    means = _resampled(complete, resamples, seed).groupby(level=PAIR).mean()
-    means = means.reindex(classes.columns).T
-    return Measured(runs, rankings, classes, means)
+    rankings, drawn = _ranked(runs, resamples, seed)
+    classes = _by_class(rankings.average_precision).dropna()
+    means = drawn[drawn.index.droplevel(PAIR).isin(classes.index)].groupby(level=PAIR).mean()
+    return Measured(runs, rankings, classes, means.reindex(classes.columns).T)
+
+
+def _ranked(runs: Runs, resamples: int, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Each ranking's MEASURES, and average precisions with other test images; both in percent.
+
+    The second: a column a resample, a row for each data set, held-out class, method and score, mean
+    over trials. The images of each class are drawn apart, the same for all of a data set.
+    """
+    counts: dict[bytes, np.ndarray] = {}
+    values = {}
+    drawn = {}
+    for experiment, records in runs:
+        for key, ranking in _rankings(experiment, records):
+            test = ranking.strata.tobytes()
+            if test not in counts:
+                counts[test] = draws(ranking.strata, resamples, seed + len(counts))
+            aps = [ranking.average_precision(share) for share in (None, *PREVALENCES)]
+            values[key] = [*aps, ranking.auroc(), ranking.fpr95()]
+            drawn[key] = ranking.resampled(counts[test])
+    index = pd.MultiIndex.from_frame(pd.DataFrame(list(values), columns=RANKED))
+    rankings = pd.DataFrame(list(values.values()), index, MEASURES, dtype=float)
+    every = pd.DataFrame(np.reshape(list(drawn.values()), (-1, resamples)), index)
+    return 100 * rankings, 100 * every.groupby(level=["dataset", "hold_out", *PAIR]).mean()
 
 
 def _rankings(
@@ -209,39 +229,16 @@ def _rankings(
             yield which, Ranking(arrays["is_anomaly"], arrays[key], arrays["label"])
 
 
-def _index(keys: Iterable[tuple[Any, ...]]) -> pd.MultiIndex:
-    return pd.MultiIndex.from_frame(pd.DataFrame(list(keys), columns=RANKED))
-
-
-def _resampled(
-    rankings: Iterable[tuple[tuple[Any, ...], Ranking]], resamples: int, seed: int = 0
-) -> pd.DataFrame:
-    """Average precisions with other test images, percent: means over trials, a column a resample.
-
-    The images of each class are drawn apart, the same for all rankings of a data set.
-    """
-    counts: dict[bytes, np.ndarray] = {}
-    drawn = {}
-    for key, ranking in rankings:
-        test = ranking.strata.tobytes()
-        if test not in counts:
-            counts[test] = draws(ranking.strata, resamples, seed + len(counts))
-        drawn[key] = 100 * ranking.resampled(counts[test])
-    every = pd.DataFrame(np.reshape([*drawn.values()], (-1, resamples)), _index(drawn))
-    return every.groupby(level=["dataset", "hold_out", *PAIR]).mean()
-
-
-def _by_class(rankings: pd.Series, measure: Callable[[Ranking], float]) -> pd.DataFrame:
-    """Percent, mean over trials: rows (dataset, hold_out) that have all columns, columns PAIR."""
-    values = 100 * rankings.map(measure).astype(float)
+def _by_class(values: pd.Series) -> pd.DataFrame:
+    """Means over trials of a measure: rows (dataset, hold_out), columns PAIR in their order."""
     means = values.groupby(level=["dataset", "hold_out", *PAIR]).mean()
-    columns = values.index.droplevel(["dataset", "hold_out", "trial"]).unique()  # in their order
-    return means.unstack(PAIR).reindex(columns=columns).dropna()
+    columns = values.index.droplevel(["dataset", "hold_out", "trial"]).unique()
+    return means.unstack(PAIR).reindex(columns=columns)
 
 
-def _means(found: Measured, measure: Callable[[Ranking], float]) -> pd.Series:
+def _means(found: Measured, measure: str | float) -> pd.Series:
     """A measure's means over held-out classes, by method and score."""
-    return _by_class(found.rankings, measure).reindex(found.classes.index).mean()
+    return _by_class(found.rankings[measure]).reindex(found.classes.index).mean()
 
 
 def leaderboard(found: Measured) -> pd.DataFrame:
@@ -253,7 +250,7 @@ def leaderboard(found: Measured) -> pd.DataFrame:
     """
     mean = found.classes.mean()
     half = Z * found.resampled.std()
-    runs = 100 * found.rankings.map(Ranking.average_precision).astype(float)
+    runs = found.rankings.average_precision
     by_trial = runs.groupby(level=["method", "score", "trial", "dataset", "hold_out"]).mean()
     by_trial = by_trial.unstack(["dataset", "hold_out"]).reindex(columns=found.classes.index)
     trials = by_trial.mean(axis=1, skipna=False)  # of those that have all classes
@@ -262,7 +259,7 @@ def leaderboard(found: Measured) -> pd.DataFrame:
     board["trial_std"] = trials.groupby(level=PAIR).std()
     ends = [t_interval(values) for _, values in found.classes.items()]
     board[["class_low", "class_high"]] = np.reshape(ends, (-1, 2))
-    board = board.assign(auroc=_means(found, Ranking.auroc), fpr95=_means(found, Ranking.fpr95))
+    board = board.assign(auroc=_means(found, "auroc"), fpr95=_means(found, "fpr95"))
     held_out = pd.concat([without_average(tables.by_class(*run)) for run in found.runs])
     paper = held_out.reindex(columns=[(*pair, "paper") for pair in board.index])
     board["paper"] = paper.mean(skipna=False).to_numpy()
@@ -338,11 +335,9 @@ def max_t(gained: pd.DataFrame) -> np.ndarray:
     return ((null[:, None] >= observed).sum(0) + sampled) / (len(null) + sampled)
 
 
-def by_prevalence(found: Measured, prevalences: Sequence[float] = PREVALENCES) -> pd.DataFrame:
+def by_prevalence(found: Measured) -> pd.DataFrame:
     """Average precision, mean over classes: a row a share of anomalies, columns (method, score)."""
-    rows = {}
-    for share in prevalences:
-        rows[share] = _means(found, partial(Ranking.average_precision, prevalence=share))
+    rows = {share: _means(found, share) for share in PREVALENCES}
     return pd.DataFrame(rows).T.rename_axis(index="prevalence")
 
 

@@ -249,9 +249,8 @@ class Page:
                 image = f'<img alt="{told}" title="{told}" src="{_png(test.images[k])}">'
                 cells.append(f"{image}{' → '.join(names)}<br>{number}")
             rows[f"{said} ({len(indices)})"] = pd.Series(cells, dtype=object)
-        return captioned(pd.DataFrame(rows).T, f"{title}: class → predicted class, score").hide(
-            axis=1
-        )
+        title += ": class → predicted class, score"
+        return captioned(pd.DataFrame(rows).T, title).hide(axis=1)
 
 
 def _grid(choice: Choice) -> tuple[int, int]:

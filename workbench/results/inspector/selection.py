@@ -59,21 +59,27 @@ def grouped(records: Iterable[Record], experiment: Experiment) -> dict[str, list
         if record.hold_out is None:
             continue
         own = _shared(record)
-        settings = map(json.loads, groups)
-        same = [s for s in settings if all(s[name] == own[name] for name in IMAGES)]
-        for one in same if record.external and same else [own]:
-            groups[json.dumps(one)].append(record)
+        known = map(json.loads, groups if record.external else ())
+        same = [table for table in known if all(table[name] == own[name] for name in IMAGES)]
+        for table in same or [own]:
+            groups[json.dumps(table)].append(record)
     settings = [json.loads(group) for group in groups]
-    titles = _names([(of_table["dataset"], of_table) for of_table in settings])
-    here = {}
-    other = {}
+    titles = _names([(table["dataset"], table) for table in settings])
+    here = defaultdict(list)
+    other = defaultdict(list)
     for title, group in zip(titles, groups.values(), strict=True):
         _, digests = _with_data(group[0], experiment)
         if digests in (None, group[0].data):
-            here[title] = group
+            here[title] += group
         else:
-            other[f"{title}, on other data ({group[0].data}) than is here ({digests})"] = group
+            other[f"{title}, on other data ({group[0].data}) than is here ({digests})"] += group
     return here | other
+
+
+def counted(records: Sequence[Record]) -> str:
+    """runs: 12, trained elsewhere: 2."""
+    elsewhere = sum(record.external is not None for record in records)
+    return f"runs: {len(records)}" + (f", trained elsewhere: {elsewhere}" if elsewhere else "")
 
 
 def _shared(record: Record) -> dict[str, Any]:

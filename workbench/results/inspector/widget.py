@@ -122,8 +122,9 @@ class Inspector:
         drop_down = widgets.Dropdown
         several = widgets.SelectMultiple
         row = widgets.HBox
-        sizes = [(f"{title}, {len(runs)} runs", title) for title, runs in self.tables.items()]
-        self.table = drop_down(description="Table", options=sizes)
+        sizes = {title: selection.counted(records) for title, records in self.tables.items()}
+        options = [(f"{title}, {size}", title) for title, size in sizes.items()]
+        self.table = drop_down(description="Table", options=options)
         self.beside = drop_down(description="Beside", options=["nothing"])
         self.statistics = drop_down(description="Statistics", options=[*plan.STATISTICS])
         self.statistics.value = self.experiment.statistics
