@@ -27,7 +27,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from workbench.experiment import EXTERNAL, ConfigError, Experiment, create
+from workbench.experiment import EXTERNAL, ConfigError, Experiment, Scoring, create
 from workbench.files import fingerprint, one_line, save_atomically, short
 from workbench.images.digests import Digests
 from workbench.runs import plan
@@ -201,11 +201,11 @@ def missing(experiment: Experiment, data: Digests | None = None) -> list[Run]:
     ]
 
 
-def missing_scores(record: Record | None, experiment: Experiment) -> dict[str, dict[str, Any]]:
+def missing_scores(record: Record | None, settings: Scoring) -> dict[str, dict[str, Any]]:
     """How each score is computed that a record lacks; imported ones are not waited for."""
     if record and record.external:
         return {}
-    wanted = plan.how_scored(experiment)
+    wanted = plan.how_scored(settings)
     computed = {name: how for name, how in wanted.items() if not name.startswith(EXTERNAL)}
     known = record.scoring.values() if record else ()
     return {name: how for name, how in computed.items() if how not in known}
