@@ -273,7 +273,7 @@ def network(record: Record, data: Dataset) -> nn.Module:
     data: what it was trained on. ConfigError if the weights are not here, or not of this data.
     """
     run = record.run
-    path = record.trained / "weights.pt"
+    path = record.run_home / "weights.pt"
     if why := _unusable(run, record, data, path):
         raise ConfigError(f"{run.title}: {why}")
     net = build.network(run, run.split(data))

@@ -91,7 +91,7 @@ class Record(BaseModel):
         return self._home
 
     @property
-    def trained(self) -> Path:
+    def run_home(self) -> Path:
         """The folder of the run's weights and history."""
         return self.home.parent if self.home.name.startswith("test_") else self.home
 
@@ -147,12 +147,12 @@ class Record(BaseModel):
         @upright statistics are those of the last epochs alone. Where the record is of other test
         images than the training's, there are no test measures. ValueError names a damaged file.
         """
-        path = self.trained / "history.csv"
+        path = self.run_home / "history.csv"
         try:
             table = pd.read_csv(path).astype(float).astype({"epoch": int})
         except Exception as error:
             raise ValueError(f"{path} is not a history ({one_line(error)})") from None
-        if self.trained == self.home:
+        if self.run_home == self.home:
             return table
         return table.filter(regex="^(epoch|.*loss|seconds)$")
 
@@ -239,7 +239,7 @@ def _usable(home: Path, run: Run) -> Record | None:
         if run.address_for(record.train_digest) == record.address:
             record.check()
             return record
-        if record.trained == run.home:
+        if record.run_home == run.home:
             raise ValueError(f"{home / 'record.json'} is of another run")
     return None
 
@@ -254,7 +254,7 @@ def collect(profile: Path) -> list[Record]:
     for path in sorted(profile.glob("runs/**/record.json")):
         with _damage_warned("not shown", outdated):
             record = read_record(path.parent)
-            if record.trained != profile / "runs" / record.place:
+            if record.run_home != profile / "runs" / record.place:
                 raise ValueError(f"{path} is of another run: it was moved, copied or changed")
             records.append(record)
     if outdated:
