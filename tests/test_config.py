@@ -274,7 +274,7 @@ def test_committed_records_lie_at_their_addresses():
     tracked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.split()
     for path in map(Path, tracked):
         record = store.read_record(ROOT / path.parent)
-        assert record.place == record.trained.relative_to(ROOT / Path(*path.parts[:3])), path
+        assert record.place == record.run_home.relative_to(ROOT / Path(*path.parts[:3])), path
     assert len(tracked) >= 144
 
 

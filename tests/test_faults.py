@@ -1,20 +1,15 @@
 """Faults that runs and grids survive: signals, disks, clocks, other processes (and test_runs)."""
 
-import hashlib
-import http.server
 import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tarfile
-import threading
 import time
 
 import kills
 import nbformat
-import numpy as np
 import psutil
 import pytest
 from helpers import (
@@ -31,7 +26,6 @@ from helpers import (
     tiny_data,
 )
 
-from semlib.datasets import CLASSES
 from workbench import runs
 from workbench.batch import notebooks
 from workbench.runs import plan, store
@@ -253,65 +247,6 @@ def test_a_grid_and_a_tables_notebook_at_once_train_each_run_once(folder):
     # runs, epochs, steps; each process tries the loss once before it trains
     assert sum(calls) - len(calls) == 3 * 10 * 3
     nbformat.validate(nbformat.read(folder / "table.ipynb", 4))
-
-
-# --- a download
-@pytest.mark.slow
-def test_an_interrupted_download_is_done_again(tmp_path):
-    """torchvision's download of a small CIFAR-10, killed when half of the archive is there."""
-    import pickle  # the publisher's format
-
-    inner = tmp_path / "served" / "cifar-10-batches-py"
-    inner.mkdir(parents=True)
-    names = [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]
-    batch = {"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1]}
-    contents = dict.fromkeys(names, batch) | {"batches.meta": {"label_names": CLASSES["cifar10"]}}
-    for name, content in contents.items():
-        (inner / name).write_bytes(pickle.dumps(content))
-    with tarfile.open(tmp_path / "small.tar.gz", "w:gz") as tar:
-        tar.add(inner, inner.name)
-    archive = (tmp_path / "small.tar.gz").read_bytes()
-    killed = threading.Event()
-
-    class Server(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(archive)))
-            self.end_headers()
-            self.wfile.write(archive[: len(archive) // 2])
-            self.wfile.flush()
-            killed.wait()
-            self.wfile.write(archive[len(archive) // 2 :])
-
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    digest = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in inner.iterdir()}
-    lists = [[[name, digest[name]] for name in part] for part in (names[:5], names[5:])]
-    meta = {"filename": "batches.meta", "key": "label_names", "md5": digest["batches.meta"]}
-    code = f"""
-import sys
-from torchvision.datasets import CIFAR10
-CIFAR10.url, CIFAR10.filename = "http://127.0.0.1:{server.server_port}/small.tar.gz", "small.tar.gz"
-CIFAR10.tgz_md5, CIFAR10.meta = "{hashlib.md5(archive).hexdigest()}", {meta}
-CIFAR10.train_list, CIFAR10.test_list = {lists}
-from workbench.cli import main
-sys.exit(main(["data", "prepare", "cifar10", "--root", {str(tmp_path / "data")!r}]))
-"""
-    how = {"env": environment(), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    first = subprocess.Popen([sys.executable, "-c", code], **how)
-    half = tmp_path / "data" / "small.tar.gz"
-    until(half.exists, first)
-    first.kill()
-    first.communicate()
-    assert half.stat().st_size < len(archive)
-    killed.set()
-    second = subprocess.run([sys.executable, "-c", code], **how)
-    server.shutdown()
-    assert second.returncode == 0, second.stderr
-    assert "cifar10: 10 training and 2 test images of 3x32x32" in second.stdout
 
 
 # --- everything at random

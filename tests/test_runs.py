@@ -465,7 +465,7 @@ def test_other_test_images_are_scored_anew_and_other_training_images_trained_ane
     second = runs.complete(experiment)
     for old, new in zip(first, second, strict=True):
         assert (new.address, new.train_digest) == (old.address, old.train_digest)
-        assert new.home == old.home / f"test_{new.test_digest[:8]}" and new.trained == old.home
+        assert new.home == old.home / f"test_{new.test_digest[:8]}" and new.run_home == old.home
         differs = new.scores()["msp"] != old.scores()["msp"]
         assert differs.sum() == 1 and new.test_digest != old.test_digest
         assert not {"accuracy", "msp", "odin", "msp@upright"} & {*new.history()}

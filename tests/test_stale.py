@@ -47,7 +47,7 @@ def records(tmp_path) -> dict[str, dict]:
     """Every record by its path, with the time at which the weights of its run were written."""
     found = {}
     for path in (tmp_path / "outputs").rglob("record.json"):
-        weights = store.read_record(path.parent).trained / "weights.pt"
+        weights = store.read_record(path.parent).run_home / "weights.pt"
         trained = {"trained at": weights.stat().st_mtime_ns}
         found[str(path)] = json.loads(path.read_text()) | trained
     return found

@@ -284,12 +284,17 @@ class Experiment(Machine, Scoring, Training, Network, Data, Which):
 class Several(Group):
     """Parameters that make several experiments out of one notebook."""
 
-    settings: OrNone[Listed[Text]] = None  # files of parameters; the notebook's own go over them
-    dataset: Listed[Text] = (Which.model_fields["dataset"].default,)  # the same settings for each
-    # Training images a class: epochs
+    settings: OrNone[Listed[Text]] = None
+    """Files of parameters, an experiment each; the notebook's own go over them, those of epochs
+    unless they are None."""
+    dataset: Listed[Text] = (Which.model_fields["dataset"].default,)
+    """The same settings for each."""
     epochs_by_labels: OrNone[Annotated[dict[PerClass, Count], Field(min_length=1)]] = None
-    auxiliary_weights: OrNone[dict[Method, Listed[NotNegative]]] = None  # of each method
-    arms: OrNone[dict[Text, dict[str, Any]]] = None  # each arm's own settings, over all others
+    """For each number of training images a class its epochs; each is evaluated ten times."""
+    auxiliary_weights: OrNone[dict[Method, Listed[NotNegative]]] = None
+    """Plain classification, then each method alone with each of its weights."""
+    arms: OrNone[dict[Text, dict[str, Any]]] = None
+    """An experiment for each arm, with its own settings over all others."""
 
 
 def create(parameters: Mapping[str, Any]) -> Experiment:
@@ -298,17 +303,12 @@ def create(parameters: Mapping[str, Any]) -> Experiment:
 
 
 def several(parameters: Mapping[str, Any]) -> tuple[Experiment, ...]:
-    """All experiments that a notebook's parameters describe: one, unless Several's say otherwise.
-
-    settings: one for each file; epochs and epochs_by_labels are the file's where the notebook's
-    are None. epochs_by_labels: one for each number of images a class, evaluated ten times.
-    auxiliary_weights: plain classification, then each method alone with each of its weights.
-    arms: one for each, with these settings.
-    """
-    by = _checked(Several, {n: v for n, v in parameters.items() if n in Several.model_fields})
+    """All experiments of a notebook's parameters: one, unless Several's are among them."""
+    given = dict(parameters)
+    names = [name for name in Several.model_fields if name in given]
+    by = _checked(Several, {name: given.pop(name) for name in names})
     if by.settings:
         return _of_files(by.settings, parameters)
-    given = {n: v for n, v in parameters.items() if n not in Several.model_fields}
     if by.epochs_by_labels and given.get("epochs") is not None:
         raise ConfigError("epochs: epochs_by_labels has epochs of its own; leave out one of both")
     experiments = []
@@ -321,7 +321,8 @@ def several(parameters: Mapping[str, Any]) -> tuple[Experiment, ...]:
 
 def _of_files(files: tuple[str, ...], parameters: Mapping[str, Any]) -> tuple[Experiment, ...]:
     unset = {name for name in ("epochs", "epochs_by_labels") if parameters.get(name) is None}
-    over = {n: v for n, v in parameters.items() if n not in {"settings", *unset}}
+    unset.add("settings")
+    over = {name: value for name, value in parameters.items() if name not in unset}
     experiments = []
     for file in files:
         values = read_parameters(file)
@@ -344,7 +345,7 @@ def _weights(weights: dict[str, tuple[float, ...]] | None, given: dict) -> list[
     if weights is None:
         return [{}]
     choices = [{"methods": "classification", "auxiliary_weight": 0}]
-    for method in create({n: v for n, v in given.items() if n == "methods"}).methods:
+    for method in create({name: given[name] for name in ("methods",) if name in given}).methods:
         for weight in weights.get(method, ()):
             choices.append({"methods": method, "auxiliary_weight": weight})
     return choices

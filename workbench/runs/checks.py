@@ -8,7 +8,7 @@ from semlib import datasets, models
 from semlib.datasets import Dataset
 from semlib.models.cpc import patches
 from workbench import own
-from workbench.experiment import EXTERNAL, ConfigError, Experiment
+from workbench.experiment import EXTERNAL, ConfigError, Experiment, Training
 from workbench.images.checks import check_parts
 from workbench.runs import external, machine, plan, tries
 from workbench.runs.plan import Run
@@ -85,7 +85,7 @@ def _check_sizes(experiment: Experiment, data: Dataset, classes: list[str | None
             raise ConfigError(f"methods: {error}; {do}") from None
 
 
-def _check_steps(e: Experiment, images: int) -> None:
+def _check_steps(e: Training, images: int) -> None:
     """ConfigError or a warning if a training has too few steps."""
     steps = e.epochs * (images // e.batch_size)
     count = "1 training step" if steps == 1 else f"{steps} training steps"

@@ -92,5 +92,5 @@ def _work(experiments: Sequence[Experiment]) -> tuple[set[Path], dict[Path, Run]
             if trained is None:
                 to_train[run.home] = run
             elif scores:
-                to_score.setdefault(trained.trained / "weights.pt", []).extend(scores)
+                to_score.setdefault(trained.run_home / "weights.pt", []).extend(scores)
     return planned, to_train, to_score

@@ -293,13 +293,13 @@ def _score_from_weights(run: Run, record: Record, data: Dataset) -> Record:
         home = run.homes[1]
         fresh = {"metrics": {}, "scoring": {}, "commit": _commit(), "finished": store.now()}
         record = record.model_copy(update=fresh)
-    wanted = store.missing_scores(record, e)
+    wanted = ({} if old else MSP) | store.missing_scores(record, e)
     if not wanted:
         return record
     if e.average_last_epochs > 1:
         late = f"is finished, so {', '.join(wanted)} can't be averaged over epochs any more"
         raise ConfigError(f"{run.title}: {late}; choose another profile")
-    scorer = Scorer(run, data, wanted if old else MSP | wanted)
+    scorer = Scorer(run, data, wanted)
     net = network(record, data).to(machine.device(e))
     # channels last as in training: the scores are then the same to the bit
     measured = scorer.score(net.to(memory_format=torch.channels_last))
@@ -322,7 +322,7 @@ def network(record: Record, data: Dataset) -> nn.Module:
     data: what it was trained on. ConfigError if the weights are not here, or not of this data.
     """
     run = record.run
-    path = record.trained / "weights.pt"
+    path = record.run_home / "weights.pt"
     if why := _unusable(run, record, data, path):
         raise ConfigError(f"{run.title}: {why}")
     net = build.network(run, run.split(data))

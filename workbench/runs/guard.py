@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from semlib import metrics
+from workbench.files import one_line
 
 
 class ScoreError(ValueError):
@@ -23,7 +24,7 @@ class ScoreError(ValueError):
 def failure(error: object) -> str:
     """What a user's function raised, or a sentence, in one line."""
     said = error if isinstance(error, str | ValueError) else f"{type(error).__name__}: {error}"
-    return " ".join(str(said).split())[:500]
+    return one_line(said)
 
 
 def guarded(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -65,7 +65,7 @@ def _percentiles(normal: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 def usual_place(record: Record, folder: Path) -> Path:
     """Where the table of a folder's images goes: the run's profile, else the current folder."""
-    home = record.trained.absolute()
+    home = record.run_home.absolute()
     where = home.parents[4] if home.match(f"runs/{record.place}") else Path.cwd()
     hold_out = record.hold_out or "none"
     which = [folder.absolute().name, record.dataset, hold_out, record.method, record.place.name]

@@ -25,6 +25,7 @@ from workbench.experiment import (
     Data,
     Experiment,
     Network,
+    Scoring,
     Training,
 )
 from workbench.images import prepared
@@ -168,12 +169,12 @@ def non_default(settings: Mapping[str, Any]) -> dict[str, Any]:
 # --- scores and their names
 
 
-def how_scored(experiment: Experiment) -> dict[str, dict[str, Any]]:
-    """How each of the experiment's scores is computed, as records keep it."""
-    return {name: _how(name, experiment) for name in experiment.scores}
+def how_scored(settings: Scoring) -> dict[str, dict[str, Any]]:
+    """How each of an experiment's scores is computed, as records keep it."""
+    return {name: _how(name, settings) for name in settings.scores}
 
 
-def _how(score: str, experiment: Experiment) -> dict[str, Any]:
+def _how(score: str, settings: Scoring) -> dict[str, Any]:
     how: dict[str, Any] = {"score": score}
     if score.startswith(EXTERNAL):
         return how
@@ -181,7 +182,7 @@ def _how(score: str, experiment: Experiment) -> dict[str, Any]:
         return how | {"version": SCORING, "source": own.digest(score)}
     how["version"] = VERSIONS[score]
     if score == "odin":
-        how |= {"temperature": experiment.temperature, "epsilon": experiment.epsilon}
+        how |= {"temperature": settings.temperature, "epsilon": settings.epsilon}
     if score in RANKED:
         how["stored"] = "ranks"
     return how

@@ -27,7 +27,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from workbench.experiment import EXTERNAL, ConfigError, Experiment, create
+from workbench.experiment import EXTERNAL, ConfigError, Experiment, Scoring, create
 from workbench.files import fingerprint, one_line, save_atomically, short
 from workbench.images.digests import Digests
 from workbench.runs import plan
@@ -91,7 +91,7 @@ class Record(BaseModel):
         return self._home
 
     @property
-    def trained(self) -> Path:
+    def run_home(self) -> Path:
         """The folder of the run's weights and history."""
         return self.home.parent if self.home.name.startswith("test_") else self.home
 
@@ -147,12 +147,12 @@ class Record(BaseModel):
         @upright statistics are those of the last epochs alone. Where the record is of other test
         images than the training's, there are no test measures. ValueError names a damaged file.
         """
-        path = self.trained / "history.csv"
+        path = self.run_home / "history.csv"
         try:
             table = pd.read_csv(path).astype(float).astype({"epoch": int})
         except Exception as error:
             raise ValueError(f"{path} is not a history ({one_line(error)})") from None
-        if self.trained == self.home:
+        if self.run_home == self.home:
             return table
         return table.filter(regex="^(epoch|.*loss|seconds)$")
 
@@ -201,11 +201,11 @@ def missing(experiment: Experiment, data: Digests | None = None) -> list[Run]:
     ]
 
 
-def missing_scores(record: Record | None, experiment: Experiment) -> dict[str, dict[str, Any]]:
+def missing_scores(record: Record | None, settings: Scoring) -> dict[str, dict[str, Any]]:
     """How each score is computed that a record lacks; imported ones are not waited for."""
     if record and record.external:
         return {}
-    wanted = plan.how_scored(experiment)
+    wanted = plan.how_scored(settings)
     computed = {name: how for name, how in wanted.items() if not name.startswith(EXTERNAL)}
     known = record.scoring.values() if record else ()
     return {name: how for name, how in computed.items() if how not in known}
@@ -239,7 +239,7 @@ def _usable(home: Path, run: Run) -> Record | None:
         if run.address_for(record.train_digest) == record.address:
             record.check()
             return record
-        if record.trained == run.home:
+        if record.run_home == run.home:
             raise ValueError(f"{home / 'record.json'} is of another run")
     return None
 
@@ -254,7 +254,7 @@ def collect(profile: Path) -> list[Record]:
     for path in sorted(profile.glob("runs/**/record.json")):
         with _damage_warned("not shown", outdated):
             record = read_record(path.parent)
-            if record.trained != profile / "runs" / record.place:
+            if record.run_home != profile / "runs" / record.place:
                 raise ValueError(f"{path} is of another run: it was moved, copied or changed")
             records.append(record)
     if outdated:
