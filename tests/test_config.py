@@ -274,7 +274,7 @@ def test_committed_records_lie_at_their_addresses():
     tracked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.split()
     for path in map(Path, tracked):
         record = store.read_record(ROOT / path.parent)
-        assert record.place == record.trained.relative_to(ROOT / Path(*path.parts[:3])), path
+        assert record.place == record.run_home.relative_to(ROOT / Path(*path.parts[:3])), path
     assert len(tracked) >= 144
 
 
@@ -297,6 +297,11 @@ def test_a_committed_params_file_is_valid_and_names_its_command(path):
     assert re.search(rf"^# .*python -m semlib (run|grid)\b.*{re.escape(named(path))}", first)
     trains = "missing" in papermill.inspect_notebook(str(notebook_of(path)))
     assert {experiment.missing for experiment in experiments} == {"train" if trains else "skip"}
+    on_cpus = path.parent.name in ("demo", "cpu")
+    if trains:  # no committed number depends on the processor
+        assert {e.precision for e in experiments} == {"float32" if on_cpus else "bfloat16"}
+    statistics = "upright" if path.parent.name == "demo" and trains else "mixed"
+    assert {e.statistics for e in experiments} == {statistics}
 
 
 def test_every_notebook_has_parameters_for_every_profile():

@@ -85,23 +85,15 @@ _as_none = BeforeValidator(lambda value: None if value in ("none", "None") else 
 OrNone = Annotated[T | None, _as_none]
 
 
-def _by_number(value: Any) -> Any:
-    """A mapping with all and numbers as keys. Papermill passes numbers on as text."""
-    if not isinstance(value, dict):
-        return value
-    found = {}
-    for key, item in value.items():
-        text = str(key)
-        number = int(text) if text.isdecimal() else key
-        if text in ("all", "None", "none"):
-            number = None
-        if number in found:
-            raise ValueError("should name each number only once")
-        found[number] = item
-    return found
+def _count_or_all(value: Any) -> Any:
+    """A number of images, None for all. Papermill passes numbers on as text."""
+    text = str(value)
+    if text in ("all", "None", "none"):
+        return None
+    return int(text) if text.isdecimal() else value
 
 
-Labels = Annotated[dict[Count | None, Count], Field(min_length=1)]
+PerClass = Annotated[Count | None, BeforeValidator(_count_or_all)]
 
 
 class Group(pydantic.BaseModel):
@@ -126,8 +118,6 @@ class Which(Group):
     """Number of the first: 3 with trials 2 makes trials 3 and 4."""
     missing: Literal["skip", "train"] = "skip"
     """What to do about a run that isn't in outputs/ yet."""
-    data_digest: OrNone[Annotated[str, Field(pattern=r"^[0-9a-f]{8}-[0-9a-f]{8}$")]] = None
-    """The version of the data set that runs were trained on; None: the one on this machine."""
 
 
 class Data(Group):
@@ -289,7 +279,7 @@ class Several(Group):
     settings: OrNone[Listed[Text]] = None  # files of parameters; the notebook's own go over them
     dataset: Listed[Text] = (Which.model_fields["dataset"].default,)  # the same settings for each
     # Training images a class: epochs
-    epochs_by_labels: Annotated[OrNone[Labels], BeforeValidator(_by_number)] = None
+    epochs_by_labels: OrNone[Annotated[dict[PerClass, Count], Field(min_length=1)]] = None
     auxiliary_weights: OrNone[dict[Method, Listed[NotNegative]]] = None  # of each method
 
 

@@ -461,7 +461,7 @@ def _not_scored(experiment: Experiment, records: Sequence[Record]) -> list[str]:
     wanted = plan.how_scored(experiment)
     missing = []
     for record in records:
-        for name in store.missing_scores(record, wanted):
+        for name in store.missing_scores(record, experiment):
             missing.append(f"{label(name, wanted)} ({record.hold_out or 'none'}, {record.method})")
     if not missing:
         return []

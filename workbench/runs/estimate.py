@@ -56,6 +56,8 @@ def _kind(run: Any) -> str:
 def text(experiments: Sequence[Experiment], seconds: pd.Series, jobs: int) -> str:
     """How many runs are finished and how many missing, and the time that these will take."""
     planned, to_train, to_score = _work(experiments)
+    if not planned:
+        return "trains nothing, shows what is finished"
     left = len(to_train) + len(to_score)
     text = f"{len(planned) - left} of {len(planned)} runs are finished, {left} are missing"
     times = seconds.reindex([_kind(run) for run in to_train.values()])
@@ -84,12 +86,11 @@ def _work(experiments: Sequence[Experiment]) -> tuple[set[Path], dict[Path, Run]
             if run.external:
                 continue
             planned.add(run.home)
-            wanted = plan.how_scored(run.experiment)
-            scores = store.missing_scores(record, wanted) if record else wanted
+            scores = store.missing_scores(record, experiment)
             # Trained runs may lack a record of their scores on the test images that are here
             trained = record or (store.trained(run) if run.data else None)
             if trained is None:
                 to_train[run.home] = run
             elif scores:
-                to_score.setdefault(trained.trained / "weights.pt", []).extend(scores)
+                to_score.setdefault(trained.run_home / "weights.pt", []).extend(scores)
     return planned, to_train, to_score

@@ -69,6 +69,7 @@ def _train_missing(experiment: Experiment) -> None:
         if run not in missing:  # its process may have been killed just after it wrote the record
             Checkpoint(run.home / CHECKPOINT).remove()
             (run.home / store.OWNER).unlink(missing_ok=True)
+            remove_leftovers(run.home)
     if not missing:
         return
     if experiment.compile:
@@ -120,10 +121,8 @@ def _finish_all(
             finish(run, data, wait, shown)
         except Timeout:  # another process trains it: the others first
             queue.append((run, True))
-        except (FloatingPointError, ConfigError) as error:
-            errors.append((run, error))
         except Exception as error:  # a user's task can raise any
-            if ":" not in run.method:
+            if ":" not in run.method and not isinstance(error, FloatingPointError | ConfigError):
                 raise
             errors.append((run, error))
     return errors
@@ -134,11 +133,11 @@ def _raise(errors: list[tuple[Run, Exception]]) -> None:
     kind = ConfigError
     messages = []
     for run, error in errors:
-        if isinstance(error, ConfigError):
-            messages.append(str(error))
-        elif isinstance(error, FloatingPointError):
+        if isinstance(error, FloatingPointError):
             kind = FloatingPointError
             messages.append(f"{run.title}: {error}")
+        elif isinstance(error, ConfigError):
+            messages.append(str(error))
         else:
             error.add_note(f"not finished: {'; '.join(run.title for run, _ in errors)}")
             raise error
@@ -153,11 +152,8 @@ def finish(run: Run, data: Dataset, wait: bool = True, shown: Live | None = None
     shown: the figure that training draws into.
     """
     with store.lock(run, wait):
-        remove_leftovers(run.home)
-        if record := store.find(run):
-            return _add_scores(run, record, data)
-        if record := store.trained(run):
-            return _score_other_images(run, record, data)
+        if record := store.find(run) or store.trained(run):
+            return _score_from_weights(run, record, data)
         return _train(run, data, shown)
 
 
@@ -165,7 +161,7 @@ def finish(run: Run, data: Dataset, wait: bool = True, shown: Live | None = None
 
 
 def _train(run: Run, data: Dataset, shown: Live | None) -> Record:
-    scorer = Scorer(run, data, MSP | plan.how_scored(run.experiment))
+    scorer = Scorer(run, data, MSP | store.missing_scores(None, run.experiment))
     hardware = machine.set_up(run.experiment)
     stamp: dict[str, Any] = {"form": FORM, "address": run.address, "data": list(digests_of(data))}
     if run.experiment.average_last_epochs > 1:
@@ -284,92 +280,72 @@ def _averaged(rows: list[dict[str, float]], measures: dict[str, float]) -> dict[
 # --- new scores of a finished run, from its kept weights
 
 
-def _add_scores(run: Run, record: Record, data: Dataset) -> Record:
-    """Add the scores that the record lacks; the others stay as they are."""
-    wanted = store.missing_scores(record, plan.how_scored(run.experiment))
+def _score_from_weights(run: Run, record: Record, data: Dataset) -> Record:
+    """Add the scores that the record lacks; those that it has stay as they are.
+
+    Scored on other test images, the same training gets a further record below the first, which
+    stays too.
+    """
+    e = run.experiment
+    home = record.home
+    old = record.scores() if record.data == run.data else {}
+    if not old:
+        home = run.homes[1]
+        fresh = {"metrics": {}, "scoring": {}, "commit": _commit(), "finished": store.now()}
+        record = record.model_copy(update=fresh)
+    wanted = ({} if old else MSP) | store.missing_scores(record, e)
     if not wanted:
         return record
-    scorer = Scorer(run, data, wanted, taken=record.scoring)
-    measured = _score_from_weights(run, record, data, scorer)
-    if scorer.scored:
-        old = record.scores()
-        arrays = old | scorer.arrays | old  # predicted and accuracy stay as they were
-        record = store.rewrite(
-            record,
-            scores_sha256=store.write_scores(record.home / "scores.npz", arrays),
-            metrics=record.metrics | measured | record.metrics,
-            scoring=record.scoring | scorer.scored,
-        )
-    scorer.check()
-    return record
-
-
-def _score_other_images(run: Run, trained: Record, data: Dataset) -> Record:
-    """A record of the same training scored on other test images, below the first, which stays."""
-    scorer = Scorer(run, data, MSP | plan.how_scored(run.experiment))
-    measured = _score_from_weights(run, trained, data, scorer)
-    home = run.homes[1]
-    record = store.rewrite(
-        trained,
-        home,
-        test_digest=digests_of(data).test,
-        metrics=measured,
-        scoring=scorer.scored,
-        scores_sha256=store.write_scores(home / "scores.npz", scorer.arrays),
-        skew=float(scorer.split.is_anomaly.mean()),
-        commit=_commit(),
-        finished=store.now(),
-    )
-    scorer.check()
-    return record
-
-
-def _score_from_weights(run: Run, record: Record, data: Dataset, scorer: Scorer) -> dict:
-    if run.experiment.average_last_epochs > 1:
-        late = f"is finished, so {', '.join(scorer.scores)} can't be averaged over epochs any more"
+    if e.average_last_epochs > 1:
+        late = f"is finished, so {', '.join(wanted)} can't be averaged over epochs any more"
         raise ConfigError(f"{run.title}: {late}; choose another profile")
-    net = network(record, data).to(machine.device(run.experiment))
+    scorer = Scorer(run, data, wanted)
+    net = network(record, data).to(machine.device(e))
     # channels last as in training: the scores are then the same to the bit
-    return scorer.score(net.to(memory_format=torch.channels_last))
+    measured = scorer.score(net.to(memory_format=torch.channels_last))
+    if scorer.scored:
+        changes = {
+            "test_digest": digests_of(data).test,
+            "metrics": record.metrics | measured | record.metrics,  # accuracy stays
+            "scoring": record.scoring | scorer.scored,
+            "scores_sha256": store.write_scores(home / "scores.npz", old | scorer.arrays | old),
+            "skew": float(scorer.split.is_anomaly.mean()),
+        }
+        record = store.rewrite(record, home, **changes)
+    scorer.check()
+    return record
 
 
 def network(record: Record, data: Dataset) -> nn.Module:
     """The network of a finished run with its trained weights and mixed statistics, on the CPU.
 
-    data: what it was trained on. ConfigError if the weights were not kept, can't be read, or are
-    not of this data or network.
+    data: what it was trained on. ConfigError if the weights are not here, or not of this data.
     """
     run = record.run
-    path = weights(record)
-    if digests_of(data).train != record.train_digest:
-        now = f"{data.name} has now ({digests_of(data)})"
-        raise ConfigError(f"{run.title}: was trained on other images ({record.data}) than {now}")
-    if run.sources != record.sources:
-        edited = ", ".join(run.sources)
-        raise ConfigError(f"{run.title}: was trained with another version of {edited}")
-    do = "choose scores that it has, or another profile"
-    if hashlib.sha256(path.read_bytes()).hexdigest() != record.weights_sha256:
-        raise ConfigError(f"{run.title}: {path} is damaged or another run's; {do}")
+    path = record.run_home / "weights.pt"
+    if why := _unusable(run, record, data, path):
+        raise ConfigError(f"{run.title}: {why}")
     net = build.network(run, run.split(data))
-    try:
-        net.load_state_dict(checkpoint.read(path))
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise ConfigError(f"{run.title}: {path} isn't of its network; {do}") from error
+    net.load_state_dict(checkpoint.read(path))
     return net
 
 
-def weights(record: Record) -> Path:
-    """The kept weights of a finished run; ConfigError if there are none."""
-    path = record.trained / "weights.pt"
-    title = record.run.title
+def _unusable(run: Run, record: Record, data: Dataset, weights: Path) -> str | None:
+    """Why a finished run's network can't be made, and what to do; None if it can."""
     if record.external:
-        where = "was trained elsewhere, and its weights are not here"
-        raise ConfigError(f"{title}: {where}; choose a run that semlib trained")
-    if not path.exists():
-        lost = "its weights were not kept (keep_weights), so it can't be scored anew"
+        return "was trained elsewhere, and its weights are not here; choose a run of semlib's"
+    if not weights.exists():
+        lost = "its weights were not kept (keep_weights), or are another machine's"
         do = "choose scores that it has, or another profile to train it again"
-        raise ConfigError(f"{title}: {lost}; {do}")
-    return path
+        return f"{lost}, so it can't be scored anew; {do} (-p profile NAME -p missing train)"
+    if digests_of(data).train != record.train_digest:
+        now = f"{data.name} has now ({digests_of(data)})"
+        return f"was trained on other images ({record.data}) than {now}"
+    if run.sources != record.sources:
+        return f"was trained with another version of {', '.join(run.sources)}"
+    if hashlib.sha256(weights.read_bytes()).hexdigest() != record.weights_sha256:
+        return f"{weights} is damaged or another run's; choose another profile to train it again"
+    return None
 
 
 def _commit() -> str | None:

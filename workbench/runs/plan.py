@@ -6,7 +6,7 @@ The address is a hash of everything that the weights depend on.
 
 import hashlib
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +24,7 @@ from workbench.experiment import (
     Data,
     Experiment,
     Network,
+    Scoring,
     Training,
 )
 from workbench.images import prepared
@@ -157,12 +158,12 @@ def non_default(settings: Mapping[str, Any]) -> dict[str, Any]:
 # --- scores and their names
 
 
-def how_scored(experiment: Experiment) -> dict[str, dict[str, Any]]:
-    """How each of the experiment's scores is computed, as records keep it."""
-    return {name: _how(name, experiment) for name in experiment.scores}
+def how_scored(settings: Scoring) -> dict[str, dict[str, Any]]:
+    """How each of an experiment's scores is computed, as records keep it."""
+    return {name: _how(name, settings) for name in settings.scores}
 
 
-def _how(score: str, experiment: Experiment) -> dict[str, Any]:
+def _how(score: str, settings: Scoring) -> dict[str, Any]:
     how: dict[str, Any] = {"score": score}
     if score.startswith(EXTERNAL):
         return how
@@ -170,20 +171,19 @@ def _how(score: str, experiment: Experiment) -> dict[str, Any]:
         return how | {"version": SCORING, "source": own.digest(score)}
     how["version"] = VERSIONS[score]
     if score == "odin":
-        how |= {"temperature": experiment.temperature, "epsilon": experiment.epsilon}
+        how |= {"temperature": settings.temperature, "epsilon": settings.epsilon}
     if score in RANKED:
         how["stored"] = "ranks"
     return how
 
 
-def score_key(how: Mapping[str, Any], taken: Container[str] = ()) -> str:
+def score_key(how: Mapping[str, Any]) -> str:
     """A score's key in a record: msp, my_score:energy(version=1,source=1a2b3c4d5e6f7081).
 
-    The plain name only where all settings are at their default and it is not taken: in older
-    records it may be of other settings.
+    The plain name only where all settings are at their default.
     """
     settings = {name: value for name, value in how.items() if name not in ("score", "stored")}
-    if settings.items() <= _USUAL.items() and how["score"] not in taken:
+    if settings.items() <= _USUAL.items():
         return how["score"]
     return f"{how['score']}({','.join(f'{name}={value}' for name, value in settings.items())})"
 
@@ -250,12 +250,9 @@ def planned(experiment: Experiment, data: Digests | None = None) -> list[Run]:
     """
     classes = held_out(experiment)
     data = data or current_digests(experiment)
-    computed = tuple(name for name in experiment.scores if not name.startswith(EXTERNAL))
-    trained = experiment.model_copy(update={"scores": computed})
     runs = []
     for trial in range(experiment.first_trial, experiment.first_trial + experiment.trials):
         for hold_out in classes:
             for method in experiment.methods:
-                settings = trained if method in experiment.trained_methods else experiment
-                runs.append(Run(settings, hold_out, method, trial, data))
+                runs.append(Run(experiment, hold_out, method, trial, data))
     return runs
