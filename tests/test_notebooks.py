@@ -191,20 +191,3 @@ def test_the_cells_of_explore_md_run_in_a_notebook(tmp_path):
     assert {name.partition("(")[0] for name in frame.measure} >= {"cell:margin", "msp"}
     found = frame.query("dataset == 'digits' and measure == 'msp'")
     assert found.value.mean() > 20  # chance: 10
-
-
-def test_the_method_by_hand_is_a_page_of_pictures_under_plain_papermill(tmp_path):
-    """In CI: the cells as committed on digits, in three epochs, and no error, warning or bar."""
-    source = nbformat.read(ROOT / "notebooks" / "method.ipynb", 4)
-    for cell in source.cells:
-        cell.source = cell.source.replace('"profile": "method"', f'"outputs": "{tmp_path}"')
-    nbformat.write(source, tmp_path / "method.ipynb")
-    out = tmp_path / "out.ipynb"
-    notebooks.execute(tmp_path / "method.ipynb", out, {"epochs": 3}, None, 1)
-    cells = [cell for cell in nbformat.read(out, 4).cells if cell.cell_type == "code"]
-    shown = list(itertools.chain(*(cell.outputs for cell in cells)))
-    assert [o.name for o in shown if o.output_type == "stream"] == ["stdout"] * 2
-    pictures = [o for o in shown if "image/png" in o.get("data", {})]
-    assert len(pictures) == 11
-    (table,) = [o.data["text/html"] for o in shown if "text/html" in o.get("data", {})]
-    assert "my_loss" in table and "my_score" in table
