@@ -375,9 +375,10 @@ def _not_run(notebook: str, file: str | None, experiments: Sequence[Experiment])
     said = f"**Not run: none of the {planned} runs is in `outputs/{profile}/`.** "
     said += f"{_command(notebook, file, experiments)} trains them."
     name = notebook.rpartition("/")[2]
+    where = experiments[0].model_dump(include={"outputs", "data_root"})
     found = []
     for path in sorted((ROOT / "params").glob(f"*/{name}.yaml")):
-        others = several(with_file({"profile": path.parent.name}, notebook))
+        others = several(with_file({"profile": path.parent.name} | where, notebook))
         count = sum(len(store.finished(experiment)) for experiment in others)
         if count:
             total = sum(len(plan.planned(experiment)) for experiment in others)
