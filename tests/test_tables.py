@@ -408,7 +408,7 @@ def test_the_top_of_a_notebook_says_where_values_are_from_and_what_is_not_run():
     """In a fresh clone: of Table 3 the runs in outputs/cpu are committed, and no image is there."""
     nothing = str(ROOT / "tests")
     text = opening("paper", data_root=nothing)
-    assert "All settings are those of `params/paper/table3_cifar10.yaml`." in text
+    assert "The settings are those of `params/paper/table3_cifar10.yaml`." in text
     assert inspect.getsource(auxiliary.rotation) in text and "times 0.5" in text
     assert "Not run: none of the 60 runs is in `outputs/paper/`" in text
     assert "`python -m semlib grid params/paper/table3_cifar10.yaml` trains them." in text
@@ -416,6 +416,10 @@ def test_the_top_of_a_notebook_says_where_values_are_from_and_what_is_not_run():
     text = opening("cpu", data_root=nothing, trials=1)
     assert "those of `params/cpu/table3_cifar10.yaml`, but for `trials = 1`." in text
     assert "missing" not in text  # none is
+    few = several(with_file({"profile": "fast", "epochs_by_labels": {500: 100}}, "cpu/few_labels"))
+    assert "The settings are a part of those of `params/fast/few_labels.yaml`." in show.opening(
+        "cpu/few_labels", *few
+    )
     text = opening("mine", hold_out=["cat", "dog"], train_per_class=20)
     words = 'params/paper/table3_cifar10.yaml -p hold_out "[cat, dog]" -p train_per_class 20 -p '
     assert f"`python -m semlib grid {words}profile mine` trains them." in text

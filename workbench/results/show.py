@@ -313,20 +313,35 @@ def _origin(notebook: str, file: str | None, experiments: Sequence[Experiment]) 
     if settings:
         text += f", which names {' and '.join(f'`{name}`' for name in settings)}"
     changes = _changes(notebook, experiments)
+    if changes.pop("experiments", None):
+        text = f"a part of {text}"
     if not changes:
-        return f"All settings are {text}."
+        return f"The settings are {text}."
     return f"Settings: {text}, but for {', '.join(f'`{n} = {v!r}`' for n, v in changes.items())}."
 
 
 def _changes(notebook: str, experiments: Sequence[Experiment]) -> dict[str, Any]:
-    """The choices that are not those of the notebook's file; a list where experiments differ."""
+    """The choices that are not those of the notebook's file; a list where experiments differ.
+
+    Each experiment is compared with the one of the file that it is most like.
+    """
     filed = several(with_file({"profile": experiments[0].profile}, notebook))
-    found = {}
-    for name in ("dataset", "hold_out", "methods", "trials", "first_trial", *DECISIVE, "scores"):
-        here = [getattr(experiment, name) for experiment in experiments]
-        if here != [getattr(experiment, name) for experiment in filed]:
-            found[name] = here[0] if len({*here}) == 1 else here
-    return found
+    found: dict[str, list[Any]] = {}
+    for experiment in experiments:
+        for name in min((_unlike(experiment, other) for other in filed), key=len):
+            found.setdefault(name, []).append(getattr(experiment, name))
+    count = len(experiments)
+    changes = {}
+    for name, values in found.items():
+        everywhere = len(values) == count and len({*values}) == 1
+        changes[name] = values[0] if everywhere else values
+    return changes if count == len(filed) else changes | {"experiments": [count]}
+
+
+def _unlike(one: Experiment, other: Experiment) -> list[str]:
+    """The names of the choices in which two experiments differ."""
+    names = ["dataset", "hold_out", "methods", "trials", "first_trial", *DECISIVE, "scores"]
+    return [name for name in names if getattr(one, name) != getattr(other, name)]
 
 
 def losses(*experiments: Experiment) -> list[str]:
@@ -366,9 +381,10 @@ def _not_run(notebook: str, file: str | None, experiments: Sequence[Experiment])
     said = f"**Not run: none of the {planned} runs is in `outputs/{profile}/`.** "
     said += f"{_command(notebook, file, experiments)} trains them."
     name = notebook.rpartition("/")[2]
+    where = experiments[0].model_dump(include={"outputs", "data_root"})
     found = []
     for path in sorted((ROOT / "params").glob(f"*/{name}.yaml")):
-        others = several(with_file({"profile": path.parent.name}, notebook))
+        others = several(with_file({"profile": path.parent.name} | where, notebook))
         count = sum(len(store.finished(experiment)) for experiment in others)
         if count:
             total = sum(len(plan.planned(experiment)) for experiment in others)

@@ -86,7 +86,7 @@ def _work(experiments: Sequence[Experiment]) -> tuple[set[Path], dict[Path, Run]
             if run.external:
                 continue
             planned.add(run.home)
-            scores = store.missing_scores(record, run.experiment)
+            scores = store.missing_scores(record, experiment)
             # Trained runs may lack a record of their scores on the test images that are here
             trained = record or (store.trained(run) if run.data else None)
             if trained is None:
