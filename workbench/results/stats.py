@@ -464,7 +464,7 @@ def leaderboard(found: Measured) -> pd.DataFrame:
 
 
 def contrasts(found: Measured) -> pd.DataFrame:
-    """The two families of contrasts that are tested, fixed before any table was made.
+    """The two families of contrasts that are tested, fixed before any p was computed.
 
     family "detectors": each score against MSP, for plain classification; "methods": each method
     against classification, for MSP and ODIN. Columns as in `effects`, then p, Wilcoxon's over
