@@ -214,7 +214,8 @@ def max_t(runs):
 
 
 def test_an_exact_max_t_test_of_the_detectors(few):
-    small, large = max_t(few[:1]), max_t(few[-1:])
+    small = max_t(few[:1])
+    large = max_t(few[-1:])
     numbers = f"ReAct p = {small['react']:.3f} and entropy p = {small['entropy']:.3f}"
     assert numbers in said(PAGES["results"]) and numbers in said(PAGES["findings"])
     assert f"the larger network ReAct p = {large['react']:.3f}" in said(PAGES["results"])
