@@ -121,6 +121,19 @@ def test_a_rank_correlation_and_its_interval_against_the_formula():
     assert [found["difference"], found["low"], found["high"]] == pytest.approx([rho, *ends])
 
 
+def test_a_second_methods_runs_are_compared_where_all_classes_of_a_trial_are_there(found):
+    """By rotation's runs in the place of masking's, which may not be there yet."""
+    experiment, records = found["small"][0]
+    accuracy, msp = claims._masked((experiment, records))
+    assert (accuracy[3], msp[3]) == ("reproduced", "contradicted")
+    assert msp[4] == "+1.36 (+0.38 to +2.34), 8 of 10"
+    fewer = [r for r in records if (r.method, r.hold_out, r.trial) != ("rotation", "cat", 1)]
+    assert "trials: 1" in claims._masked((experiment, fewer))[1][2]
+    rest = [r for r in fewer if (r.method, r.hold_out) != ("rotation", "cat")]
+    assert claims._masked((experiment, rest))[1][3] == "not tried"
+    assert claims._generalization((experiment, []))[3] == "not tried"
+
+
 def test_hours_are_those_of_the_records(found):
     records = found["small"][0][1]
     literal = {"H100": 0.0, "AMD EPYC": 0.0}

@@ -183,7 +183,7 @@ def _gained(experiment: Experiment, records: Sequence[Record], measure: str) -> 
 
 def _generalization(pair: Pair) -> list[str]:
     gained = _gained(*pair, "accuracy")
-    found = stats.paired(gained.iloc[0]) if len(gained) else None
+    found = stats.paired(gained.iloc[0]) if gained.shape[1] > 1 else None
     what = "500 labels a class, nothing held out, "
     what += show.averaged(pair[1]) if found else "no runs"
     printed = tables.published("table2_generalization").cifar10
