@@ -74,7 +74,9 @@ def test_the_scatter_of_an_unseen_class_over_the_known_ones_tells_how_msp_finds_
     shown = table.loc[*OF_500, "rotation", "upright"]
     classes = list(shown.index)
     for name in classes:
-        entropies, shares, precisions = [], [], []
+        entropies = []
+        shares = []
+        precisions = []
         for record in (first["rotation", name, k] for k in (0, 1)):
             arrays = record.scores("predicted@upright", "is_anomaly", "msp@upright")
             predicted = arrays["predicted@upright"][arrays["is_anomaly"]]

@@ -4,6 +4,7 @@ Everything is computed from finished runs and from published/: mixed batch-norm 
 authors'; means over trials; 95 % intervals over held-out classes.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
@@ -156,11 +157,10 @@ def _paper(name: str) -> pd.DataFrame:
 
 
 def _gains(runs: Mapping[str, Runs], again: pd.DataFrame) -> list[list[str]]:
-    pairs = {(name, e.train_per_class): (e, of) for name in NETWORKS for e, of in runs[name]}
     rows = []
     for measure in ("msp", "odin", "accuracy"):
         for name, count in (("small", 500), ("large", 500), ("small", None)):
-            pair = pairs[name, count]
+            (pair,) = (pair for pair in runs[name] if pair[0].train_per_class == count)
             gains = stats.gains([pair]).set_index(["statistics", "measure"])
             gained = gains.loc["mixed", measure].rename({"gain": "difference"})
             what = f"{label(measure)}, {count or 'all 5,000'} labels a class, {NETWORKS[name]}, "
@@ -183,7 +183,7 @@ def _gained(experiment: Experiment, records: Sequence[Record], measure: str) -> 
 
 def _generalization(pair: Pair) -> list[str]:
     gained = _gained(*pair, "accuracy")
-    found = stats.paired(gained.iloc[0]) if len(gained) else None
+    found = stats.paired(gained.iloc[0]) if gained.shape[1] > 1 else None
     what = "500 labels a class, nothing held out, "
     what += show.averaged(pair[1]) if found else "no runs"
     printed = tables.published("table2_generalization").cifar10
@@ -297,6 +297,6 @@ def _weight(runs: Runs) -> list[str]:
     found = tables.by_weight(runs).query("method == 'rotation'").set_index("weight").accuracy
     here = ", ".join(f"{accuracy:.2f} with {weight:g}" for weight, accuracy in found.items())
     said = "reproduced" if found.idxmax() == 0.5 else "contradicted"
-    records = [record for _, of in runs for record in of]
+    records = [*itertools.chain.from_iterable(of for _, of in runs)]
     what = "500 labels a class, nothing held out, 25 epochs, one seed; validation accuracy"
     return _row("weight", what, None, records, "0.5", said=said, here=here)

@@ -273,7 +273,7 @@ def contrasts(found: Measured) -> pd.DataFrame:
 
     Points: difference, its 95 % interval low to high over held-out classes and images_low to
     images_high over test images; above: in how many of the classes it is positive. Two families,
-    fixed before any table was made, are tested, and come first: "detectors", scores against MSP for
+    fixed before any p was computed, are tested, and come first: "detectors", scores against MSP for
     plain classification, and "methods", for MSP and ODIN. p: Wilcoxon's over held-out classes;
     holm: corrected by Holm within the family; max_t: another correction, by `max_t`. Of other
     contrasts family and all p are NaN.
