@@ -4,6 +4,7 @@ import itertools
 import math
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -219,6 +220,26 @@ def test_two_networks_on_the_same_labels_are_scored_by_the_mean_of_their_ranks(f
         value = 100 * average_precision_score(arrays[0]["is_anomaly"], ranks[0] + ranks[1])
         assert rows.value[statistics, score] == pytest.approx(value)
     assert rows.whole.all() and set(rows.trial) == {0} and len(rows) == 4
+
+
+def test_a_class_is_found_among_the_classes_that_both_networks_know(folder):
+    """The notebook's cell, on digits: one alone, and together with two."""
+    how = {"epochs": 2, "methods": "classification"}
+    plain, twins = tiny(folder, **how), tiny(folder, **how, hold_out=[["one", "two"]])
+    names = {"pd": pd, "plan": plan, "stats": stats, "itertools": itertools}
+    names |= {"trained": {"plain": (plain, runs.complete(plain))}}
+    names |= {"twins": (twins, runs.complete(twins))}
+    (cell,) = (c for c in nbformat.read(NOTEBOOK, 4).cells if "def among_known" in c.source)
+    exec(cell.source, names)
+    mixed, upright = names["rows"]
+    assert (mixed["class"], mixed["statistics"], upright["statistics"]) == ("one", *plan.STATISTICS)
+    for key, where in (("alone", names["trained"]["plain"]), ("with its twin", names["twins"])):
+        arrays = where[1][0].scores()
+        shown = arrays["label"] != 2
+        is_one = arrays["label"][shown] == 1
+        weight = np.where(is_one, 0.1 / is_one.sum(), 0.9 / (~is_one).sum())
+        value = average_precision_score(is_one, arrays["msp"][shown], sample_weight=weight)
+        assert mixed[key] == pytest.approx(100 * value)
 
 
 # --- the gain at equal accuracy

@@ -37,7 +37,8 @@ def measured(arms: Arms) -> pd.DataFrame:
         if experiment.subset_seed is None:
             rows = frame([(experiment, records)])[COLUMNS].assign(arm=arm)
         else:
-            pairs = ensembles(experiment, arms["plain"][1], records)
+            plain = arms["plain"][1]
+            pairs = ensembles(plain, experiment.subset_seed, records, experiment.scores)
             rows = pd.DataFrame(list(pairs)).assign(arm=TWO_NETWORKS)
         parts.append(rows.assign(planned=len(plan.held_out(experiment))))
     table = pd.concat([rows for rows in parts if len(rows)] or parts[:1], ignore_index=True)
@@ -46,23 +47,25 @@ def measured(arms: Arms) -> pd.DataFrame:
 
 
 def ensembles(
-    experiment: Experiment, plain: Sequence[Record], seconds: Sequence[Record]
+    plain: Sequence[Record], trial: int, seconds: Sequence[Record], scores: Sequence[str]
 ) -> Iterator[dict[str, object]]:
-    """Average precision of two networks' mean rank, for each class that has both networks."""
+    """Average precision of the mean rank of plain's network in this trial and a second one.
+
+    For each class that has both. Such a pair has no predicted class, and so no accuracy.
+    """
     from scipy.stats import rankdata
     from sklearn.metrics import average_precision_score
 
-    first = {(record.hold_out, record.trial): record for record in plain}
+    first = {record.hold_out: record for record in plain if record.trial == trial}
     for second in seconds:
-        which = second.hold_out, experiment.subset_seed
-        both = [first[which], second] if which in first else []
+        both = [first[second.hold_out], second] if second.hold_out in first else []
         for statistics, end in plan.STATISTICS.items() if both else ():
-            for score in experiment.scores:
+            for score in scores:
                 ranks = [rankdata(record.scores(score + end)[score + end]) for record in both]
                 is_anomaly = second.scores("is_anomaly")["is_anomaly"]
                 value = 100 * average_precision_score(is_anomaly, np.mean(ranks, axis=0))
-                row = dict(zip(["hold_out", "trial"], which, strict=True))
-                yield row | {"statistics": statistics, "measure": score, "value": value}
+                row = {"hold_out": second.hold_out, "trial": trial, "statistics": statistics}
+                yield row | {"measure": score, "value": value}
 
 
 # --- contrasts

@@ -61,7 +61,7 @@ FORMATS = {
     "AUROC (%)": "{auroc:.2f}",
     "FPR at 95 % recall (%)": "{fpr95:.2f}",
     "The paper": "{paper:.2f}",
-    "Above in": "{above} of {classes}",
+    "Above in": "{above:.0f} of {classes}",
     "p": "{p}",
     "p by Holm": "{holm}",
     "p by max-t": "{max_t}",
@@ -105,6 +105,8 @@ def text(table: pd.DataFrame) -> pd.DataFrame:
     if "gain" in table:
         table.loc[table.classes < table.planned, ["plain", "with", "gain", "low"]] = math.nan
         table["images"] = table.images.map("{:,.0f}".format)
+    if "above" in table:
+        table["above"] = table.above.where(table.classes > 0)  # of none: "-"
     if "weight" in table:
         table["mean_std"] = list(map(mean_std, table.accuracy, table["std"]))
         table["line"] = table.weight.map("auxiliary_weight: {:g}".format).where(table.chosen, "")
