@@ -246,7 +246,7 @@ def above_curve(table: pd.DataFrame, curve: Sequence[str], statistics: str) -> p
     return pd.Series(gained, dtype=float)
 
 
-@plots.legible
+@plots.styled
 def accuracy_and_precision(arms: Arms, table: pd.DataFrame, statistics: str = "mixed") -> Figure:
     """MSP's average precision against accuracy, means over held-out classes and trials.
 
