@@ -260,7 +260,7 @@ TRAINING = {"image_side": 64, "train_per_class": 500, "crop_side": 24, "fold": 3
 TRAINING |= {"evaluate_on": "validation", "flip": False, "architecture": "wrn-16-8", "epochs": 100}
 TRAINING |= {"stem_stride": 2, "widen_factor": 2, "dropout": 0.1, "norm_batch": 64}
 TRAINING |= {"batch_size": 256, "learning_rate": 0.2, "weight_decay": 1e-4, "schedule": "one_cycle"}
-TRAINING |= {"precision": "bfloat16", "average_last_epochs": 10}
+TRAINING |= {"precision": "bfloat16", "average_last_epochs": 10, "subset_seed": 7}
 AUXILIARY = {"auxiliary_weight": 1.0, "auxiliary_augment": True}  # nothing to a plain classifier
 MASK = {"mask_fill": 0.5}  # nothing but to center_mask
 CPC = {"cpc_negatives": "batch", "cpc_augment": True}  # nothing but to cpc
@@ -1036,7 +1036,7 @@ def test_the_record_of_another_process_that_was_quicker_stands(untrained, monkey
 
     def slow(*args, **options):
         monkeypatch.setattr(execute.training, "train", train)
-        quicker.append((execute._train(run, runs.load(experiment)), contents(run.home)))
+        quicker.append((execute._train(run, runs.load(experiment), None), contents(run.home)))
         return train(*args, **options)
 
     monkeypatch.setattr(execute.training, "train", slow)
