@@ -6,9 +6,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(ROOT.glob("outputs/[cfp]*/*.ipynb"))  # of the profiles cpu, fast and paper
 EXECUTED = [str(path.relative_to(ROOT).with_suffix("")) for path in NOTEBOOKS]
-PAGES = ("notebooks", "running", "results", "findings", "registered", "statistics", "own_images")
-PAGES += ("extending", "own_code", "own_network", "external", "parameters", "numbers", "paper")
-PAGES += ("performance", "reference")
+PAGES = ("explore", "notebooks", "running", "results", "claims", "findings", "registered")
+PAGES += ("statistics",)
+PAGES += ("own_images", "extending", "own_code", "own_network", "external", "parameters", "numbers")
+PAGES += ("paper", "performance", "reference")
 CONTENTS = {
     "Pages": [f"docs/{page}" for page in PAGES],
     "Executed notebooks": EXECUTED,

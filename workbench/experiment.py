@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import pydantic
 import yaml
@@ -77,6 +77,10 @@ _as_text = BeforeValidator(lambda value: str(value) if type(value) is int else v
 Text = Annotated[str, _as_text, Field(min_length=1), AfterValidator(_one_line)]
 Profile = Annotated[Text, Field(pattern=r"^[A-Za-z0-9_.-]*[A-Za-z0-9_-]$", max_length=100)]
 ClassName = Annotated[Text, AfterValidator(lambda name: unicodedata.normalize("NFC", name))]
+# Classes held out together, [truck, automobile], are the text automobile/truck: no class has a /
+_as_group = BeforeValidator(lambda v: "/".join(map(str, v)) if isinstance(v, list | tuple) else v)
+_in_order = AfterValidator(lambda names: "/".join(sorted({*names.split("/")})))
+Anomaly = Annotated[ClassName, _in_order, _as_group]
 Method = Annotated[Text, _one_of(*METHODS)]
 Score = Annotated[Text, _one_of(*SCORES)]
 _as_tuple = BeforeValidator(lambda v: tuple(v) if isinstance(v, list | tuple) else (v,))
@@ -108,8 +112,8 @@ class Which(Group):
     """Results lie in `outputs/<profile>/`."""
     dataset: Text = "cifar10"
     """A name, or a folder with `train/<class>/*` and `test/<class>/*`."""
-    hold_out: Listed[ClassName] = ("all",)
-    """Class names; all: each class in turn; none: no class."""
+    hold_out: Listed[Anomaly] = ("all",)
+    """Class names; a list of them in the list: held out together; all: each in turn; none."""
     methods: Listed[Method] = ("classification", "rotation")
     """classification, rotation, center_mask, cpc, package.module:function, or external:name."""
     trials: Count = 3
@@ -118,6 +122,8 @@ class Which(Group):
     """Number of the first: 3 with trials 2 makes trials 3 and 4."""
     missing: Literal["skip", "train"] = "skip"
     """What to do about a run that isn't in outputs/ yet."""
+    allow_duplicates: bool = False
+    """Train although pictures of a held-out class are among the training images of others."""
 
 
 class Data(Group):
@@ -127,6 +133,8 @@ class Data(Group):
     """Pixels a side of prepared images; None: 32 for own ones, 256 for ImageNet's."""
     train_per_class: OrNone[Count] = None
     """Training images of each class, drawn anew for each trial and hold-out; None: all."""
+    subset_seed: OrNone[Index] = None
+    """Seed of that draw, the same for all trials; None: the trial."""
     fold: OrNone[Annotated[int, Field(ge=0, le=9)]] = None
     """STL-10: one of its 10 predefined folds of 1,000 training images."""
     evaluate_on: Literal["test", "validation"] = "test"
@@ -285,6 +293,8 @@ class Several(Group):
     """For each number of training images a class its epochs; each is evaluated ten times."""
     auxiliary_weights: OrNone[dict[Method, Listed[NotNegative]]] = None
     """Plain classification, then each method alone with each of its weights."""
+    arms: OrNone[dict[Text, dict[str, Any]]] = None
+    """An experiment for each arm, with its own settings over all others."""
 
 
 def create(parameters: Mapping[str, Any]) -> Experiment:
@@ -304,7 +314,7 @@ def several(parameters: Mapping[str, Any]) -> tuple[Experiment, ...]:
     experiments = []
     for dataset in by.dataset:
         for budget in _budgets(by.epochs_by_labels):
-            for choice in _weights(by.auxiliary_weights, given):
+            for choice in [*(by.arms or {}).values()] or _weights(by.auxiliary_weights, given):
                 experiments.append(create(given | {"dataset": dataset} | budget | choice))
     return tuple(experiments)
 
@@ -376,9 +386,14 @@ def unknown_parameter(name: object, also: tuple[str, ...] = ()) -> str:
     return f"unknown parameter {_shown(name)}{likely}; choose from {', '.join(names)}"
 
 
-def from_parameters(namespace: dict[str, Any], also: tuple[str, ...] = ()) -> Experiment:
-    """A notebook's one Experiment: `experiment = from_parameters(globals())`."""
-    made = several_from_parameters(namespace, also)
+def from_parameters(
+    namespace: dict[str, Any], notebook: str = "", also: tuple[str, ...] = ()
+) -> Experiment:
+    """A notebook's one Experiment: `experiment = from_parameters(globals(), "paper/table4_stl10")`.
+
+    Parameters as in `several_from_parameters`.
+    """
+    made = several_from_parameters(namespace, notebook, also)
     if len(made) > 1:
         names = ", ".join(experiment.dataset for experiment in made)
         raise ConfigError(f"dataset: this notebook is about one; choose from {names}")
@@ -386,10 +401,11 @@ def from_parameters(namespace: dict[str, Any], also: tuple[str, ...] = ()) -> Ex
 
 
 def several_from_parameters(
-    namespace: dict[str, Any], also: tuple[str, ...] = ()
+    namespace: dict[str, Any], notebook: str = "", also: tuple[str, ...] = ()
 ) -> tuple[Experiment, ...]:
     """A notebook's experiments: `experiments = several_from_parameters(globals())`.
 
+    notebook: the params file with the values that the parameters cell leaves None (`with_file`).
     also: parameters of the notebook that are none of Experiment's. In a fresh kernel any other
     plain value is taken for a misspelt parameter, of which Papermill would only warn; once
     `experiment` or `experiments` exists, the user's own variables are left alone.
@@ -403,7 +419,45 @@ def several_from_parameters(
             plain = isinstance(namespace[name], str | int | float | list | tuple | None)
             if plain and not name.startswith("_"):
                 raise ConfigError(unknown_parameter(name, (*also, *Several.model_fields)))
-    return several({name: namespace[name] for name in known if name in names})
+    return several(with_file({name: namespace[name] for name in known if name in names}, notebook))
+
+
+def with_file(parameters: Mapping[str, Any], notebook: str) -> dict[str, Any]:
+    """The parameters; those that are None or left out have the values of the notebook's file.
+
+    notebook: as of `parameters_file`. None stays where no file has a value and a field can be None.
+    Of another profile's file the settings of the machine are not taken.
+    """
+    if not notebook:
+        return dict(parameters)
+    values = dict(parameters)
+    profile = values.get("profile")
+    file = parameters_file(notebook, profile)
+    given = read_parameters(file) if file else {}
+    taken = {*Experiment.model_fields, *Several.model_fields}
+    if profile not in (None, given.get("profile")):
+        taken -= {*Machine.model_fields}
+    for name in taken & {*given}:
+        if values.get(name) is None:
+            values[name] = given[name]
+    return {name: value for name, value in values.items() if value is not None or nullable(name)}
+
+
+def parameters_file(notebook: str, profile: Any) -> str | None:
+    """params/<profile>/table3_cifar10.yaml, or that of "paper/table3_cifar10" if there is none.
+
+    None where there is neither: of "holdout", no profile before it, another profile has no file.
+    """
+    name = notebook.rpartition("/")[2]
+    of_profile = f"params/{create({'profile': profile or 'paper'}).profile}/{name}.yaml"
+    files = [of_profile, f"params/{notebook}.yaml"]
+    return next((file for file in files if resolve(file).is_file()), None)
+
+
+def nullable(name: str) -> bool:
+    """Whether a parameter of Experiment can be None."""
+    field = Experiment.model_fields.get(name)
+    return field is not None and type(None) in get_args(field.annotation)
 
 
 def _assigned(cells: list[str]) -> set[str]:

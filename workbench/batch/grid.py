@@ -18,7 +18,7 @@ from workbench.batch import gpus, notebooks, progress
 from workbench.experiment import ConfigError, Experiment
 from workbench.files import CHECKOUT, ROOT, file_name, one_line, save_atomically, short
 from workbench.results import show
-from workbench.runs import machine, plan, store
+from workbench.runs import estimate, machine, plan, store
 
 WORKFLOW = ROOT / "workflow"
 HOLDOUT = ROOT / "notebooks" / "holdout.ipynb"
@@ -122,14 +122,14 @@ class Grid:
         return self.where / f"{name}.{ending}"
 
     def dry_run(self) -> None:
-        seconds, devices = progress.seconds_by_kind(self.experiments[0])
+        seconds, devices = estimate.seconds_by_kind(self.experiments[0])
         count = max(1, min(self.side_by_side, len(self.names)))
         for t in self.tables.values():
             about = ", ".join(dict.fromkeys(e.dataset_name for e in t.experiments))
-            left = progress.estimate(t.experiments, seconds, count)
+            left = estimate.text(t.experiments, seconds, count)
             print(f"{t.notebook.stem} ({about}): {left}")
         if len(self.tables) > 1:
-            print("all, each run once:", progress.estimate(self.experiments, seconds, count))
+            print("all, each run once:", estimate.text(self.experiments, seconds, count))
         for reason in store.unused_runs(e for e in self.experiments if e.missing == "train"):
             print(reason)
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
@@ -165,8 +165,9 @@ class Grid:
         run += ["--gpus", ",".join(self.devices)] if self.devices else []
         config: dict[str, Any] = {"run": run, "threads": self.threads, "jobs": {}}
         config |= {"folder": str(self.folder), "gpus": 1 if self.devices else 0}
-        # What isn't at its default, and what the notebook's own cell would set otherwise
-        cell = set(notebooks.parameters_cell(HOLDOUT))
+        # What isn't at its default, and what the notebook's own cell or file would set otherwise
+        own = notebooks.filed(notebooks.own_file(HOLDOUT), self.folder.name)
+        cell = own | {*notebooks.parameters_cell(HOLDOUT)}
         holdouts = {}
         for e, name in self.names.items():
             given = e.model_dump(mode="json", exclude_defaults=True)

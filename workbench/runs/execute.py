@@ -2,12 +2,15 @@
 
 import hashlib
 import io
+import math
 import platform
 import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,8 +30,9 @@ from workbench.checkpoint import Checkpoint
 from workbench.experiment import ConfigError, Experiment
 from workbench.files import ROOT, remove_leftovers, save_atomically
 from workbench.images.digests import digests_of
-from workbench.runs import build, machine, plan, scoring, store
+from workbench.runs import build, estimate, machine, plan, scoring, store
 from workbench.runs.checks import check, check_data
+from workbench.runs.live import Live, watched
 from workbench.runs.plan import Run, load
 from workbench.runs.scoring import MSP, Scorer
 from workbench.runs.store import Record
@@ -70,19 +74,51 @@ def _train_missing(experiment: Experiment) -> None:
         return
     if experiment.compile:
         torch.compiler.reset()  # past eight compiled networks in a process PyTorch compiles no more
-    errors = _finish_all(missing, data)
+    shown = Live("loss", "accuracy, %", "average precision of MSP, %") if watched() else None
+    measure = partial(_seconds, data=data) if shown else None
+    print(estimate.of_missing(experiment, measure), flush=True)
+    errors = _finish_all(missing, data, shown)
     _clear_progress()
+    if shown and shown.lines:
+        shown.draw_anew()
     _raise(errors)
 
 
-def _finish_all(runs: list[Run], data: Dataset) -> list[tuple[Run, Exception]]:
+def _seconds(run: Run, data: Dataset) -> float:
+    """About how long a run's training takes, by a few steps; NaN of users' functions."""
+    if run.sources or run.experiment.compile:
+        return math.nan
+    machine.set_up(run.experiment)
+    split = run.split(data)
+    each = math.nan
+    for size in (min(16, run.experiment.batch_size), run.experiment.batch_size):
+        recipe = replace(build.recipe(run), epochs=3, batch_size=size)
+        images = datasets.ImageSet(split.train.images[:size], split.train.labels[:size])
+        net = build.network(run, split)
+        where = machine.device(run.experiment)
+        times = []
+        started = time.perf_counter()
+        for _ in training.train(net, images, recipe, build.loss(run), device=where):
+            times.append(time.perf_counter() - started)
+            started = time.perf_counter()
+        each = min(times) / size
+        if sum(times) > 1:  # a whole batch of a large network takes minutes on a CPU
+            break
+    return each * len(split.train) * run.experiment.epochs
+
+
+def _finish_all(
+    runs: list[Run], data: Dataset, shown: Live | None = None
+) -> list[tuple[Run, Exception]]:
     """Finish each run; those that could not be, with the reason."""
     queue = deque((run, False) for run in runs)
     errors = []
     while queue:
         run, wait = queue.popleft()
+        if shown:
+            shown.title = f"{run.title}; {len(queue)} of {len(runs)} runs after this one"
         try:
-            finish(run, data, wait)
+            finish(run, data, wait, shown)
         except Timeout:  # another process trains it: the others first
             queue.append((run, True))
         except Exception as error:  # a user's task can raise any
@@ -109,21 +145,22 @@ def _raise(errors: list[tuple[Run, Exception]]) -> None:
         raise kind("; ".join(messages))
 
 
-def finish(run: Run, data: Dataset, wait: bool = True) -> Record:
+def finish(run: Run, data: Dataset, wait: bool = True, shown: Live | None = None) -> Record:
     """Train and score a run unless it is finished; a finished one gets the scores that it lacks.
 
     run.data: the digests of data. While another process trains it: wait, or filelock.Timeout.
+    shown: the figure that training draws into.
     """
     with store.lock(run, wait):
         if record := store.find(run) or store.trained(run):
             return _score_from_weights(run, record, data)
-        return _train(run, data)
+        return _train(run, data, shown)
 
 
 # --- a new run
 
 
-def _train(run: Run, data: Dataset) -> Record:
+def _train(run: Run, data: Dataset, shown: Live | None) -> Record:
     scorer = Scorer(run, data, MSP | store.missing_scores(None, run.experiment))
     hardware = machine.set_up(run.experiment)
     stamp: dict[str, Any] = {"form": FORM, "address": run.address, "data": list(digests_of(data))}
@@ -132,7 +169,7 @@ def _train(run: Run, data: Dataset) -> Record:
     used = hardware | {"compile": run.experiment.compile}
     kept = Checkpoint(run.home / CHECKPOINT, stamp, used)
     net = build.network(run, scorer.split)
-    history = _history(run, net, scorer, kept)
+    history = _history(run, net, scorer, kept, shown)
     record = store.find(run)  # where locks do nothing another process may have been quicker
     if record is None:
         record = _write(run, net, scorer, history, hardware)
@@ -141,14 +178,17 @@ def _train(run: Run, data: Dataset) -> Record:
     return record
 
 
-def _history(run: Run, net: nn.Module, scorer: Scorer, kept: Checkpoint) -> list[dict[str, float]]:
+def _history(
+    run: Run, net: nn.Module, scorer: Scorer, kept: Checkpoint, shown: Live | None
+) -> list[dict[str, float]]:
     """Train the network from its checkpoint, or anew; a row for each evaluated epoch."""
     e = run.experiment
     saved = kept.load()
     history, seconds = saved["progress"] if saved else ([], 0.0)
     started = time.perf_counter()
-    for state in _states(run, net, scorer.split, saved and saved["training"]):
+    for state in _states(run, net, scorer.split, saved and saved["training"], bool(shown)):
         epoch = state["epoch"]
+        measured = {}
         seconds += time.perf_counter() - started
         if epoch % e.checkpoint_every == 0 or epoch == e.epochs:
             kept.save({"training": state, "progress": (history, seconds)})
@@ -159,12 +199,20 @@ def _history(run: Run, net: nn.Module, scorer: Scorer, kept: Checkpoint) -> list
             losses = {name: state[name] for name in ("epoch", "loss", "auxiliary_loss")}
             row = {name: value for name, value in losses.items() if value is not None}
             history.append(row | measured | {"seconds": round(seconds, 3)})
+        if shown:
+            percent = [100 * measured.get(name, math.nan) for name in ("accuracy", "msp")]
+            shown.add(run.method, epoch, state["loss"], *percent)
         started = time.perf_counter()
     return history
 
 
-def _states(run: Run, net: nn.Module, split: Split, saved: Any) -> Iterator[dict[str, Any]]:
-    """State.state_dict() after each epoch, first the saved one: it may not be evaluated yet."""
+def _states(
+    run: Run, net: nn.Module, split: Split, saved: Any, quiet: bool
+) -> Iterator[dict[str, Any]]:
+    """State.state_dict() after each epoch, first the saved one: it may not be evaluated yet.
+
+    quiet: no progress bar.
+    """
     device = machine.device(run.experiment)
     if saved:
         net.to(device).to(memory_format=torch.channels_last)
@@ -184,6 +232,7 @@ def _states(run: Run, net: nn.Module, split: Split, saved: Any) -> Iterator[dict
     )
     title = f"{run.hold_out or 'none'}, {run.method}, trial {run.trial}"
     how = {"initial": saved["epoch"] if saved else 0, "unit": "epoch", "mininterval": 1}
+    how["disable"] = quiet
     for state in tqdm(states, title, run.experiment.epochs, leave=False, **how):
         yield state.state_dict()
 
@@ -199,7 +248,7 @@ def _write(run: Run, net: nn.Module, scorer: Scorer, history: list, hardware: di
     torch.save(net.state_dict(), weights)
     if e.keep_weights:
         save_atomically(run.home / "weights.pt", lambda file: file.write(weights.getbuffer()))
-    drawn = datasets.training_indices(data, run.hold_out, e.train_per_class, run.trial)
+    drawn = datasets.training_indices(data, *run.subset)
     versions = {name: version(name) for name in ("semlib", "torch", "numpy")}
     return store.new_record(
         run.home,
