@@ -86,7 +86,7 @@ def kernels(process):
 
 
 @pytest.mark.notebook
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
 def test_a_signal_stops_the_kernel_and_the_same_command_goes_on(folder, number):
     """Ctrl-C in a terminal reaches the kernel too."""
     long = {"epochs": 4000, "checkpoint_every": 20, "evaluate_every": 4000}
