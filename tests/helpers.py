@@ -212,7 +212,7 @@ def made_up(
             is_anomaly | (rng.random(images) < 0.1), rng.choice(known, images), label
         ).astype(np.int16)
         arrays = {"label": label, "predicted": predicted, "is_anomaly": is_anomaly}
-        scoring = plan.scoring(experiment)
+        scoring = plan.how_scored(experiment)
         for name in scoring:
             scores = rng.normal(is_anomaly * rng.uniform(0.5, 2))
             arrays[name] = np.where(rng.random(images) < 0.5, scores.round(1), scores)

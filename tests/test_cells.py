@@ -1,5 +1,7 @@
 """Functions from a notebook's cells: what their digest covers, and runs that are made of them."""
 
+import itertools
+
 import pytest
 from helpers import OWN_NETWORK, ROOT, contents, tiny, tiny_data
 from IPython.core.interactiveshell import InteractiveShell
@@ -132,6 +134,14 @@ def test_a_score_is_added_to_finished_runs(tmp_path):
     assert [how["score"] for how in record.scoring.values()] == ["msp", "cell:score"]
 
 
+def test_a_score_of_a_run_without_its_weights_says_what_to_do(tmp_path):
+    (record,) = made(tmp_path)
+    (record.home / "weights.pt").unlink()
+    said = r"weights were not kept.* another machine's, so it can't be .* -p missing train"
+    with pytest.raises(ConfigError, match=said):
+        made(tmp_path, scores="score")
+
+
 def test_a_loss_that_changes_what_it_names_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="changes a variable of the notebook"):
         made(tmp_path, "    head =", "    global SHARE; SHARE += 1; head =", methods="loss")
@@ -147,3 +157,7 @@ def test_the_notebook_of_the_method_ends_in_a_table_of_its_own_functions(tmp_pat
     (shown,) = done.cells[-2].outputs
     assert all(name in shown.data["text/plain"] for name in ("my_loss", "my_score", "average"))
     assert len([*tmp_path.glob("method/runs/*/*/*/*/record.json")]) == 6
+    shown = itertools.chain(*(cell.outputs for cell in done.cells if cell.cell_type == "code"))
+    shown = list(shown)
+    assert len([output for output in shown if "image/png" in output.get("data", {})]) == 11
+    assert {output.name for output in shown if output.output_type == "stream"} == {"stdout"}

@@ -156,8 +156,8 @@ WRONG_LISTS = [
     ({"dataset": ["digits", "digits"]}, ("dataset", "only once")),
     ({"settings": 3}, ("3: can't be read",)),
     ({"settings": ["absent.yaml"]}, ("absent.yaml", "can't be read")),
-    ({"labels": {"many": 3}}, ("labels", "'many'")),
-    ({"labels": {20: 3}, "epochs": 4}, ("epochs", "leave out one")),
+    ({"epochs_by_labels": {"many": 3}}, ("epochs_by_labels", "'many'")),
+    ({"epochs_by_labels": {20: 3}, "epochs": 4}, ("epochs", "leave out one")),
     ({"auxiliary_weights": [1]}, ("auxiliary_weights", "dictionary")),
     ({"auxiliary_weights": {"jigsaw": [1]}}, ("auxiliary_weights", "classification, rotation")),
     ({"auxiliary_weights": {"rotation": [0.1, -1]}}, ("auxiliary_weights", "equal to 0")),
@@ -190,7 +190,7 @@ def test_several_experiments_are_those_written_out(tmp_path):
 
 
 def test_labels_give_each_number_of_images_its_epochs_and_ten_evaluations():
-    few, all_labels = several({"labels": {"20": 50, "all": 5}, "dataset": "digits"})
+    few, all_labels = several({"epochs_by_labels": {"20": 50, "all": 5}, "dataset": "digits"})
     assert (few.train_per_class, few.epochs, few.evaluate_every) == (20, 50, 5)
     assert all_labels == create({"epochs": 5, "evaluate_every": 1, "dataset": "digits"})
 
@@ -258,7 +258,7 @@ DEFAULTS |= {"architecture": "wrn-28-10", "stem_stride": 1, "widen_factor": None
 DEFAULTS |= {"norm_batch": 128, "epochs": 200, "batch_size": 512, "learning_rate": 0.1}
 DEFAULTS |= {"weight_decay": 5e-4, "schedule": "step", "crop_side": None, "crop_padding": None}
 DEFAULTS |= {"flip": True, "auxiliary_weight": 0.5, "auxiliary_augment": False}
-DEFAULTS |= {"precision": "float32", "average_last_epochs": 1}
+DEFAULTS |= {"precision": "float32", "average_last_epochs": 1, "subset_seed": None}
 
 
 @pytest.mark.parametrize("which", GOLDEN)
@@ -274,7 +274,7 @@ def test_committed_records_lie_at_their_addresses():
     tracked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.split()
     for path in map(Path, tracked):
         record = store.read_record(ROOT / path.parent)
-        assert record.place == record.trained.relative_to(ROOT / Path(*path.parts[:3])), path
+        assert record.place == record.run_home.relative_to(ROOT / Path(*path.parts[:3])), path
     assert len(tracked) >= 144
 
 
@@ -297,17 +297,23 @@ def test_a_committed_params_file_is_valid_and_names_its_command(path):
     assert re.search(rf"^# .*python -m semlib (run|grid)\b.*{re.escape(named(path))}", first)
     trains = "missing" in papermill.inspect_notebook(str(notebook_of(path)))
     assert {experiment.missing for experiment in experiments} == {"train" if trains else "skip"}
+    on_cpus = path.parent.name in ("demo", "cpu")
+    if trains:  # no committed number depends on the processor
+        assert {e.precision for e in experiments} == {"float32" if on_cpus else "bfloat16"}
+    statistics = "upright" if path.parent.name == "demo" and trains else "mixed"
+    assert {e.statistics for e in experiments} == {statistics}
 
 
 def test_every_notebook_has_parameters_for_every_profile():
     """Not those for any data, for others' files or to look at; few_labels isn't the paper's.
 
-    claims reads the committed records of several profiles.
+    controls is of few_labels' runs; claims reads the committed records of several profiles.
     """
-    own = {"method", "benchmark", "holdout", "inspect_pr_curves", "few_labels", "claims"}
+    few = {"few_labels", "controls"}
+    own = few | {"method", "benchmark", "holdout", "inspect_pr_curves", "claims"}
     tables = {path.stem for path in NOTEBOOKS} - own
     wanted = set(itertools.product(("paper", "fast", "demo"), tables))
-    wanted |= set(itertools.product(("cpu", "fast", "demo"), ["few_labels"]))
+    wanted |= set(itertools.product(("cpu", "fast", "demo"), few))
     assert wanted <= {(path.parent.name, path.stem) for path in PARAMS}
 
 
@@ -332,10 +338,11 @@ def test_a_parameters_cell_has_plain_values_and_every_name_is_known(path):
     assert {name: ast.literal_eval(p["default"]) for name, p in inferred.items()} == assigned
     assert assigned.get("missing", "skip") == "skip"  # a notebook that is opened trains nothing
     after = cells[cells.index(cell) + 1].source
-    made = r"^experiment(s?) = (several_)?from_parameters\(globals\(\)(?:, also=(\(.*\)))?\)$"
+    made = r"^experiment(s?) = (several_)?from_parameters\(globals\(\)"
+    made += r'(?:, "[\w/]+")?(?:, also=(\(.*\)))?\)$'
     ((plural, many, also),) = re.findall(made, after, flags=re.M)
     known = {*Experiment.model_fields, *(Several.model_fields if many else ())}
-    assert bool(plural) == bool(many)
+    assert bool(plural) == bool(many) and len(assigned) <= 12
     assert set(assigned) - known == set(ast.literal_eval(also) if also else ())
 
 
@@ -345,13 +352,31 @@ ABOUT_ALL = [path.stem for path in TAGGED if path.stem not in ("holdout", "inspe
 @pytest.mark.parametrize("notebook", ABOUT_ALL)
 def test_a_notebooks_defaults_are_the_runs_of_its_params_file(notebook):
     others = {"benchmark": "demo/benchmark", "few_labels": "cpu/few_labels"}
-    others |= {"claims": "cpu/claims"}
+    others |= {"claims": "cpu/claims", "controls": "cpu/controls"}
     params = ROOT / "params" / f"{others.get(notebook, f'paper/{notebook}')}.yaml"
     path = ROOT / "notebooks" / f"{notebook}.ipynb"
     _, opened = notebooks.parameters(path, [], [])
     _, batch = notebooks.parameters(path, [str(params)], [])
     for a, b in zip(opened, batch, strict=True):
         assert [run.home for run in plan.planned(a)] == [run.home for run in plan.planned(b)]
+
+
+def test_what_a_cell_leaves_none_is_as_in_its_profiles_file_and_what_it_sets_goes_above():
+    """The same in a kernel as for `semlib run`, which takes a None that was given as none."""
+    cell = {"profile": "cpu", "dataset": None, "trials": 1, "norm_batch": None, "missing": "skip"}
+    file = read_parameters("params/cpu/table3_cifar10.yaml")
+    made = from_parameters(cell, "paper/table3_cifar10")
+    assert made == create(file | {"trials": 1, "missing": "skip"})
+    own = {"profile": "mine", "epochs": 3, "norm_batch": "none"}
+    paper = read_parameters("params/paper/table3_cifar10.yaml")
+    alone = from_parameters(own, "paper/table3_cifar10")
+    assert alone == create(paper | own | {"compile": False})  # no settings of another's machine
+    assert from_parameters({"profile": "mine", "epochs": None}, "holdout") == create(
+        {"profile": "mine"}
+    )
+    table3 = ROOT / "notebooks" / "table3_cifar10.ipynb"
+    pairs = [["profile", "mine"], ["epochs", "3"], ["norm_batch", "null"]]
+    assert one(table3, pairs=pairs) == alone.model_copy(update={"missing": "skip"})
 
 
 def addresses(experiments):

@@ -17,12 +17,10 @@ from workbench.experiment import ConfigError, create
 from workbench.images import prepared
 from workbench.results import plots, show, stats, tables
 from workbench.results.inspector.page import Page
-from workbench.results.inspector.selection import Choice, Results, grouped, overview
+from workbench.results.inspector.selection import Choice, Results, counted, grouped
 from workbench.runs import plan, store
 
 METHOD = "external:vit-b16"
-DIGESTS = {"train_digest": "1" * 64, "test_digest": "2" * 64}
-CUB = {"dataset": "cub", "hold_out": "owl", "classes": ["jay", "owl", "kiwi", "tit"], **DIGESTS}
 
 
 @pytest.fixture
@@ -110,7 +108,7 @@ def test_imported_scores_stand_beside_semlibs_own(imported):
         rows = results.selection(choice, 0.1).query("method == 'perceptron' and score == 'margin'")
         assert rows.average_precision.tolist() == [margin]
         assert "perceptron" in str(Page(results).panels(choice, 0.1))
-    assert overview({"a": members, "b": [own]})["trained elsewhere"].tolist() == [1, 0]
+    assert counted(members) == "runs: 2, trained elsewhere: 1" and counted([own]) == "runs: 1"
     assert plots.precision_recall(both, records) and plots.learning_curves(both, [record])
 
 
@@ -134,16 +132,12 @@ def test_the_documents_command_shows_what_was_imported(tmp_path, capfd):
 
 
 NPZ = "isn't an .npz of plain arrays, as numpy.savez writes it"
-CLASSES = "0 zero, 1 one, 2 two, 3 three"
+CLASSES = "choose from 0 zero, 2 two, 3 three"
+ORDER = "labels: aren't those of tiny's test images, the first at index"
 LABELS = np.arange(100) // 25
 FEWER = {name: np.zeros(99, int) for name in ("labels", "predicted", "msp")}
 HIGH = np.array(["high"] * 100)
 NANS = np.where(np.arange(100) % 50, 0, np.nan)
-OWLS = CUB | {"labels": np.ones(100, int)}
-NO_TIT = CUB | {"hold_out": "tit", "labels": np.arange(100) % 3}
-TWICE = CUB | {"classes": ["jay", "owl", "owl", "tit"]}
-ABOVE = CUB | {"classes": ["jay", "owl", "..", "tit"]}
-THREE = "classes: should be three names or more, each once"
 WRONG = {  # what is in the file, or how an array is changed; what is said
     "no such file": (None, "No such file"),
     "no npz": (b"labels", NPZ),
@@ -160,34 +154,18 @@ WRONG = {  # what is in the file, or how an array is changed; what is said
     "fewer images": (FEWER, "labels: should be (100,)"),
     "nan": ({"energy": NANS}, "energy: should be 100 numbers, higher = more anomalous, not 2 NaN"),
     "text": ({"msp": HIGH}, "msp: should be 100 numbers, higher = more anomalous, not <U4"),
-    "range": ({"labels": np.arange(100) // 20}, f"labels: 4 is no class; choose from {CLASSES}"),
-    "split's labels": ({"labels": LABELS - 1}, f"labels: -1 is no class; choose from {CLASSES}"),
-    "floats": (
-        {"predicted": np.zeros(100)},
-        "predicted: should be whole numbers (N,), not float64",
-    ),
-    "order": ({"labels": np.arange(100) % 4}, "test images, the first at index 1: 1 for 0; give"),
+    "order": ({"labels": np.arange(100) % 4}, f"{ORDER} 1: 1 for 0; give the scores of all"),
+    "split's labels": ({"labels": LABELS - 1}, f"{ORDER} 0: -1 for 0"),
+    "predicted anomaly": ({"predicted": LABELS}, f"1 is no class that was trained; {CLASSES}"),
+    "no class": ({"predicted": LABELS / 2}, f"0.5 is no class that was trained; {CLASSES}"),
+    "unknown data set": ({"dataset": "cub"}, "data set 'cub' is unknown and not a folder; choose"),
     "unknown class": ({"hold_out": "four"}, "'four' is not a class of tiny; choose from zero, one"),
     "all classes": ({"hold_out": "all"}, "zero, one, two, three, none"),
-    "no anomaly": (NO_TIT, "labels: 0 of 100 are 3, the held-out class tit; there should be"),
-    "all anomalies": (OWLS, "labels: 100 of 100 are 1, the held-out class owl; there should be"),
-    "lengths elsewhere": (CUB | {"msp": np.zeros(99)}, "(100,), one for each of the 100 labels"),
-    "predicted anomaly": ({"predicted": LABELS}, "predicted: 25 are 1, the held-out class one,"),
     "method": ({"method": "ViT B/16"}, "letters, digits, _ and -, not 'ViT B/16'"),
     "two methods": ({"method": ["a", "b"]}, "method: should be one text, not <U1 (2,)"),
     "score's name": ({"my score": np.zeros(100)}, "letters, digits, _ and -, not 'my score'"),
     "trial": ({"trial": 0.5}, "trial: should be one whole number"),
     "negative trial": ({"trial": -1}, "first_trial: should be greater than or equal to 0, not -1"),
-    "unknown data set": ({"dataset": "cub"}, "or add classes, train_digest, test_digest"),
-    "other classes": ({"classes": ["a", "b"]}, "tiny in its order: zero, one, two, three"),
-    "other digest": ({"test_digest": "a" * 64}, "test_digest: is of other images than tiny has"),
-    "no digest": (
-        {"test_digest": "aaaa"},
-        "64 hexadecimal digits, as in a record.json, not 'aaaa'",
-    ),
-    "class twice": (TWICE, THREE),
-    "class above": (ABOVE, f"{THREE}, without /, for folders are named so"),
-    "two classes": (CUB | {"classes": ["a", "b"]}, THREE),
 }
 
 
@@ -232,13 +210,7 @@ def test_a_wrong_parameter_is_one_line_too(folder, capsys, changes, said):
 
 
 def test_what_was_imported_stays(folder, capsys):
-    data = prepared.load("tiny", folder / "data")
-    digests = {
-        "train_digest": prepared.digests_of(data).train,
-        "test_digest": prepared.digests_of(data).test,
-    }
-    first = scores(folder, classes=data.classes, **digests)
-    add(folder, first)
+    add(folder, first := scores(folder))
     before = contents(folder / "outputs")
     add(folder, first)
     assert contents(folder / "outputs") == before
@@ -302,7 +274,8 @@ def test_scores_are_of_the_images_that_they_were_compared_with(folder):
     for part in ("test", "train"):
         arrays[f"{part}_images"] = arrays[f"{part}_images"] ^ 1
         np.savez(folder / "data" / "tiny.npz", **arrays)
-        assert store.finished(experiment) == [] and "other data" in store.unmatched([experiment])[0]
+        assert store.finished(experiment) == []
+        assert "other data" in store.unused_runs([experiment])[0]
         add(folder, file)
         assert len(store.finished(experiment)) == 1
     paths = sorted(len(path.relative_to(folder).parts) for path in folder.rglob("record.json"))
@@ -356,24 +329,13 @@ def test_settings_of_the_images_tell_tables_apart(folder):
     assert outside == [["external:few"], [METHOD], [METHOD]]
 
 
-def test_nothing_held_out_and_the_scores_of_a_data_set_that_is_not_here(folder):
+def test_nothing_may_be_held_out(folder):
     add(folder, scores(folder, hold_out="none"))
     (record,) = store.finished(tiny(folder, methods=METHOD, hold_out="none"))
     assert record.hold_out is None and set(record.metrics) == {"accuracy", "accuracy@upright"}
-    for k, name in enumerate(("plain", "new")):
-        add(folder, scores(folder, name, seed=k, method=name, **CUB))
-    which = {"dataset": "cub", "hold_out": "owl", "missing": "skip"}
-    experiment = tiny(folder, methods=("external:plain", "external:new"), **which)
-    found = runs.complete(experiment)
-    assert [str(record.data) for record in found] == ["11111111-22222222"] * 2
-    shown = tables.by_class(experiment, found).loc["owl"]
-    assert shown.notna().sum() == 4  # MSP and accuracy, of one trial
-    (members,) = grouped(store.collect(experiment.folder), experiment).values()
-    published = Results(members).published("owl", "plain", "MSP")
-    assert np.isnan(published).all() and overview({"cub": members})["trained elsewhere"].item() == 2
 
 
-def test_a_dry_grid_counts_what_is_trained(folder, capsys):
+def test_a_dry_grid_counts_what_is_trained_or_says_that_nothing_is(folder, capsys):
     add(folder, scores(folder))
     words = parameters(**places(folder) | {"dataset": "tiny", "hold_out": "one", "trials": 1})
     capsys.readouterr()
@@ -382,11 +344,6 @@ def test_a_dry_grid_counts_what_is_trained(folder, capsys):
         assert main(["grid", "params/demo/benchmark.yaml", *words, *more]) == 0
         out = capsys.readouterr().out
         assert "0 of 1 runs are finished, 1 are missing" in out and "1 jobs" in out
-
-
-def test_the_records_that_are_committed_lie_where_they_did():
-    paths = list((ROOT / "outputs").glob("*/runs/**/record.json"))
-    assert paths
-    for path in paths:
-        record = store.read_record(path.parent)
-        assert record.trained.match(f"runs/{record.place}") and record.external is None
+    words += ["-p", "missing", "skip", "--dry-run"]
+    assert main(["grid", "params/demo/benchmark.yaml", *words]) == 0
+    assert "benchmark (tiny): trains nothing" in capsys.readouterr().out

@@ -1,20 +1,15 @@
 """Faults that runs and grids survive: signals, disks, clocks, other processes (and test_runs)."""
 
-import hashlib
-import http.server
 import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tarfile
-import threading
 import time
 
 import kills
 import nbformat
-import numpy as np
 import psutil
 import pytest
 from helpers import (
@@ -31,7 +26,6 @@ from helpers import (
     tiny_data,
 )
 
-from semlib.datasets import CLASSES
 from workbench import runs
 from workbench.batch import notebooks
 from workbench.runs import plan, store
@@ -68,11 +62,11 @@ def command(folder, *words, **changes):
     return ["run", "notebooks/holdout.ipynb", *parameters(**given), *place, *words]
 
 
-def started(folder, *words):
+def started(folder, *words, **how):
     line = [sys.executable, "-m", "semlib", *map(str, words)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     places = environment(SEMLIB_DATA=folder / "data", PYTHONPATH=semlib_path(folder))
-    return subprocess.Popen(line, cwd=ROOT, env=places, **pipes)
+    return subprocess.Popen(line, cwd=ROOT, env=places, **pipes, **how)
 
 
 def until(condition, process, seconds=200):
@@ -92,12 +86,17 @@ def kernels(process):
 
 
 @pytest.mark.notebook
-def test_sigterm_stops_the_kernel_and_the_same_command_goes_on(folder):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_the_kernel_and_the_same_command_goes_on(folder, number):
+    """Ctrl-C in a terminal reaches the kernel too."""
     long = {"epochs": 4000, "checkpoint_every": 20, "evaluate_every": 4000}
-    process = started(folder, *command(folder, **long))
-    until(lambda: list(folder.rglob("checkpoint.before.pt")), process)
+    process = started(folder, *command(folder, **long), start_new_session=True)
+    until(lambda: list(folder.rglob("checkpoint.pt")), process)
     mine = kernels(process)
-    process.terminate()
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
     last = process.communicate(timeout=60)[1].splitlines()[-1]
     assert process.returncode == 130 and last.startswith("stopped; the same command goes on")
     assert mine and not any(map(psutil.pid_exists, mine)) and not list(folder.rglob("record.json"))
@@ -185,46 +184,26 @@ def test_a_grid_whose_files_are_of_tomorrow_runs_what_is_missing_alone(folder):
 # --- other processes
 
 TWICE = """
-import errno, fcntl, pathlib, sys, time
+import pathlib, sys, time
 from semlib import training
 from workbench import runs
 from workbench.experiment import create
-from workbench.runs import plan
 name, place, experiment = sys.argv[1], pathlib.Path(sys.argv[2]), create({settings!r})
-def wait(*paths):
-    while not all(path.exists() for path in paths):
-        time.sleep(0.01)
-def begin_together(what):
-    (place / (what + name)).touch()
-    wait(place / (what + "first"), place / (what + "second"))
 train = training.train
 def reported(*args, **options):
     print("trained", flush=True)
     return train(*args, **options)
 training.train = reported
-{without_locks}
-begin_together("imported-")
+(place / name).touch()
+while not all((place / other).exists() for other in ("first", "second")):
+    time.sleep(0.01)
 runs.complete(experiment)
 """
-# Both train; the second one's training ends when the first one's record is there
-WITHOUT_LOCKS = """
-def flock(*args):
-    raise OSError(errno.ENOLCK, "No locks available")
-fcntl.flock = flock
-def twice(*args, **options):
-    begin_together("training-")
-    yield from reported(*args, **options)
-    if name == "second":
-        wait(plan.planned(experiment)[0].home / "record.json")
-        time.sleep(0.5)
-        (place / "late").touch()
-training.train = twice
-"""
 
 
-def both(experiment, place, without_locks=""):
+def both(experiment, place):
     """How many runs either of two processes trains that complete the experiment at once."""
-    code = TWICE.format(settings=experiment.model_dump(mode="json"), without_locks=without_locks)
+    code = TWICE.format(settings=experiment.model_dump(mode="json"))
     place.mkdir()
     pipe = {"env": environment(), "stdout": subprocess.PIPE, "text": True}
     words = [[sys.executable, "-c", code, name, place] for name in ("first", "second")]
@@ -248,16 +227,6 @@ def test_two_processes_share_the_runs_of_a_table(folder):
     assert sum(counts) == 6 == len(store.finished(experiment)) and min(counts) >= 1
 
 
-@pytest.mark.slow
-def test_where_locks_do_nothing_the_first_record_stands(folder):
-    experiment = tiny(folder, methods="classification")
-    assert both(experiment, folder / "both", WITHOUT_LOCKS) == [1, 1]  # trained twice at worst
-    (run,) = plan.planned(experiment)
-    assert store.find(run) and {path.name for path in run.home.iterdir()} - {"run.lock"} == FILES
-    late = (folder / "both" / "late").stat().st_mtime  # the second wrote none of the files
-    assert all((run.home / name).stat().st_mtime < late for name in FILES)
-
-
 @pytest.mark.notebook
 def test_a_grid_and_a_tables_notebook_at_once_train_each_run_once(folder):
     """Over one outputs folder; a user's loss counts the trainings."""
@@ -278,65 +247,6 @@ def test_a_grid_and_a_tables_notebook_at_once_train_each_run_once(folder):
     # runs, epochs, steps; each process tries the loss once before it trains
     assert sum(calls) - len(calls) == 3 * 10 * 3
     nbformat.validate(nbformat.read(folder / "table.ipynb", 4))
-
-
-# --- a download
-@pytest.mark.slow
-def test_an_interrupted_download_is_done_again(tmp_path):
-    """torchvision's download of a small CIFAR-10, killed when half of the archive is there."""
-    import pickle  # the publisher's format
-
-    inner = tmp_path / "served" / "cifar-10-batches-py"
-    inner.mkdir(parents=True)
-    names = [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]
-    batch = {"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1]}
-    contents = dict.fromkeys(names, batch) | {"batches.meta": {"label_names": CLASSES["cifar10"]}}
-    for name, content in contents.items():
-        (inner / name).write_bytes(pickle.dumps(content))
-    with tarfile.open(tmp_path / "small.tar.gz", "w:gz") as tar:
-        tar.add(inner, inner.name)
-    archive = (tmp_path / "small.tar.gz").read_bytes()
-    killed = threading.Event()
-
-    class Server(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(archive)))
-            self.end_headers()
-            self.wfile.write(archive[: len(archive) // 2])
-            self.wfile.flush()
-            killed.wait()
-            self.wfile.write(archive[len(archive) // 2 :])
-
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    digest = {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in inner.iterdir()}
-    lists = [[[name, digest[name]] for name in part] for part in (names[:5], names[5:])]
-    meta = {"filename": "batches.meta", "key": "label_names", "md5": digest["batches.meta"]}
-    code = f"""
-import sys
-from torchvision.datasets import CIFAR10
-CIFAR10.url, CIFAR10.filename = "http://127.0.0.1:{server.server_port}/small.tar.gz", "small.tar.gz"
-CIFAR10.tgz_md5, CIFAR10.meta = "{hashlib.md5(archive).hexdigest()}", {meta}
-CIFAR10.train_list, CIFAR10.test_list = {lists}
-from workbench.cli import main
-sys.exit(main(["data", "prepare", "cifar10", "--root", {str(tmp_path / "data")!r}]))
-"""
-    how = {"env": environment(), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    first = subprocess.Popen([sys.executable, "-c", code], **how)
-    half = tmp_path / "data" / "small.tar.gz"
-    until(half.exists, first)
-    first.kill()
-    first.communicate()
-    assert half.stat().st_size < len(archive)
-    killed.set()
-    second = subprocess.run([sys.executable, "-c", code], **how)
-    server.shutdown()
-    assert second.returncode == 0, second.stderr
-    assert "cifar10: 10 training and 2 test images of 3x32x32" in second.stdout
 
 
 # --- everything at random

@@ -96,18 +96,14 @@ def pictures(notebook):
     return [out["data"]["image/png"] for out in outputs if "image/png" in out.get("data", {})]
 
 
-V1 = {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}
 TWO = "150000 100000"
 THREE = "300000 100000"
 FOUR = "400000 100000"
 QUOTAS = {
-    "version 2": ("0::/", {"cpu.max": TWO}, 2),
-    "version 2, none": ("0::/", {"cpu.max": "max 100000"}, None),
+    "a limit": ("0::/", {"cpu.max": TWO}, 2),
+    "no limit": ("0::/", {"cpu.max": "max 100000"}, None),
     "of a group above": ("0::/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": THREE}, 3),
     "the least of all": ("0::/a/b", {"a/b/cpu.max": FOUR, "a/cpu.max": TWO}, 2),
-    "version 1": ("4:cpu,cpuacct:/", V1, 1),
-    "version 1, none": ("4:cpu,cpuacct:/x\n0::/", V1 | {"cpu/cpu.cfs_quota_us": "-1"}, None),
-    "version 1, of another controller": ("3:cpuset:/", V1, None),
     "nothing there": ("3:cpuset:/", {}, None),
 }
 

@@ -176,8 +176,6 @@ WRONG = {
     "no picture": ("RUN spoilt", ("text.png can't be read as an image",)),
     "a run's setting": ("RUN new -p epochs 3", ("epochs: is of the finished run", "statistics")),
     "unknown": ("RUN new -p epoch 3", ("epoch", "choose from", "data_root")),
-    "not scored": ("RUN new -p scores knn", ("not scored by knn", "choose from msp, odin")),
-    "other ODIN": ("RUN new -p temperature 9", ("not scored by odin with these settings",)),
     "other data": ("RUN new -p dataset digits", ("dataset: the run is of tiny, not of digits",)),
     "no table": ("RUN new -o new.txt", ("--out", "new.txt", ".csv")),
 }
@@ -227,6 +225,8 @@ def test_what_can_not_be_scored_is_one_line_and_nothing_is_written(
 def test_a_run_without_its_weights_or_its_images_is_refused(on_tiny, capsys):
     folder, record = on_tiny
     words = [str(record.home), grey(folder / "new")]
+    change_data(folder, test_images=lambda images: 255 - images)
+    refused(folder, capsys, words, ("was scored on other test images than tiny has now",))
     change_data(folder, train_images=lambda images: 255 - images)
     refused(folder, capsys, words, ("was trained on other images",))
     whole = (record.home / "scores.npz").read_bytes()
@@ -250,24 +250,12 @@ def test_a_run_on_a_folder_asks_for_the_folder(trained, capsys):
     refused(folder, capsys, words, (said, "add -p dataset /path/to/pets", "-p data_root"))
 
 
-def test_of_two_odins_the_one_that_is_asked_for_is_compared_with_its_own(on_tiny):
-    """At temperature 1 without a step it is MSP; without settings it is the record's plain one."""
-    folder, _ = on_tiny
+def test_odin_with_other_settings_is_compared_with_its_own(on_tiny):
+    """At temperature 1 without a step it is MSP; without settings it is the record's."""
+    folder, record = on_tiny
     settings = {"temperature": 1, "epsilon": 0}
-    (record,) = runs.complete(tiny(folder, methods="classification", epochs=1, **settings))
     new = grey(folder / "new")
     plain, other = (score(folder, record, new, *words) for words in ([], parameters(**settings)))
     percentiles = other.odin_percentile.tolist()
     assert percentiles == other.msp_percentile.tolist() == plain.msp_percentile.tolist() > [1]
     assert other.odin.tolist() == other.msp.tolist() != plain.odin.tolist()
-
-
-def test_ranks_need_the_test_images_that_they_are_of(on_tiny, capsys):
-    folder, _ = on_tiny
-    how = {"methods": "classification", "epochs": 1, "scores": ("msp", "energy")}
-    (record,) = runs.complete(tiny(folder, **how))
-    new = grey(folder / "new")
-    change_data(folder, test_images=lambda images: 255 - images)
-    assert score(folder, record, new, "-p", "scores", "msp") is not None
-    said = ("of energy ranks are kept", "test images aren't here")
-    refused(folder, capsys, [str(record.home), new], said)

@@ -9,8 +9,12 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
-from helpers import ROOT, parameters, semlib
+from helpers import ROOT, contents, parameters, semlib
+from PIL import Image
 
+from semlib import datasets
+from workbench import results
+from workbench.batch import notebooks
 from workbench.experiment import create, read_parameters, several
 from workbench.results import tables
 from workbench.runs import plan, store
@@ -136,4 +140,57 @@ def test_without_any_run_a_table_says_not_run_and_still_renders(name, tmp_path):
     words = parameters(outputs=tmp_path, profile="empty")
     done = semlib("run", f"notebooks/{name}.ipynb", *words, SEMLIB_ILSVRC="")
     assert done.returncode == 0, done.stderr
-    assert "not run" in (tmp_path / "empty" / f"{name}.ipynb").read_text()
+    assert "not run" in (tmp_path / "empty" / f"{name}.ipynb").read_text().lower()
+
+
+def test_opened_in_a_fresh_clone_table_3_is_the_papers_and_by_its_profile_the_committed(tmp_path):
+    """Nothing else is said not to be run, no figure is empty, and no table is written."""
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "runs").symlink_to(ROOT / "outputs" / "cpu" / "runs")
+    for profile, there in (("paper", "53.12"), ("cpu", "21.63")):
+        out = tmp_path / f"{profile}.ipynb"
+        words = ["run", "notebooks/table3_cifar10.ipynb", "-o", out]
+        words += parameters(profile=profile, outputs=tmp_path)
+        assert semlib(*words, SEMLIB_DATA=tmp_path).returncode == 0
+        text = out.read_text()
+        assert there in text and text.lower().count("not run") == (profile == "paper")
+        assert ("(20 of 40 runs)" in text) == (profile == "paper")
+        assert ("image/png" in text) == (profile == "cpu")
+    assert not [path for path in (tmp_path / "paper").rglob("*") if path.is_file()]
+
+
+def test_opened_by_hand_the_benchmark_shows_the_demo_and_trains_nothing(outputs):
+    executed("benchmark", outputs)
+    before = contents(outputs / "demo" / "runs")
+    words = ["-p", "outputs", outputs, "-o", outputs / "opened.ipynb"]
+    done = semlib("run", "notebooks/benchmark.ipynb", *words, SEMLIB_DATA=outputs / "data")
+    assert done.returncode == 0, done.stderr
+    text = (outputs / "opened.ipynb").read_text()
+    assert "40 of 40 runs are finished" in text and "not run" not in text.lower()
+    assert contents(outputs / "demo" / "runs") == before
+
+
+def test_the_cells_of_explore_md_run_in_a_notebook(tmp_path):
+    """With a folder of the digits as one's own images, and a folder of its own for the results."""
+    page = (ROOT / "docs" / "explore.md").read_text()
+    digits = datasets.load("digits")
+    for part, images in (("train", digits.train), ("test", digits.test)):
+        for k in range(3):
+            (tmp_path / "birds" / part / f"kind {k}").mkdir(parents=True)
+            for n, image in enumerate(images.images[images.labels == k][:40]):
+                Image.fromarray(image[0]).save(tmp_path / f"birds/{part}/kind {k}/{n}.png")
+    page = page.replace("~/birds", str(tmp_path / "birds"))
+    page = page.replace(
+        '"explore",', f'"explore", "outputs": "{tmp_path}", "data_root": "{tmp_path}",'
+    )
+    page = page.replace('frame("explore")', f'frame("explore", "{tmp_path}")')
+    cells = re.findall(r"```python\n(.*?)```", page, flags=re.S)
+    notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, cells)))
+    nbformat.write(notebook, tmp_path / "explore.ipynb")
+    notebooks.execute(tmp_path / "explore.ipynb", tmp_path / "out.ipynb", {}, None, 1)
+    frame = results.frame("explore", tmp_path).query("statistics == 'upright'")
+    assert {*frame.method} == {"classification", "rotation", "cell:flipped"}
+    assert {*frame.dataset} == {"digits", "birds"}
+    assert {name.partition("(")[0] for name in frame.measure} >= {"cell:margin", "msp"}
+    found = frame.query("dataset == 'digits' and measure == 'msp'")
+    assert found.value.mean() > 20  # chance: 10

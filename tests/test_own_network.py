@@ -80,7 +80,7 @@ def test_an_edited_network_is_another_one(place):
     assert runs.complete(plain) == [record]
     (place / "small_net.py").write_text(text.replace("nn.ReLU()", "nn.GELU()"))
     assert store.finished(plain) == []
-    (line,) = store.unmatched([plain])
+    (line,) = store.unused_runs([plain])
     assert "1 finished run" in line and "another version of small_net:small" in line
     (other,) = runs.complete(plain)
     assert other.address != record.address

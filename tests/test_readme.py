@@ -70,7 +70,7 @@ def test_the_lines_of_python_run(tmp_path):
     code = next(text for text in PYTHON if "metrics.score(" in text)
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert 0 < float(done.stdout) < 1
+    assert 0.3 < float(done.stdout) < 1  # chance: 0.1
 
 
 def test_every_file_and_heading_that_a_page_names_is_there():
@@ -161,12 +161,13 @@ def test_the_numbers_about_detectors_are_those_of_the_committed_records():
     (experiment,) = several(read_parameters("params/cpu/detectors.yaml"))
     records = store.finished(experiment)
     found = stats.measured([(experiment, records)])
-    tested = stats.contrasts(found).query("family == 'detectors'").set_index("score")
+    every = stats.contrasts(found).set_index("score")
+    tested = every.query("family == 'detectors'")
     best = tested.difference.idxmax()
     upright = experiment.model_copy(update={"statistics": "upright", "scores": ("msp", best)})
-    gained = stats.effects(found, "classification").set_index("score")
-    other = stats.effects(stats.measured([(upright, records)]), "classification")
-    other = other.set_index("score").loc[best]
+    gained = every.query("against == 'classification'")
+    other = stats.contrasts(stats.measured([(upright, records)])).set_index("score")
+    other = other.query("against == 'classification'").loc[best]
     top = tested.loc[best]
     section = said(PAGES["results"]).partition("## Detectors")[2]
     images = f"{top.images_low:+.2f} to {top.images_high:+.2f}"

@@ -5,10 +5,8 @@ import hashlib
 import itertools
 import json
 import os
-import random
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -27,7 +25,6 @@ from helpers import (
     change_data,
     contents,
     environment,
-    parameters,
     pets,
     scores,
     tiny,
@@ -91,7 +88,7 @@ def module(tmp_path, monkeypatch):
 
 
 def key(record, experiment, score) -> str | None:
-    return record.key(plan.scoring(experiment)[score])
+    return record.key(plan.how_scored(experiment)[score])
 
 
 def other_data(folder, part="test_images"):
@@ -211,34 +208,6 @@ def test_same_trial_same_scores_other_trial_others(trained, untrained):
     assert before["one", "rotation", 0]["msp"] != before["one", "rotation", 1]["msp"]
 
 
-def test_a_trials_trunk_begins_equal_for_every_method(untrained, monkeypatch):
-    started = []
-    seeds = []
-
-    def stop(net, *args, **options):
-        seeds.append(options["seed"])
-        started.append({name: value.clone() for name, value in net.state_dict().items()})
-        raise FloatingPointError("far enough")
-
-    monkeypatch.setattr(execute.training, "train", stop)
-    with pytest.raises(FloatingPointError, match="far enough"):
-        runs.complete(tiny(untrained, trials=2))
-    first, rotation, second, _ = started
-    assert all(torch.equal(value, rotation[name]) for name, value in first.items())
-    assert not torch.equal(first["stem.weight"], second["stem.weight"])
-    assert seeds[0] == seeds[1] != seeds[2] == seeds[3]  # order and dropout are a trial's own too
-
-
-def test_pixels_are_normalised_by_the_training_images_without_the_held_out_class(trained):
-    train = prepared.load("tiny", trained / "data").train
-    pixels = train.images[train.labels != 1] / 255
-    for record in store.finished(tiny(trained)):
-        weights = torch.load(record.home / "weights.pt")
-        assert (weights["mean"].item(), weights["std"].item()) == pytest.approx(
-            (pixels.mean(), pixels.std()), rel=1e-5
-        )
-
-
 @pytest.mark.parametrize("fill", [None, 0.25])
 def test_center_mask_blanks_with_each_channels_training_mean_or_its_fill(
     untrained, monkeypatch, fill
@@ -296,12 +265,13 @@ AUXILIARY = {"auxiliary_weight": 1.0, "auxiliary_augment": True}  # nothing to a
 MASK = {"mask_fill": 0.5}  # nothing but to center_mask
 CPC = {"cpc_negatives": "batch", "cpc_augment": True}  # nothing but to cpc
 WHICH = {"dataset": "digits", "hold_out": ("dog",), "methods": ("classification",), "trials": 4}
-WHICH |= {"first_trial": 3, "data_digest": "00000000-00000000"}
+WHICH |= {"first_trial": 3}
 # Of this machine, of scoring, of where things lie
 ELSEWHERE = {"device": "cpu", "threads": 1, "compile": True, "evaluate_every": 1, "score_batch": 10}
 ELSEWHERE |= {"checkpoint_every": 5, "keep_weights": False, "data_root": "x", "ilsvrc": "x"}
 ELSEWHERE |= {"outputs": "x", "profile": "other", "missing": "train", "scores": ("msp",)}
 ELSEWHERE |= {"temperature": 1.0, "epsilon": 0.01, "statistics": "upright"}
+ELSEWHERE |= {"allow_duplicates": True}
 
 
 def address(
@@ -460,19 +430,26 @@ def test_where_a_file_system_has_no_locks_the_file_of_an_old_one_holds_nobody_up
         pass
 
 
-def test_files_half_written_are_removed_unless_their_process_lives_or_is_elsewhere(folder):
-    (run,) = plan.planned(tiny(folder, methods="classification", trials=1, epochs=2))
-    run.home.mkdir(parents=True)
+def test_files_half_written_are_removed_unless_their_process_may_live(folder):
+    """Beside an unfinished run, a finished one, a data set, or wherever a file is written."""
+    unfinished, whole = (tiny(folder, methods="classification", epochs=n) for n in (2, 3))
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     here = socket.gethostname()
-    kept = {
-        f".scores.npz-{who}-ab_c1.part" for who in (f"{here}-{os.getppid()}", f"far-{dead.pid}")
-    }
-    for name in (*kept, f".scores.npz-{here}-{dead.pid}-ab_c1.part"):
-        (run.home / name).write_bytes(b"half")
-    runs.complete(run.experiment)
-    assert {path.name for path in run.home.iterdir()} - {*LOCKS} == FILES | kept
+    kept = {f".a.npz-{who}-ab_c1.part" for who in (f"{here}-{os.getppid()}", f"far-{dead.pid}")}
+    places = [plan.planned(how)[0].home for how in (unfinished, whole)]
+    places.append(folder / "data")
+    for place in places:
+        place.mkdir(parents=True, exist_ok=True)
+        for name in (*kept, f".a.npz-{here}-{dead.pid}-ab_c1.part", ".a.npz-old-5-x.part"):
+            (place / name).write_bytes(b"half")
+        os.utime(place / ".a.npz-old-5-x.part", (time.time() - 1e5, time.time() - 1e5))
+    for how in (unfinished, whole):
+        runs.complete(how)
+    other_data(folder)
+    plan.current_digests(whole)  # is written beside the data set
+    for place in places:
+        assert {path.name for path in place.glob(".*.part")} == kept
 
 
 def test_other_test_images_are_scored_anew_and_other_training_images_trained_anew(
@@ -488,7 +465,7 @@ def test_other_test_images_are_scored_anew_and_other_training_images_trained_ane
     second = runs.complete(experiment)
     for old, new in zip(first, second, strict=True):
         assert (new.address, new.train_digest) == (old.address, old.train_digest)
-        assert new.home == old.home / f"test_{new.test_digest[:8]}" and new.trained == old.home
+        assert new.home == old.home / f"test_{new.test_digest[:8]}" and new.run_home == old.home
         differs = new.scores()["msp"] != old.scores()["msp"]
         assert differs.sum() == 1 and new.test_digest != old.test_digest
         assert not {"accuracy", "msp", "odin", "msp@upright"} & {*new.history()}
@@ -531,35 +508,18 @@ def test_without_the_data_runs_are_matched_by_their_settings_if_they_are_of_one_
     said = f"stl10 is not here, or has changed: these runs used the version {first[0].data}."
     assert said in show.remarks(stl10, found)
     copy(first[0], first[0].train_digest[::-1])
-    with pytest.raises(ConfigError) as error:
-        store.finished(stl10)
     versions = [
         prepared.Digests(first[0].train_digest[::step], first[0].test_digest) for step in (1, -1)
     ]
-    said = (*map(str, versions), "data_digest", "(4 runs)", "(1 runs)")
-    assert all(text in str(error.value) for text in said)
-    for digest, count in zip(versions, (4, 1), strict=True):
-        chosen = stl10.model_copy(update={"data_digest": str(digest)})
-        assert len(store.finished(chosen)) == count
-
-
-def test_another_version_than_the_one_here_can_be_looked_at_but_not_trained_on(folder):
-    old = str(plan.here(tiny(folder)))
-    other_data(folder, "train_images")
-    assert store.finished(tiny(folder, missing="skip")) == []
-    records = runs.complete(tiny(folder, missing="skip", data_digest=old))
-    remarks = show.remarks(tiny(folder), records)
-    assert len(records) == 2 and any(f"version {old}" in line for line in remarks)
-    with pytest.raises(ConfigError, match=f"data_digest: {old} is not what is here"):
-        runs.complete(tiny(folder, data_digest=old))
-    with pytest.raises(ConfigError, match="was trained on other images"):
-        runs.network(records[0], prepared.load("tiny", folder / "data"))
+    said = rf"{versions[0]} \(4 runs\), {versions[1]} \(1 runs\), and none is here; prepare"
+    with pytest.raises(ConfigError, match=said):
+        store.finished(stl10)
 
 
 def test_a_digest_is_remembered_until_the_file_changes(folder, monkeypatch):
     path = folder / "data" / "tiny.npz"
     beside = folder / "data" / "tiny.digests.json"
-    here = plan.here(tiny(folder))
+    here = plan.current_digests(tiny(folder))
     loading = sys.modules["workbench.images.prepared"]
     assert beside.exists() and here == prepared.digests_of(prepared.load("tiny", folder / "data"))
 
@@ -568,7 +528,7 @@ def test_a_digest_is_remembered_until_the_file_changes(folder, monkeypatch):
         with monkeypatch.context() as patch:
             if not read:
                 patch.setattr(loading, "read", None)
-            return plan.here(tiny(folder))
+            return plan.current_digests(tiny(folder))
 
     assert asked(read=False) == here
     times = path.stat()
@@ -584,37 +544,23 @@ def test_a_digest_is_remembered_until_the_file_changes(folder, monkeypatch):
 
 def test_runs_that_no_longer_match_are_counted_once_with_the_reason(folder, monkeypatch):
     experiment = tiny(folder, trials=2)
-    assert store.unmatched([experiment]) == []
+    assert store.unused_runs([experiment]) == []
     with monkeypatch.context() as patch:
         patch.setattr(plan, "RECIPE", 3)
-        (line,) = store.unmatched([experiment, experiment])
+        (line,) = store.unused_runs([experiment, experiment])
         assert line.startswith("4 finished runs in")
         assert "of recipe 2, and semlib trains by recipe 3" in line
         assert store.finished(experiment) == []
         with pytest.warns(UserWarning, match="4 records"):
             assert store.collect(experiment.folder) == []
-    old = plan.here(experiment)
+    old = plan.current_digests(experiment)
     other_data(folder, "train_images")
-    (line,) = store.unmatched([experiment])
-    said = f"of other data ({old}) than is here now ({plan.here(experiment)})"
+    (line,) = store.unused_runs([experiment])
+    said = f"of other data ({old}) than is here now ({plan.current_digests(experiment)})"
     assert line.startswith("4 finished runs in") and said in line
     assert line in show.remarks(experiment, [])
-    assert store.unmatched([tiny(folder, trials=2, epochs=9)]) == []  # other settings are no reason
-
-
-def test_no_run_resumes_on_other_data(untrained, monkeypatch):
-    experiment = tiny(untrained, methods="classification")
-    (run,) = plan.planned(experiment)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(store, "write_scores", interrupt)
-        runs.complete(experiment)
-    assert (run.home / "checkpoint.pt").exists()
-    other_data(untrained)
-    (record,) = runs.complete(experiment)
-    assert list(record.history().epoch) == [1, 2, 3]
-    fresh = tiny(untrained, methods="classification", outputs=str(untrained / "fresh"))
-    runs.complete(fresh)
-    assert scores(experiment) == scores(fresh)
+    other_settings = tiny(folder, trials=2, epochs=9)
+    assert store.unused_runs([other_settings]) == []
 
 
 def test_a_checkpoint_of_an_older_form_is_not_resumed_from(untrained, monkeypatch, capsys):
@@ -623,10 +569,10 @@ def test_a_checkpoint_of_an_older_form_is_not_resumed_from(untrained, monkeypatc
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(store, "write_scores", interrupt)
         runs.complete(experiment)
-    for path in checkpoint.Checkpoint(run.home / "checkpoint.pt").files:
-        state = checkpoint.read(path)
-        del state["stamp"]["form"]
-        torch.save(state | {"progress": (*state["progress"], 3)}, path)
+    path = run.home / "checkpoint.pt"
+    state = checkpoint.read(path)
+    del state["stamp"]["form"]
+    torch.save(state | {"progress": (*state["progress"], 3)}, path)
     (record,) = runs.complete(experiment)
     assert list(record.history().epoch) == [1, 2, 3]
     assert "checkpoint.pt in" in capsys.readouterr().out
@@ -739,20 +685,6 @@ def test_odin_with_another_epsilon_has_a_key_of_its_own(folder, no_training):
         shown = tables.measurements(experiment, records).odin
         measured = [100 * r.metrics[key(r, experiment, "odin")] for r in records]
         assert list(shown) == measured
-
-
-def test_a_plain_key_of_other_settings_in_an_older_record_stays(folder, no_training):
-    """Odin with any settings had the plain name, and so had any source of a user's score."""
-    how = tiny(folder, methods="classification")
-    (record,) = store.finished(how)
-    older = {**record.scoring, "odin": record.scoring["odin"] | {"epsilon": 0.5}}
-    record = store.rewrite(record, scoring=older)
-    assert key(record, tiny(folder, epsilon=0.5), "odin") == "odin" and len(store.missing(how)) == 1
-    (record,) = runs.complete(how)
-    assert record.scoring["odin"] == older["odin"]
-    own = key(record, how, "odin")
-    assert own == "odin(version=1,temperature=1000.0,epsilon=5e-05)"
-    np.testing.assert_array_equal(record.scores()[own], record.scores()["odin"])
 
 
 def test_scores_added_later_equal_those_from_the_start(folder, untrained, no_training, monkeypatch):
@@ -959,7 +891,7 @@ def test_a_score_edited_while_its_run_trains_is_stored_as_what_was_computed(
     train = execute.training.train
     how = tiny(untrained, methods="classification", scores=("msp", name))
     module("edited_meanwhile", EDITED.format(-1))
-    before = plan.scoring(how)[name]
+    before = plan.how_scored(how)[name]
 
     def edit(*args, **options):
         yield from train(*args, **options)
@@ -1060,9 +992,7 @@ def test_a_kill_between_any_two_files_changes_nothing(untrained):
     done = subprocess.run([sys.executable, "-c", script], env=environment(), **said)
     assert done.returncode == 0, done.stderr
     moments = int(done.stdout.split()[-1])
-    # before and after: who is at it; two checkpoints, of which one is moved; four files. And before
-    # moving a checkpoint that isn't there
-    assert moments == 2 * (1 + 3 + 4) + 1
+    assert moments == 2 * (1 + 2 + 4)  # before and after: who is at it; checkpoints; four files
     whole = scores(tiny(untrained, **how, outputs=str(untrained / f"outputs-{moments}")))
     for moment in range(moments):
         experiment = tiny(untrained, **how, outputs=str(untrained / f"outputs-{moment}"))
@@ -1070,43 +1000,6 @@ def test_a_kill_between_any_two_files_changes_nothing(untrained):
         assert all(len(record.history()) == 2 for record in store.finished(experiment))
         for run in plan.planned(experiment):
             assert {path.name for path in run.home.iterdir()} - {*LOCKS} == FILES, moment
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("way", ["python", "notebook"])
-def test_a_process_killed_at_random_moments_ends_as_an_undisturbed_one(untrained, way):
-    chance = random.Random(0)
-    kills = 9 if way == "python" else 1
-    changes = {"epochs": 10, "precision": "auto"}
-    begun = time.perf_counter()
-    runs.complete(tiny(untrained, **changes))
-    seconds = time.perf_counter() - begun
-    whole = scores(tiny(untrained, **changes))
-    for k in range(kills):
-        disturbed = tiny(untrained, outputs=str(untrained / f"disturbed-{k // 3}"), **changes)
-        process = started(disturbed, way)
-        while way == "notebook" and not list(untrained.glob("disturbed-0/**/checkpoint.pt")):
-            assert process.poll() is None
-            time.sleep(0.02)
-        time.sleep(chance.uniform(0, seconds))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        if k % 3 == 2 or way == "notebook":
-            assert started(disturbed, way).wait(200) == 0 and scores(disturbed) == whole
-
-
-def started(experiment, way) -> subprocess.Popen:
-    settings = experiment.model_dump(mode="json", exclude_defaults=True)
-    code = f"print('ready', flush=True)\nruns.complete(create({settings!r}))"
-    imports = "from workbench import runs\nfrom workbench.experiment import create\n"
-    command = [sys.executable, "-c", imports + code]
-    if way == "notebook":
-        settings["hold_out"] = "one"
-        words = parameters(**{k: v or "none" for k, v in settings.items()})
-        command = [sys.executable, "-m", "semlib", "run", "notebooks/holdout.ipynb", *words]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE)
-    assert process.stdout.readline()
-    return process
 
 
 def test_a_run_that_another_process_holds_is_waited_for_with_its_name(

@@ -47,7 +47,7 @@ def records(tmp_path) -> dict[str, dict]:
     """Every record by its path, with the time at which the weights of its run were written."""
     found = {}
     for path in (tmp_path / "outputs").rglob("record.json"):
-        weights = store.read_record(path.parent).trained / "weights.pt"
+        weights = store.read_record(path.parent).run_home / "weights.pt"
         trained = {"trained at": weights.stat().st_mtime_ns}
         found[str(path)] = json.loads(path.read_text()) | trained
     return found
@@ -186,7 +186,7 @@ def test_runs_of_an_older_recipe_are_counted_in_a_dry_run(tmp_path, command):
     home = tmp_path / "outputs" / "stale" / "runs" / "pets" / "bee" / "classification"
     for k in (1, 2):
         (home / f"trial_0-{k:08}").mkdir(parents=True)
-        text = json.dumps({"dataset": "pets", "fingerprint": "f", "trial": 0})
+        text = json.dumps({"recipe": 1, "method": "classification"})
         (home / f"trial_0-{k:08}" / "record.json").write_text(text)
     said = command(dry=True, dataset=pets(tmp_path / "a", 0))
     assert finished(said) == (0, 1) and said.count("2 finished runs in") == 1
@@ -210,18 +210,3 @@ def test_a_gpus_records_are_found_on_a_machine_without_one(tmp_path, table):
     store.write_record(run.home, **gpu)
     (record,) = store.finished(experiment)
     assert record.device.startswith("NVIDIA") and record.precision == "bfloat16"
-
-
-@pytest.mark.parametrize(
-    "path",
-    sorted((ROOT / "params").glob("*/*.yaml")),
-    ids=lambda path: f"{path.parent.name}/{path.stem}",
-)
-def test_every_file_of_parameters_that_trains_names_its_precision(path):
-    experiments = notebooks.parameters(ROOT / "notebooks" / f"{path.stem}.ipynb", [path], [])[1]
-    named = "float32" if path.parent.name in ("demo", "cpu") else "bfloat16"
-    assert {e.precision for e in experiments if e.missing == "train"} <= {named}
-    if path.parent.name == "demo":
-        assert {e.statistics for e in experiments if e.missing == "train"} <= {"upright"}
-    else:
-        assert {e.statistics for e in experiments} == {"mixed"}

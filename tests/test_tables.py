@@ -1,8 +1,10 @@
 """The long table, and tables made from it, against numbers worked out by hand."""
 
 import csv
+import inspect
 import itertools
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -11,10 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import MADE_UP, ROOT, environment, made_up
-from scipy.stats import wilcoxon
+from scipy.stats import ttest_1samp, wilcoxon
 
+from semlib import auxiliary
 from workbench import results
-from workbench.experiment import ConfigError, create, read_parameters, several
+from workbench.experiment import ConfigError, create, read_parameters, several, with_file
 from workbench.results import names, plots, show, stats, tables
 from workbench.results.inspector.selection import Results
 from workbench.runs import plan, store
@@ -32,10 +35,10 @@ def experiment(**changes):
 
 
 def record(hold_out, method, trial, msp=0, odin=0, accuracy=0, dataset="digits", data=None, **more):
-    data = data or plan.here(experiment())
+    data = data or plan.current_digests(experiment())
     fields = {"dataset": dataset, "hold_out": hold_out, "method": method, "trial": trial}
     fields |= {"metrics": {"accuracy": accuracy, "msp": msp, "odin": odin}}
-    fields |= {"scoring": plan.scoring(experiment()), "train_digest": data.train}
+    fields |= {"scoring": plan.how_scored(experiment()), "train_digest": data.train}
     return Record(**FIXED | fields | {"test_digest": data.test} | more)
 
 
@@ -129,13 +132,9 @@ def test_one_trial_has_no_deviation_and_no_trial_is_not_run():
     nothing = show.formatted(tables.by_class(experiment(), []))
     assert set(nothing.to_numpy().ravel()) == {"not run"} and nothing.shape == (3, 6)
     assert "60.00" in show.as_text(tables.by_class(experiment(), RECORDS))
-
-
-def test_no_held_out_class_is_a_row_of_accuracies():
     runs = [record(None, "classification", t, accuracy=a) for t, a in enumerate((0.9, 0.92))]
     table = tables.by_class(experiment(hold_out="none", methods="classification"), runs)
-    assert table.loc["none"].to_list() == pytest.approx([91, 2**0.5])
-    assert table.columns.unique("measure").tolist() == ["accuracy"]
+    assert table.loc["none"].to_list() == pytest.approx([91, 2**0.5])  # the one row, of accuracy
 
 
 def test_paper_columns_are_the_published_numbers():
@@ -150,15 +149,12 @@ def test_paper_columns_are_the_published_numbers():
     assert text["Classification-only", "MSP", "paper"]["Average"] == "34.92 ± 0.41"
 
 
-def test_a_part_of_the_classes_has_no_average_of_the_paper():
+def test_the_papers_average_is_beside_that_of_all_classes_also_with_the_centre_masked():
     table = of_table3([], hold_out=["dog", "cat"])
     paper = table["rotation", "msp", "paper"]
     assert paper["dog"] == 32.11 and np.isnan(paper["average"])
     assert show.formatted(table)["Rotation-augmented", "MSP", "paper"]["Average"] == ""
     assert "paper" not in tables.by_class(experiment(), []).columns.unique("statistic")
-
-
-def test_the_papers_averages_with_the_centre_masked_stand_in_the_average_row():
     methods = ["center_mask", "rotation"]
     average = show.formatted(of_table3([], methods=methods)).loc["Average"]
     masked = average["Random-center-masked"].xs("paper", level=1)
@@ -235,7 +231,9 @@ def test_wins_are_counted_here_and_in_the_paper():
     assert detector["in the paper"].startswith("7 of 10, ")  # not automobile, horse, ship
     gains = (TABLE3.rotation_odin - TABLE3.classification_odin).drop("average")
     p = wilcoxon(gains).pvalue
-    assert gain["in the paper"] == f"8 of 10, {gains.mean():+.2f} points, p = {p:.3f}"
+    low, high = ttest_1samp(gains, 0).confidence_interval()
+    said = f"{gains.mean():+.2f} ({low:+.2f} to {high:+.2f})"
+    assert gain["in the paper"] == f"8 of 10, {said}, p = {p:.3f}"
 
 
 def test_equal_gains_have_equal_ranks_whatever_floats_make_of_them():
@@ -246,7 +244,9 @@ def test_equal_gains_have_equal_ranks_whatever_floats_make_of_them():
         runs.append(record(str(k), "rotation", 0, 0.1 + k / 30 + sign / 100))
     counts = show.counts(tables.by_class(experiment(hold_out=list("01234567")), runs))
     said = counts.loc["Rotation-augmented: MSP above Classification-only", "here"]
-    assert said == f"7 of 8, +0.75 points, p = {wilcoxon(signs).pvalue:.3f}"
+    low, high = ttest_1samp(signs, 0).confidence_interval()
+    points = f"+0.75 ({low:+.2f} to {high:+.2f})"
+    assert said == f"7 of 8, {points}, p = {wilcoxon(signs).pvalue:.3f}"
 
 
 def fungi(**changes):
@@ -274,8 +274,10 @@ def test_a_subset_is_its_average_row_beside_the_papers_with_skew():
     assert text.iloc[0, 0] == "10.00"
     assert text["Rotation-augmented", "Accuracy", "here"]["fungus"] == "85.00"
     # ODIN 50, MSP 20 to 25; p = 2 / 2^6
-    here, paper = show.counts(tables.all_classes({"imagenet_fungus": table})).iloc[0]
-    assert here == "6 of 6, +27.50 points, p = 0.031" and paper.startswith("5 of 6, ")
+    verdict = show.counts(tables.all_classes({"imagenet_fungus": table}))
+    here, paper = verdict.loc["Classification-only: ODIN above MSP"]
+    assert re.fullmatch(r"6 of 6, \+27.50 \(\+.* to \+.*\), p = 0.031", here)
+    assert paper.startswith("5 of 6, ")
 
 
 def test_the_papers_averages_of_subsets_are_of_all_classes_and_images():
@@ -307,7 +309,7 @@ def test_generalisation_is_one_row_a_data_set_beside_table_2():
         assert "paper" not in other.columns.unique("statistic")
 
 
-def test_rank_correlation_is_that_of_the_ranks():
+def test_rank_correlation_is_that_of_the_ranks_of_the_classes_that_have_both():
     """Accuracy falls from class to class while MSP rises; ODIN's are all equal."""
     table, _ = fungi()
     found = show.rank_correlation(table)
@@ -318,9 +320,6 @@ def test_rank_correlation_is_that_of_the_ranks():
     found = show.rank_correlation(of_table3([])).loc[("Classification-only", "MSP")]
     assert np.isnan(found["here"])
     assert found["in the paper"] == pytest.approx(rho, abs=0.02)  # of equals
-
-
-def test_rank_correlation_is_over_the_classes_that_have_both():
     how = experiment(hold_out="all", methods="classification")
     numbers = [(0.1, 0.6), (0.2, 0.5), (0.3, 0.7), (0.4, 0.9), (0.5, 0.1), (0.6, 0.8)]
     found = [record(str(k), "classification", 0, a, 0, b) for k, (a, b) in enumerate(numbers)]
@@ -354,6 +353,16 @@ def test_the_weight_of_the_best_mean_is_chosen_once_all_are_run(tmp_path):
     head, row = (tmp_path / tables.CHOSEN_WEIGHTS).read_text().splitlines()
     assert head.startswith("dataset,method,auxiliary_weight,")
     assert row.startswith("digits,rotation,0.5,")
+    other = table.assign(images=500, accuracy=80.123456789)  # another search
+    for found in (other, table, other.assign(dataset="more"), other.assign(chosen=False)):
+        tables.save_chosen_weights(found, tmp_path)
+    kept = pd.read_csv(tmp_path / tables.CHOSEN_WEIGHTS)
+    assert [*zip(kept.dataset, kept.images, strict=True)] == [
+        ("digits", "500"),
+        ("digits", "all"),
+        ("more", "500"),
+    ]
+    assert kept.accuracy.tolist() == [80.123456789, table.accuracy[2], 80.123456789]
     for rest in ([], runs[-1][1][:1]):  # none, or one of two trials
         unfinished = tables.by_weight([*runs[:-1], (experiments[-1], rest)])
         assert not unfinished.chosen.any()
@@ -375,10 +384,45 @@ def test_remarks_say_how_much_was_run_and_on_what():
     _, line, warning = show.remarks(experiment(), [*RECORDS, other])
     assert line == f"{averages}, 1 with Rotation-augmented."
     assert warning.startswith("NOT COMPARABLE")
-    assert f"{plan.here(experiment())} (6), dddddddd-eeeeeeee (1)" in warning
+    assert f"{plan.current_digests(experiment())} (6), dddddddd-eeeeeeee (1)" in warning
     assert "0 of 12 runs" in show.summary(experiment(), [])
     said = ["119 s", "2 min", "75 min", "2.0 h", "3.1 h"]
     assert list(map(show.duration, (119, 120, 4500, 7200, 11160))) == said
+
+
+def test_a_table_without_any_run_is_the_papers_alone():
+    table = of_table3([])
+    text = show.formatted(table)
+    assert {*text.columns.unique(2)} == {"paper"}
+    assert text["Rotation-augmented", "MSP", "paper"]["cat"] == "53.12 ± 0.92"
+    assert [*show.counts(table).columns] == ["in the paper"]
+    assert "not run" in show.formatted(tables.by_class(experiment(), [])).to_string()
+
+
+def opening(profile, **changes):
+    given = {"profile": profile, "missing": "skip"} | changes
+    return show.opening("paper/table3_cifar10", *several(with_file(given, "paper/table3_cifar10")))
+
+
+def test_the_top_of_a_notebook_says_where_values_are_from_and_what_is_not_run():
+    """In a fresh clone: of Table 3 the runs in outputs/cpu are committed, and no image is there."""
+    nothing = str(ROOT / "tests")
+    text = opening("paper", data_root=nothing)
+    assert "The settings are those of `params/paper/table3_cifar10.yaml`." in text
+    assert inspect.getsource(auxiliary.rotation) in text and "times 0.5" in text
+    assert "Not run: none of the 60 runs is in `outputs/paper/`" in text
+    assert "`python -m semlib grid params/paper/table3_cifar10.yaml` trains them." in text
+    assert 'Finished here: `profile = "cpu"` (20 of 40 runs).' in text
+    text = opening("cpu", data_root=nothing, trials=1)
+    assert "those of `params/cpu/table3_cifar10.yaml`, but for `trials = 1`." in text
+    assert "missing" not in text  # none is
+    few = several(with_file({"profile": "fast", "epochs_by_labels": {500: 100}}, "cpu/few_labels"))
+    assert "The settings are a part of those of `params/fast/few_labels.yaml`." in show.opening(
+        "cpu/few_labels", *few
+    )
+    text = opening("mine", hold_out=["cat", "dog"], train_per_class=20)
+    words = 'params/paper/table3_cifar10.yaml -p hold_out "[cat, dog]" -p train_per_class 20 -p '
+    assert f"`python -m semlib grid {words}profile mine` trains them." in text
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import pydantic
 import yaml
@@ -77,6 +77,10 @@ _as_text = BeforeValidator(lambda value: str(value) if type(value) is int else v
 Text = Annotated[str, _as_text, Field(min_length=1), AfterValidator(_one_line)]
 Profile = Annotated[Text, Field(pattern=r"^[A-Za-z0-9_.-]*[A-Za-z0-9_-]$", max_length=100)]
 ClassName = Annotated[Text, AfterValidator(lambda name: unicodedata.normalize("NFC", name))]
+# Classes held out together, [truck, automobile], are the text automobile/truck: no class has a /
+_as_group = BeforeValidator(lambda v: "/".join(map(str, v)) if isinstance(v, list | tuple) else v)
+_in_order = AfterValidator(lambda names: "/".join(sorted({*names.split("/")})))
+Anomaly = Annotated[ClassName, _in_order, _as_group]
 Method = Annotated[Text, _one_of(*METHODS)]
 Score = Annotated[Text, _one_of(*SCORES)]
 _as_tuple = BeforeValidator(lambda v: tuple(v) if isinstance(v, list | tuple) else (v,))
@@ -85,23 +89,15 @@ _as_none = BeforeValidator(lambda value: None if value in ("none", "None") else 
 OrNone = Annotated[T | None, _as_none]
 
 
-def _by_number(value: Any) -> Any:
-    """A mapping with all and numbers as keys. Papermill passes numbers on as text."""
-    if not isinstance(value, dict):
-        return value
-    found = {}
-    for key, item in value.items():
-        text = str(key)
-        number = int(text) if text.isdecimal() else key
-        if text in ("all", "None", "none"):
-            number = None
-        if number in found:
-            raise ValueError("should name each number only once")
-        found[number] = item
-    return found
+def _count_or_all(value: Any) -> Any:
+    """A number of images, None for all. Papermill passes numbers on as text."""
+    text = str(value)
+    if text in ("all", "None", "none"):
+        return None
+    return int(text) if text.isdecimal() else value
 
 
-Labels = Annotated[dict[Count | None, Count], Field(min_length=1)]
+PerClass = Annotated[Count | None, BeforeValidator(_count_or_all)]
 
 
 class Group(pydantic.BaseModel):
@@ -116,8 +112,8 @@ class Which(Group):
     """Results lie in `outputs/<profile>/`."""
     dataset: Text = "cifar10"
     """A name, or a folder with `train/<class>/*` and `test/<class>/*`."""
-    hold_out: Listed[ClassName] = ("all",)
-    """Class names; all: each class in turn; none: no class."""
+    hold_out: Listed[Anomaly] = ("all",)
+    """Class names; a list of them in the list: held out together; all: each in turn; none."""
     methods: Listed[Method] = ("classification", "rotation")
     """classification, rotation, center_mask, cpc, package.module:function, or external:name."""
     trials: Count = 3
@@ -126,8 +122,8 @@ class Which(Group):
     """Number of the first: 3 with trials 2 makes trials 3 and 4."""
     missing: Literal["skip", "train"] = "skip"
     """What to do about a run that isn't in outputs/ yet."""
-    data_digest: OrNone[Annotated[str, Field(pattern=r"^[0-9a-f]{8}-[0-9a-f]{8}$")]] = None
-    """The version of the data set that runs were trained on; None: the one on this machine."""
+    allow_duplicates: bool = False
+    """Train although pictures of a held-out class are among the training images of others."""
 
 
 class Data(Group):
@@ -137,6 +133,8 @@ class Data(Group):
     """Pixels a side of prepared images; None: 32 for own ones, 256 for ImageNet's."""
     train_per_class: OrNone[Count] = None
     """Training images of each class, drawn anew for each trial and hold-out; None: all."""
+    subset_seed: OrNone[Index] = None
+    """Seed of that draw, the same for all trials; None: the trial."""
     fold: OrNone[Annotated[int, Field(ge=0, le=9)]] = None
     """STL-10: one of its 10 predefined folds of 1,000 training images."""
     evaluate_on: Literal["test", "validation"] = "test"
@@ -258,12 +256,12 @@ class Experiment(Machine, Scoring, Training, Network, Data, Which):
         return folder_name(self.dataset)
 
     @property
-    def trained(self) -> tuple[str, ...]:
+    def trained_methods(self) -> tuple[str, ...]:
         """The methods that semlib trains: all but those whose scores were imported."""
         return tuple(method for method in self.methods if not method.startswith(EXTERNAL))
 
     @property
-    def few(self) -> list[str]:
+    def images_a_class(self) -> list[str]:
         """500_a_class, in names of files; empty where all training images are used."""
         return [f"{self.train_per_class}_a_class"] if self.train_per_class else []
 
@@ -277,7 +275,7 @@ class Experiment(Machine, Scoring, Training, Network, Data, Which):
         words = [notebook]
         if notebook.partition("_")[2] != self.dataset_name:  # table3_cifar10 names it already
             words.append(self.dataset_name)
-        words += self.few
+        words += self.images_a_class
         if self.hold_out != ("all",):
             words += self.hold_out
         return self.folder / (file_name(*words) + ending)
@@ -286,10 +284,17 @@ class Experiment(Machine, Scoring, Training, Network, Data, Which):
 class Several(Group):
     """Parameters that make several experiments out of one notebook."""
 
-    settings: OrNone[Listed[Text]] = None  # files of parameters; the notebook's own go over them
-    dataset: Listed[Text] = (Which.model_fields["dataset"].default,)  # the same settings for each
-    labels: Annotated[OrNone[Labels], BeforeValidator(_by_number)] = None  # and its epochs
-    auxiliary_weights: OrNone[dict[Method, Listed[NotNegative]]] = None  # of each method
+    settings: OrNone[Listed[Text]] = None
+    """Files of parameters, an experiment each; the notebook's own go over them, those of epochs
+    unless they are None."""
+    dataset: Listed[Text] = (Which.model_fields["dataset"].default,)
+    """The same settings for each."""
+    epochs_by_labels: OrNone[Annotated[dict[PerClass, Count], Field(min_length=1)]] = None
+    """For each number of training images a class its epochs; each is evaluated ten times."""
+    auxiliary_weights: OrNone[dict[Method, Listed[NotNegative]]] = None
+    """Plain classification, then each method alone with each of its weights."""
+    arms: OrNone[dict[Text, dict[str, Any]]] = None
+    """An experiment for each arm, with its own settings over all others."""
 
 
 def create(parameters: Mapping[str, Any]) -> Experiment:
@@ -298,29 +303,26 @@ def create(parameters: Mapping[str, Any]) -> Experiment:
 
 
 def several(parameters: Mapping[str, Any]) -> tuple[Experiment, ...]:
-    """All experiments that a notebook's parameters describe: one, unless Several's say otherwise.
-
-    settings: one for each file; epochs and labels are the file's where the notebook leaves them
-    None. labels: one for each number of images a class, with its epochs and ten evaluations.
-    auxiliary_weights: plain classification, then each method alone with each of its weights.
-    """
-    by = _checked(Several, {n: v for n, v in parameters.items() if n in Several.model_fields})
+    """All experiments of a notebook's parameters: one, unless Several's are among them."""
+    given = dict(parameters)
+    names = [name for name in Several.model_fields if name in given]
+    by = _checked(Several, {name: given.pop(name) for name in names})
     if by.settings:
         return _of_files(by.settings, parameters)
-    given = {n: v for n, v in parameters.items() if n not in Several.model_fields}
-    if by.labels and given.get("epochs") is not None:
-        raise ConfigError("epochs: labels has epochs for each number of images; leave out one")
+    if by.epochs_by_labels and given.get("epochs") is not None:
+        raise ConfigError("epochs: epochs_by_labels has epochs of its own; leave out one of both")
     experiments = []
     for dataset in by.dataset:
-        for budget in _budgets(by.labels):
-            for choice in _weights(by.auxiliary_weights, given):
+        for budget in _budgets(by.epochs_by_labels):
+            for choice in [*(by.arms or {}).values()] or _weights(by.auxiliary_weights, given):
                 experiments.append(create(given | {"dataset": dataset} | budget | choice))
     return tuple(experiments)
 
 
 def _of_files(files: tuple[str, ...], parameters: Mapping[str, Any]) -> tuple[Experiment, ...]:
-    unset = {name for name in ("epochs", "labels") if parameters.get(name) is None}
-    over = {n: v for n, v in parameters.items() if n not in {"settings", *unset}}
+    unset = {name for name in ("epochs", "epochs_by_labels") if parameters.get(name) is None}
+    unset.add("settings")
+    over = {name: value for name, value in parameters.items() if name not in unset}
     experiments = []
     for file in files:
         values = read_parameters(file)
@@ -330,12 +332,12 @@ def _of_files(files: tuple[str, ...], parameters: Mapping[str, Any]) -> tuple[Ex
     return tuple(experiments)
 
 
-def _budgets(labels: dict[int | None, int] | None) -> list[dict[str, Any]]:
-    if not labels:
+def _budgets(epochs_by_labels: dict[int | None, int] | None) -> list[dict[str, Any]]:
+    if not epochs_by_labels:
         return [{}]
     return [
         {"train_per_class": count, "epochs": epochs, "evaluate_every": max(1, epochs / 10)}
-        for count, epochs in labels.items()
+        for count, epochs in epochs_by_labels.items()
     ]
 
 
@@ -343,7 +345,7 @@ def _weights(weights: dict[str, tuple[float, ...]] | None, given: dict) -> list[
     if weights is None:
         return [{}]
     choices = [{"methods": "classification", "auxiliary_weight": 0}]
-    for method in create({n: v for n, v in given.items() if n == "methods"}).methods:
+    for method in create({name: given[name] for name in ("methods",) if name in given}).methods:
         for weight in weights.get(method, ()):
             choices.append({"methods": method, "auxiliary_weight": weight})
     return choices
@@ -363,7 +365,7 @@ def _checked(model: type[Group], parameters: Mapping[str, Any]) -> Any:
 def _sentence(error: Any) -> str:
     name = error["loc"][0] if error["loc"] else ""
     if error["type"] == "extra_forbidden":
-        return unknown(name)
+        return unknown_parameter(name)
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     hint = ": put it in quotes" if error["type"] == "string_type" else ""  # YAML's no, 1.5, null
     return f"{name}: {message}, not {_shown(error['input'])}{hint}" if name else message
@@ -376,17 +378,22 @@ def _shown(value: object) -> str:
         return "a number too long to print"
 
 
-def unknown(name: object, also: tuple[str, ...] = ()) -> str:
+def unknown_parameter(name: object, also: tuple[str, ...] = ()) -> str:
     """The message about an unknown parameter; also: further valid names."""
     names = sorted({*Experiment.model_fields, *also})
-    close = difflib.get_close_matches(str(name)[:100], names, 1)
+    close = difflib.get_close_matches(str(name)[:100], names, 1, 0.5)
     likely = f" ({close[0]}?)" if close else ""
     return f"unknown parameter {_shown(name)}{likely}; choose from {', '.join(names)}"
 
 
-def from_parameters(namespace: dict[str, Any], also: tuple[str, ...] = ()) -> Experiment:
-    """A notebook's one Experiment: `experiment = from_parameters(globals())`."""
-    made = several_from_parameters(namespace, also)
+def from_parameters(
+    namespace: dict[str, Any], notebook: str = "", also: tuple[str, ...] = ()
+) -> Experiment:
+    """A notebook's one Experiment: `experiment = from_parameters(globals(), "paper/table4_stl10")`.
+
+    Parameters as in `several_from_parameters`.
+    """
+    made = several_from_parameters(namespace, notebook, also)
     if len(made) > 1:
         names = ", ".join(experiment.dataset for experiment in made)
         raise ConfigError(f"dataset: this notebook is about one; choose from {names}")
@@ -394,10 +401,11 @@ def from_parameters(namespace: dict[str, Any], also: tuple[str, ...] = ()) -> Ex
 
 
 def several_from_parameters(
-    namespace: dict[str, Any], also: tuple[str, ...] = ()
+    namespace: dict[str, Any], notebook: str = "", also: tuple[str, ...] = ()
 ) -> tuple[Experiment, ...]:
     """A notebook's experiments: `experiments = several_from_parameters(globals())`.
 
+    notebook: the params file with the values that the parameters cell leaves None (`with_file`).
     also: parameters of the notebook that are none of Experiment's. In a fresh kernel any other
     plain value is taken for a misspelt parameter, of which Papermill would only warn; once
     `experiment` or `experiments` exists, the user's own variables are left alone.
@@ -410,8 +418,46 @@ def several_from_parameters(
         for name in sorted(names - {*known, *also}):
             plain = isinstance(namespace[name], str | int | float | list | tuple | None)
             if plain and not name.startswith("_"):
-                raise ConfigError(unknown(name, (*also, *Several.model_fields)))
-    return several({name: namespace[name] for name in known if name in names})
+                raise ConfigError(unknown_parameter(name, (*also, *Several.model_fields)))
+    return several(with_file({name: namespace[name] for name in known if name in names}, notebook))
+
+
+def with_file(parameters: Mapping[str, Any], notebook: str) -> dict[str, Any]:
+    """The parameters; those that are None or left out have the values of the notebook's file.
+
+    notebook: as of `parameters_file`. None stays where no file has a value and a field can be None.
+    Of another profile's file the settings of the machine are not taken.
+    """
+    if not notebook:
+        return dict(parameters)
+    values = dict(parameters)
+    profile = values.get("profile")
+    file = parameters_file(notebook, profile)
+    given = read_parameters(file) if file else {}
+    taken = {*Experiment.model_fields, *Several.model_fields}
+    if profile not in (None, given.get("profile")):
+        taken -= {*Machine.model_fields}
+    for name in taken & {*given}:
+        if values.get(name) is None:
+            values[name] = given[name]
+    return {name: value for name, value in values.items() if value is not None or nullable(name)}
+
+
+def parameters_file(notebook: str, profile: Any) -> str | None:
+    """params/<profile>/table3_cifar10.yaml, or that of "paper/table3_cifar10" if there is none.
+
+    None where there is neither: of "holdout", no profile before it, another profile has no file.
+    """
+    name = notebook.rpartition("/")[2]
+    of_profile = f"params/{create({'profile': profile or 'paper'}).profile}/{name}.yaml"
+    files = [of_profile, f"params/{notebook}.yaml"]
+    return next((file for file in files if resolve(file).is_file()), None)
+
+
+def nullable(name: str) -> bool:
+    """Whether a parameter of Experiment can be None."""
+    field = Experiment.model_fields.get(name)
+    return field is not None and type(None) in get_args(field.annotation)
 
 
 def _assigned(cells: list[str]) -> set[str]:

@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -56,7 +57,7 @@ def one_line(error: object, most: int = 500) -> str:
     return " ".join(str(error).split())[:most].encode(errors="backslashreplace").decode()
 
 
-def stamp(path: Path) -> tuple[int, int, int, int] | None:
+def fingerprint(path: Path) -> tuple[int, int, int, int] | None:
     """Size, times and inode: one of them changes when a file is edited or replaced."""
     with suppress(OSError):
         status = path.stat()
@@ -82,6 +83,7 @@ def save_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     The temporary file is .<name>-<machine>-<process>-<random>.part; an OSError names the path.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
     mine = f".{path.name}-{socket.gethostname()}-{os.getpid()}-"
     handle, part = tempfile.mkstemp(prefix=mine, suffix=".part", dir=path.parent)
     try:
@@ -100,8 +102,15 @@ def save_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files of save_atomically whose process on this machine was killed."""
+    """Remove temporary files of killed processes: of this machine's at once, of others' in a day.
+
+    A container has another machine's name after each start.
+    """
+    here = re.escape(socket.gethostname())
     for part in folder.glob(".*.part"):
-        process = re.search(rf"-{re.escape(socket.gethostname())}-(\d+)-\w+\.part$", part.name)
-        if process and not psutil.pid_exists(int(process[1])):
-            part.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, PermissionError):  # removed meanwhile, or another user's
+            dead = time.time() - part.stat().st_mtime > 86400
+            if mine := re.search(rf"-{here}-(\d+)-\w+\.part$", part.name):
+                dead = not psutil.pid_exists(int(mine[1]))
+            if dead:
+                part.unlink()

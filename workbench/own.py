@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.experiment import ConfigError
-from workbench.files import ROOT, one_line, stamp
+from workbench.files import ROOT, fingerprint, one_line
 
 CELL = "cell:"  # prefix of functions from a notebook's cells (workbench/cells.py)
 PACKAGES = [Path(__file__).parent, Path(__file__).parents[1] / "semlib"]
@@ -27,7 +27,7 @@ IMPORTERS = {"import_module", "__import__"}
 DYNAMIC |= {*IMPORTERS, "run_path", "run_module"}
 DEFINITIONS = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
-Files = dict[str, tuple[Path, tuple | None]]  # modules: where each lies, and its stamp
+Files = dict[str, tuple[Path, tuple | None]]  # modules: where each lies, and its fingerprint
 
 _loaded: dict[str, Files] = {}  # by module: it and the user's modules that it imports
 _digests: dict[str, tuple[Files, str]] = {}
@@ -90,7 +90,7 @@ def _digest(closure: dict[str, list[ast.stmt]]) -> str:
 
 def _imported(module: str) -> Any:
     before = _loaded.get(module, {})
-    unchanged = all(stamp(path) == then for path, then in before.values())
+    unchanged = all(fingerprint(path) == then for path, then in before.values())
     if before and unchanged and module in sys.modules:
         return sys.modules[module]
     importlib.invalidate_caches()
@@ -109,7 +109,9 @@ def _imported(module: str) -> Any:
 def _files(module: str) -> Files:
     """The user's modules among a module and what it imports."""
     paths = {name: _source(name) for name in _closure(module, None)}
-    return {name: (path, stamp(path)) for name, path in paths.items() if path and _is_users(path)}
+    return {
+        name: (path, fingerprint(path)) for name, path in paths.items() if path and _is_users(path)
+    }
 
 
 def _closure(module: str, attribute: str | None) -> dict[str, list[ast.stmt]]:

@@ -18,7 +18,7 @@ from workbench.batch import gpus, notebooks, progress
 from workbench.experiment import ConfigError, Experiment
 from workbench.files import CHECKOUT, ROOT, file_name, one_line, save_atomically, short
 from workbench.results import show
-from workbench.runs import machine, plan, store
+from workbench.runs import estimate, machine, plan, store
 
 WORKFLOW = ROOT / "workflow"
 HOLDOUT = ROOT / "notebooks" / "holdout.ipynb"
@@ -50,7 +50,7 @@ def jobs(
     for e in (e for e in experiments if e.missing == "train"):
         held_out = [name or "none" for name in plan.held_out(e)]
         groups = [tuple(held_out[k : k + classes]) for k in range(0, len(held_out), classes)]
-        methods = [e.methods] if split == "class" else [(method,) for method in e.trained]
+        methods = [e.methods] if split == "class" else [(method,) for method in e.trained_methods]
         trials = [{}]
         if split == "trial":
             trials = [{"first_trial": e.first_trial + k, "trials": 1} for k in range(e.trials)]
@@ -67,7 +67,8 @@ def names(parts: Sequence[Experiment], split: str, taken: Iterable[str] = ()) ->
     plain = []
     for e in parts:
         more = {"class": [], "method": e.methods, "trial": [*e.methods, str(e.first_trial)]}
-        plain.append(file_name("holdout", e.dataset_name, *e.few, *e.hold_out, *more[split]))
+        which = [e.dataset_name, *e.images_a_class, *e.hold_out]
+        plain.append(file_name("holdout", *which, *more[split]))
     unique = len(set(plain)) == len(plain) and not {*plain} & {*taken}
     return plain if unique else [f"{name}-{k}" for k, name in enumerate(plain)]
 
@@ -121,15 +122,15 @@ class Grid:
         return self.where / f"{name}.{ending}"
 
     def dry_run(self) -> None:
-        seconds, devices = progress.seconds_by_kind(self.experiments[0])
+        seconds, devices = estimate.seconds_by_kind(self.experiments[0])
         count = max(1, min(self.side_by_side, len(self.names)))
         for t in self.tables.values():
             about = ", ".join(dict.fromkeys(e.dataset_name for e in t.experiments))
-            left = progress.estimate(t.experiments, seconds, count)
+            left = estimate.text(t.experiments, seconds, count)
             print(f"{t.notebook.stem} ({about}): {left}")
         if len(self.tables) > 1:
-            print("all, each run once:", progress.estimate(self.experiments, seconds, count))
-        for reason in store.unmatched(e for e in self.experiments if e.missing == "train"):
+            print("all, each run once:", estimate.text(self.experiments, seconds, count))
+        for reason in store.unused_runs(e for e in self.experiments if e.missing == "train"):
             print(reason)
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         text = f"{len(self.names)} jobs, {count} side by side with {threads} each on {self.args.on}"
@@ -164,8 +165,9 @@ class Grid:
         run += ["--gpus", ",".join(self.devices)] if self.devices else []
         config: dict[str, Any] = {"run": run, "threads": self.threads, "jobs": {}}
         config |= {"folder": str(self.folder), "gpus": 1 if self.devices else 0}
-        # What isn't at its default, and what the notebook's own cell would set otherwise
-        cell = set(notebooks.parameters_cell(HOLDOUT))
+        # What isn't at its default, and what the notebook's own cell or file would set otherwise
+        own = notebooks.filed(notebooks.own_file(HOLDOUT), self.folder.name)
+        cell = own | {*notebooks.parameters_cell(HOLDOUT)}
         holdouts = {}
         for e, name in self.names.items():
             given = e.model_dump(mode="json", exclude_defaults=True)

@@ -4,10 +4,11 @@ import ast
 import json
 import logging
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Generator, Sequence
-from contextlib import chdir, contextmanager, suppress
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -19,11 +20,14 @@ from workbench.experiment import (
     Machine,
     Several,
     from_yaml,
+    nullable,
+    parameters_file,
     read_parameters,
     several,
-    unknown,
+    unknown_parameter,
+    with_file,
 )
-from workbench.files import ROOT, check_writable, one_line, save_atomically, short
+from workbench.files import ROOT, check_writable, one_line, short
 from workbench.runs import machine, plan
 
 START_TIMEOUT = 600  # seconds that a kernel may take to start, on a slow file system say
@@ -43,17 +47,43 @@ sys.modules.setdefault("rfc3987_syntax", None)  # ty: ignore[no-matching-overloa
 def parameters(
     notebook: Path, files: Sequence[str | Path], pairs: Sequence[Sequence[str]]
 ) -> tuple[dict[str, Any], tuple[Experiment, ...]]:
-    """The values to pass to the notebook, and the experiments that it will make of them."""
+    """The values to pass to the notebook, and the experiments that it will make of them.
+
+    None that is given for a value of the notebook's own file is passed as "none": the notebook
+    would take None for a value that is left to the file.
+    """
     cell = parameters_cell(notebook)
     given = merged(files, pairs)
-    if isinstance(given.get("labels"), dict):  # Papermill sorts its keys: can't with 500 and all
-        given["labels"] = {str(key): value for key, value in given["labels"].items()}
+    # Papermill sorts its keys, and can't with 500 and all
+    if isinstance(epochs := given.get("epochs_by_labels"), dict):
+        given["epochs_by_labels"] = {str(key): value for key, value in epochs.items()}
     for name in given:
         if name not in cell and name not in Experiment.model_fields:
-            raise ConfigError(unknown(name, tuple(cell)))
+            raise ConfigError(unknown_parameter(name, tuple(cell)))
+    values = {name: _default(notebook, cell[name]) for name in cell}
+    own = own_file(notebook)
+    for name in filed(own, given.get("profile", values.get("profile"))):
+        if name in given and given[name] is None and nullable(name):
+            given[name] = "none"
     known = Experiment.model_fields.keys() | Several.model_fields.keys()
-    values = {name: _default(notebook, cell[name]) for name in cell if name in known}
-    return given, several(values | {name: given[name] for name in given if name in known})
+    values = {n: v for n, v in values.items() if n in known and (v is not None or nullable(n))}
+    over = {name: given[name] for name in given if name in known}
+    return given, several(with_file(values | over, own) | over)
+
+
+def own_file(notebook: Path) -> str:
+    """The name of its file of parameters: "paper/table3_cifar10" as in its call of from_parameters.
+
+    "" if it has none.
+    """
+    found = re.search(r'from_parameters\(globals\(\), \\"([\w/]+)\\"', notebook.read_text())
+    return found[1] if found else ""
+
+
+def filed(own: str, profile: Any) -> set[str]:
+    """The parameters that a notebook's own file sets in this profile."""
+    file = parameters_file(own, profile) if own else None
+    return {*read_parameters(file)} if file else set()
 
 
 def parameters_cell(notebook: Path) -> dict[str, Any]:
@@ -110,9 +140,12 @@ def existing(path: str | Path) -> Path:
 def executed(notebook: Path, experiment: Experiment) -> Path:
     """Where the executed notebook goes; its name has the data set only if it is about one alone."""
     cell = parameters_cell(notebook)
-    if "dataset" not in cell or cell["dataset"]["default"].startswith("["):
+    own = own_file(notebook)
+    file = parameters_file(own, None) if own else None
+    usual = read_parameters(file).get("dataset") if file else ""
+    if "dataset" not in cell or isinstance(usual, list):
         return experiment.folder / notebook.name
-    if "labels" in cell:
+    if "epochs_by_labels" in cell:
         experiment = experiment.model_copy(update={"train_per_class": None})
     return experiment.output(notebook.stem, ".ipynb")
 
@@ -163,20 +196,6 @@ def execute(
         )
 
 
-def say_why(out: Path, error: Exception) -> None:
-    """Add an error that no cell raised (a dead kernel, a timeout) to the last cell that began."""
-    import nbformat
-
-    name = type(error).__name__
-    shown = {"ename": name, "evalue": str(error), "traceback": [f"{name}: {error}"]}
-    with suppress(Exception):  # there is no notebook, or no room on the disk: it was printed
-        notebook = nbformat.read(out, 4)
-        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-        last = [cell for cell in code if cell.metadata.papermill.start_time][-1]
-        last.outputs.append(nbformat.v4.new_output("error", **shown))
-        save_atomically(out, lambda file: file.write(nbformat.writes(notebook).encode()))
-
-
 @contextmanager
 def _kernels(threads: int | None) -> Generator[str, None, None]:
     """An environment in which kernels are alike on every machine; yields a folder for sockets.
@@ -219,12 +238,7 @@ def prepare(experiments: Sequence[Experiment]) -> None:
                 data = runs.load(e)
                 loaded = which
             runs.check_data(e, data)
-    folder = experiments[0].folder
-    try:
-        check_writable(folder)
-    except OSError as error:
-        why = f"can't be written to ({error.strerror}); choose another folder"
-        raise ConfigError(f"outputs: {folder} {why}") from None
+    check_writable(experiments[0].folder)
 
 
 def check(experiments: Sequence[Experiment]) -> None:

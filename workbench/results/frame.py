@@ -33,7 +33,7 @@ def frame(source: str | Runs, outputs: str | Path = "outputs") -> pd.DataFrame:
     else:
         runs = []
         for experiment, records in source:
-            scoring = plan.scoring(experiment)
+            scoring = plan.how_scored(experiment)
             runs += [(experiment.profile, record, scoring) for record in records]
     settings = differing([record for _, record, _ in runs])
     rows = []

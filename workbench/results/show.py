@@ -1,5 +1,6 @@
 """Tables as text, and sentences about the runs that a table is made of."""
 
+import inspect
 import itertools
 import math
 from collections import Counter
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from semlib.datasets import imagenet
+from workbench import own
 from workbench.experiment import (
     Data,
     Experiment,
@@ -19,13 +21,17 @@ from workbench.experiment import (
     Scoring,
     Several,
     Training,
+    parameters_file,
     read_parameters,
     several,
+    with_file,
 )
+from workbench.files import ROOT
 from workbench.results import stats, tables
 from workbench.results.frame import Runs, frame
 from workbench.results.names import label, rows_of, without_average
 from workbench.runs import machine, plan, store
+from workbench.runs.estimate import duration
 from workbench.runs.store import Record
 
 # what the results depend on, besides the scores that are shown
@@ -34,13 +40,16 @@ DECISIVE += [name for name in Scoring.model_fields if name != "scores"]
 
 # Each column of a table as text: a format that a row's values fill, where the table has them
 FORMATS = {
+    "Contrast": "{contrast}",
     "Data set": "{dataset}",
     "Images a class": "{images}",
     "Statistics": "{statistics}",
+    "Arm": "{arm}",
     "Method": "{method}",
     "Measure": "{measure}",
     "Score": "{score}",
     "Against": "{against}",
+    "At equal accuracy": "{way}",
     "Classification-only": "{plain:.2f}",
     "With the method": "{with:.2f}",
     "Gain (points)": "{gain:+.2f}",
@@ -52,14 +61,17 @@ FORMATS = {
     "AUROC (%)": "{auroc:.2f}",
     "FPR at 95 % recall (%)": "{fpr95:.2f}",
     "The paper": "{paper:.2f}",
-    "Above in": "{above} of {classes}",
+    "Above in": "{above:.0f} of {classes}",
     "p": "{p}",
     "p by Holm": "{holm}",
+    "p by max-t": "{max_t}",
+    "Trials": "{trials}",
+    "Decision": "{decision}",
     "Auxiliary weight": "{weight:g}",
     "Validation accuracy": "{mean_std}",
     "For the params file": "{line}",
 }
-INDEX = [*FORMATS][:7]
+INDEX = [*FORMATS][:10]
 
 
 # --- tables
@@ -80,7 +92,7 @@ def p_value(value: float) -> str:
 
 
 def text(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of `stats` (gains, leaderboard, contrasts, effects) or `tables.by_weight` as text.
+    """A table of `stats` (gains, leaderboard, contrasts) or `tables.by_weight` as text.
 
     Methods and measures by their labels; "-" for NaN, and for means over a part of the classes.
     """
@@ -88,11 +100,13 @@ def text(table: pd.DataFrame) -> pd.DataFrame:
     table = table.reset_index().rename(columns={"class_low": "low", "class_high": "high"})
     for name in table.columns.intersection(["method", "measure", "score", "against"]):
         table[name] = table[name].map(partial(label, among=table[name].unique()))
-    for name in table.columns.intersection(["p", "holm"]):
+    for name in table.columns.intersection(["p", "holm", "max_t"]):
         table[name] = [p_value(p).removeprefix("= ") for p in table[name]]
     if "gain" in table:
         table.loc[table.classes < table.planned, ["plain", "with", "gain", "low"]] = math.nan
         table["images"] = table.images.map("{:,.0f}".format)
+    if "above" in table:
+        table["above"] = table.above.where(table.classes > 0)  # of none: "-"
     if "weight" in table:
         table["mean_std"] = list(map(mean_std, table.accuracy, table["std"]))
         table["line"] = table.weight.map("auxiliary_weight: {:g}".format).where(table.chosen, "")
@@ -107,15 +121,25 @@ def text(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of by_class as text: "mean ± std" here and in the paper, or "not run"."""
+    """A table of by_class as text: "mean ± std" here and in the paper, or "not run".
+
+    Where nothing at all was run, the paper's numbers alone.
+    """
     texts = {}
+    printed = "paper" in table.columns.unique("statistic")
+    only_papers = printed and _nothing_run(table)
     for column, part in _labelled(table).items():
-        texts[*column, "here"] = list(map(mean_std, part["mean"], part["std"]))
+        if not only_papers:
+            texts[*column, "here"] = list(map(mean_std, part["mean"], part["std"]))
         if "paper" in part:
             paper = map(partial(mean_std, absent=""), part["paper"], part["paper_std"])
             texts[*column, "paper"] = list(paper)
     text = pd.DataFrame(texts, index=rows_of(table)).rename_axis(table.index.name or "Anomaly")
-    return text if "paper" in text.columns.unique(2) else text.droplevel(2, axis=1)
+    return text if printed else text.droplevel(2, axis=1)
+
+
+def _nothing_run(table: pd.DataFrame) -> bool:
+    return bool(table.xs("mean", axis=1, level="statistic").isna().all(axis=None))
 
 
 def _labelled(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
@@ -145,27 +169,29 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def counts(table: pd.DataFrame) -> pd.DataFrame:
-    """In how many classes ODIN beats MSP, and a method plain classification, here and in the paper.
+    """The verdict: in how many classes a method beats plain classification, and ODIN beats MSP.
 
-    Where six classes or more differ, with the mean difference and the p of Wilcoxon's two-sided
-    signed-rank test over the classes' means. The classes of a data set are not quite independent:
-    their trainings share images.
+    Here and in the paper. Where six classes or more differ, with the mean difference in points, its
+    95 % t-interval over classes, and the p of Wilcoxon's two-sided signed-rank test. The classes of
+    a data set are not quite independent: their trainings share images.
     """
     parts = _labelled(without_average(table))
     odin, msp, plain = map(label, ("odin", "msp", "classification"))
-    detectors: dict[str, pd.DataFrame] = {}
     methods: dict[str, pd.DataFrame] = {}
+    detectors: dict[str, pd.DataFrame] = {}
     for (method, measure), part in parts.items():
-        if measure == odin and (method, msp) in parts:
-            detectors[f"{method}: {odin} above {msp}"] = part - parts[method, msp]
         if method != plain and (plain, measure) in parts:
             methods[f"{method}: {measure} above {plain}"] = part - parts[plain, measure]
-    text = pd.DataFrame("", index=[*detectors, *methods], columns=["here", "in the paper"])
-    for name, gained in (detectors | methods).items():
+        if measure == odin and (method, msp) in parts:
+            detectors[f"{method}: {odin} above {msp}"] = part - parts[method, msp]
+    text = pd.DataFrame("", index=[*methods, *detectors], columns=["here", "in the paper"])
+    for name, gained in (methods | detectors).items():
         text.loc[name, "here"] = _wins(gained["mean"]) or "not run"
         if "paper" in gained:
             text.loc[name, "in the paper"] = _wins(gained["paper"])
-    return text if text["in the paper"].any() else text[["here"]]
+    if not text["in the paper"].any():
+        return text[["here"]]
+    return text[["in the paper"]] if _nothing_run(table) else text
 
 
 def _wins(gained: pd.Series) -> str:
@@ -173,8 +199,10 @@ def _wins(gained: pd.Series) -> str:
     if not found["classes"]:
         return ""
     wins = f"{found['above']} of {found['classes']}"
-    p = p_value(found["p"])
-    return f"{wins}, {found['difference']:+.2f} points, p {p}" if p else wins
+    if math.isnan(found["p"]):
+        return wins
+    interval = f"{found['low']:+.2f} to {found['high']:+.2f}"
+    return f"{wins}, {found['difference']:+.2f} ({interval}), p {p_value(found['p'])}"
 
 
 def rank_correlation(table: pd.DataFrame) -> pd.DataFrame:
@@ -241,20 +269,13 @@ def averaged(records: Sequence[Record], how: str = "mean of ") -> str:
     return f"{how}{between}{most} trials"
 
 
-def duration(seconds: float) -> str:
-    """40 s, 75 min, 3.1 h."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
 def title(experiment: Experiment) -> str:
     """Data set, profile, the auxiliary weight if a method has one, and the statistics."""
     parts = [experiment.dataset_name]
     if experiment.train_per_class:
         parts.append(f"{experiment.train_per_class} training images a class")
     parts.append(f"profile {experiment.profile}")
-    if not {*experiment.trained} <= {"classification", "center_mask"}:
+    if not {*experiment.trained_methods} <= {"classification", "center_mask"}:
         parts.append(f"auxiliary weight {experiment.auxiliary_weight:g}")
     return ", ".join([*parts, f"{experiment.statistics} batch-norm statistics"])
 
@@ -271,6 +292,125 @@ def heading(*experiments: Experiment) -> str:
             text = f"**A demonstration in minutes, not the paper's experiment.** {text}"
         paragraphs.append(text)
     return "\n\n".join(paragraphs)
+
+
+def opening(notebook: str, *experiments: Experiment) -> str:
+    """A notebook's top as Markdown: its heading, where values come from, losses, what is not run.
+
+    notebook: as of `parameters_file`. The headings of several experiments are in `summaries`.
+    """
+    file = parameters_file(notebook, experiments[0].profile)
+    parts = [heading(*experiments)] if len(experiments) == 1 else []
+    parts += [_origin(notebook, file, experiments), *losses(*experiments)]
+    if experiments[0].missing == "skip":
+        parts.append(_not_run(notebook, file, experiments))
+    return "\n\n".join(filter(None, parts))
+
+
+def _origin(notebook: str, file: str | None, experiments: Sequence[Experiment]) -> str:
+    if file is None:
+        return "Settings: the defaults, and those of the cell; no file is for this profile."
+    settings = read_parameters(file).get("settings", ())
+    text = f"those of `{file}`"
+    if settings:
+        text += f", which names {' and '.join(f'`{name}`' for name in settings)}"
+    changes = _changes(notebook, experiments)
+    if changes.pop("experiments", None):
+        text = f"a part of {text}"
+    if not changes:
+        return f"The settings are {text}."
+    return f"Settings: {text}, but for {', '.join(f'`{n} = {v!r}`' for n, v in changes.items())}."
+
+
+def _changes(notebook: str, experiments: Sequence[Experiment]) -> dict[str, Any]:
+    """The choices that are not those of the notebook's file; a list where experiments differ.
+
+    Each experiment is compared with the one of the file that it is most like.
+    """
+    filed = several(with_file({"profile": experiments[0].profile}, notebook))
+    found: dict[str, list[Any]] = {}
+    for experiment in experiments:
+        for name in min((_unlike(experiment, other) for other in filed), key=len):
+            found.setdefault(name, []).append(getattr(experiment, name))
+    count = len(experiments)
+    changes = {}
+    for name, values in found.items():
+        everywhere = len(values) == count and len({*values}) == 1
+        changes[name] = values[0] if everywhere else values
+    return changes if count == len(filed) else changes | {"experiments": [count]}
+
+
+def _unlike(one: Experiment, other: Experiment) -> list[str]:
+    """The names of the choices in which two experiments differ."""
+    names = ["dataset", "hold_out", "methods", "trials", "first_trial", *DECISIVE, "scores"]
+    return [name for name in names if getattr(one, name) != getattr(other, name)]
+
+
+def losses(*experiments: Experiment) -> list[str]:
+    """What each method does besides plain classification, with the source of the function."""
+    from semlib import auxiliary  # PyTorch is slow to import
+    from semlib.datasets import augmentation
+
+    texts = []
+    weights = {f"{e.auxiliary_weight:g}" for e in experiments}
+    weight = weights.pop() if len(weights) == 1 else "the auxiliary weight"
+    methods = dict.fromkeys(itertools.chain(*(e.trained_methods for e in experiments)))
+    for method in methods:
+        if method == "classification":
+            continue
+        name = label(method, methods)
+        if method == "center_mask":
+            function: Any = augmentation.center_mask
+            text = f"**{name}**: trained on classification alone, of images that this masks"
+        else:
+            function = own.function(method) if ":" in method else getattr(auxiliary, method)
+            text = f"**{name}**: each iteration begins with a step on this loss, times {weight}"
+        where = f"{function.__module__}.{function.__name__}"
+        texts.append(f"{text} (`{where}`):\n\n```python\n{inspect.getsource(function)}```")
+    return texts
+
+
+def _not_run(notebook: str, file: str | None, experiments: Sequence[Experiment]) -> str:
+    """How many runs are missing, the command that makes them, and what there is instead."""
+    planned = sum(len(plan.planned(experiment)) for experiment in experiments)
+    here = sum(len(store.finished(experiment)) for experiment in experiments)
+    if here == planned:
+        return ""
+    profile = experiments[0].profile
+    if here:
+        some = f"**{planned - here} of {planned} runs are missing.**"
+        return f"{some} {_command(notebook, file, experiments)} trains them."
+    said = f"**Not run: none of the {planned} runs is in `outputs/{profile}/`.** "
+    said += f"{_command(notebook, file, experiments)} trains them."
+    name = notebook.rpartition("/")[2]
+    where = experiments[0].model_dump(include={"outputs", "data_root"})
+    found = []
+    for path in sorted((ROOT / "params").glob(f"*/{name}.yaml")):
+        others = several(with_file({"profile": path.parent.name} | where, notebook))
+        count = sum(len(store.finished(experiment)) for experiment in others)
+        if count:
+            total = sum(len(plan.planned(experiment)) for experiment in others)
+            found.append(f'`profile = "{path.parent.name}"` ({count} of {total} runs)')
+    return f"{said} Finished here: {' and '.join(found)}." if found else said
+
+
+def _command(notebook: str, file: str | None, experiments: Sequence[Experiment]) -> str:
+    """The command that makes the runs; where it can't say all that the cell sets, the cell."""
+    profile = experiments[0].profile
+    changes = _changes(notebook, experiments) if file else {}
+    if file is None or any(isinstance(value, list) for value in changes.values()):
+        return 'This notebook with `missing = "train"`'
+    if f"/{profile}/" not in file:
+        changes["profile"] = profile
+    words = [f"-p {name} {_word(value)}" for name, value in changes.items()]
+    return f"`{' '.join(['python -m semlib grid', file, *words])}`"
+
+
+def _word(value: Any) -> str:
+    """A parameter's value on a command line."""
+    if isinstance(value, tuple):
+        return str(value[0]) if len(value) == 1 else f'"[{", ".join(map(str, value))}]"'
+    return "none" if value is None else str(value)
 
 
 def summary(experiment: Experiment, records: Sequence[Record]) -> str:
@@ -323,11 +463,13 @@ def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:
     for n in sorted({r.train_images for r in records if r.train_images} - {paper}) if paper else ():
         few = f"{n} of the {paper} training images"
         lines.append(f"The data set has {few} that it has in the paper.")
-    if records and plan.here(experiment) != records[0].data:
+    if records and plan.current_digests(experiment) != records[0].data:
         gone = f"{experiment.dataset_name} is not here, or has changed"
         lines.append(f"{gone}: these runs used the version {records[0].data}.")
+    if found := str(plan.duplicates(experiment)):
+        lines.append(found)
     lines += _not_scored(experiment, records)
-    return lines + unlike(records) + store.unmatched([experiment])
+    return lines + unlike(records) + store.unused_runs([experiment])
 
 
 def _whole_trials(experiment: Experiment, records: Sequence[Record]) -> list[str]:
@@ -342,10 +484,10 @@ def _whole_trials(experiment: Experiment, records: Sequence[Record]) -> list[str
 
 
 def _not_scored(experiment: Experiment, records: Sequence[Record]) -> list[str]:
-    wanted = plan.scoring(experiment)
+    wanted = plan.how_scored(experiment)
     missing = []
     for record in records:
-        for name in store.lacking(record, wanted):
+        for name in store.missing_scores(record, experiment):
             missing.append(f"{label(name, wanted)} ({record.hold_out or 'none'}, {record.method})")
     if not missing:
         return []

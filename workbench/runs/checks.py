@@ -1,56 +1,42 @@
 """What can be found wrong with an experiment before anything is trained."""
 
 import warnings
-from dataclasses import replace
 
-import numpy as np
 import torch
 
-from semlib import datasets, metrics, models
-from semlib.datasets import Dataset, augmentation
-from semlib.metrics import Features
+from semlib import datasets, models
+from semlib.datasets import Dataset
 from semlib.models.cpc import patches
-from semlib.randomness import seeded
-from workbench import own, own_network
-from workbench.experiment import EXTERNAL, ConfigError, Experiment
+from workbench import own
+from workbench.experiment import EXTERNAL, ConfigError, Experiment, Training
 from workbench.images.checks import check_parts
-from workbench.runs import build, external, machine, plan, scoring
-from workbench.runs.guard import failure, guarded
+from workbench.runs import external, machine, plan, tries
 from workbench.runs.plan import Run
 
 FEW_STEPS = 5  # of a training: fewer are warned of
-FEW = 16  # images on which the user's functions are tried
-MADE_UP = 2000  # features to which a user's fitted score is tried
 
 
 def check(experiment: Experiment) -> None:
     """ConfigError names a class, network, method, score or device that there isn't."""
-    plan.held_out(experiment)
-    _check_architecture(experiment)
-    for name in experiment.trained:
+    e = experiment
+    plan.held_out(e)
+    for name in (e.architecture, *e.trained_methods):
         if ":" in name:
             own.function(name)
-    external.check(experiment)
-    plan.scoring(experiment)
-    machine.device(experiment)
-    emulated = experiment.precision == "bfloat16" and not machine.has_bfloat16(experiment)
-    if emulated and experiment.missing == "train":
-        slow = "emulated on this processor or GPU, and slower than float32"
-        warnings.warn(f"precision: bfloat16 is {slow}", stacklevel=2)
-
-
-def _check_architecture(experiment: Experiment) -> None:
-    name = experiment.architecture
-    if ":" in name:
-        own.function(name)
-    else:
+    if ":" not in e.architecture:
         try:
-            models.groups(name, experiment.widen_factor)
+            models.groups(e.architecture, e.widen_factor)
         except ValueError as error:
             raise ConfigError(str(error)) from None
-    if "cpc" in experiment.methods and name not in models.CPC:
-        needs = f"cpc needs a network that encodes patches, not {name}"
+    if "cpc" in e.methods and e.architecture not in models.CPC:
+        needs = f"cpc needs a network that encodes patches, not {e.architecture}"
         raise ConfigError(f"methods: {needs}; choose architecture {', '.join(models.CPC)}")
+    external.check(e)
+    plan.how_scored(e)
+    machine.device(e)
+    if e.precision == "bfloat16" and e.missing == "train" and not machine.has_bfloat16(e):
+        slow = "emulated on this processor or GPU, and slower than float32"
+        warnings.warn(f"precision: bfloat16 is {slow}", stacklevel=2)
 
 
 def check_data(experiment: Experiment, data: Dataset) -> None:
@@ -61,10 +47,15 @@ def check_data(experiment: Experiment, data: Dataset) -> None:
     check_parts(data)
     classes = plan.held_out(experiment)
     _check_sizes(experiment, data, classes)
+    seen = plan.duplicates(experiment).seen
+    if (hidden := {*seen} & {*classes}) and not experiment.allow_duplicates:
+        counts = ", ".join(f"{seen[name]} of {name}" for name in sorted(hidden))
+        found = f"among the training images of other classes are identical pictures: {counts}"
+        raise ConfigError(f"hold_out: {found}; take them out, or set allow_duplicates")
     scores = [name for name in experiment.scores if ":" in name and not name.startswith(EXTERNAL)]
-    for method in experiment.trained:
+    for method in experiment.trained_methods:
         if scores or ":" in method or ":" in experiment.architecture:
-            _try(Run(experiment, classes[0], method, experiment.first_trial), data, scores)
+            tries.attempt(Run(experiment, classes[0], method, experiment.first_trial), data, scores)
         scores = []  # once is enough
 
 
@@ -73,14 +64,15 @@ def _check_sizes(experiment: Experiment, data: Dataset, classes: list[str | None
     height, width = data.train.images.shape[2:]
     side = min(height, width)
     per_class = e.train_per_class
-    count = min(len(datasets.training_indices(data, name, per_class)) for name in classes)
+    groups = map(plan.classes_of, classes)
+    count = min(len(datasets.training_indices(data, group, per_class)) for group in groups)
     few = "" if per_class is None else f" with train_per_class {per_class}"
     has = f"{data.name} has {count} images to train on{few}, of {width}x{height} pixels"
     for name, most in {"crop_side": side, "crop_padding": side - 1, "batch_size": count}.items():
         value = getattr(e, name) or 0
         if value > most:
             raise ConfigError(f"{name}: {value} is more than {most}; {has}")
-    if e.trained:
+    if e.trained_methods:
         _check_steps(e, count)
     if "rotation" in e.methods and height != width and not e.crop_side:
         do = f"choose crop_side (at most {side}), or prepare the images square"
@@ -93,7 +85,7 @@ def _check_sizes(experiment: Experiment, data: Dataset, classes: list[str | None
             raise ConfigError(f"methods: {error}; {do}") from None
 
 
-def _check_steps(e: Experiment, images: int) -> None:
+def _check_steps(e: Training, images: int) -> None:
     """ConfigError or a warning if a training has too few steps."""
     steps = e.epochs * (images // e.batch_size)
     count = "1 training step" if steps == 1 else f"{steps} training steps"
@@ -103,76 +95,3 @@ def _check_steps(e: Experiment, images: int) -> None:
         raise ConfigError(f"{said}, and the learning rate of one_cycle's first step is 0; {do}")
     if steps < FEW_STEPS:
         warnings.warn(f"{said}, too few to learn much; {do}", stacklevel=4)
-
-
-def _try(run: Run, data: Dataset, scores: list[str]) -> None:
-    """ConfigError, one line, if the user's network, task or one of these scores doesn't work."""
-    split = run.split(data)
-    e = run.experiment
-    device = machine.device(run.experiment)
-    images = augmentation.centre(_spread(split.train.images), e.crop_side)
-    images = augmentation.to_float(torch.from_numpy(images))
-    before = (run.sources, plan.scoring(e))
-    doing = f"architecture: {e.architecture}" if ":" in e.architecture else f"methods: {run.method}"
-    try:
-        with seeded(run.trial, device):
-            net = build.network(run, split)
-            if ":" in e.architecture:
-                heads = getattr(build.loss(run), "heads", None) or {}
-                heads = {"classification": len(split.classes), **heads}
-                own_network.check(net, heads, images[:2])
-                for name in {*e.scores} & {*metrics.OF_THE_HEAD}:
-                    metrics.linear_head(net, name)
-            net.to(device).to(memory_format=torch.channels_last)
-            doing = f"methods: {run.method}"
-            if ":" in run.method:
-                _try_task(run, net, images.to(device))
-            doing = "scores"
-            for name in scores:
-                _try_score(run, net, split, name)
-        doing = "functions from cells"
-        if (replace(run).sources, plan.scoring(e)) != before:  # a copy computes them anew
-            raise ValueError("one changes a variable of the notebook that it names")
-    except Exception as error:  # a user's code can raise any
-        tried = "tried on a few images, nothing was trained"
-        raise ConfigError(f"{doing}: {failure(error)} ({tried})") from error
-
-
-def _spread(images: np.ndarray) -> np.ndarray:
-    """A few images from all over the data set."""
-    return images[:: max(1, len(images) // FEW)][:FEW]
-
-
-def _try_task(run: Run, net: torch.nn.Module, images: torch.Tensor) -> None:
-    """ValueError unless the user's task returns a loss with a gradient."""
-    task = own.function(run.method)
-    recipe = build.recipe(run)
-    few = images[: max(1, recipe.batch_size // getattr(task, "share", 1))]
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.bfloat16):
-        loss = task(net.train(), few)
-    wanted = "a tensor of one number with a gradient"
-    if not isinstance(loss, torch.Tensor):
-        raise ValueError(f"its loss should be {wanted}, not a {type(loss).__name__}")
-    if loss.numel() != 1 or not loss.requires_grad:
-        raise ValueError(f"its loss should be {wanted}, not a tensor {tuple(loss.shape)}")
-    if not loss.isfinite():
-        raise ValueError(f"its loss is {loss.item()} before any training")
-    loss.backward()
-
-
-def _try_score(run: Run, net: torch.nn.Module, split: datasets.Split, name: str) -> None:
-    """ScoreError unless a user's score works on a few images; it is fitted to made-up features."""
-    function = own.function(name)
-    images = augmentation.centre(_spread(split.test.images), run.experiment.crop_side)
-    if not scoring.is_fitted(function):
-        _, values = metrics.score(net, images, {name: guarded(name, function)})
-        scoring.check_numbers(name, values[name])
-        return
-    test = metrics.features(net, images)
-    # of each class as many as a covariance needs to be inverted like that of a whole data set
-    each = max(MADE_UP // len(split.classes), 8)
-    labels = np.repeat(np.arange(len(split.classes)), each)
-    draw = np.random.default_rng(0).standard_normal
-    made_up = [np.abs(draw((len(labels), part.shape[1]))).astype(np.float32) for part in test]
-    values = scoring.fit(name, function, Features(*made_up), labels, net, test)
-    scoring.check_numbers(name, values)

@@ -2,12 +2,15 @@
 
 import hashlib
 import io
+import math
 import platform
 import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,8 +30,9 @@ from workbench.checkpoint import Checkpoint
 from workbench.experiment import ConfigError, Experiment
 from workbench.files import ROOT, remove_leftovers, save_atomically
 from workbench.images.digests import digests_of
-from workbench.runs import build, machine, plan, scoring, store
+from workbench.runs import build, estimate, machine, plan, scoring, store
 from workbench.runs.checks import check, check_data
+from workbench.runs.live import Live, watched
 from workbench.runs.plan import Run, load
 from workbench.runs.scoring import MSP, Scorer
 from workbench.runs.store import Record
@@ -65,29 +69,60 @@ def _train_missing(experiment: Experiment) -> None:
         if run not in missing:  # its process may have been killed just after it wrote the record
             Checkpoint(run.home / CHECKPOINT).remove()
             (run.home / store.OWNER).unlink(missing_ok=True)
+            remove_leftovers(run.home)
     if not missing:
         return
     if experiment.compile:
         torch.compiler.reset()  # past eight compiled networks in a process PyTorch compiles no more
-    errors = _finish_all(missing, data)
+    shown = Live("loss", "accuracy, %", "average precision of MSP, %") if watched() else None
+    measure = partial(_seconds, data=data) if shown else None
+    print(estimate.of_missing(experiment, measure), flush=True)
+    errors = _finish_all(missing, data, shown)
     _clear_progress()
+    if shown and shown.lines:
+        shown.draw_anew()
     _raise(errors)
 
 
-def _finish_all(runs: list[Run], data: Dataset) -> list[tuple[Run, Exception]]:
+def _seconds(run: Run, data: Dataset) -> float:
+    """About how long a run's training takes, by a few steps; NaN of users' functions."""
+    if run.sources or run.experiment.compile:
+        return math.nan
+    machine.set_up(run.experiment)
+    split = run.split(data)
+    each = math.nan
+    for size in (min(16, run.experiment.batch_size), run.experiment.batch_size):
+        recipe = replace(build.recipe(run), epochs=3, batch_size=size)
+        images = datasets.ImageSet(split.train.images[:size], split.train.labels[:size])
+        net = build.network(run, split)
+        where = machine.device(run.experiment)
+        times = []
+        started = time.perf_counter()
+        for _ in training.train(net, images, recipe, build.loss(run), device=where):
+            times.append(time.perf_counter() - started)
+            started = time.perf_counter()
+        each = min(times) / size
+        if sum(times) > 1:  # a whole batch of a large network takes minutes on a CPU
+            break
+    return each * len(split.train) * run.experiment.epochs
+
+
+def _finish_all(
+    runs: list[Run], data: Dataset, shown: Live | None = None
+) -> list[tuple[Run, Exception]]:
     """Finish each run; those that could not be, with the reason."""
     queue = deque((run, False) for run in runs)
     errors = []
     while queue:
         run, wait = queue.popleft()
+        if shown:
+            shown.title = f"{run.title}; {len(queue)} of {len(runs)} runs after this one"
         try:
-            finish(run, data, wait)
+            finish(run, data, wait, shown)
         except Timeout:  # another process trains it: the others first
             queue.append((run, True))
-        except (FloatingPointError, ConfigError) as error:
-            errors.append((run, error))
         except Exception as error:  # a user's task can raise any
-            if ":" not in run.method:
+            if ":" not in run.method and not isinstance(error, FloatingPointError | ConfigError):
                 raise
             errors.append((run, error))
     return errors
@@ -98,11 +133,11 @@ def _raise(errors: list[tuple[Run, Exception]]) -> None:
     kind = ConfigError
     messages = []
     for run, error in errors:
-        if isinstance(error, ConfigError):
-            messages.append(str(error))
-        elif isinstance(error, FloatingPointError):
+        if isinstance(error, FloatingPointError):
             kind = FloatingPointError
             messages.append(f"{run.title}: {error}")
+        elif isinstance(error, ConfigError):
+            messages.append(str(error))
         else:
             error.add_note(f"not finished: {'; '.join(run.title for run, _ in errors)}")
             raise error
@@ -110,25 +145,23 @@ def _raise(errors: list[tuple[Run, Exception]]) -> None:
         raise kind("; ".join(messages))
 
 
-def finish(run: Run, data: Dataset, wait: bool = True) -> Record:
+def finish(run: Run, data: Dataset, wait: bool = True, shown: Live | None = None) -> Record:
     """Train and score a run unless it is finished; a finished one gets the scores that it lacks.
 
     run.data: the digests of data. While another process trains it: wait, or filelock.Timeout.
+    shown: the figure that training draws into.
     """
     with store.lock(run, wait):
-        remove_leftovers(run.home)
-        if record := store.find(run):
-            return _add_scores(run, record, data)
-        if record := store.trained(run):
-            return _score_other_images(run, record, data)
-        return _train(run, data)
+        if record := store.find(run) or store.trained(run):
+            return _score_from_weights(run, record, data)
+        return _train(run, data, shown)
 
 
 # --- a new run
 
 
-def _train(run: Run, data: Dataset) -> Record:
-    scorer = Scorer(run, data, MSP | plan.scoring(run.experiment))
+def _train(run: Run, data: Dataset, shown: Live | None) -> Record:
+    scorer = Scorer(run, data, MSP | store.missing_scores(None, run.experiment))
     hardware = machine.set_up(run.experiment)
     stamp: dict[str, Any] = {"form": FORM, "address": run.address, "data": list(digests_of(data))}
     if run.experiment.average_last_epochs > 1:
@@ -136,7 +169,7 @@ def _train(run: Run, data: Dataset) -> Record:
     used = hardware | {"compile": run.experiment.compile}
     kept = Checkpoint(run.home / CHECKPOINT, stamp, used)
     net = build.network(run, scorer.split)
-    history = _history(run, net, scorer, kept)
+    history = _history(run, net, scorer, kept, shown)
     record = store.find(run)  # where locks do nothing another process may have been quicker
     if record is None:
         record = _write(run, net, scorer, history, hardware)
@@ -145,14 +178,17 @@ def _train(run: Run, data: Dataset) -> Record:
     return record
 
 
-def _history(run: Run, net: nn.Module, scorer: Scorer, kept: Checkpoint) -> list[dict[str, float]]:
+def _history(
+    run: Run, net: nn.Module, scorer: Scorer, kept: Checkpoint, shown: Live | None
+) -> list[dict[str, float]]:
     """Train the network from its checkpoint, or anew; a row for each evaluated epoch."""
     e = run.experiment
     saved = kept.load()
     history, seconds = saved["progress"] if saved else ([], 0.0)
     started = time.perf_counter()
-    for state in _states(run, net, scorer.split, saved and saved["training"]):
+    for state in _states(run, net, scorer.split, saved and saved["training"], bool(shown)):
         epoch = state["epoch"]
+        measured = {}
         seconds += time.perf_counter() - started
         if epoch % e.checkpoint_every == 0 or epoch == e.epochs:
             kept.save({"training": state, "progress": (history, seconds)})
@@ -163,12 +199,20 @@ def _history(run: Run, net: nn.Module, scorer: Scorer, kept: Checkpoint) -> list
             losses = {name: state[name] for name in ("epoch", "loss", "auxiliary_loss")}
             row = {name: value for name, value in losses.items() if value is not None}
             history.append(row | measured | {"seconds": round(seconds, 3)})
+        if shown:
+            percent = [100 * measured.get(name, math.nan) for name in ("accuracy", "msp")]
+            shown.add(run.method, epoch, state["loss"], *percent)
         started = time.perf_counter()
     return history
 
 
-def _states(run: Run, net: nn.Module, split: Split, saved: Any) -> Iterator[dict[str, Any]]:
-    """State.state_dict() after each epoch, first the saved one: it may not be evaluated yet."""
+def _states(
+    run: Run, net: nn.Module, split: Split, saved: Any, quiet: bool
+) -> Iterator[dict[str, Any]]:
+    """State.state_dict() after each epoch, first the saved one: it may not be evaluated yet.
+
+    quiet: no progress bar.
+    """
     device = machine.device(run.experiment)
     if saved:
         net.to(device).to(memory_format=torch.channels_last)
@@ -188,6 +232,7 @@ def _states(run: Run, net: nn.Module, split: Split, saved: Any) -> Iterator[dict
     )
     title = f"{run.hold_out or 'none'}, {run.method}, trial {run.trial}"
     how = {"initial": saved["epoch"] if saved else 0, "unit": "epoch", "mininterval": 1}
+    how["disable"] = quiet
     for state in tqdm(states, title, run.experiment.epochs, leave=False, **how):
         yield state.state_dict()
 
@@ -203,7 +248,7 @@ def _write(run: Run, net: nn.Module, scorer: Scorer, history: list, hardware: di
     torch.save(net.state_dict(), weights)
     if e.keep_weights:
         save_atomically(run.home / "weights.pt", lambda file: file.write(weights.getbuffer()))
-    drawn = datasets.training_indices(data, run.hold_out, e.train_per_class, run.trial)
+    drawn = datasets.training_indices(data, *run.subset)
     versions = {name: version(name) for name in ("semlib", "torch", "numpy")}
     return store.new_record(
         run.home,
@@ -235,92 +280,72 @@ def _averaged(rows: list[dict[str, float]], measures: dict[str, float]) -> dict[
 # --- new scores of a finished run, from its kept weights
 
 
-def _add_scores(run: Run, record: Record, data: Dataset) -> Record:
-    """Add the scores that the record lacks; the others stay as they are."""
-    wanted = store.lacking(record, plan.scoring(run.experiment))
+def _score_from_weights(run: Run, record: Record, data: Dataset) -> Record:
+    """Add the scores that the record lacks; those that it has stay as they are.
+
+    Scored on other test images, the same training gets a further record below the first, which
+    stays too.
+    """
+    e = run.experiment
+    home = record.home
+    old = record.scores() if record.data == run.data else {}
+    if not old:
+        home = run.homes[1]
+        fresh = {"metrics": {}, "scoring": {}, "commit": _commit(), "finished": store.now()}
+        record = record.model_copy(update=fresh)
+    wanted = ({} if old else MSP) | store.missing_scores(record, e)
     if not wanted:
         return record
-    scorer = Scorer(run, data, wanted, taken=record.scoring)
-    measured = _score_from_weights(run, record, data, scorer)
-    if scorer.scored:
-        old = record.scores()
-        arrays = old | scorer.arrays | old  # predicted and accuracy stay as they were
-        record = store.rewrite(
-            record,
-            scores_sha256=store.write_scores(record.home / "scores.npz", arrays),
-            metrics=record.metrics | measured | record.metrics,
-            scoring=record.scoring | scorer.scored,
-        )
-    scorer.check()
-    return record
-
-
-def _score_other_images(run: Run, trained: Record, data: Dataset) -> Record:
-    """A record of the same training scored on other test images, below the first, which stays."""
-    scorer = Scorer(run, data, MSP | plan.scoring(run.experiment))
-    measured = _score_from_weights(run, trained, data, scorer)
-    home = run.homes[1]
-    record = store.rewrite(
-        trained,
-        home,
-        test_digest=digests_of(data).test,
-        metrics=measured,
-        scoring=scorer.scored,
-        scores_sha256=store.write_scores(home / "scores.npz", scorer.arrays),
-        skew=float(scorer.split.is_anomaly.mean()),
-        commit=_commit(),
-        finished=store.now(),
-    )
-    scorer.check()
-    return record
-
-
-def _score_from_weights(run: Run, record: Record, data: Dataset, scorer: Scorer) -> dict:
-    if run.experiment.average_last_epochs > 1:
-        late = f"is finished, so {', '.join(scorer.scores)} can't be averaged over epochs any more"
+    if e.average_last_epochs > 1:
+        late = f"is finished, so {', '.join(wanted)} can't be averaged over epochs any more"
         raise ConfigError(f"{run.title}: {late}; choose another profile")
-    net = network(record, data).to(machine.device(run.experiment))
+    scorer = Scorer(run, data, wanted)
+    net = network(record, data).to(machine.device(e))
     # channels last as in training: the scores are then the same to the bit
-    return scorer.score(net.to(memory_format=torch.channels_last))
+    measured = scorer.score(net.to(memory_format=torch.channels_last))
+    if scorer.scored:
+        changes = {
+            "test_digest": digests_of(data).test,
+            "metrics": record.metrics | measured | record.metrics,  # accuracy stays
+            "scoring": record.scoring | scorer.scored,
+            "scores_sha256": store.write_scores(home / "scores.npz", old | scorer.arrays | old),
+            "skew": float(scorer.split.is_anomaly.mean()),
+        }
+        record = store.rewrite(record, home, **changes)
+    scorer.check()
+    return record
 
 
 def network(record: Record, data: Dataset) -> nn.Module:
     """The network of a finished run with its trained weights and mixed statistics, on the CPU.
 
-    data: what it was trained on. ConfigError if the weights were not kept, can't be read, or are
-    not of this data or network.
+    data: what it was trained on. ConfigError if the weights are not here, or not of this data.
     """
     run = record.run
-    path = weights(record)
-    if digests_of(data).train != record.train_digest:
-        now = f"{data.name} has now ({digests_of(data)})"
-        raise ConfigError(f"{run.title}: was trained on other images ({record.data}) than {now}")
-    if run.sources != record.sources:
-        edited = ", ".join(run.sources)
-        raise ConfigError(f"{run.title}: was trained with another version of {edited}")
-    do = "choose scores that it has, or another profile"
-    if hashlib.sha256(path.read_bytes()).hexdigest() != record.weights_sha256:
-        raise ConfigError(f"{run.title}: {path} is damaged or another run's; {do}")
+    path = record.run_home / "weights.pt"
+    if why := _unusable(run, record, data, path):
+        raise ConfigError(f"{run.title}: {why}")
     net = build.network(run, run.split(data))
-    try:
-        net.load_state_dict(checkpoint.read(path))
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise ConfigError(f"{run.title}: {path} isn't of its network; {do}") from error
+    net.load_state_dict(checkpoint.read(path))
     return net
 
 
-def weights(record: Record) -> Path:
-    """The kept weights of a finished run; ConfigError if there are none."""
-    path = record.trained / "weights.pt"
-    title = record.run.title
+def _unusable(run: Run, record: Record, data: Dataset, weights: Path) -> str | None:
+    """Why a finished run's network can't be made, and what to do; None if it can."""
     if record.external:
-        where = "was trained elsewhere, and its weights are not here"
-        raise ConfigError(f"{title}: {where}; choose a run that semlib trained")
-    if not path.exists():
-        lost = "its weights were not kept (keep_weights), so it can't be scored anew"
+        return "was trained elsewhere, and its weights are not here; choose a run of semlib's"
+    if not weights.exists():
+        lost = "its weights were not kept (keep_weights), or are another machine's"
         do = "choose scores that it has, or another profile to train it again"
-        raise ConfigError(f"{title}: {lost}; {do}")
-    return path
+        return f"{lost}, so it can't be scored anew; {do} (-p profile NAME -p missing train)"
+    if digests_of(data).train != record.train_digest:
+        now = f"{data.name} has now ({digests_of(data)})"
+        return f"was trained on other images ({record.data}) than {now}"
+    if run.sources != record.sources:
+        return f"was trained with another version of {', '.join(run.sources)}"
+    if hashlib.sha256(weights.read_bytes()).hexdigest() != record.weights_sha256:
+        return f"{weights} is damaged or another run's; choose another profile to train it again"
+    return None
 
 
 def _commit() -> str | None:

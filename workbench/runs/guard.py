@@ -3,13 +3,13 @@
 import inspect
 from collections.abc import Callable, Container
 from copy import deepcopy
-from functools import wraps
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from semlib import metrics
+from workbench.files import one_line
 
 
 class ScoreError(ValueError):
@@ -24,7 +24,7 @@ class ScoreError(ValueError):
 def failure(error: object) -> str:
     """What a user's function raised, or a sentence, in one line."""
     said = error if isinstance(error, str | ValueError) else f"{type(error).__name__}: {error}"
-    return " ".join(str(said).split())[:500]
+    return one_line(said)
 
 
 def guarded(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -33,42 +33,45 @@ def guarded(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]
     Also if it isn't one number an image. A user's function is given copies, of logits with a graph.
     """
     wanted = inspect.signature(function).parameters
-    own = getattr(function, "func", function) not in (metrics.max_softmax, metrics.odin)
-    # Logits tell the batch's length; those of copied images are computed anew by the network.
-    asked = {*wanted, "logits"} | ({"net"} if {"images", "logits"} <= {*wanted} else set())
+    is_users = getattr(function, "func", function) not in (metrics.max_softmax, metrics.odin)
 
-    @wraps(function)
-    def guard(**given: Any) -> Tensor:
-        shape = given["logits"].shape[:1]
+    def compute(given: dict[str, Any]) -> Tensor:
+        count = len(given["logits"])
         try:
             with torch.set_grad_enabled(torch.is_grad_enabled()):  # which a function may change
-                if own:
+                if is_users:
                     given = _copies(given, wanted)
                 values = function(**{key: given[key] for key in given if key in wanted})
         except Exception as error:  # a user's function can raise any
             raise ScoreError(name, error) from error
         if not isinstance(values, Tensor):
             raise ScoreError(name, f"should be a tensor, not a {type(values).__name__}")
-        if values.shape != shape:
-            found = f"({shape[0]},), one number an image, not {tuple(values.shape)}"
-            raise ScoreError(name, f"should be {found}")
+        check_shape(name, values.shape, count)
         return values.clone()
 
-    kind = inspect.Parameter.KEYWORD_ONLY
-    names = sorted(asked & {"net", "images", "logits"})
-    parameters = [inspect.Parameter(name, kind) for name in names]
-    guard.__signature__ = inspect.Signature(parameters)  # ty: ignore[missing-attribute]
-    return guard
+    def of_images(net: nn.Module, images: Tensor, logits: Tensor) -> Tensor:
+        return compute({"net": net, "images": images, "logits": logits})
+
+    def of_logits(net: nn.Module, logits: Tensor) -> Tensor:
+        return compute({"net": net, "logits": logits})
+
+    return of_images if "images" in wanted else of_logits
 
 
 def _copies(given: dict[str, Any], wanted: Container[str]) -> dict[str, Any]:
-    net: Any = given.get("net")
-    images = given.get("images")
-    logits = given["logits"].clone()
+    copies = {"net": given["net"], "logits": given["logits"].clone()}
     if "net" in wanted:
-        net = deepcopy(net)
-    if images is not None:
-        images = images.detach().clone().requires_grad_(images.requires_grad)
+        copies["net"] = deepcopy(given["net"])
+    if "images" in given:
+        images = given["images"]
+        copies["images"] = images.detach().clone().requires_grad_(images.requires_grad)
         if "logits" in wanted:
-            logits = net(images)
-    return {"net": net, "images": images, "logits": logits}
+            copies["logits"] = copies["net"](copies["images"])
+    return copies
+
+
+def check_shape(name: str, shape: tuple[int, ...], count: int) -> None:
+    """ScoreError unless values of this shape are one number for each of `count` images."""
+    if tuple(shape) != (count,):
+        wanted = f"({count},), one number an image"
+        raise ScoreError(name, f"should be {wanted}, not {tuple(shape)}")

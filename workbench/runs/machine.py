@@ -8,23 +8,23 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from workbench.experiment import ConfigError, Experiment
+from workbench.experiment import ConfigError, Experiment, Machine
 
 
-def device(experiment: Experiment) -> str:
+def device(settings: Machine) -> str:
     """cpu, cuda or cuda:k; ConfigError names the choices."""
-    if experiment.device == "cpu":
+    if settings.device == "cpu":
         return "cpu"
     import torch
 
     gpus = [f"cuda:{k}" for k in range(torch.cuda.device_count())]
-    if experiment.device == "auto":
+    if settings.device == "auto":
         return "cuda" if gpus else "cpu"
     choices = ["auto", "cpu", *(["cuda", *gpus] if gpus else [])]
-    if experiment.device not in choices:
-        found = f"{experiment.device!r} is not here"
+    if settings.device not in choices:
+        found = f"{settings.device!r} is not here"
         raise ConfigError(f"device: {found}; choose from {', '.join(choices)}")
-    return experiment.device
+    return settings.device
 
 
 def precision(experiment: Experiment) -> str:
@@ -34,11 +34,11 @@ def precision(experiment: Experiment) -> str:
     return "bfloat16" if has_bfloat16(experiment) else "float32"
 
 
-def has_bfloat16(experiment: Experiment) -> bool:
-    """Whether the experiment's device computes in bfloat16, and not by emulation."""
+def has_bfloat16(settings: Machine) -> bool:
+    """Whether the device computes in bfloat16, and not by emulation."""
     import torch
 
-    if device(experiment).startswith("cuda"):
+    if device(settings).startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
@@ -61,21 +61,13 @@ def cores() -> int:
 
 def quota(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/self/cgroup")) -> int | None:
     """The CPU cores that this process's control groups allow, rounded up; None without a limit."""
-    groups = []
     limits = []
-    with suppress(OSError):
-        for line in of.read_text().splitlines():
-            _, kinds, path = line.split(":", 2)
-            if not kinds or "cpu" in kinds.split(","):  # version 2 names no kinds
-                group = root / ("cpu" if kinds else "") / path.strip("/")
-                groups += [group, *group.parents]
-    for group in groups:
-        for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
-            with suppress(OSError, ValueError):  # no such file; "max", which is no limit
-                text = " ".join((group / name).read_text() for name in files)
-                allowed, period = map(int, text.split())
-                limits.append(math.ceil(allowed / period))
-    return min((limit for limit in limits if limit > 0), default=None)
+    mine = re.search("^0::/(.*)", of.read_text(), re.MULTILINE) if of.exists() else None
+    for group in (root / mine[1], *(root / mine[1]).parents) if mine else ():
+        with suppress(OSError, ValueError):  # no such file; "max", which is no limit
+            allowed, period = map(int, (group / "cpu.max").read_text().split())
+            limits.append(math.ceil(allowed / period))
+    return min(limits, default=None)
 
 
 def device_name(device: str) -> str:

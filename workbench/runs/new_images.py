@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from semlib.datasets import Dataset, ImageSet
-from workbench.experiment import ConfigError, Machine, Scoring, create
+from workbench.experiment import ConfigError, Experiment, Machine, Scoring, create
 from workbench.files import resolve
 from workbench.images import prepared
 from workbench.images.digests import digests_of
@@ -33,20 +34,21 @@ def score(
     ConfigError or DataError, one line, names what can't be used.
     """
     record = _record(home)
-    run = _run(record, parameters)
-    execute.weights(record)
-    wanted = plan.scoring(run.experiment)
-    if absent := store.lacking(record, wanted):
-        choices = ", ".join(record.scoring)
-        what = f"{run.title} was not scored by {', '.join(absent)} with these settings"
-        raise ConfigError(f"scores: {what}; choose from {choices}")
-    data = _data(run)
+    run = replace(record.run, experiment=_experiment(record, parameters))
+    data = _data(run.experiment)
+    net = execute.network(record, data)
+    if digests_of(data).test != record.test_digest:
+        raise ConfigError(f"{run.title}: was scored on other test images than {data.name} has now")
     files, images = prepared.unlabelled(folder, data)
-    predicted, found, normal = _scores(run, record, data, images, wanted)
-    columns: dict[str, Any] = {"file": files, "predicted": [data.classes[k] for k in predicted]}
-    for name, values in found.items():
-        columns[name] = values
-        columns[f"{name}_percentile"] = _percentiles(normal[name], values)
+    normal = data.test.images[~run.split(data).is_anomaly]
+    # Of detectors a record keeps ranks alone: the normal test images are scored beside the new ones
+    predicted, scores = _scores(run, net, data, np.concatenate([normal, images]))
+    count = len(normal)
+    columns: dict[str, Any] = {"file": files}
+    columns["predicted"] = [data.classes[k] for k in predicted[count:]]
+    for name, values in scores.items():
+        columns[name] = values[count:]
+        columns[f"{name}_percentile"] = _percentiles(values[:count], values[count:])
     return record, pd.DataFrame(columns), images
 
 
@@ -63,7 +65,7 @@ def _percentiles(normal: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 def usual_place(record: Record, folder: Path) -> Path:
     """Where the table of a folder's images goes: the run's profile, else the current folder."""
-    home = record.trained.absolute()
+    home = record.run_home.absolute()
     where = home.parents[4] if home.match(f"runs/{record.place}") else Path.cwd()
     hold_out = record.hold_out or "none"
     which = [folder.absolute().name, record.dataset, hold_out, record.method, record.place.name]
@@ -80,8 +82,8 @@ def _record(home: Path) -> Record:
         raise ConfigError(f"{home} can't be used: {error}; {do}") from None
 
 
-def _run(record: Record, parameters: Mapping[str, Any]) -> Run:
-    """The record's run, with the parameters that may differ from it."""
+def _experiment(record: Record, parameters: Mapping[str, Any]) -> Experiment:
+    """The record's experiment, with the parameters that may differ from it."""
     may = {"dataset", *Scoring.model_fields, *Machine.model_fields}
     if wrong := sorted(set(parameters) - may):
         choices = ", ".join(sorted(may))
@@ -94,65 +96,36 @@ def _run(record: Record, parameters: Mapping[str, Any]) -> Run:
     if experiment.dataset_name != record.dataset:
         found = experiment.dataset_name
         raise ConfigError(f"dataset: the run is of {record.dataset}, not of {found}")
-    return replace(record.run, experiment=experiment)
+    return experiment
 
 
-def _data(run: Run) -> Dataset:
+def _data(e: Experiment) -> Dataset:
     """The run's data set. ConfigError names the option that says where it is."""
-    e = run.experiment
-    name = run.dataset
-    known = prepared.is_name(name, e.data_root, e.image_side) or resolve(name).is_dir()
-    if e.dataset == name and not known:
-        folder = f"-p dataset /path/to/{name} if it is a folder of images"
-        file = f"-p data_root with the folder of {name}.npz"
-        where = f"which isn't in {prepared.data_root(e.data_root)}"
+    if (
+        not prepared.is_name(e.dataset, e.data_root, e.image_side)
+        and not resolve(e.dataset).is_dir()
+    ):
+        name = e.dataset_name
         what = f"{name} was trained on, and a record keeps no path"
-        raise ConfigError(f"dataset: {what}; add {folder}, else {file}, {where}")
+        do = f"add -p dataset /path/to/{name}, or -p data_root with the folder of {name}.npz"
+        raise ConfigError(f"dataset: {what}; {do}")
     return plan.load(e)
 
 
 def _scores(
-    run: Run, record: Record, data: Dataset, images: np.ndarray, wanted: Mapping[str, dict]
-) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Predicted classes (N,) of the images, their scores, and those of the normal test images.
-
-    Where the record keeps ranks alone, the normal test images are scored again beside the new ones.
-    """
-    statistics = run.experiment.statistics
-    arrays = record.scores()
-    normal_tests = data.test.images[:0]
-    ranked = [name for name, how in wanted.items() if how.get("stored") == "ranks"]
-    if ranked:
-        if digests_of(data).test != record.test_digest:
-            kept = f"of {', '.join(ranked)} ranks are kept"
-            raise ConfigError(
-                f"{run.title}: {kept}, and its test images aren't here to score again"
-            )
-        normal_tests = data.test.images[~arrays["is_anomaly"]]
-    count = len(normal_tests)
-    both = _arrays(run, record, data, np.concatenate([normal_tests, images]), wanted)
-    found = {}
-    normal = {}
-    for name, how in wanted.items():
-        values = both[array_name(plan.score_key(how), statistics)]
-        found[name] = values[count:]
-        kept = arrays[array_name(str(record.key(how)), statistics)][~arrays["is_anomaly"]]
-        normal[name] = values[:count] if name in ranked else kept
-    return both[array_name("predicted", statistics)][count:], found, normal
-
-
-def _arrays(
-    run: Run, record: Record, data: Dataset, images: np.ndarray, wanted: Mapping[str, dict]
-) -> dict[str, np.ndarray]:
-    """What `Scorer.arrays` gives of these images in place of the test images, values not ranks."""
+    run: Run, net: nn.Module, data: Dataset, images: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Predicted classes (N,) of the images, and their scores (N,) by name."""
     machine.set_up(run.experiment)
-    net = execute.network(record, data).to(machine.device(run.experiment))
-    normal = int(data.classes[0] == run.hold_out)  # the first class's number, or the second's
+    statistics = run.experiment.statistics
+    wanted = plan.how_scored(run.experiment)
+    normal = run.split(data).kept[0]  # the first class that is not held out
     unlabelled = ImageSet(images, np.full(len(images), normal, np.int64))
-    hows = {name: how | {"stored": "values"} for name, how in wanted.items()}
-    scorer = Scorer(run, replace(data, test=unlabelled), hows)
-    net = net.to(memory_format=torch.channels_last)
-    scorer.score(net, [run.experiment.statistics])
+    values = {name: how | {"stored": "values"} for name, how in wanted.items()}
+    scorer = Scorer(run, replace(data, test=unlabelled), values)
+    net = net.to(machine.device(run.experiment)).to(memory_format=torch.channels_last)
+    scorer.score(net, [statistics])
     if scorer.failed:
         raise ConfigError(f"{run.title}: {'; '.join(scorer.failed.values())}")
-    return scorer.arrays
+    found = {name: scorer.arrays[array_name(key, statistics)] for name, key in scorer.keys.items()}
+    return scorer.arrays[array_name("predicted", statistics)], found

@@ -5,8 +5,9 @@ The address is a hash of everything that the weights depend on.
 """
 
 import hashlib
+import itertools
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,10 +25,11 @@ from workbench.experiment import (
     Data,
     Experiment,
     Network,
+    Scoring,
     Training,
 )
 from workbench.images import prepared
-from workbench.images.digests import Digests
+from workbench.images.digests import Digests, Duplicates
 from workbench.runs import machine
 
 # Raised when the meaning of training changes, so that runs of before are made anew
@@ -59,7 +61,10 @@ _SOME_METHODS_READ = set.union(*_READS.values())
 
 @dataclass(frozen=True)
 class Run:
-    """One training of a table. hold_out None: no class; data None: its data set is not here."""
+    """One training of a table. hold_out None: no class; data None: its data set is not here.
+
+    hold_out: a class, or several held out together, with / between their names.
+    """
 
     experiment: Experiment
     hold_out: str | None
@@ -118,10 +123,16 @@ class Run:
         home = self.home
         return home, home / f"test_{self.data.test[:8] if self.data else ''}"
 
+    @property
+    def subset(self) -> tuple[tuple[str, ...], int | None, int]:
+        """The held-out classes, the training images of each other class, and their draw's seed."""
+        e = self.experiment
+        seed = self.trial if e.subset_seed is None else e.subset_seed
+        return classes_of(self.hold_out), e.train_per_class, seed
+
     def split(self, data: Dataset) -> Split:
         """The data set with the run's class held out."""
-        per_class = self.experiment.train_per_class
-        return datasets.hold_out(data, self.hold_out, per_class, self.trial)
+        return datasets.hold_out(data, *self.subset)
 
 
 def address(
@@ -129,7 +140,7 @@ def address(
 ) -> str:
     """SHA-256 over everything that the weights of a Run, or of a Record's run, depend on."""
     which = [recipe or recipe_of(run.method), run.dataset, run.hold_out, run.method, run.trial]
-    text = json.dumps([*which, chosen(settings), sources, train_digest], sort_keys=True)
+    text = json.dumps([*which, non_default(settings), sources, train_digest], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -141,10 +152,11 @@ def recipe_of(method: str) -> int:
 def place(run: Any, address: str) -> Path:
     """The folder of a Run or its Record, as seen from its profile's runs/."""
     trial = f"trial_{run.trial}-{address[:8]}"
-    return Path(run.dataset, run.hold_out or "none", run.method.replace(":", "."), trial)
+    held_out = "+".join(classes_of(run.hold_out)) or "none"
+    return Path(run.dataset, held_out, run.method.replace(":", "."), trial)
 
 
-def chosen(settings: Mapping[str, Any]) -> dict[str, Any]:
+def non_default(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that are not at their default. Older records lack the ones added later."""
     fields = Experiment.model_fields
     return {
@@ -157,12 +169,12 @@ def chosen(settings: Mapping[str, Any]) -> dict[str, Any]:
 # --- scores and their names
 
 
-def scoring(experiment: Experiment) -> dict[str, dict[str, Any]]:
-    """How each of the experiment's scores is computed, as records keep it."""
-    return {name: _how(name, experiment) for name in experiment.scores}
+def how_scored(settings: Scoring) -> dict[str, dict[str, Any]]:
+    """How each of an experiment's scores is computed, as records keep it."""
+    return {name: _how(name, settings) for name in settings.scores}
 
 
-def _how(score: str, experiment: Experiment) -> dict[str, Any]:
+def _how(score: str, settings: Scoring) -> dict[str, Any]:
     how: dict[str, Any] = {"score": score}
     if score.startswith(EXTERNAL):
         return how
@@ -170,20 +182,19 @@ def _how(score: str, experiment: Experiment) -> dict[str, Any]:
         return how | {"version": SCORING, "source": own.digest(score)}
     how["version"] = VERSIONS[score]
     if score == "odin":
-        how |= {"temperature": experiment.temperature, "epsilon": experiment.epsilon}
+        how |= {"temperature": settings.temperature, "epsilon": settings.epsilon}
     if score in RANKED:
         how["stored"] = "ranks"
     return how
 
 
-def score_key(how: Mapping[str, Any], taken: Container[str] = ()) -> str:
+def score_key(how: Mapping[str, Any]) -> str:
     """A score's key in a record: msp, my_score:energy(version=1,source=1a2b3c4d5e6f7081).
 
-    The plain name only where all settings are at their default and it is not taken: in older
-    records it may be of other settings.
+    The plain name only where all settings are at their default.
     """
     settings = {name: value for name, value in how.items() if name not in ("score", "stored")}
-    if settings.items() <= _USUAL.items() and how["score"] not in taken:
+    if settings.items() <= _USUAL.items():
         return how["score"]
     return f"{how['score']}({','.join(f'{name}={value}' for name, value in settings.items())})"
 
@@ -202,8 +213,13 @@ def key_and_statistics(name: str) -> tuple[str, str]:
 # --- the runs and their data
 
 
+def classes_of(hold_out: str | None) -> tuple[str, ...]:
+    """The classes that a run holds out: none, one, or a group."""
+    return tuple(hold_out.split("/")) if hold_out else ()
+
+
 def held_out(experiment: Experiment) -> list[str | None]:
-    """The classes to hold out, [None] for none. ConfigError names the choices."""
+    """The classes or groups of them to hold out, [None] for none. ConfigError names the choices."""
     try:
         known = prepared.classes(experiment.dataset, experiment.data_root)
     except ValueError as error:
@@ -214,7 +230,7 @@ def held_out(experiment: Experiment) -> list[str | None]:
         return list(known)
     if experiment.hold_out == ("none",):
         return [None]
-    for name in experiment.hold_out:
+    for name in itertools.chain(*map(classes_of, experiment.hold_out)):
         if name not in known:
             what = f"hold-out {name!r} is not a class of {experiment.dataset_name}"
             raise ConfigError(f"{what}; choose from {', '.join([*known, 'all', 'none'])}")
@@ -229,18 +245,23 @@ def _recorded_classes(experiment: Experiment) -> tuple[str, ...]:
     return ()
 
 
-def here(experiment: Experiment) -> Digests | None:
+def current_digests(experiment: Experiment) -> Digests | None:
     """The digests of the data set as it is on this machine; None if it has to be fetched first."""
-    e = experiment
-    validation = e.evaluate_on == "validation"
-    return prepared.digests(e.dataset, e.data_root, e.image_side, e.fold, validation)
+    return prepared.digests(*_which(experiment))
+
+
+def duplicates(experiment: Experiment) -> Duplicates:
+    """The identical pictures of the data set as it is on this machine."""
+    return prepared.duplicates(*_which(experiment))
+
+
+def _which(e: Experiment) -> tuple[Any, ...]:
+    return e.dataset, e.data_root, e.image_side, e.fold, e.evaluate_on == "validation"
 
 
 def load(experiment: Experiment) -> Dataset:
     """The experiment's data; with evaluate_on: validation, `test` holds training images instead."""
-    e = experiment
-    validation = e.evaluate_on == "validation"
-    return prepared.load(e.dataset, e.data_root, e.image_side, e.fold, validation, e.ilsvrc)
+    return prepared.load(*_which(experiment), experiment.ilsvrc)
 
 
 def planned(experiment: Experiment, data: Digests | None = None) -> list[Run]:
@@ -249,13 +270,10 @@ def planned(experiment: Experiment, data: Digests | None = None) -> list[Run]:
     data: digests, those of the data that is here unless given.
     """
     classes = held_out(experiment)
-    data = data or here(experiment)
-    computed = tuple(name for name in experiment.scores if not name.startswith(EXTERNAL))
-    trained = experiment.model_copy(update={"scores": computed})
+    data = data or current_digests(experiment)
     runs = []
     for trial in range(experiment.first_trial, experiment.first_trial + experiment.trials):
         for hold_out in classes:
             for method in experiment.methods:
-                settings = trained if method in experiment.trained else experiment
-                runs.append(Run(settings, hold_out, method, trial, data))
+                runs.append(Run(experiment, hold_out, method, trial, data))
     return runs

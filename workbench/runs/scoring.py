@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from semlib.metrics import Features
 from semlib.randomness import seeded
 from workbench import own
 from workbench.runs import plan
-from workbench.runs.guard import ScoreError, guarded
+from workbench.runs.guard import ScoreError, check_shape, guarded
 from workbench.runs.plan import Run, array_name
 
 # Every record has it: learning curves show it, and it costs nothing
@@ -30,13 +30,13 @@ class Scorer:
     like the digests of their sources: their files may be edited while the run trains.
     """
 
-    def __init__(self, run: Run, data: Dataset, scores: Mapping, taken: Container[str] = ()):
+    def __init__(self, run: Run, data: Dataset, scores: Mapping):
         self.data = data
         self.split = run.split(data)
         self.scores = dict(scores)
         self.crop_side = run.experiment.crop_side
         self.batch = run.experiment.score_batch
-        self.keys = {name: plan.score_key(how, taken) for name, how in scores.items()}
+        self.keys = {name: plan.score_key(how) for name, how in scores.items()}
         self.functions = {name: function(how) for name, how in scores.items()}
         self.failed: dict[str, str] = {}
         self.arrays: dict[str, np.ndarray] = {}
@@ -131,9 +131,7 @@ def fit(
             values = np.array(function(train=train, labels=labels, net=net)(test), np.float64)
     except Exception as error:  # a user's function can raise any
         raise ScoreError(name, error) from error
-    count = len(test.logits)
-    if values.shape != (count,):
-        raise ScoreError(name, f"should be ({count},), one number an image, not {values.shape}")
+    check_shape(name, values.shape, len(test.logits))
     return values
 
 

@@ -27,8 +27,8 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from workbench.experiment import EXTERNAL, ConfigError, Experiment, create
-from workbench.files import one_line, save_atomically, short, stamp
+from workbench.experiment import EXTERNAL, ConfigError, Experiment, Scoring, create
+from workbench.files import fingerprint, one_line, save_atomically, short
 from workbench.images.digests import Digests
 from workbench.runs import plan
 from workbench.runs.plan import Run
@@ -37,12 +37,17 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 OWNER = "run.owner"  # a file that says who holds the run's lock
 PATIENCE = 5.0  # seconds of waiting for a lock until it is said for whom
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what some network file systems answer
-# scores.npz files that were whole, with their stamps and the digests that were asked for
+# scores.npz files that were whole, with their fingerprints and the digests that were asked for
 _checked: set[Any] = set()
 
 
 class Outdated(ValueError):
     """A record of a run that was trained by another recipe."""
+
+
+def now() -> str:
+    """The time in UTC, as records keep it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class Record(BaseModel):
@@ -75,7 +80,7 @@ class Record(BaseModel):
     threads: int
     versions: dict[str, str]
     commit: str | None  # + where semlib, workbench, params, notebooks or workflow differed from it
-    finished: str  # UTC
+    finished: str = Field(default_factory=now)
     # SHA-256 of the file of imported scores; device and precision are then unknown, seconds 0
     external: Digest | None = None
 
@@ -86,7 +91,7 @@ class Record(BaseModel):
         return self._home
 
     @property
-    def trained(self) -> Path:
+    def run_home(self) -> Path:
         """The folder of the run's weights and history."""
         return self.home.parent if self.home.name.startswith("test_") else self.home
 
@@ -128,7 +133,7 @@ class Record(BaseModel):
     def check(self) -> None:
         """ValueError if scores.npz is damaged; an unchanged file is read once a process."""
         path = self._home / "scores.npz"
-        now = stamp(path)
+        now = fingerprint(path)
         asked = (path, now, *self.scores_sha256.items())
         if now is None or asked not in _checked:
             whole = now and hashlib.sha256(path.read_bytes()).hexdigest()
@@ -142,12 +147,12 @@ class Record(BaseModel):
         @upright statistics are those of the last epochs alone. Where the record is of other test
         images than the training's, there are no test measures. ValueError names a damaged file.
         """
-        path = self.trained / "history.csv"
+        path = self.run_home / "history.csv"
         try:
             table = pd.read_csv(path).astype(float).astype({"epoch": int})
         except Exception as error:
             raise ValueError(f"{path} is not a history ({one_line(error)})") from None
-        if self.trained == self.home:
+        if self.run_home == self.home:
             return table
         return table.filter(regex="^(epoch|.*loss|seconds)$")
 
@@ -160,33 +165,26 @@ def progress(
 ) -> list[tuple[Run, Record | None]]:
     """Every planned run with its record if it is finished for this data, or for what is here.
 
-    Where the data is not here, or `data_digest` names another version, records are matched by their
-    settings. ConfigError if they are of several versions.
+    Where the data is not here, records are matched by their settings. ConfigError if these are of
+    several versions of it.
     """
     runs = plan.planned(experiment, data)
-    here = runs[0].data
-    wanted = experiment.data_digest
-    if here and wanted in (None, str(here)):
+    if runs[0].data:
         return [(run, find(run)) for run in runs]
-    if here and experiment.missing == "train":
-        found = f"{wanted} is not what is here, {here}"
-        raise ConfigError(f"data_digest: {found}; nothing can be trained on it")
-    records = [_matching(run, wanted) for run in runs]
-    versions = Counter(itertools.chain(*records))
+    found = [(run, _on_any_data(run)) for run in runs]
+    versions = Counter(itertools.chain.from_iterable(records for _, records in found))
     if len(versions) > 1:
-        choices = ", ".join(f"{digest} ({count} runs)" for digest, count in versions.most_common())
+        which = ", ".join(f"{digests} ({count} runs)" for digests, count in versions.most_common())
         where = f"{short(experiment.folder)} has runs on several versions of {runs[0].dataset}"
-        raise ConfigError(f"{where}, which is not here; choose data_digest from {choices}")
-    return [
-        (run, next(iter(found.values()), None)) for run, found in zip(runs, records, strict=True)
-    ]
+        do = "prepare the one to show (python -m semlib data prepare NAME)"
+        raise ConfigError(f"dataset: {where}, {which}, and none is here; {do}")
+    return [(run, next(iter(records.values()), None)) for run, records in found]
 
 
-def _matching(run: Run, digest: str | None) -> dict[str, Record]:
-    """The run's records, by the digest of their data: all, or one version's."""
-    found = [_usable(path.parent, run) for path in paths(run)]
-    records = {str(record.data): record for record in found if record}
-    return {name: records[name] for name in records if digest in (None, name)}
+def _on_any_data(run: Run) -> dict[str, Record]:
+    """The run's records, whatever images it was trained on, by the digests of these."""
+    records = [_usable(path.parent, run) for path in paths(run)]
+    return {str(record.data): record for record in records if record}
 
 
 def finished(experiment: Experiment) -> list[Record]:
@@ -196,20 +194,21 @@ def finished(experiment: Experiment) -> list[Record]:
 
 def missing(experiment: Experiment, data: Digests | None = None) -> list[Run]:
     """The runs to train or to score: not finished, or without one of the experiment's scores."""
-    wanted = plan.scoring(experiment)
     return [
         run
         for run, record in progress(experiment, data)
-        if not run.external and (record is None or lacking(record, wanted))
+        if not run.external and (record is None or missing_scores(record, experiment))
     ]
 
 
-def lacking(record: Record, wanted: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The scores that a record does not have; imported ones are not waited for."""
-    if record.external:
+def missing_scores(record: Record | None, settings: Scoring) -> dict[str, dict[str, Any]]:
+    """How each score is computed that a record lacks; imported ones are not waited for."""
+    if record and record.external:
         return {}
+    wanted = plan.how_scored(settings)
     computed = {name: how for name, how in wanted.items() if not name.startswith(EXTERNAL)}
-    return {name: how for name, how in computed.items() if record.key(how) is None}
+    known = record.scoring.values() if record else ()
+    return {name: how for name, how in computed.items() if how not in known}
 
 
 def find(run: Run) -> Record | None:
@@ -235,21 +234,47 @@ def _usable(home: Path, run: Run) -> Record | None:
     """The record in a folder, if it is whole and of this run on some data."""
     if not (home / "record.json").exists():
         return None
-    try:
+    with _damage_warned("not used", []):
         record = read_record(home)
         if run.address_for(record.train_digest) == record.address:
             record.check()
             return record
-        if record.trained == run.home:
+        if record.run_home == run.home:
             raise ValueError(f"{home / 'record.json'} is of another run")
-    except Outdated:
-        pass
-    except ValueError as error:
-        warnings.warn(f"not used: {error}", stacklevel=4)
     return None
 
 
-def unmatched(experiments: Iterable[Experiment]) -> list[str]:
+def collect(profile: Path) -> list[Record]:
+    """Every record in a profile's folder, whatever its settings and data.
+
+    Warnings name those that can't be read or were moved, and count those of another recipe.
+    """
+    records = []
+    outdated: list[Outdated] = []
+    for path in sorted(profile.glob("runs/**/record.json")):
+        with _damage_warned("not shown", outdated):
+            record = read_record(path.parent)
+            if record.run_home != profile / "runs" / record.place:
+                raise ValueError(f"{path} is of another run: it was moved, copied or changed")
+            records.append(record)
+    if outdated:
+        said = f"{len(outdated)} records in {short(profile)}, {outdated[0]}"
+        warnings.warn(f"not shown: {said}", stacklevel=2)
+    return records
+
+
+@contextmanager
+def _damage_warned(what: str, outdated: list[Outdated]) -> Generator[None, None, None]:
+    """Warn of a record that is damaged; add one of another recipe to `outdated`."""
+    try:
+        yield
+    except Outdated as error:
+        outdated.append(error)
+    except ValueError as error:
+        warnings.warn(f"{what}: {error}", stacklevel=5)
+
+
+def unused_runs(experiments: Iterable[Experiment]) -> list[str]:
     """Why finished runs with the experiments' settings are not used, a sentence for each reason."""
     reasons = {}
     folders = set()
@@ -272,39 +297,16 @@ def _why_unused(run: Run, home: Path) -> str | None:
     try:
         record = read_record(home)
     except Outdated as error:
-        return f"{error}, and semlib trains by recipe {plan.RECIPE}"
+        return str(error)
     except ValueError:
         return None
-    if plan.chosen(record.settings) != plan.chosen(run.settings):
+    if plan.non_default(record.settings) != plan.non_default(run.settings):
         return None
     if edited := dict(run.sources.items() - record.sources.items()):
         return f"another version of {', '.join(sorted(edited))}"
     if run.data and record.data != run.data:
         return f"of other data ({record.data}) than is here now ({run.data})"
     return None
-
-
-def collect(profile: Path) -> list[Record]:
-    """Every record in a profile's folder, whatever its settings and data.
-
-    Warnings name those that can't be read or were moved, and count those of another recipe.
-    """
-    records = []
-    outdated = 0
-    for path in sorted(profile.glob("runs/**/record.json")):
-        try:
-            record = read_record(path.parent)
-            if record.trained != profile / "runs" / record.place:
-                raise ValueError(f"{path} is of another run: it was moved, copied or changed")
-            records.append(record)
-        except Outdated:
-            outdated += 1
-        except ValueError as error:
-            warnings.warn(f"not shown: {error}", stacklevel=2)
-    if outdated:
-        said = f"{outdated} records in {short(profile)} of another recipe than {plan.RECIPE}"
-        warnings.warn(f"not shown: {said}", stacklevel=2)
-    return records
 
 
 @contextmanager
@@ -347,14 +349,13 @@ def read_record(home: Path) -> Record:
     path = home / "record.json"
     try:
         fields = json.loads(path.read_bytes())
-        recipe = 1 if "fingerprint" in fields else fields["recipe"]  # the first did not say so
-        if recipe != plan.recipe_of(fields.get("method", "")):
-            raise Outdated(f"of recipe {recipe}")
-        record = Record(**fields)
-    except Outdated:
-        raise
+        recipe = fields["recipe"]
+        is_current = recipe == plan.recipe_of(fields["method"])
+        record = Record(**fields) if is_current else None
     except Exception as error:  # it can hold anything
         raise ValueError(f"{path} is not a record ({one_line(error, 100)})") from None
+    if record is None:
+        raise Outdated(f"of recipe {recipe}, and semlib trains by recipe {plan.RECIPE}")
     record._home = home
     return record
 
@@ -365,18 +366,12 @@ def new_record(home: Path, run: Run, **fields: Any) -> Record:
     same = ("dataset", "hold_out", "method", "trial", "address", "settings", "sources")
     which = {name: getattr(run, name) for name in same}
     which |= {"train_digest": run.data.train, "test_digest": run.data.test}
-    recipe = plan.recipe_of(run.method)
-    return write_record(home, recipe=recipe, finished=now(), **which, **fields)
+    return write_record(home, recipe=plan.recipe_of(run.method), **which, **fields)
 
 
 def rewrite(record: Record, home: Path | None = None, /, **changes: Any) -> Record:
     """Write the record with these fields changed, in its place or into another folder."""
     return write_record(home or record.home, **record.model_dump() | changes)
-
-
-def now() -> str:
-    """The time, as records keep it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def write_record(home: Path, /, **fields: Any) -> Record:

@@ -1,0 +1,96 @@
+"""How long unfinished runs will take, by the times in finished records; read without torch."""
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from workbench.experiment import Experiment
+from workbench.runs import machine, plan, store
+from workbench.runs.plan import Run
+
+
+def duration(seconds: float) -> str:
+    """40 s, 75 min, 3.1 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def seconds_by_kind(experiment: Experiment) -> tuple[pd.Series, str]:
+    """Median training time of each kind of run, on this device or else on all; the devices."""
+    records = [r for r in store.collect(experiment.folder) if not r.external]
+    rows = [(_kind(record), record.device, record.seconds) for record in records]
+    frame = pd.DataFrame(rows, columns=["kind", "device", "seconds"])
+    here = frame.device == machine.device_name(machine.device(experiment))
+    frame = frame[here] if here.any() else frame
+    return frame.groupby("kind").seconds.median(), ", ".join(sorted(frame.device.unique()))
+
+
+def of_missing(experiment: Experiment, measure: Callable[[Run], float] | None = None) -> str:
+    """How much an experiment trains and how long it takes: a line before it does.
+
+    measure: estimates the seconds of a run of which no record tells, NaN if it can't.
+    """
+    seconds, devices = seconds_by_kind(experiment)
+    unknown = {}
+    if measure:
+        _, to_train, _ = _work([experiment])
+        unknown = {_kind(run): run for run in to_train.values() if _kind(run) not in seconds.index}
+        measured = {kind: measure(run) for kind, run in unknown.items()}
+        seconds = pd.concat([seconds, pd.Series(measured, dtype=float)])
+    by = [f"medians on {devices}"] if devices else []
+    by += ["a few steps tried just now"] if unknown else []
+    said = text([experiment], seconds, 1)
+    return f"{said} (by {', '.join(by)})" if by else said
+
+
+def _kind(run: Any) -> str:
+    """What a Run or a Record has in common with those that take about as long."""
+    return json.dumps([run.dataset, run.method, plan.non_default(run.settings)], sort_keys=True)
+
+
+def text(experiments: Sequence[Experiment], seconds: pd.Series, jobs: int) -> str:
+    """How many runs are finished and how many missing, and the time that these will take."""
+    planned, to_train, to_score = _work(experiments)
+    if not planned:
+        return "trains nothing, shows what is finished"
+    left = len(to_train) + len(to_score)
+    text = f"{len(planned) - left} of {len(planned)} runs are finished, {left} are missing"
+    times = seconds.reindex([_kind(run) for run in to_train.values()])
+    if times.any():
+        total = times.sum()
+        text += f": {duration(total)} of training"
+        if jobs > 1:
+            text += f", {duration(total / jobs)} side by side"
+    if to_score:
+        scores = ", ".join(dict.fromkeys(itertools.chain(*to_score.values())))
+        text += f", {len(to_score)} of them only to be scored: they lack {scores}"
+        if lost := sum(not weights.exists() for weights in to_score):
+            text += f" ({lost} can't be, for their weights are not here)"
+    if unknown := times.isna().sum():
+        text += f"; the time of {unknown} is unknown, for no run like them is finished"
+    return text
+
+
+def _work(experiments: Sequence[Experiment]) -> tuple[set[Path], dict[Path, Run], dict[Path, Any]]:
+    """The homes of planned runs; the runs to train; by their weights the scores that runs lack."""
+    planned: set[Path] = set()
+    to_train: dict[Path, Run] = {}
+    to_score: dict[Path, list[str]] = {}
+    for experiment in experiments:
+        for run, record in store.progress(experiment) if experiment.missing == "train" else ():
+            if run.external:
+                continue
+            planned.add(run.home)
+            scores = store.missing_scores(record, experiment)
+            # Trained runs may lack a record of their scores on the test images that are here
+            trained = record or (store.trained(run) if run.data else None)
+            if trained is None:
+                to_train[run.home] = run
+            elif scores:
+                to_score.setdefault(trained.run_home / "weights.pt", []).extend(scores)
+    return planned, to_train, to_score

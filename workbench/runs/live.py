@@ -1,0 +1,116 @@
+"""A figure in a notebook that grows while something trains."""
+
+import io
+import sys
+import time
+from collections import defaultdict
+from typing import Any
+
+SHARE = 0.015  # of the time that may be spent on drawing
+FIRST = 0.1  # seconds that the first drawing is taken to cost
+
+
+def watched() -> bool:
+    """Whether a person looks at the cell that runs: one who can be asked, as Papermill can't."""
+    if "ipykernel" not in sys.modules:
+        return False
+    from IPython import get_ipython
+
+    kernel = getattr(get_ipython(), "kernel", None)
+    asked = kernel.get_parent().get("content", {}) if kernel else {}
+    return bool(asked.get("allow_stdin"))
+
+
+class Live:
+    """A panel for each measure, a line for each name; drawn anew in each cell that adds to it.
+
+    `Live("loss", "accuracy").add("rotation", epoch, 0.3, 97.0)`. A notebook keeps the last state as
+    one output. Outside a notebook nothing is drawn. NaN is no point.
+    """
+
+    def __init__(self, *measures: str) -> None:
+        self.measures = measures
+        self.title = ""
+        self.lines: dict[str, list[tuple[float, ...]]] = {}
+        self.past: dict[str, list[list[tuple[float, ...]]]] = defaultdict(list)  # drawn pale
+        self._cell = None
+        self._handle: Any = None
+        self._added = False  # something since the last drawing
+        self._drawn = 0.0
+        self._cost = FIRST
+
+    def add(self, name: str, epoch: float, *values: float) -> None:
+        """A point of each measure. An epoch that is not after the last begins a line anew."""
+        from IPython import get_ipython
+
+        line = self.lines.setdefault(name, [])
+        if line and epoch <= line[-1][0]:
+            self.past[name].append(line)
+            line = self.lines[name] = []
+        line.append((epoch, *values))
+        self._added = True
+        shell = get_ipython()
+        if shell is None:
+            return
+        now = time.perf_counter()
+        if self._cell != shell.execution_count:
+            self._cell = shell.execution_count
+            self._handle = None
+            self._drawn = now
+            shell.events.register("post_run_cell", self._finish)
+        if now - self._drawn >= self._cost / SHARE:
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw, or draw anew, in the cell that runs."""
+        from IPython.display import Image, display
+
+        began = time.perf_counter()
+        picture = Image(self.png(), format="png", width=90 * 3.1 * len(self.measures))
+        if self._handle is None:
+            self._handle = display(picture, display_id=True)
+        else:
+            self._handle.update(picture)
+        self._added = False
+        self._drawn = time.perf_counter()
+        self._cost = self._drawn - began
+
+    def draw_anew(self) -> None:
+        """Draw as a new output: the cell's were cleared."""
+        self._handle = None
+        self.draw()
+
+    def png(self) -> bytes:
+        from matplotlib.figure import Figure
+
+        size = (3.1 * len(self.measures), 2.6 if self.title else 2.4)
+        figure = Figure(figsize=size, dpi=120)  # a layout engine would draw everything twice
+        figure.subplots_adjust(0.05, 0.17, 0.98, 0.8 if self.title else 0.88, wspace=0.2)
+        axes = figure.subplots(1, len(self.measures), squeeze=False)[0]
+        for column, (axis, measure) in enumerate(zip(axes, self.measures, strict=True), 1):
+            for k, (name, line) in enumerate(self.lines.items()):
+                for before in self.past[name]:
+                    _draw(axis, before, column, color=f"C{k}", alpha=0.25, linewidth=0.8)
+                _draw(axis, line, column, color=f"C{k}", marker=".", label=name)
+            axis.set_title(measure, fontsize=9)
+            axis.set_xlabel("epoch", fontsize=8)
+            axis.tick_params(labelsize=8)
+        axes[0].legend(fontsize=8, frameon=False)
+        figure.suptitle(self.title, fontsize=9)
+        file = io.BytesIO()
+        figure.savefig(file, format="png")
+        return file.getvalue()
+
+    def _finish(self, result: object) -> None:
+        """Once the cell has ended: draw what came after the last drawing."""
+        from IPython import get_ipython
+
+        get_ipython().events.unregister("post_run_cell", self._finish)
+        if self._added:
+            self.draw()
+
+
+def _draw(axis: Any, line: list[tuple[float, ...]], column: int, **look: Any) -> None:
+    points = [(row[0], row[column]) for row in line if row[column] == row[column]]  # not NaN
+    if points:
+        axis.plot(*zip(*points, strict=True), **look)
