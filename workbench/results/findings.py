@@ -7,6 +7,7 @@ Average precisions and accuracies are in percent, gains (a method minus plain) i
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,12 +43,12 @@ def _each(runs: Runs) -> Iterator[tuple[tuple[str, float, str, str], Record]]:
 def order(frame: pd.DataFrame, table: str = TABLE) -> pd.Series:
     """(1) Spearman's correlation over classes with the paper's column, by setting and measure."""
     printed = tables.published(table).drop(index=AVERAGE)
-    found = {}
-    for key, values in by_class(frame).iterrows():
-        _, _, method, _, measure = key
+    found = []
+    columns: Any = by_class(frame).groupby(level=["method", "measure"])
+    for (method, measure), part in columns:
         if f"{method}_{measure}" in printed:
-            found[key] = values.corr(printed[f"{method}_{measure}"], method="spearman")
-    return pd.Series(found).rename_axis([*SETTING, "measure"])
+            found.append(part.T.corrwith(printed[f"{method}_{measure}"], method="spearman"))
+    return pd.concat(found)
 
 
 def scatter(runs: Runs) -> pd.DataFrame:
@@ -97,7 +98,8 @@ def repeats(frame: pd.DataFrame, method: str = "rotation", table: str = TABLE) -
     """
     printed = tables.published(table).drop(index=AVERAGE)
     rows = {}
-    for key, part in gains(frame, method).groupby(MEASURED):
+    by_measure: Any = gains(frame, method).groupby(MEASURED)
+    for key, part in by_measure:
         trials = part.droplevel(MEASURED)
         measure = key[MEASURED.index("measure")]
         if {0, 1} <= {*trials.dropna(axis=1, how="all")}:
@@ -119,9 +121,9 @@ def against_mistakes(runs: Runs) -> pd.DataFrame:
     rows = []
     for setting, record in _each(runs):
         for key in record.scoring:
-            found = _unseen_against(record, key, setting[-1])
-            rows.append({**dict(zip(SETTING, setting, strict=True)), "score": key, **found})
-            rows[-1]["hold_out"] = record.hold_out
+            row: dict[str, Any] = dict(zip(SETTING, setting, strict=True))
+            row |= {"score": key, "hold_out": record.hold_out}
+            rows.append(row | _unseen_against(record, key, setting[-1]))
     by = [*SETTING, "score"]
     means = pd.DataFrame(rows).groupby([*by, "hold_out"], sort=False).mean()
     return means.groupby(by, sort=False).mean()
