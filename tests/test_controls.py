@@ -56,7 +56,7 @@ def test_the_subsets_seed_moves_no_address_by_its_default():
     seeded = plan.planned(create(given | {"subset_seed": 0}), MADE_UP)[0].address
     assert plain == named != seeded
     for record in store.collect(ROOT / "outputs" / "cpu")[::40]:
-        assert record.place == record.trained.relative_to(ROOT / "outputs" / "cpu" / "runs")
+        assert record.place == record.run_home.relative_to(ROOT / "outputs" / "cpu" / "runs")
         assert record.run.address_for(record.train_digest) == record.address
 
 
