@@ -192,12 +192,15 @@ def test_the_registered_decisions():
     both = "more than the control, no more than the control"
     assert controls.against_control(row(0.3, 0.2, 0.4, 0.01)) == both
     assert controls.against_control(row(1, -0.2, 2.2, 0.04 + 0.02)) == "undecided"
-    worse, better, same = row(-1, -2, -0.1, 0.1), row(1, 0.1, 2, 0.1), row(0, -1, 1, 0.9)
+    worse = row(-1, -2, -0.1, 0.1)
+    better = row(1, 0.1, 2, 0.1)
+    same = row(0, -1, 1, 0.9)
     assert controls.masking(worse, better) == "reproduced"
     assert controls.masking(worse, same) == controls.masking(same, better) == "half of the sentence"
     assert controls.masking(better, better) == "contradicted"
     assert controls.masking(same, same) == "undecided"
-    good, weak = row(1, 0.1, 2, 0.04), row(1, -0.1, 2, 0.06)
+    good = row(1, 0.1, 2, 0.04)
+    weak = row(1, -0.1, 2, 0.06)
     assert controls.replication(pd.DataFrame([good, good])) == "reproduced"
     assert controls.replication(pd.DataFrame([good, weak])) == "direction only"
     assert controls.replication(pd.DataFrame([good, worse])) == "not reproduced"
@@ -225,7 +228,8 @@ def test_two_networks_on_the_same_labels_are_scored_by_the_mean_of_their_ranks(f
 def test_a_class_is_found_among_the_classes_that_both_networks_know(folder):
     """The notebook's cell, on digits: one alone, and together with two."""
     how = {"epochs": 2, "methods": "classification"}
-    plain, twins = tiny(folder, **how), tiny(folder, **how, hold_out=[["one", "two"]])
+    plain = tiny(folder, **how)
+    twins = tiny(folder, **how, hold_out=[["one", "two"]])
     names = {"pd": pd, "plan": plan, "stats": stats, "itertools": itertools}
     names |= {"trained": {"plain": (plain, runs.complete(plain))}}
     names |= {"twins": (twins, runs.complete(twins))}
@@ -265,13 +269,12 @@ def test_weighted_average_precision_is_that_of_the_definition(arms):
     is_anomaly, label, predicted, msp = record.scores(
         "is_anomaly", "label", "predicted", "msp"
     ).values()
-    right, mistaken = 0.7, 0.3
     wrong = [not a and k != p for a, k, p in zip(is_anomaly, label, predicted, strict=True)]
     normal = len(msp) - sum(is_anomaly)
-    weights = [
-        1 if a else normal * (mistaken / sum(wrong) if w else right / (normal - sum(wrong)))
-        for a, w in zip(is_anomaly, wrong, strict=True)
-    ]
+    mistaken = 0.3 * normal / sum(wrong)
+    right = 0.7 * normal / (normal - sum(wrong))
+    known = [mistaken if w else right for w in wrong]
+    weights = [1 if a else weight for a, weight in zip(is_anomaly, known, strict=True)]
     found = flagged = total = 0.0
     for k in np.argsort(-msp, kind="stable"):
         flagged += weights[k]
