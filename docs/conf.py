@@ -6,7 +6,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(ROOT.glob("outputs/[cfp]*/*.ipynb"))  # of the profiles cpu, fast and paper
 EXECUTED = [str(path.relative_to(ROOT).with_suffix("")) for path in NOTEBOOKS]
-PAGES = ("explore", "notebooks", "running", "results", "findings", "registered", "statistics")
+PAGES = ("explore", "notebooks", "running", "results", "claims", "findings", "registered")
+PAGES += ("statistics",)
 PAGES += ("own_images", "extending", "own_code", "own_network", "external", "parameters", "numbers")
 PAGES += ("paper", "performance", "reference")
 CONTENTS = {

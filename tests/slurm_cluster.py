@@ -147,9 +147,8 @@ class Cluster:
             daemon.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 daemon.wait(10)
-        while _kill(
-            f"SLURM_CONF={self.config}"
-        ):  # slurmstepd, the jobs, a Snakemake that still runs
+        # slurmstepd, the jobs, a Snakemake that still runs
+        while _kill(f"SLURM_CONF={self.config}"):
             time.sleep(0.1)
         for daemon in self.daemons.values():
             daemon.wait()

@@ -14,9 +14,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def network(norm_batch=None):
     torch.manual_seed(0)
-    return models.build(
-        "wrn-10-1", 5, (3, 8, 8), heads=auxiliary.rotation.heads, norm_batch=norm_batch
-    )
+    how = {"heads": auxiliary.rotation.heads, "norm_batch": norm_batch}
+    return models.build("wrn-10-1", 5, (3, 8, 8), **how)
 
 
 def test_quarter_turns_are_numpys_side_by_side():
@@ -53,6 +52,5 @@ def test_the_rotation_loss_trains_the_shared_weights_and_its_own_head():
     auxiliary.rotation(net, torch.rand(4, 3, 8, 8)).backward()
     untouched = {name for name, parameter in net.named_parameters() if parameter.grad is None}
     assert untouched == {"heads.classification.weight", "heads.classification.bias"}
-    assert all(
-        parameter.grad.any() for name, parameter in net.named_parameters() if name not in untouched
-    )
+    trained = [p for name, p in net.named_parameters() if name not in untouched]
+    assert all(parameter.grad.any() for parameter in trained)

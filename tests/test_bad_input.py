@@ -1,7 +1,7 @@
 """Bad input at every door is one line that names it; a damaged file is named, and no code is run.
 
-What carries checksums is read exactly or refused. record.json, CSV files and tar files carry none:
-of them only what is no longer of their form can be noticed. Single parameters: test_config.py.
+What carries checksums is read exactly or refused. record.json and CSV files carry none: of them
+only what is no longer of their form can be noticed. Single parameters: test_config.py.
 """
 
 import contextlib
@@ -12,7 +12,6 @@ import json
 import os
 import pickle
 import re
-import tarfile
 import time
 import warnings
 import zipfile
@@ -25,19 +24,16 @@ from helpers import ROOT, contents, made_up, parameters, semlib, tiny, tiny_data
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from scipy.io import savemat
 from test_publishers import encoded
-from test_publishers import tar_bytes as tar
 from torchvision.datasets import CIFAR10
 
 from semlib import datasets
 from semlib.datasets import DataError
-from semlib.datasets.imagenet import SUBSETS
 from workbench import checkpoint, runs
 from workbench.checkpoint import Checkpoint
 from workbench.cli import main
 from workbench.experiment import ConfigError, Experiment, Several, read_parameters, several
-from workbench.images import folder, ilsvrc, prepared
+from workbench.images import folder, prepared
 from workbench.runs import plan, store
 
 HOLDOUT = "notebooks/holdout.ipynb"
@@ -317,28 +313,6 @@ def unprepared(where):
     return where
 
 
-def spiders(name):
-    """One of ILSVRC's three tar files, of two training images and one validation image a spider."""
-
-    def make(where, patch):
-        wnids = SUBSETS["imagenet_spider"]
-        kind = [("ILSVRC2012_ID", "O"), ("WNID", "O")]
-        savemat(meta := io.BytesIO(), {"synsets": np.array([*enumerate(wnids, 1)], dtype=kind)})
-        image = picture("BMP", 8)
-        train = {}
-        for wnid in wnids:
-            train[f"{wnid}.tar"] = tar({f"{wnid}_{j}.JPEG": image for j in range(2)})
-        kit = {"kit/meta.mat": meta.getvalue()}
-        kit["kit/ILSVRC2012_validation_ground_truth.txt"] = b"1\n2\n3\n4\n5\n6"
-        val = {f"ILSVRC2012_val_{k:08}.JPEG": image for k in range(1, 7)}
-        (where / ilsvrc.TRAIN_TAR).write_bytes(tar(train))
-        (where / ilsvrc.VAL_TAR).write_bytes(tar(val))
-        (where / ilsvrc.DEVKIT).write_bytes(tar(kit, "w:gz"))
-        return where / name, lambda: ilsvrc.prepare("imagenet_spider", 8, where), where
-
-    return make
-
-
 def cifar10(name):
     def make(where, patch):
         home = where / "cifar-10-batches-py"
@@ -379,14 +353,12 @@ CHECKED = {  # read exactly or refused
     "prepared data": (own, DataError),
     "prepared data's names": (names, DataError),
     "checkpoint": (state, ValueError),
-    ilsvrc.DEVKIT: (spiders(ilsvrc.DEVKIT), DataError),
     **{name: (cifar10(name), DataError) for name in ("data_batch_2", "test_batch", "batches.meta")},
     **{kind: (photograph(kind), DataError) for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF")},
 }
 UNCHECKED = {
     "record.json": (record, ValueError),
     "history.csv": (history, ValueError),
-    **{name: (spiders(name), DataError) for name in (ilsvrc.TRAIN_TAR, ilsvrc.VAL_TAR)},
 }
 
 
@@ -412,20 +384,6 @@ def test_a_damaged_file_is_read_exactly_or_named(tmp_path, monkeypatch, one_thre
             assert kind in UNCHECKED or same(found, expected)
 
     check()
-
-
-@pytest.mark.parametrize("name", [ilsvrc.TRAIN_TAR, ilsvrc.VAL_TAR])
-def test_a_tar_cut_between_two_images_is_named_and_no_image_is_lost(tmp_path, name):
-    path, read, _ = spiders(name)(tmp_path, None)
-    whole = path.read_bytes()
-    expected = read()
-    for end in range(0, len(whole), tarfile.BLOCKSIZE):
-        path.write_bytes(whole[:end])
-        os.utime(path, ns=(0, end))
-        try:
-            assert same(read(), expected)  # only zeros were lost
-        except DataError as error:
-            assert is_one_line(error, str(path)), error
 
 
 def of_other_images(content, whole):

@@ -258,7 +258,7 @@ DEFAULTS |= {"architecture": "wrn-28-10", "stem_stride": 1, "widen_factor": None
 DEFAULTS |= {"norm_batch": 128, "epochs": 200, "batch_size": 512, "learning_rate": 0.1}
 DEFAULTS |= {"weight_decay": 5e-4, "schedule": "step", "crop_side": None, "crop_padding": None}
 DEFAULTS |= {"flip": True, "auxiliary_weight": 0.5, "auxiliary_augment": False}
-DEFAULTS |= {"precision": "float32", "average_last_epochs": 1}
+DEFAULTS |= {"precision": "float32", "average_last_epochs": 1, "subset_seed": None}
 
 
 @pytest.mark.parametrize("which", GOLDEN)
@@ -305,11 +305,15 @@ def test_a_committed_params_file_is_valid_and_names_its_command(path):
 
 
 def test_every_notebook_has_parameters_for_every_profile():
-    """Not those for any data, for others' files or to look at; few_labels isn't the paper's."""
-    own = {"method", "benchmark", "holdout", "inspect_pr_curves", "few_labels"}
+    """Not those for any data, for others' files or to look at; few_labels isn't the paper's.
+
+    controls is of few_labels' runs; claims reads the committed records of several profiles.
+    """
+    few = {"few_labels", "controls"}
+    own = few | {"method", "benchmark", "holdout", "inspect_pr_curves", "claims"}
     tables = {path.stem for path in NOTEBOOKS} - own
     wanted = set(itertools.product(("paper", "fast", "demo"), tables))
-    wanted |= set(itertools.product(("cpu", "fast", "demo"), ["few_labels"]))
+    wanted |= set(itertools.product(("cpu", "fast", "demo"), few))
     assert wanted <= {(path.parent.name, path.stem) for path in PARAMS}
 
 
@@ -348,6 +352,7 @@ ABOUT_ALL = [path.stem for path in TAGGED if path.stem not in ("holdout", "inspe
 @pytest.mark.parametrize("notebook", ABOUT_ALL)
 def test_a_notebooks_defaults_are_the_runs_of_its_params_file(notebook):
     others = {"benchmark": "demo/benchmark", "few_labels": "cpu/few_labels"}
+    others |= {"claims": "cpu/claims", "controls": "cpu/controls"}
     params = ROOT / "params" / f"{others.get(notebook, f'paper/{notebook}')}.yaml"
     path = ROOT / "notebooks" / f"{notebook}.ipynb"
     _, opened = notebooks.parameters(path, [], [])

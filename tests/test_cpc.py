@@ -20,15 +20,9 @@ from semlib.models.cpc import Predictions, augmented, info_nce, patches
 from semlib.training import Recipe, train
 from workbench import runs
 from workbench.experiment import ConfigError
-from workbench.runs import store
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-SETTINGS = {
-    "architecture": "wrn-imagenet-cpc",
-    "widen_factor": 1,
-    "dropout": 0.3,
-    "norm_batch": None,
-}
+SETTINGS = {"architecture": "wrn-imagenet-cpc", "widen_factor": 1, "dropout": 0.3}
 LAST = tuple(f"blocks.{k}." for k in range(12, 16))  # the fourth group, classification's
 
 
@@ -133,28 +127,6 @@ def test_conditional_normalisation_is_batch_norm_for_each_task_by_itself(task):
         assert torch.equal(conditional(images, task), plain(images))
     assert identical(conditional[task].state_dict(), plain.state_dict())
     assert identical(conditional[other].state_dict(), before)
-
-
-def test_all_methods_begin_with_the_same_trunk():
-    first = network().state_dict()
-    rotation = network(heads={"rotation": 4}).state_dict()
-    assert rotation.keys() - first.keys() == {"heads.rotation.weight", "heads.rotation.bias"}
-    for name in first:
-        assert name.startswith("heads.cpc.") or torch.equal(first[name], rotation[name])
-
-
-@pytest.mark.parametrize("training", [False, True])
-def test_float64_images_are_computed_in_float64(training):
-    net = predicting()
-    images = torch.rand(2, 3, 96, 96)
-    literal = network().double()
-    literal.load_state_dict(net.state_dict())
-    net.train(training), literal.train(training)
-    cut = patches(images.double())
-    for head, inputs in (("cpc", cut), ("classification", images.double())):
-        found = net(inputs, head=head)
-        assert found.dtype == torch.float64 and torch.equal(found, literal(inputs, head=head))
-    assert auxiliary.cpc(net, images.double()).dtype == torch.float64
 
 
 # --- what a prediction sees
@@ -339,9 +311,8 @@ def test_a_run_of_method_cpc_is_recorded_as_others_are(folder):
     assert history["auxiliary_loss"].between(0, 1.2 * math.log(4)).all()  # of 2x2 patches
     weights = {m: torch.load(r.home / "weights.pt", weights_only=True) for m, r in records.items()}
     start = weights["classification"]  # has CPC's part too, as it began
-    assert (
-        not start["heads.cpc.steps.weight"].any() and weights["cpc"]["heads.cpc.steps.weight"].any()
-    )
+    name = "heads.cpc.steps.weight"
+    assert not start[name].any() and weights["cpc"][name].any()
     settings = records["cpc"].settings
     read = (settings["cpc_negatives"], settings["widen_factor"], settings["auxiliary_weight"])
     assert read == ("image", 1, 10)
@@ -352,45 +323,28 @@ def test_a_run_of_method_cpc_is_recorded_as_others_are(folder):
     assert record.history()["auxiliary_loss"].between(0, 1.2 * math.log(16)).all()
 
 
-def test_rotation_trains_on_the_same_network(folder):
-    experiment = photo(folder, methods="rotation", epochs=1)
-    (record,) = runs.complete(experiment)
-    assert record.settings["architecture"] == "wrn-imagenet-cpc" and store.finished(experiment)
-
-
 # --- errors
 
 
-def test_images_of_less_than_two_rows_of_patches_are_an_error():
-    with pytest.raises(ValueError, match="at least 96x64 pixels, two rows of patches, not 95x224"):
-        auxiliary.cpc(network(), torch.rand(1, 3, 95, 224))
+PLAIN = {"architecture": "wrn-16-1", "widen_factor": None}
+WRONG = [
+    (PLAIN, r"cpc needs .*not wrn-16-1; choose architecture wrn-imagenet-cpc$"),
+    ({"crop_side": 64}, r"at least 96x64 pixels, .* not 64x64; choose a larger crop_side"),
+    ({"architecture": "wrn-16-1"}, r"widen_factor: wrn-16-1 .*leave it out, or choose wrn-16-1$"),
+    ({"cpc_negatives": "other"}, "cpc_negatives: should be 'image' or 'batch'"),
+]
 
 
-@pytest.mark.parametrize(
-    "changes, said",
-    [
-        (
-            {"architecture": "wrn-16-1", "widen_factor": None},
-            r"cpc needs .*not wrn-16-1; choose architecture wrn-imagenet-cpc$",
-        ),
-        (
-            {"crop_side": 64},
-            r"cpc needs images of at least 96x64 pixels, .* not 64x64; choose a larger crop_side",
-        ),
-        (
-            {"architecture": "wrn-16-1"},
-            r"widen_factor: wrn-16-1 .*leave it out, or choose wrn-16-1$",
-        ),
-        ({"cpc_negatives": "other"}, "cpc_negatives: should be 'image' or 'batch'"),
-    ],
-)
+@pytest.mark.parametrize("changes, said", WRONG)
 def test_a_choice_that_can_not_be_used_is_one_clear_line(folder, changes, said):
     with pytest.raises(ConfigError, match=said) as error:
         runs.complete(photo(folder, **changes))
     assert "\n" not in str(error.value)
 
 
-def test_a_wrong_call_of_the_loss_names_the_choices():
+def test_a_wrong_call_of_the_loss_says_what_is_needed():
+    with pytest.raises(ValueError, match="at least 96x64 pixels, two rows of patches, not 95x224"):
+        auxiliary.cpc(network(), torch.rand(1, 3, 95, 224))
     with pytest.raises(ValueError, match="'others'; choose image, batch"):
         info_nce(torch.zeros(1, 2, 2, 6, 4), "others")
     with pytest.raises(ValueError, match=r"unknown head 'cpc'; choose from classification$"):

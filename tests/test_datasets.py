@@ -1,12 +1,10 @@
 """Data sets as arrays: where they come from, what is refused, the hold-out split, augmentation."""
 
-import io
 import itertools
 import os
 import signal
 import subprocess
 import sys
-import zipfile
 from collections import Counter
 from itertools import pairwise
 
@@ -145,20 +143,15 @@ DATA = arrays_of(random_data())
 def test_a_prepared_file_in_the_data_root_is_used_as_it_is(tmp_path, name, train):
     data = random_data(train=train)
     path = tmp_path / f"{name}.npz"
-    np.savez(path, **arrays_of(data))
+    arrays = arrays_of(data)
+    # compressed, and with labels of any whole-number type
+    np.savez_compressed(path, **arrays | {"train_labels": data.train.labels.astype(np.uint8)})
     before = path.read_bytes()
     for load in (prepared.load, datasets.load):
         assert_same(load(name, tmp_path), data)
         assert load(name, tmp_path).name == name
     assert prepared.classes(name, tmp_path) == data.classes and prepared.exists(name, tmp_path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
-
-
-def test_labels_of_any_whole_number_type_and_compressed_files_are_read(tmp_path):
-    few = {"train_labels": DATA["train_labels"].astype(np.uint8)}
-    np.savez_compressed(tmp_path / "own.npz", **DATA | few)
-    assert_same(prepared.load("own", tmp_path), random_data())
-    assert_same(datasets.load("own", tmp_path), random_data())
 
 
 def test_cifar10s_validation_images_are_its_last_10000_training_images(tmp_path):
@@ -199,43 +192,12 @@ def test_a_file_that_is_not_a_prepared_data_set_is_named(tmp_path, wrong):
         prepared.load("cifar10", tmp_path)
 
 
-def encrypted(whole):
-    content = bytearray(whole)
-    content[content.index(b"PK\1\2") + 8] |= 1
-    return bytes(content)
-
-
-def pickled(whole):
-    np.savez(buffer := io.BytesIO(), **dict.fromkeys(DATA, np.array([print], dtype=object)))
-    return buffer.getvalue()
-
-
-def archive_of_something_else(whole):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name in DATA:
-            archive.writestr(f"{name}.npy", b"no array")
-    return buffer.getvalue()
-
-
-SPOILT = {
-    "one byte": lambda whole: whole[:1],
-    "half": lambda whole: whole[: len(whole) // 2],
-    "cut": lambda whole: whole[:-10],
-    "a page": lambda whole: b"<html>404</html>",
-    "encrypted": encrypted,
-    "pickled objects": pickled,
-    "something else": archive_of_something_else,
-}
-
-
-@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
-def test_a_truncated_or_foreign_file_is_named(tmp_path, spoil):
-    path = tmp_path / "cifar10.npz"
-    np.savez(path, **DATA)
-    path.write_bytes(spoil(path.read_bytes()))
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>"])
+def test_a_foreign_file_is_named(tmp_path, content):
+    """By the package alone too; test_bad_input.py tries every damage."""
+    (tmp_path / "cifar10.npz").write_bytes(content)
     for load in (prepared.load, prepared.classes, datasets.load):
-        with pytest.raises(DataError, match=rf"^{path}"):
+        with pytest.raises(DataError, match=f"^{tmp_path}/cifar10.npz"):
             load("cifar10", tmp_path)
 
 
@@ -259,41 +221,27 @@ def test_the_data_root_is_given_else_the_environments_else_the_checkouts(tmp_pat
     assert datasets.data_root() == ROOT / "data"
 
 
-def test_data_sets_are_read_without_torch(tmp_path):
-    code = "import sys; from workbench.images import prepared; prepared.load('digits')"
-    command = [sys.executable, "-c", f"{code}; print('torch' in sys.modules)"]
-    assert subprocess.check_output(command, text=True) == "False\n"
-
-
 # --- writing: the whole file or none
 
 WRITE_A_MILLION_BYTES = """
 import resource, signal, sys
 from pathlib import Path
-import numpy as np
-from semlib.datasets import Dataset, ImageSet
-from workbench.images import folder, prepared
-if sys.argv[2] == "killed":
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # as a full disk: stops midway
-part = ImageSet(np.zeros((100, 1, 100, 100), np.uint8), np.zeros(100, np.int64))
-prepared.write(Path(sys.argv[1]), Dataset("big", part, part, ("one",)))
+from workbench.files import save_atomically
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+save_atomically(Path(sys.argv[1]), lambda file: file.write(bytes(10**6)))
 """
 
 
-@pytest.mark.parametrize("how, before", [("refused", b"as before"), ("killed", None)])
-def test_a_writer_that_is_stopped_leaves_the_file_as_it_was(tmp_path, how, before):
-    pytest.importorskip("resource")
+def test_a_writer_that_is_killed_leaves_the_file_as_it_was(tmp_path):
+    """A full disk: test_faults.py."""
     path = tmp_path / "cifar10.npz"
-    if before:
-        path.write_bytes(before)
-    command = [sys.executable, "-c", WRITE_A_MILLION_BYTES, path, how]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGXFSZ if how == "killed" else "OSError" in done.stderr
-    assert (path.read_bytes() if path.exists() else None) == before
-    left = [p.name for p in tmp_path.iterdir() if p != path]
-    assert all(name.startswith(".cifar10.npz-") and name.endswith(".part") for name in left)
-    assert len(left) == (how == "killed")  # an error cleans up
+    path.write_bytes(b"as before")
+    command = [sys.executable, "-c", WRITE_A_MILLION_BYTES, path]
+    assert subprocess.run(command).returncode == -signal.SIGXFSZ
+    assert path.read_bytes() == b"as before"
+    (left,) = {*tmp_path.iterdir()} - {path}
+    assert left.name.startswith(".cifar10.npz-") and left.suffix == ".part"
 
 
 # --- download: torchvision's class is stood in for, the rest is real
@@ -343,7 +291,7 @@ def test_cifar10_is_downloaded_once_and_prepared(tmp_path, publisher):
     assert len(calls) == 2
 
 
-@pytest.mark.parametrize("down", [True, False], ids=["training images", "test images"])
+@pytest.mark.parametrize("down", [True, False], ids=["train", "test"])
 def test_a_failed_download_says_what_to_do_and_leaves_no_file(tmp_path, publisher, down):
     publisher[2].add(down)
     todo = f"run again when online, or put a prepared cifar10.npz into {tmp_path}"
@@ -435,7 +383,8 @@ REFUSED = {  # name: (picture, file, how it is saved, what is said)
     "animated GIF": (UPRIGHT, "a.gif", PAGES, "several pages or frames"),
     "animated PNG": (UPRIGHT, "a.png", PAGES, "several pages or frames"),
     "animated WebP": (UPRIGHT, "a.webp", PAGES, "several pages or frames"),
-    "four channels": (RGBX, "a.tif", {}, "fourth channel isn't transparency"),
+    "four channels": (RGBX, "a.tif", {}, "channel 4 isn't transparency; save the first 3"),
+    "signed": (picture(LEVELS, "L"), "a.tif", {"tiffinfo": {339: 2}}, "or signed ones"),
 }
 
 
@@ -444,6 +393,25 @@ def test_what_is_not_one_picture_of_8_bits_a_channel_is_refused(tmp_path, image,
     image.save(tmp_path / file, **how)
     with pytest.raises(DataError, match=rf"^{tmp_path / file} can't be read .*{said}"):
         folder.decode(tmp_path / file, 16)
+
+
+PATCHED = {  # mode, tags, bytes of the file and what they become, what is said
+    "infrared": ("RGBA", {}, b"\x52\1\3\0", b"\xe8\xfd\3\0", "channel 4 isn't"),  # no ExtraSamples
+    "planar 16-bit": ("RGB", {284: 2}, b"\x08\0" * 3, b"\x10\0" * 3, "more than 8 bits"),
+}
+
+
+@pytest.mark.parametrize("mode, tags, old, new, said", PATCHED.values(), ids=PATCHED)
+def test_tiff_files_that_pillow_misreads_are_refused(tmp_path, mode, tags, old, new, said):
+    path = tmp_path / "a.tif"
+    UPRIGHT.convert(mode).save(path, tiffinfo=tags)
+    whole = path.read_bytes()
+    assert whole.count(old) == 1
+    path.write_bytes(whole.replace(old, new))
+    with Image.open(path) as image:
+        assert image.mode == mode
+    with pytest.raises(DataError, match=said):
+        folder.decode(path, 16)
 
 
 def averages(length, size):
@@ -483,20 +451,6 @@ def test_a_folders_classes_are_its_sorted_subfolders_and_labels_number_them(tmp_
         greens = np.tile([0, 100], 4)
         expected = np.stack([reds, greens, np.full(8, blue)], axis=1)
         np.testing.assert_array_equal(part.images[:, :, 4, 4], expected)
-
-
-def truncated(path):
-    Image.effect_noise((64, 64), 50).save(path, "JPEG")
-    path.write_bytes(path.read_bytes()[:-500])
-
-
-@pytest.mark.parametrize("spoil", [lambda path: path.write_text("a note"), truncated])
-def test_an_unreadable_file_is_named(tmp_path, spoil):
-    path = picture_folder(tmp_path / "own") / "test" / "bee" / "1.png"
-    spoil(path)
-    with pytest.raises(DataError, match=f"{path} can't be read as an image"):
-        prepared.load(str(tmp_path / "own"), tmp_path / "root")
-    assert not list(tmp_path.glob("root/*"))
 
 
 @pytest.mark.parametrize("part, other", [("train", "test"), ("test", "train")])
@@ -640,16 +594,6 @@ def test_the_centre_has_as_much_on_either_side():
     assert augmentation.centre(images, None) is images
     with pytest.raises(ValueError, match="crop_side = 8 is more than the images' 10x7 pixels"):
         augmentation.centre(images, 8)
-
-
-def test_a_crop_is_a_slice_of_each_image_at_its_own_place():
-    images = torch.from_numpy(random_data(shape=(3, 9, 12)).train.images)
-    generator = torch.Generator().manual_seed(0)
-    index, top, left = (torch.randint(n, (40,), generator=generator) for n in (24, 4, 6))
-    crops = augmentation.crop(images, index, top, left, 6, 7)
-    places = zip(index, top, left, strict=True)
-    expected = torch.stack([images[i, :, t : t + 6, x : x + 7] for i, t, x in places])
-    assert torch.equal(crops, expected) and crops.dtype == torch.uint8
 
 
 def uniform(counts):

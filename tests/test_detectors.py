@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from test_metrics import literal_probabilities as probabilities
+from test_models import random_network
 from torch import nn
 
-from semlib import metrics, models
+from semlib import metrics
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -78,11 +80,6 @@ def made_up(units=12, classes=3, images=90, seed=0):
 
 def logsumexp(z):
     return max(z) + math.log(math.fsum(math.exp(v - max(z)) for v in z))
-
-
-def probabilities(z, temperature=1.0):
-    powers = [math.exp((v - max(z)) / temperature) for v in z]
-    return [power / math.fsum(powers) for power in powers]
 
 
 def unit(h):
@@ -235,9 +232,7 @@ def test_every_detector_has_a_literal_version_and_names_its_source():
 # Float32 inputs are exact in float64, so only float64's rounding differs: about 1e-16 times the
 # covariances' condition, 1e6 by the ridge. Anything computed in float32 would be off by 1e-7.
 @every_detector
-@pytest.mark.parametrize(
-    "units, classes, images", [(8, 2, 60), (10, 6, 61), (21, 3, 200), (30, 5, 100), (40, 2, 300)]
-)
+@pytest.mark.parametrize("units, classes, images", [(8, 2, 60), (21, 3, 200), (30, 5, 100)])
 def test_scores_are_those_of_the_formula(name, units, classes, images):
     case = made_up(units, classes, images)
     scores = case.scores(name)
@@ -251,9 +246,10 @@ def test_a_handful_of_training_images_is_enough(name):
     assert_same(case.scores(name), expected(name, case), 1e-9)
 
 
-@pytest.mark.parametrize(
-    "units, main", [(767, 383), (768, 512), pytest.param(2048, 1000, marks=pytest.mark.slow)]
-)
+WIDTHS = [(767, 383), (768, 512), pytest.param(2048, 1000, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("units, main", WIDTHS)
 def test_the_number_of_vims_main_directions_is_by_the_width(units, main):
     """Each training image lies on an axis of its own: the longest are the main directions."""
     rng = np.random.default_rng(units)
@@ -286,22 +282,6 @@ def test_knn_tells_neighbours_apart_that_float32_can_not():
     np.testing.assert_allclose(score(test), wanted, rtol=1e-13)
 
 
-@pytest.mark.parametrize("name", ["knn", "cosine", "nnguide"])
-def test_the_length_of_a_feature_vector_is_of_no_account(name):
-    case = made_up()
-    rng = np.random.default_rng(0)
-
-    def stretched(x, powers):  # 2 ** -60 is exact in float32, and far below any epsilon in a norm
-        factors = np.float32(2.0) ** powers[:, None].astype(np.float32)
-        return x._replace(features=x.features * factors)
-
-    test = stretched(case.test, rng.integers(-60, 60, 20))
-    assert_same(case._replace(test=test).scores(name), case.scores(name), 1e-13)
-    same = np.full(90, -50)  # the class means are of raw features
-    train = stretched(case.train, same if name == "cosine" else rng.integers(-60, 60, 90))
-    assert_same(case._replace(train=train).scores(name), case.scores(name), 1e-13)
-
-
 def vim_case(train):
     net = network(np.random.default_rng(0).normal(0, 1, (2, train.shape[1])), [0, 0])
     return evaluated(train, net), np.arange(len(train)) % 2, net
@@ -318,12 +298,6 @@ def test_vim_without_a_residual_is_an_error(kind):
     }[kind]
     with pytest.raises(ValueError, match="vim: no training feature lies outside the 4 main"):
         metrics.fit("vim", *vim_case(train))
-
-
-def test_vim_with_one_direction_beyond_the_main_ones_has_a_residual():
-    rng = np.random.default_rng(2)
-    train, labels, net = vim_case(rng.integers(0, 10, (60, 5)) @ rng.integers(0, 10, (5, 8)))
-    assert np.isfinite(metrics.fit("vim", train, labels, net)(train)).all()
 
 
 # --- order and number of classes and images
@@ -359,9 +333,8 @@ def test_very_confident_logits_are_as_in_300_digits(name, spread):
             p = [power / sum(powers) for power in powers]
             terms = [(q * (1 - q)) ** Decimal("0.1") if name == "gen" else -q * q.ln() for q in p]
             wanted.append(float(sum(terms)))
-    np.testing.assert_allclose(
-        metrics.fit(name, case.train, case.labels, case.net)(test), wanted, rtol=1e-9
-    )
+    found = metrics.fit(name, case.train, case.labels, case.net)(test)
+    np.testing.assert_allclose(found, wanted, rtol=1e-9)
 
 
 @every_detector
@@ -423,24 +396,20 @@ def test_a_detector_neither_changes_nor_keeps_an_array_of_the_callers(name):
 
 def small_network(**settings):
     """A random network in evaluation mode whose batch-norm statistics are not those of a batch."""
-    torch.manual_seed(0)
-    net = models.build("wrn-10-1", 3, (1, 8, 8), mean=[0.4], std=[0.3], **settings)
-    for norm in net.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.running_mean.uniform_(-1, 1)
-            norm.running_var.uniform_(0.5, 2)
-    return net.eval()
+    how = {"mean": [0.4], "std": [0.3]} | settings
+    return random_network("wrn-10-1", 3, (1, 8, 8), **how).eval()
 
 
 def random_images(count, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, 1, 8, 8), np.uint8)
 
 
-def test_features_are_those_that_the_classification_head_sees():
+@pytest.mark.parametrize("batch_size", [1, 7, 500])
+def test_features_are_those_that_the_classification_head_sees(batch_size):
     net = small_network(heads={"rotation": 4})
     images = random_images(23)
     kept = images.copy()
-    features, logits = found = metrics.features(net, images)
+    features, logits = found = metrics.features(net, images, batch_size)
     assert isinstance(found, metrics.Features)
     assert all(isinstance(array, np.ndarray) and array.dtype == np.float32 for array in found)
     assert features.shape == (23, 64) and logits.shape == (23, 3)
@@ -476,15 +445,6 @@ def test_features_of_a_users_network_are_those_that_its_head_sees():
     seen = np.maximum(images.reshape(9, 64) / 255 - 0.5, 0)
     np.testing.assert_allclose(features, seen, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(logits, evaluated(features, net).logits, rtol=1e-5, atol=1e-6)
-
-
-def test_features_do_not_depend_on_the_batch_size():
-    net = small_network()
-    images = random_images(23)
-    whole = metrics.features(net, images, batch_size=23)
-    for batch_size in (1, 7, 500):
-        for found, wanted in zip(metrics.features(net, images, batch_size), whole, strict=True):
-            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)  # float32
 
 
 def test_features_are_taken_without_dropout_and_the_modes_are_restored():

@@ -85,15 +85,12 @@ def test_a_larger_number_includes_a_smaller_ones_images_and_all_are_all():
     np.testing.assert_array_equal(every, np.flatnonzero(data.train.labels != 1))
 
 
-def test_each_image_is_drawn_equally_often():
+def test_each_image_is_drawn_equally_often_and_the_same_ones_everywhere():
+    """Known indices: another version of NumPy or another system may not draw others."""
     data = numbered(classes=3, each=21)
     counts = sum(np.bincount(drawn(data, "a", 5, t), minlength=63) for t in range(400))
     others = counts[data.train.labels != 0]  # each 400 * 5 / 21 = 95 on average
     assert scipy.stats.chisquare(others).pvalue > 1e-4 and others.sum() == 400 * 10
-
-
-def test_the_images_drawn_are_the_same_everywhere():
-    """Known indices: another version of NumPy or another system may not draw others."""
     assert drawn(numbered(), "b", 2, trial=1).tolist() == [0, 12, 29, 38, 82, 106, 114, 191]
 
 
@@ -168,23 +165,20 @@ def test_the_number_is_in_the_address_and_absent_where_all_are_used():
 # --- parameters
 
 
-def test_labels_with_epochs_beside_them_are_one_line():
-    with pytest.raises(ConfigError, match="epochs: epochs_by_labels has epochs"):
-        several({"epochs_by_labels": {500: 100}, "epochs": 3})
-
-
 def test_the_parameters_former_name_is_told_the_new_one():
     with pytest.raises(ConfigError, match=r"unknown parameter 'labels' \(epochs_by_labels\?\)"):
         notebooks.parameters(NOTEBOOK, [], [("labels", "{500: 100}")])
 
 
-WRONG = [{}, {0: 3}, {"few": 3}, {500: 0}, {500: None}]
+WRONG = [{500: 1, "500": 2}, {"all": 1, None: 2}, {}, {0: 3}, {"few": 3}, {500: 0}, {500: None}]
 
 
 @pytest.mark.parametrize("labels", [*WRONG, [500], 500, {True: 3}, {1.5: 2}])
 def test_labels_that_are_none_are_one_line(labels):
     with pytest.raises(ConfigError, match=r"^epochs_by_labels: [^\n]+$"):
         several({"epochs_by_labels": labels})
+    with pytest.raises(ConfigError, match="epochs: epochs_by_labels has epochs"):
+        several({"epochs_by_labels": {500: 100}, "epochs": 3})
 
 
 @pytest.mark.parametrize("path", FILES, ids=PROFILES)
@@ -282,6 +276,8 @@ def test_gains_of_both_statistics_and_of_nothing():
     text = show.text(table)
     assert (text.loc["40", "Gain (points)"] == "-").all()
     assert "nan" not in text.to_string().lower()
+    with pytest.raises(ConfigError, match="classification"):
+        stats.gains([(nothing.model_copy(update={"methods": ("rotation",)}), [])])
 
 
 def test_a_class_that_lacks_a_method_is_in_no_gain_and_then_no_mean_is_shown():
@@ -295,20 +291,11 @@ def test_a_class_that_lacks_a_method_is_in_no_gain_and_then_no_mean_is_shown():
     assert set(text["Gain (points)"]) == {"-"} and text["Above in"].str.endswith("of 6").all()
 
 
-def test_gains_need_plain_classification():
-    rotation = create({"methods": "rotation", "dataset": "digits"})
-    with pytest.raises(ConfigError, match="classification"):
-        stats.gains([(rotation, [])])
-
-
-def test_papers_numbers_stand_only_beside_all_training_images():
+def test_headings_and_remarks_say_how_many_and_the_paper_is_beside_all_images_alone():
     few, whole = (tables.by_class(create({"train_per_class": n}), []) for n in (500, None))
     assert "paper" not in few.columns.unique("statistic")
     assert "paper" in whole.columns.unique("statistic")
     assert show.differences(few).iloc[0, 0].startswith("the paper has no numbers")
-
-
-def test_headings_and_remarks_say_how_many():
     experiment, records = measured([1] * 8, train_per_class=20)
     assert "20 training images a class" in show.heading(experiment)
     said = "Trained on 20 images of each class, drawn anew"
@@ -368,6 +355,6 @@ def test_what_is_not_run_says_so_and_the_figure_renders(numbers, tmp_path):
             texts += [text.get_text() for text in (*axis.get_xticklabels(), *axis.texts)]
         said = any("none of 8 run" in text for text in texts)
         assert said == (numbers[1] is not None or not those[0][1]), texts
-        plots.save_several(figure, tmp_path / "figure.png", those)
+        plots.save(figure, tmp_path / "figure.png", those)
     assert (tmp_path / "figure.png").exists()
     assert (tmp_path / "figure.unfinished.png").exists()  # the second shows less

@@ -2,16 +2,8 @@
 
 Two epochs of each method on 256 made-up images, longer schedules, every score and detector. The
 tolerances hold on any processor (AVX2 and AVX-512), and a change of meaning exceeds them:
-tests/mutations.py makes such changes and shows that they are noticed.
-
-If a test here fails, a change of code has changed numbers. Was that meant?
-- No: it is a mistake.
-- Yes, and weights that are trained now differ: raise RECIPE in workbench/runs/plan.py (of one
-  score only: its number in VERSIONS; of all scores: SCORING). Finished runs are then made anew
-  instead of being mixed with new ones.
-- Yes, but finished runs still mean the same, because none of them used what has changed: leave
-  RECIPE alone, and say so in the commit.
-Then make the numbers anew: python tests/test_golden.py --write
+tests/mutations.py makes such changes and shows that they are noticed. If a test here fails:
+CONTRIBUTING.md, The golden run.
 """
 
 import json

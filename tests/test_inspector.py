@@ -3,7 +3,6 @@ counting, then the controls.
 """
 
 import base64
-import csv
 import io
 import itertools
 import json
@@ -23,16 +22,17 @@ from hypothesis import strategies as st
 from matplotlib.cbook import STEP_LOOKUP_MAP
 from matplotlib.colors import to_hex
 from PIL import Image
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
+from test_plots import literal_precisions
 
 from workbench.experiment import create
 from workbench.images import prepared
 from workbench.images.digests import Digests
-from workbench.results import plots
-from workbench.results.curves import Curve
+from workbench.results import plots, tables
 from workbench.results.inspector import Inspector
 from workbench.results.inspector.page import UNSEEN, Page
 from workbench.results.inspector.selection import POINTS, Choice, Results, grouped, steps
+from workbench.results.ranking import Ranking
 from workbench.runs import plan, store
 
 PLAIN = "Classification-only"
@@ -42,7 +42,7 @@ SCORES = {"MSP": "msp", "ODIN": "odin"}
 SMALL = {"dataset": "digits", "hold_out": ["1", "4"], "trials": 2}
 UNEVEN = {"images": 95, "dataset": "digits", "hold_out": ["1", "7"]}  # 10 ones, 9 sevens
 cases = st.lists(st.tuples(st.booleans(), st.integers(-3, 3)), min_size=2, max_size=40).filter(
-    lambda case: any(anomaly for anomaly, _ in case)
+    lambda case: len({anomaly for anomaly, _ in case}) == 2
 )
 
 
@@ -73,24 +73,21 @@ def arrays(case):
 @given(cases)
 def test_a_curve_is_scikit_learns_and_a_threshold_does_what_counting_says(case):
     is_anomaly, scores = arrays(case)
-    curve = Curve.of(is_anomaly, scores)
+    ranking = Ranking(is_anomaly, scores)
     precision, recall, thresholds = precision_recall_curve(is_anomaly, scores)
-    assert np.array_equal(curve.thresholds, thresholds[::-1])
-    assert np.allclose(curve.found / curve.flagged, precision[-2::-1])
-    assert np.allclose(curve.found / is_anomaly.sum(), recall[-2::-1])
-    for threshold in (-4, scores.min(), scores.mean(), scores.max()):
-        point = curve.at(threshold)
-        flagged = scores >= threshold
+    assert np.array_equal(ranking.thresholds, thresholds[::-1])
+    assert np.allclose(ranking.found / ranking.flagged, precision[-2::-1])
+    assert np.allclose(ranking.tpr, recall[-2::-1])
+    seven = Ranking(np.arange(100) > 90, np.arange(100.0))  # 0.07 * 100 is more than 7 in floats
+    assert seven.flagging(0.07).flagged.item() == 7
+    for share in (0.01, 0.1, 0.5, 1):
+        (point,) = ranking.flagging(share).itertuples()
+        assert point.threshold == max(t for t in scores if (scores >= t).mean() >= share)
+        flagged = scores >= point.threshold
         assert (point.flagged, point.missed) == (flagged.sum(), (is_anomaly & ~flagged).sum())
         assert point.recall == pytest.approx(is_anomaly[flagged].sum() / is_anomaly.sum())
         assert point.precision == pytest.approx(is_anomaly[flagged].mean())
-    assert np.isnan(curve.at(4).precision) and curve.at(4).recall == 0
-    seven = Curve.of(np.arange(100) > 90, np.arange(100.0))  # 0.07 * 100 is more than 7 in floats
-    assert seven.at(seven.threshold(0.07)).flagged == 7
-    for share in (0.01, 0.1, 0.5, 1):
-        enough = [t for t in set(scores) if (scores >= t).mean() >= share]
-        assert curve.threshold(share) == max(enough)
-    area = curve.steps(np.arange(1, is_anomaly.sum() + 1)).precision.mean()
+    area = ranking.finding(np.arange(1, is_anomaly.sum() + 1)).precision.mean()
     assert area == pytest.approx(average_precision_score(is_anomaly, scores))
 
 
@@ -152,17 +149,15 @@ def test_the_papers_numbers_are_those_of_the_class_the_method_and_the_score(tmp_
     """In the table and in the saved selection; not beside ODIN of other settings."""
     few = {"images": 50, "dataset": "cifar10", "hold_out": ["cat", "dog"], "trials": 1}
     results = read(made_up(tmp_path, **few))
-    path = ROOT / "workbench" / "results" / "published" / "table3_cifar10.csv"
-    with path.open(newline="") as file:
-        published = {row["hold_out"]: row for row in csv.DictReader(file)}
+    published = tables.published("table3_cifar10")
     table = results.average_precisions(everything(results))
     saved = results.selection(everything(results), 0.1)
     assert len(saved) == 2 * 2 * 2
     for row in saved.itertuples():
         column = f"{METHODS[row.method]}_{SCORES[row.score]}"
-        mean, std = (float(published[row.hold_out][column + end]) for end in ("", "_std"))
-        assert (row.paper, row.paper_std) == (mean, std)
-        assert table[row.score, row.method, "paper"][row.hold_out] == mean
+        pair = published.loc[row.hold_out, [column, f"{column}_std"]].tolist()
+        assert [row.paper, row.paper_std] == pair
+        assert table[row.score, row.method, "paper"][row.hold_out] == pair[0]
     other = read(made_up(tmp_path / "other", **few, epsilon=0.01))
     assert other.published("cat", PLAIN, "MSP") == (38.06, 1.31)
     assert np.isnan(other.published("cat", PLAIN, "ODIN")).all()
@@ -188,14 +183,8 @@ def test_the_examples_are_the_images_behind_the_threshold_the_worst_first(tmp_pa
 
 def precisions(experiment, hold_out, method, score):
     """(trials, anomalies): the precision at the highest threshold that finds k anomalies."""
-    found = []
-    for trial in range(experiment.trials):
-        arrays = arrays_of(experiment, hold_out, method, trial)
-        anomaly = arrays["is_anomaly"]
-        scores = arrays[SCORES[score]]
-        cuts = np.sort(scores[anomaly])[::-1]  # the k-th flags k anomalies
-        found.append([anomaly[scores >= cut].mean() for cut in cuts])
-    return np.array(found)
+    every = [arrays_of(experiment, hold_out, method, t) for t in range(experiment.trials)]
+    return np.array([literal_precisions(a["is_anomaly"], a[SCORES[score]]) for a in every])
 
 
 def drawn(trace):
@@ -207,14 +196,13 @@ def drawn(trace):
 
 @pytest.mark.parametrize("trials", [1, 3])
 def test_each_panel_shows_its_own_classs_steps_band_trials_and_skew(tmp_path, trials):
-    """On the page and in the file: between two recalls a curve is at the mean precision."""
+    """Between two recalls a curve is at the mean precision."""
     experiment = made_up(tmp_path, **UNEVEN, trials=trials)
     page = Page(read(experiment))
     usual = plots.colours(("classification", "rotation"))
     assert page.colours == {name: to_hex(usual[method]) for name, method in METHODS.items()}
     choice = everything(page.results)
     figure = page.panels(choice, 0.1)
-    axes = page.figure(choice, 0.1).axes
     for k, name in enumerate("17"):
         traces = [trace for trace in figure["data"] if trace["xaxis"] == f"x{k + 1}"]
         title = [name]
@@ -231,10 +219,6 @@ def test_each_panel_shows_its_own_classs_steps_band_trials_and_skew(tmp_path, tr
             assert np.interp(between, *drawn(thick)) == pytest.approx(mean)
             for trace, precision in zip(single, each, strict=True):  # from the first anomaly on
                 assert np.interp(between[1:], *drawn(trace)) == pytest.approx(precision[1:])
-            same = [line for line in axes[k].lines if np.array_equal(line.get_ydata(), thick["y"])]
-            assert [line.get_color() for line in same][-1] == page.colours[method]
-            corners = STEP_LOOKUP_MAP[same[-1].get_drawstyle()](*same[-1].get_data())
-            assert np.interp(between, *corners) == pytest.approx(mean)
             aps = pd.Series(100 * each.mean(1))
             numbers = f"{aps.mean():.2f}" + (f" ± {aps.std():.2f}" if trials > 1 else "")
             title += [f"{score}  {numbers}"] if method == PLAIN else []
@@ -244,13 +228,31 @@ def test_each_panel_shows_its_own_classs_steps_band_trials_and_skew(tmp_path, tr
                 std = each.std(0, ddof=1)
                 edges = [(mean + std).clip(max=1), (mean - std).clip(min=0)[::-1]]
                 assert band["y"][::2] == pytest.approx(np.concatenate(edges))
-        assert len(axes[k].patches) == 4 * (trials > 1)
-        assert axes[k].get_title().split("\n") == title
         note = figure["layout"]["annotations"][k]["text"]
+        assert [re.sub("<.*?>", "", line) for line in note.split("<br>")] == title
         assert re.findall(r"color:(#\w+)", note) == [page.colours[m] for m in choice.methods] * 2
         skew = arrays_of(experiment, name, ROTATION, 0)["is_anomaly"].mean()
         assert [t["y"] for t in traces if "skew" in t["name"]] == [[skew] * 2]
-        assert sum(set(line.get_ydata()) == {skew} for line in axes[k].lines) == 1
+
+
+def test_the_saved_figure_has_the_curves_of_the_choice_and_its_points(tmp_path):
+    """Drawn by the function that tests/test_plots.py checks."""
+    page = Page(read(made_up(tmp_path, **UNEVEN, trials=3)))
+    choice = everything(page.results, scores=("ODIN",))
+    points = page.results.selection(choice, 0.1)
+    table = page.results.average_precisions(choice)["ODIN"]
+    for axis, name in zip(page.figure(choice, 0.1).axes, "17", strict=True):
+        plain, rotation, _, *dots = axis.lines  # the third: the share of anomalies
+        assert [plain.get_color(), rotation.get_color()] == [*page.colours.values()]
+        for line, text in zip((plain, rotation), axis.get_legend().get_texts(), strict=True):
+            method = line.get_label().removesuffix(", ODIN")
+            corners = STEP_LOOKUP_MAP[line.get_drawstyle()](*line.get_data())
+            mean, std = table.loc[name, [(method, "mean"), (method, "std")]]
+            assert 100 * auc(*corners) == pytest.approx(mean)
+            assert text.get_text() == f"ODIN {mean:.2f} ± {std:.2f}"
+        rows = points[points.hold_out == name]
+        marked = [(line.get_xdata()[0], line.get_ydata()[0]) for line in dots]
+        assert marked == [*zip(rows.recall, rows.precision, strict=True)]
 
 
 def test_histograms_and_confusions_count_images(tmp_path):
@@ -258,8 +260,9 @@ def test_histograms_and_confusions_count_images(tmp_path):
     page = Page(read(experiment))
     sides = [(PLAIN, "MSP", 0), (ROTATION, "ODIN", 0)]
     figure = page.histograms("7", sides, 0.2)
-    confusions = page.confusions(sides, everything(page.results))
-    assert len(figure["data"]) == 4 and len(confusions["data"]) == 2
+    confusions = page.confusions(everything(page.results)).data
+    assert len(figure["data"]) == 4 and confusions.columns.tolist() == [*"0123456789"]
+    assert confusions.index.tolist() == [*itertools.product("17", METHODS)]
     for k, (method, score, _) in enumerate(sides):
         arrays = arrays_of(experiment, "7", method, 0)
         scores = arrays[SCORES[score]]
@@ -274,10 +277,7 @@ def test_histograms_and_confusions_count_images(tmp_path):
         assert figure["layout"]["shapes"][k]["x0"] == np.sort(scores)[-19]  # a fifth of 95
         assert figure["layout"]["meta"]["lines"][k] == ["7", method, score, 0]
         counts = np.bincount(arrays["predicted"][anomaly], minlength=10)
-        cells = confusions["data"][k]
-        assert cells["z"][1] == pytest.approx(100 * counts / 9)
-        assert (list(cells["x"]), list(cells["y"])) == (list("0123456789"), ["1", "7"])
-        assert confusions["layout"]["annotations"][k]["text"] == method
+        assert confusions.loc["7", method].tolist() == pytest.approx(100 * counts / 9)
 
 
 # --- which runs are shown together
@@ -422,8 +422,15 @@ def test_what_was_not_run_is_said_and_the_rest_is_shown(tmp_path):
         assert view(inspector, name)
     inspector.lists[0].value = ["4"]
     assert "Choose at least one class" in inspector.said.value
+    inspector.save("pdf")
+    assert "Choose at least one class" in inspector.saved.value
     inspector.lists[3].value = [0]
     assert titles_of(inspector) == ["4"] and "Flagging" in inspector.said.value
+    record = record_of(experiment, "4", "rotation", 0)
+    metrics = {name: value for name, value in record.metrics.items() if name != "msp"}
+    store.write_record(record.home, **record.model_dump() | {"metrics": metrics})
+    again = Inspector(experiment)  # a mean over the last epochs, one of which lacked MSP
+    assert len(marks(again)) == 4 + 1 and "Flagging" in again.said.value
     results = inspector.page.results
     choice = Choice(results.classes, (PLAIN,), ("MSP",), (0, 1))
     table = results.average_precisions(choice)["MSP", PLAIN, "mean"]
@@ -444,9 +451,9 @@ def test_a_click_puts_the_threshold_there_in_all_panels_and_opens_the_run_below(
         message = [*trace["meta"], trial, threshold, True]  # as the browser sends it
         inspector.panels._handle_custom_msg(message, [])
         assert (inspector.held_out.value, inspector.sides[0].value) == ("4", (PLAIN, "MSP", trial))
-        curve = inspector.page.results.ranking("4", PLAIN, "MSP", trial).curve
-        assert curve.threshold(inspector.share) == threshold
-        assert curve.at(threshold).flagged == flagged
+        ranking = inspector.page.results.ranking("4", PLAIN, "MSP", trial)
+        (there,) = ranking.flagging(inspector.share).itertuples()
+        assert (there.threshold, there.flagged) == (threshold, flagged)
         assert ("x2", trace["x"][point], trace["y"][point]) in marks(inspector)
         assert shown(inspector.histograms)["layout"]["shapes"][0]["x0"] == threshold
     left = inspector.sides[0].value
@@ -479,8 +486,8 @@ def test_another_table_stands_beside_with_its_methods(tmp_path):
         table = inspector.page.results.average_precisions(inspector.choice)["MSP"]
         change = table[methods[2], "mean"] - table[PLAIN, "mean"]
         assert np.allclose(table[methods[2], "difference"], change) and change.abs().max() > 0
-    rows = cells(view(inspector, "Runs"))
-    assert [row[1:3] for row in rows] == [["2", "0"], ["8", "0"], ["8", "0"], ["8", "0"]]
+    sizes = [label.rpartition(", ")[2] for label, _ in inspector.table.options]
+    assert sizes == ["runs: 2", "runs: 8", "runs: 8", "runs: 8"]
 
 
 def test_predictions_and_the_files_name_are_of_the_statistics_that_are_shown(tmp_path):
@@ -498,9 +505,9 @@ def test_predictions_and_the_files_name_are_of_the_statistics_that_are_shown(tmp
         html = view(inspector, "Images").split("</table>")[0]
         found = re.findall(r'alt="test image (\d+): ., predicted (.),', html)
         assert found and all(arrays[name][int(k)] == int(p) for k, p in found)
-        cell = inspector.page.confusions([(PLAIN, "MSP", 0)], inspector.choice)["data"][0]["z"][0]
+        row = inspector.page.confusions(inspector.choice).data.loc["1", PLAIN]
         counts = np.bincount(arrays[name][arrays["is_anomaly"]], minlength=10)
-        assert cell == pytest.approx(100 * counts / counts.sum())
+        assert row.tolist() == pytest.approx(100 * counts / counts.sum())
 
 
 def test_the_table_sorts_by_any_column_and_marks_the_better_method(tmp_path):

@@ -29,17 +29,17 @@ def random_network(architecture="wrn-10-1", classes=5, image_shape=(3, 16, 16), 
 # --- parameters
 
 
-@pytest.mark.parametrize(
-    "architecture, classes, heads, count",
-    [
-        ("wrn-28-10", 10, None, 36_479_194),
-        ("wrn-28-10", 9, None, 36_478_553),
-        ("wrn-28-10", 9, {"rotation": 4}, 36_481_117),
-        ("wrn-stl10", 10, None, 10_637_274),
-        ("wrn-imagenet", 11, None, 10_637_531),
-        ("wrn-imagenet-cpc", 11, None, 12_551_675),
-    ],
-)
+COUNTS = [
+    ("wrn-28-10", 10, None, 36_479_194),
+    ("wrn-28-10", 9, None, 36_478_553),
+    ("wrn-28-10", 9, {"rotation": 4}, 36_481_117),
+    ("wrn-stl10", 10, None, 10_637_274),
+    ("wrn-imagenet", 11, None, 10_637_531),
+    ("wrn-imagenet-cpc", 11, None, 12_551_675),
+]
+
+
+@pytest.mark.parametrize("architecture, classes, heads, count", COUNTS)
 def test_the_papers_networks_have_the_published_number_of_parameters(
     architecture, classes, heads, count
 ):
@@ -48,30 +48,27 @@ def test_the_papers_networks_have_the_published_number_of_parameters(
     assert sum(parameter.numel() for parameter in net.parameters()) == count
 
 
-@pytest.mark.parametrize(
-    "architecture", ["wrn-26-10", "resnet", "wrn-28-0", "wrn-4-1", "WRN-28-10", "wrn-28-10 ", ""]
-)
+@pytest.mark.parametrize("architecture", ["wrn-26-10", "wrn-28-0", "WRN-28-10", "wrn-28-10 ", ""])
 def test_an_unknown_architecture_is_named_with_the_choices(architecture):
-    with pytest.raises(
-        ValueError, match=rf"'{architecture}'; choose wrn-D-K .*10, 16, 22, 28.*such as wrn-28-10"
-    ):
+    said = rf"'{architecture}'; choose wrn-D-K .*10, 16, 22, 28.*such as wrn-28-10"
+    with pytest.raises(ValueError, match=said):
         models.build(architecture, 10)
 
 
-def test_the_weights_follow_the_global_generator_and_the_trunks_do_not_depend_on_the_heads():
-    first, same, other, with_heads = (
-        random_network(seed=seed, heads=heads).state_dict()
-        for seed, heads in ((0, None), (0, None), (1, None), (0, {"rotation": 4, "other": 7}))
+@pytest.mark.parametrize("name", ["wrn-10-1", "wrn-imagenet-cpc"])
+def test_the_weights_follow_the_global_generator_and_the_trunks_do_not_depend_on_the_heads(name):
+    shape = (3, 64, 64)
+    first, same, with_heads = (
+        random_network(name, 5, shape, heads=heads).state_dict() for heads in (None, None, {"r": 4})
     )
-    weights = [name for name in first if "norm" not in name]  # those are drawn here
-    assert all(
-        torch.equal(first[name], same[name]) and torch.equal(first[name], with_heads[name])
-        for name in weights
-    )
-    assert not torch.equal(first["stem.weight"], other["stem.weight"])
-    assert not torch.equal(
-        first["heads.classification.weight"], other["heads.classification.weight"]
-    )
+    for key in first:
+        assert torch.equal(first[key], same[key])
+        # random_network draws the values of norms after the heads'
+        if "norm" not in key and not key.startswith("heads.cpc"):
+            assert torch.equal(first[key], with_heads[key])
+    other = random_network(name, 5, shape, seed=1).state_dict()
+    for key in ("stem.weight", "heads.classification.weight"):
+        assert not torch.equal(first[key], other[key])
 
 
 # --- the forward pass
@@ -107,18 +104,17 @@ def literal_logits(net, images, blocks, strides, stem_stride, pooled, mean, std,
     return features @ w[f"heads.{head}.weight"].T + w[f"heads.{head}.bias"]
 
 
-@pytest.mark.parametrize(
-    "architecture, blocks, strides, image_shape, stem_stride",
-    [
-        ("wrn-10-1", 1, (1, 2, 2), (3, 16, 16), 1),
-        ("wrn-16-2", 2, (1, 2, 2), (1, 8, 8), 1),
-        ("wrn-16-1", 2, (1, 2, 2), (3, 32, 32), 2),
-        ("wrn-10-3", 1, (1, 2, 2), (3, 9, 13), 1),
-        ("wrn-10-1", 1, (1, 2, 2), (1, 28, 28), 2),
-        ("wrn-stl10", 4, (1, 2, 2, 2), (3, 16, 16), 1),
-        ("wrn-imagenet", 4, (1, 2, 2, 2), (3, 32, 32), 1),
-    ],
-)
+NETWORKS = [
+    ("wrn-10-1", 1, (1, 2, 2), (3, 16, 16), 1),
+    ("wrn-16-2", 2, (1, 2, 2), (1, 8, 8), 1),
+    ("wrn-16-1", 2, (1, 2, 2), (3, 32, 32), 2),
+    ("wrn-10-3", 1, (1, 2, 2), (3, 9, 13), 1),
+    ("wrn-stl10", 4, (1, 2, 2, 2), (3, 16, 16), 1),
+    ("wrn-imagenet", 4, (1, 2, 2, 2), (3, 32, 32), 1),
+]
+
+
+@pytest.mark.parametrize("architecture, blocks, strides, image_shape, stem_stride", NETWORKS)
 def test_logits_are_those_of_the_literal_network(
     architecture, blocks, strides, image_shape, stem_stride
 ):
@@ -126,15 +122,14 @@ def test_logits_are_those_of_the_literal_network(
     std = [0.25, 0.5, 2.0][: image_shape[0]]
     heads = {"rotation": 4, "other": 2}
     pooled = architecture == "wrn-imagenet"
-    net = random_network(
-        architecture, 5, image_shape, heads=heads, mean=mean, std=std, stem_stride=stem_stride
-    ).eval()
+    how = {"heads": heads, "mean": mean, "std": std, "stem_stride": stem_stride}
+    net = random_network(architecture, 5, image_shape, **how).eval()
     images = torch.rand(4, *image_shape)
     found = {head: (net(images, head=head), net(images.double(), head=head)) for head in net.heads}
     assert torch.equal(net(images), found["classification"][0])
     for head, (logits, exact) in found.items():
-        how = blocks, strides, stem_stride, pooled, mean, std, head
-        expected = literal_logits(net, images.double(), *how)
+        structure = blocks, strides, stem_stride, pooled, mean, std, head
+        expected = literal_logits(net, images.double(), *structure)
         assert logits.shape == (4, {"classification": 5, **heads}[head])
         assert (logits.dtype, exact.dtype) == (torch.float32, torch.float64)
         torch.testing.assert_close(exact, expected, rtol=1e-12, atol=1e-12 * expected.abs().max())
@@ -161,16 +156,19 @@ def test_dropout_is_between_the_two_convolutions_of_a_block():
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_float64_images_are_computed_as_in_a_float64_network(training):
-    net = random_network(mean=[0.1, 0.2, 0.3], std=[0.3, 0.2, 0.1]).train(training)
-    images = torch.rand(4, 3, 16, 16)
+@pytest.mark.parametrize("architecture, side", [("wrn-10-1", 16), ("wrn-imagenet-cpc", 64)])
+def test_float64_images_are_computed_as_in_a_float64_network(architecture, side, training):
+    how = {"mean": [0.1, 0.2, 0.3], "std": [0.3, 0.2, 0.1]}
+    net = random_network(architecture, image_shape=(3, side, side), **how).train(training)
+    images = torch.rand(4, 3, side, side)
     logits = net(images.double())
     exact = copy.deepcopy(net).double()(images.double())
     assert logits.dtype == torch.float64 and net.stem.weight.dtype == torch.float32
     assert torch.equal(logits, exact)
-    assert 0 < (net(images) - exact).abs().max() < 1e-4
+    assert 0 < (net(images) - exact).abs().max() < 1e-5 * exact.abs().max()
     logits.sum().backward()
-    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in net.parameters())
+    gradients = [p.grad for name, p in net.named_parameters() if "cpc" not in name]
+    assert {gradient.dtype for gradient in gradients} == {torch.float32}
 
 
 def test_what_a_network_can_not_take_is_an_error_that_says_what_to_do():
@@ -204,13 +202,3 @@ def test_batch_norm_takes_its_statistics_from_each_ghost_batch(group, count):
     torch.testing.assert_close(found, (mean, var))  # each group moved them
     evaluated = F.batch_norm(images, mean, var, norm.weight, norm.bias)
     torch.testing.assert_close(norm.eval()(images), evaluated)
-
-
-def test_a_network_trained_with_norm_batch_computes_each_ghost_batch_by_itself():
-    grouped, plain = (random_network(norm_batch=norm_batch).train() for norm_batch in (4, None))
-    images = torch.rand(12, 3, 16, 16)
-    expected = torch.cat([plain(part) for part in images.split(4)])
-    torch.testing.assert_close(grouped(images), expected)
-    assert not torch.allclose(plain(images), expected, atol=1e-2)
-    grouped.load_state_dict(plain.state_dict())
-    torch.testing.assert_close(grouped.eval()(images), plain.eval()(images))

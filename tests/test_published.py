@@ -5,37 +5,25 @@ is listed here cell by cell.
 """
 
 import itertools
-import re
-from pathlib import Path
 
 import pandas as pd
 import pytest
+from helpers import ROOT
 
-PUBLISHED = Path(__file__).parents[1] / "workbench" / "results" / "published"
+from workbench.images import prepared
+from workbench.results.tables import HOLD_OUT_TABLES, SUBSETS
 
-CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-STL10 = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
-IMAGENET = {
-    "dog": """Ibizan hound, bluetick, beagle, Afghan hound, Weimaraner, Saluki, redbone, otterhound,
-        Norwegian elkhound, basset hound, Scottish deerhound, bloodhound""",
-    "car": """Model T, race car, sports car, minivan, ambulance, cab, beach wagon, jeep,
-        convertible, limo""",
-    "snake": """ringneck snake, vine snake, hognose snake, thunder snake, garter snake, king snake,
-        night snake, green snake, water snake""",
-    "spider": """tarantula, Argiope aurantia, barn spider, black widow, garden spider,
-        wolf spider""",
-    "fungus": "stinkhorn, bolete, hen-of-the-woods, earthstar, gyromitra, coral fungus",
-}
-IMAGENET = {name: tuple(re.split(r",\s+", classes)) for name, classes in IMAGENET.items()}
+PUBLISHED = ROOT / "workbench" / "results" / "published"
+
 OOD = ("tiny_imagenet_crop", "tiny_imagenet_resize", "lsun_crop", "lsun_resize", "isun")
-HOLD_OUTS = {"table3_cifar10": CIFAR10, "table4_stl10": STL10}
-for letter in "bc":
-    HOLD_OUTS |= {f"appendix_{letter}_imagenet_{name}": IMAGENET[name] for name in IMAGENET}
+HOLD_OUTS = {name: prepared.classes(dataset) for dataset, name in HOLD_OUT_TABLES.items()}
+for name in SUBSETS:
+    HOLD_OUTS[f"appendix_c_imagenet_{name}"] = prepared.classes(f"imagenet_{name}")
 ROWS = {name: (*classes, "average") for name, classes in HOLD_OUTS.items()} | {
-    "table1_imagenet_subsets": tuple(IMAGENET),
+    "table1_imagenet_subsets": SUBSETS,
     "table2_generalization": ("classification", "rotation"),
-    "table5_imagenet_rotation": tuple(IMAGENET),
-    "table6_imagenet_cpc": tuple(IMAGENET),
+    "table5_imagenet_rotation": SUBSETS,
+    "table6_imagenet_cpc": SUBSETS,
     "masking_ablation": ("classification", "center_mask", "rotation"),
     "appendix_d_baseline": (*OOD, "lsun_crop_edge_energy", "cifar10_hold_outs"),
 }
@@ -125,7 +113,8 @@ def test_subset_sizes_and_skews():
     # redbone 1,290.
     missing = {"dog": (1300 - 738) + (1300 - 1136) + (1300 - 1290)}
     sizes = table("table1_imagenet_subsets")
-    for subset, names in IMAGENET.items():
+    for subset in SUBSETS:
+        names = prepared.classes(f"imagenet_{subset}")
         train_images = 1300 * len(names) - missing.get(subset, 0)
         assert sizes.loc[subset].tolist() == [len(names), train_images, 50 * len(names)]
         for name in ("table5_imagenet_rotation", "table6_imagenet_cpc"):

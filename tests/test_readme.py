@@ -2,17 +2,20 @@
 
 import itertools
 import json
+import math
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import report
 
+from workbench import results
 from workbench.cli import main
 from workbench.experiment import read_parameters, several
-from workbench.results import show, stats, tables
+from workbench.results import claims, findings, show, stats, tables
 from workbench.results.names import label
 from workbench.runs import store
 
@@ -114,8 +117,8 @@ def said(text):
 def test_its_results_stand_beside_those_of_the_published_tables(gains):
     """README's table of averages: here from the committed records, the paper's from its tables."""
     rows = []
-    for profile in ("cpu", "fast"):
-        first = gains[profile].query("images == 500 and statistics == 'mixed'")
+    for profile, images in (("cpu", 500), ("fast", 500), ("cpu", 5000)):
+        first = gains[profile].query(f"images == {images} and statistics == 'mixed'")
         rows.append(first.set_index("measure").loc[CLAIM, ["plain", "with"]].to_numpy())
     for table in ("table4_stl10", "table3_cifar10"):
         average = tables.published(table).loc["average"]
@@ -136,6 +139,8 @@ def test_the_numbers_in_its_sentences_are_those_of_the_committed_records(gains):
     assert len(numbers) == 4
     for number, page in itertools.product(numbers, (README, PAGES["results"])):
         assert number in said(page)
+    upright = gains["cpu"].query("images == 500 and statistics == 'upright' and measure == 'msp'")
+    assert f"{upright.gain.item():+.2f} ({interval(next(upright.itertuples()))})" in said(README)
     fast = gains["fast"].query("images == 500 and statistics == 'mixed'").set_index("measure")
     for row in fast.loc[["msp", "odin"]].itertuples():
         assert f"{row.gain:+.2f} (95 % {interval(row)}, p = {row.p:.3f})" in said(README)
@@ -156,14 +161,15 @@ def test_the_numbers_about_detectors_are_those_of_the_committed_records():
     (experiment,) = several(read_parameters("params/cpu/detectors.yaml"))
     records = store.finished(experiment)
     found = stats.measured([(experiment, records)])
-    tested = stats.contrasts(found).query("family == 'detectors'").set_index("score")
+    every = stats.contrasts(found).set_index("score")
+    tested = every.query("family == 'detectors'")
     best = tested.difference.idxmax()
     upright = experiment.model_copy(update={"statistics": "upright", "scores": ("msp", best)})
-    gained = stats.effects(found, "classification").set_index("score")
-    other = stats.effects(stats.measured([(upright, records)]), "classification")
-    other = other.set_index("score").loc[best]
+    gained = every.query("against == 'classification'")
+    other = stats.contrasts(stats.measured([(upright, records)])).set_index("score")
+    other = other.query("against == 'classification'").loc[best]
     top = tested.loc[best]
-    section = said(README).partition("**Detectors**")[2]
+    section = said(PAGES["results"]).partition("## Detectors")[2]
     images = f"{top.images_low:+.2f} to {top.images_high:+.2f}"
     for number in (
         f"{(tested.difference > 0).sum()} of {len(tested)} detectors are above MSP",
@@ -180,11 +186,169 @@ def test_the_numbers_about_detectors_are_those_of_the_committed_records():
     worse = tested[(tested.holm < 0.05) & (tested.difference < 0)].index
     assert f"significantly below: {', '.join(map(label, worse))}." in section
     assert not ((tested.holm < 0.05) & (tested.difference > 0)).any()
+    claimed = (
+        f"are above MSP, {label(best)} highest: {top.difference:+.2f} points ({interval(top)})"
+    )
+    assert f"{(tested.difference > 0).sum()} of {len(tested)} {claimed}" in said(README)
+    assert f"({label(best)}: p = {top.holm:.3f})" in said(README)
     notebook = (ROOT / "outputs" / "cpu" / "detectors.ipynb").read_text()
-    claimed = re.search(r"rank correlation ([^)]*\))", said(README))[1]
+    (claimed,) = re.findall(r"few edges, rank correlation ([^;]*);", said(PAGES["results"]))
     rho, low, high = (f"{float(number):.2f}" for number in re.findall(r"[+-][\d.]+", claimed))
     shown = f"classification +msp +edge energy +{rho} +{low} +{high} "  # a row of the table
     assert re.search(shown, notebook)
+
+
+def max_t(runs):
+    """By score, the exact p of a max-t test of its differences to MSP: all signs of the classes."""
+    means = findings.by_class(results.frame(runs))
+    means = means.xs(("classification", "mixed"), level=["method", "statistics"])
+    means = means.droplevel(["profile", "images"]).drop(index="accuracy")
+    differences = (means - means.loc["msp"]).drop(index="msp")
+    signs = np.array([*itertools.product((1, -1), repeat=10)])
+
+    def t(values):
+        return abs(values.mean(-1) / values.std(-1, ddof=1) * math.sqrt(10))
+
+    largest = t(signs[:, None] * differences.to_numpy()).max(1)
+    found = zip(differences.index, t(differences.to_numpy()), strict=True)
+    return {name: (largest >= value - 1e-9).mean() for name, value in found}
+
+
+def test_an_exact_max_t_test_of_the_detectors(few):
+    small = max_t(few[:1])
+    large = max_t(few[-1:])
+    numbers = f"ReAct p = {small['react']:.3f} and entropy p = {small['entropy']:.3f}"
+    assert numbers in said(PAGES["results"]) and numbers in said(PAGES["findings"])
+    assert f"the larger network ReAct p = {large['react']:.3f}" in said(PAGES["results"])
+    assert f"ReAct is (p = {small['react']:.3f}), in the larger network not" in said(README)
+    assert f"not (p = {large['react']:.3f})" in said(README)
+
+
+@pytest.fixture(scope="module")
+def few():
+    """The experiments of params/cpu and params/fast/few_labels.yaml that have committed runs."""
+    found = claims.read()
+    return [pair for pair in (*found["small"], *found["large"]) if pair[1]]
+
+
+def test_devices_and_trials_are_those_of_the_records(few, gains):
+    """Which classes have plain classification on a GPU and rotation on a CPU; the gain by trial."""
+    other = []
+    for _, records in few[:4]:
+        on_gpu = {(r.method, r.hold_out, r.trial): "NVIDIA" in r.device for r in records}
+        plain = [key for key in on_gpu if key[0] == "classification" and on_gpu[key]]
+        other.append(sum(not on_gpu["rotation", *key[1:]] for key in plain))
+    assert other == [0, 0, 7, 1]
+    assert "at 2,000 labels seven classes have plain classification on a GPU" in said(
+        PAGES["results"]
+    )
+    trials = findings.gains(results.frame(few[:1])).xs("msp", level="measure")
+    trials = trials.groupby(level="statistics").mean()
+    mixed = " and ".join(trials.loc["mixed"].map("{:+.1f}".format))
+    upright = " and ".join(trials.loc["upright"].map("{:+.1f}".format))
+    shown = f"By trial it is {mixed} with mixed statistics, {upright} with upright ones"
+    assert shown in said(PAGES["results"])
+
+
+def test_the_findings_are_those_of_the_records(few):
+    """In README, results.md and findings.md; each function has its literal test elsewhere."""
+    frame = results.frame(few)
+    infinite = math.inf
+    order = findings.order(frame).xs("msp", level="measure")
+    scatter = findings.scatter(few)
+    tells = findings.scatter_tells(scatter)
+    plain = scatter.loc["cpu", 500, "classification", "mixed"]
+    repeats = findings.repeats(frame).loc["cpu", 500]
+    twins = findings.of_classes(frame, ["automobile", "truck"]).round(1)
+    rmd = twins.xs("rmd", level="measure").xs("mixed", level="statistics")
+    deviation = findings.between_trainings(frame).loc[:, 500, :, "mixed"]
+    power = 100 * findings.power(frame).loc[:, 500].xs("msp", level="measure")
+    first = order["cpu", 500, "classification", "mixed"]
+    own = tells["cpu", 500, "classification", "mixed"]
+    readme = said(README)
+    page = said(PAGES["results"])
+    list_of = said(PAGES["findings"])
+    for text, number in (
+        (readme, f"Table 3's (rank correlation {first:.2f})"),
+        (readme, f"({own:.2f} with the entropy"),
+        (readme, f"{plain['first'].automobile:.0f} % of the automobiles"),
+        (readme, f"(ODIN's r = {repeats.r['mixed', 'odin']:.2f})"),
+        (readme, f"not with upright ones ({repeats.r['upright', 'odin']:.2f})"),
+        (page, f"Table 3's {first:.2f} (plain"),
+        (page, f"and {order['cpu', infinite, 'rotation', 'mixed']:.2f} of rotation with all"),
+        (page, f"predicted labels {own:.2f}, in twenty settings"),
+        (page, f"at least {tells.min():.2f}"),
+        (page, f"{plain['first'].automobile:.0f} % of the automobiles are taken for trucks"),
+        (page, f"{plain['first'].truck:.0f} % of the trucks"),
+        (page, f"({plain.msp.automobile:.1f} and {plain.msp.truck:.1f} % average precision)"),
+        (page, "{automobile} and {truck} %".format(**rmd.loc["cpu", 500, "classification"])),
+        (list_of, "{automobile} and {truck} %, the best, too".format(
+            **rmd.loc["fast", 500, "classification"])),
+        (list_of, f"(r = {repeats.r['mixed', 'odin']:.2f}) and not with upright ones ("
+            f"{repeats.r['upright', 'odin']:.2f}), MSP's {repeats.r['mixed', 'msp']:.2f} and "
+            f"{repeats.r['upright', 'msp']:.2f}"),
+        (list_of, f"({repeats.rho['mixed', 'msp']:.2f} and {repeats.rho['upright', 'msp']:.2f})"),
+        (list_of, f"(rank correlation {repeats.paper['mixed', 'msp']:.2f}), with upright ones less "
+            f"({repeats.paper['upright', 'msp']:.2f})"),
+        (list_of, f"MSP {deviation['cpu', 'classification', 'msp']:.2f} points with plain "
+            f"classification, {deviation['cpu', 'rotation', 'msp']:.2f} with rotation"),
+        (list_of, f"{power['cpu', 'mixed']:.0f} % with mixed statistics and "
+            f"{power['cpu', 'upright']:.0f} % with upright ones (larger network "
+            f"{power['fast', 'mixed']:.0f} and {power['fast', 'upright']:.0f} %)"),
+    ):  # fmt: skip
+        assert number in text, number
+    for profile in ("cpu", "fast"):  # RMD is the best on each of the two
+        of_plain = twins.loc[profile, 500, "classification", "mixed"]
+        assert [*of_plain.idxmax()[["automobile", "truck"]]] == ["rmd", "rmd"]
+    others = order[(order.round(2) < 0.95) & (order.index.get_level_values("images") > 100)]
+    assert f"other settings {others.min():.2f} to {others.max():.2f}" in list_of
+    few_of = order[order.index.get_level_values("images") == 100]
+    assert f"with 100 labels {few_of.min():.2f} to {few_of.max():.2f}" in list_of
+    by = findings.between_trainings(frame).loc["cpu", 500].unstack("measure").round(2)
+    upright = by.xs("upright", level="statistics").msp
+    assert f"(upright {upright.classification:.2f} and {upright.rotation:.2f})" in list_of
+    mixed = by.xs("mixed", level="statistics")
+    pairs = [f"{mixed[name].classification:.2f} and {mixed[name].rotation:.2f}" for name in mixed]
+    for name, pair in zip(mixed, pairs, strict=True):
+        if name in ("odin", "accuracy"):
+            assert f"{label(name) if name == 'odin' else name} {pair}" in list_of
+
+
+@pytest.mark.slow
+def test_unseen_against_mistaken_is_that_of_the_records(few):
+    apart = findings.against_mistakes(few[:1]).xs("mixed", level="statistics").loc["cpu", 500]
+    plain = apart.loc["classification"]
+    highest = apart.mistaken.max()
+    lead = plain.loc["react"] - plain.loc["msp"]
+    assert f"(AUROC against them: MSP {plain.mistaken.msp:.1f}, the highest {highest:.1f})" in said(
+        README
+    )
+    for page in ("results", "findings"):
+        text = said(PAGES[page])
+        for number in (
+            f"{plain.mistaken.msp:.1f}",
+            f"{plain.mistaken.max():.1f}",
+            f"{plain.right.mahalanobis:.1f} against",
+            f"{highest:.1f}",
+            f"by {lead.mistaken:.1f} points",
+            f"by {lead.right:.1f}",
+            f"{plain.precision.react:.1f}",
+            f"{plain.precision.msp:.1f}",
+        ):
+            assert number in text, number
+
+
+def test_the_numbers_about_edges_are_those_of_the_executed_notebook():
+    notebook = (ROOT / "outputs" / "cpu" / "claims.ipynb").read_text()
+    for name, number in {
+        "fewer: rank correlation": "+0.89 (+0.50 to +0.98",
+        "apart: rank correlation": "-0.19",
+        "either: rank correlation": "+0.04",
+        "within unseen classes, mean:": "+0.01",
+        "the gain at matched edges:": "+1.42 (+0.44 to +2.41)",
+    }.items():
+        assert f"{name} {number}" in notebook, name
+        assert number in said(PAGES["results"]) and number in said(PAGES["findings"]), number
 
 
 def test_its_benchmarks_are_those_of_the_committed_files():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import CLASSES, contents, environment, made_up, parameters, tiny, tiny_data
 from helpers import picture_folder as ants
-from PIL import Image
+from PIL import Image, ImageCms
 
 from semlib.datasets import Dataset, ImageSet
 from workbench import runs
@@ -102,22 +102,12 @@ def test_what_is_neither_image_nor_folder_is_named(tmp_path, say, where, to):
     assert not [*tmp_path.glob("data/*")]
 
 
-PARTS = [("test", "val"), ("test", "Validation"), ("train", "Training"), ("train", "images")]
-
-
-@pytest.mark.parametrize(("part", "other"), PARTS)
-def test_a_part_of_another_name_is_offered(tmp_path, say, part, other):
-    root = ants(tmp_path / "own")
-    (root / part).rename(root / other)
-    offer = "lay images out as" if other == "images" else f"rename {other}/ to {part}/"
-    refused(prepare(say, root), f"has no {part}/", offer)
-
-
-def test_a_folder_without_classes_and_one_that_can_not_be_read_are_named(
+def test_a_missing_part_no_class_and_a_folder_that_can_not_be_read_are_named(
     tmp_path, say, monkeypatch
 ):
     root = ants(tmp_path / "own")
-    (root / "test").rename(tmp_path / "kept")
+    (root / "test").rename(root / "val")
+    refused(prepare(say, root), "has no test/, only train, val; lay images out as train/<class>")
     (root / "test").mkdir()
     refused(prepare(say, root), "no class folders in test/", "test/<class>/*")
 
@@ -125,7 +115,7 @@ def test_a_folder_without_classes_and_one_that_can_not_be_read_are_named(
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "iterdir", barred)  # root reads any folder
-    refused(prepare(say, root), root / "train", "can't be read (Permission denied)")
+    refused(prepare(say, root), root / "train", "Permission denied")
 
 
 def test_of_many_damaged_files_ten_are_named_and_the_rest_counted(tmp_path, say):
@@ -219,12 +209,6 @@ def test_every_name_means_itself_in_tables_files_and_figures(tmp_path, monkeypat
     figure.savefig(tmp_path / "figure.png", dpi=20)
 
 
-def test_the_average_keeps_its_name_where_no_class_has_it(tmp_path):
-    experiment = made_up(tmp_path, dataset="digits", trials=1)
-    table = tables.by_class(experiment, store.finished(experiment))
-    assert table.index[-1] == "average" and show.formatted(table).index[-1] == "Average"
-
-
 def test_distinct_things_have_distinct_files_and_short_names():
     def named(notebook="holdout", **changes):
         return create({"profile": "x", "dataset": "own"} | changes).output(notebook, ".ipynb").name
@@ -250,6 +234,10 @@ def test_jobs_of_a_grid_have_distinct_short_names():
     assert len(set(found)) == len(found) and max(map(len, found)) < 150
     alone = [grid.names([part], "class")[0] for part in parts]
     assert alone == found  # whatever else is run with it
+    same = create({"dataset": "digits", "hold_out": "3"})
+    others = [same.model_copy(update=change) for change in ({"epochs": 2}, {"hold_out": ("3-0",)})]
+    assert len(set(grid.names([same, *others], "class"))) == 3
+    assert grid.names([same], "class") == ["holdout-digits-3"]
 
 
 @pytest.mark.parametrize("dataset", ["..", "../", ".", "/", "/tmp/.."])
@@ -314,6 +302,42 @@ def test_what_is_transparent_is_white(tmp_path, file):
     assert folder.decode(tmp_path / "half.png", 8)[:, 0, 0].tolist() == [255, 127, 127]
 
 
+def test_images_laid_on_white_are_counted_once(tmp_path):
+    root = ants(tmp_path / "own")
+    for name in ("ant", "bee"):
+        disc("RGBA").save(root / "train" / name / "0.png")
+    Image.new("RGBA", (16, 16), "red").save(root / "train" / "bee" / "1.png")  # opaque
+    said = "own: 2 of 12 images have transparent parts, now white; .*ant/0.png is one"
+    with pytest.warns(UserWarning, match=said) as seen:
+        prepared.load(str(root), tmp_path / "data", side=16)
+    assert len(seen) == 1
+
+
+def exchanged(name="mine"):
+    """sRGB's colour profile with red and green exchanged."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profile = profile.replace("sRGB".encode("utf-16-be"), name.encode("utf-16-be"))
+    for old, new in ((b"rXYZ", b"----"), (b"gXYZ", b"rXYZ"), (b"----", b"gXYZ")):
+        profile = profile.replace(old, new)
+    return profile
+
+
+PROFILES = {  # mode and colour of the picture, its profile, the colour that it shows
+    "another": ("RGB", (200, 40, 30), exchanged(), (40, 200, 30)),
+    "another, with alpha": ("RGBA", (200, 40, 30, 255), exchanged(), (40, 200, 30)),
+    "sRGB": ("RGB", (200, 40, 30), exchanged("sRGB"), (200, 40, 30)),
+    "of other channels": ("L", 90, exchanged(), (90, 90, 90)),
+    "damaged": ("RGB", (200, 40, 30), exchanged()[:300], (200, 40, 30)),
+}
+
+
+@pytest.mark.parametrize(("mode", "colour", "profile", "shown"), PROFILES.values(), ids=PROFILES)
+def test_a_colour_profile_is_applied(tmp_path, mode, colour, profile, shown):
+    Image.new(mode, (16, 16), colour).save(tmp_path / "x.png", icc_profile=profile)
+    found = folder.decode(tmp_path / "x.png", 8)[:, 4, 4].tolist()
+    assert found == pytest.approx(shown, abs=1)
+
+
 def test_a_prepared_folder_of_an_older_preparation_is_made_anew(tmp_path, monkeypatch):
     root = ants(tmp_path / "own")
     with monkeypatch.context() as patch:
@@ -334,14 +358,39 @@ BROKEN_EXIF = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("exif", BROKEN_EXIF.values(), ids=BROKEN_EXIF)
 @pytest.mark.parametrize("ending", ["png", "webp", "jpg"])
-def test_damaged_metadata_do_not_keep_an_image_from_being_read(tmp_path, ending, exif):
+def test_damaged_metadata_neither_keep_an_image_from_being_read_nor_warn(tmp_path, ending, exif):
     image = Image.new("RGB", (16, 16), (200, 100, 50))
     image.save(tmp_path / f"x.{ending}", exif=b"Exif\0\0" + exif)
-    pixel = folder.decode(tmp_path / f"x.{ending}", 16)[:, 8, 8].astype(int)
-    assert np.abs(pixel - [200, 100, 50]).max() < 9
+    (pixels,) = folder.decode_all([tmp_path / f"x.{ending}"], 16, "x")
+    assert np.abs(pixels[:, 8, 8].astype(int) - [200, 100, 50]).max() < 9
+
+
+# --- identical pictures
+
+
+def test_identical_pictures_are_counted_remarked_and_of_a_held_out_class_refused(tmp_path, say):
+    """By their pixels, whatever the files are."""
+    root = ants(tmp_path / "own")
+    places = {"train/ant/0.png": ["test/ant/8.png", "train/ant/8.png"]}
+    places["train/bee/0.png"] = ["train/cat/8.bmp", "test/cat/8.bmp"]
+    places["test/ant/0.png"] = ["test/bee/9.png"]  # no training image: each class is unseen
+    for old, copies in places.items():
+        for new in copies:
+            Image.open(root / old).save(root / new)
+    said = "Identical pictures: 2 among training and test images, 2 in several classes."
+    assert said in prepare(say, root)[1]
+    assert prepared.duplicates(str(root), None, 16).seen == {"bee": 1, "cat": 1}
+    how = {"dataset": root, "image_side": 16, "batch_size": 2}
+    words = ["run", "notebooks/holdout.ipynb", *few(tmp_path, **how | {"hold_out": "[ant, cat]"})]
+    refused(say(*words), "hold_out: among the training images of other classes", ": 1 of cat;")
+    assert not (tmp_path / "outputs").exists()
+    how |= {"dataset": str(root), "methods": "classification", "epochs": 3}
+    for change in ({"hold_out": "ant"}, {"hold_out": "cat", "allow_duplicates": True}):
+        experiment = tiny(tmp_path, **how | change)
+        assert said in show.remarks(experiment, runs.complete(experiment))
 
 
 # --- prepared files
@@ -402,22 +451,22 @@ def test_a_damaged_file_may_be_deleted_and_one_that_only_can_not_be_read_not(
 ):
     path = tiny_data(tmp_path / "data") / "tiny.npz"
     whole = path.read_bytes()
-    for content, said in ((b"<!DOCTYPE html>", "begins with b'<!DOCTYPE"), (b"PK\3\4cut", "")):
+    for content in (b"<!DOCTYPE html>", b"PK\3\4cut"):
         path.write_bytes(content)
-        refused(check_tiny(say), said, "delete it to prepare it again, if you can")
-        assert "pickle" not in check_tiny(say)[2]
+        refused(check_tiny(say), "not a zip file", "delete it to prepare it again, if you can")
     path.write_bytes(whole)
 
     def barred(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(np, "load", barred)
-        error = check_tiny(say)[2]
-        assert "Permission denied" in error and "delete" not in error
-    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 1000}))
-    error = check_tiny(say)[2]
-    assert "of memory" in error and "delete" not in error
+    memory = type("Memory", (), {"available": 1000})
+    changes = {"numpy.load": (barred, "Permission denied")}
+    changes["psutil.virtual_memory"] = (lambda: memory, "GB of memory")
+    for name, (function, said) in changes.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(name, function)
+            error = check_tiny(say)[2]
+            assert said in error and "delete" not in error
 
 
 # --- memory and disk

@@ -271,6 +271,7 @@ ELSEWHERE = {"device": "cpu", "threads": 1, "compile": True, "evaluate_every": 1
 ELSEWHERE |= {"checkpoint_every": 5, "keep_weights": False, "data_root": "x", "ilsvrc": "x"}
 ELSEWHERE |= {"outputs": "x", "profile": "other", "missing": "train", "scores": ("msp",)}
 ELSEWHERE |= {"temperature": 1.0, "epsilon": 0.01, "statistics": "upright"}
+ELSEWHERE |= {"allow_duplicates": True}
 
 
 def address(

@@ -4,6 +4,7 @@ The coverage of the intervals is simulated.
 """
 
 import itertools
+from collections import defaultdict
 from functools import cache
 
 import matplotlib.pyplot as plt
@@ -22,7 +23,7 @@ from sklearn.metrics import (
 )
 
 from workbench.experiment import ConfigError
-from workbench.results import plots, show, stats
+from workbench.results import plots, ranking, show, stats
 from workbench.runs import store
 
 Z = 1.959964
@@ -62,16 +63,16 @@ def test_measures_are_scikit_learns(seed, kind):
     elif kind == "infinite":
         scores = np.where(scores > 2, np.inf, scores)
     finite = np.minimum(scores, 1e6)
-    ranking = stats.Ranking(anomaly, scores)
-    assert ranking.average_precision() == pytest.approx(average_precision_score(anomaly, finite))
-    assert ranking.auroc() == pytest.approx(roc_auc_score(anomaly, finite))
+    ranked = stats.Ranking(anomaly, scores)
+    assert ranked.average_precision() == pytest.approx(average_precision_score(anomaly, finite))
+    assert ranked.auroc() == pytest.approx(roc_auc_score(anomaly, finite))
     fpr, tpr, _ = roc_curve(anomaly, finite, drop_intermediate=False)
-    assert ranking.fpr95() == pytest.approx(fpr[tpr >= 0.95][0])
+    assert ranked.fpr95() == pytest.approx(fpr[tpr >= 0.95][0])
     precision, recall, _ = precision_recall_curve(anomaly, finite)
-    assert ranking.trapezoid() == pytest.approx(auc(recall, precision))
+    assert ranked.trapezoid() == pytest.approx(auc(recall, precision))
     for share in (0.001, 0.1, 0.5, anomaly.mean()):
         expected = at_prevalence(anomaly, finite, share)
-        assert ranking.average_precision(share) == pytest.approx(expected)
+        assert ranked.average_precision(share) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -95,9 +96,9 @@ def test_an_audit_is_of_each_score_of_a_file_with_either_statistics(tmp_path):
         upright = stats.audit(file, "upright")
     expected = [100 * average_precision_score(anomaly, -scores)]
     assert upright.average_precision.tolist() == pytest.approx(expected)
-    ranking = stats.Ranking(anomaly, scores)
+    ranked = stats.Ranking(anomaly, scores)
     tied = np.mean([(scores == one).sum() > 1 for one in scores])
-    rules = [ranking.average_precision(), ranking.trapezoid(), *ranking.bounds(), tied]
+    rules = [ranked.average_precision(), ranked.trapezoid(), *ranked.bounds(), tied]
     assert table.loc["mine"].tolist() == pytest.approx(100 * np.array(rules))
     with pytest.raises(ValueError, match="is_anomaly should be beside the scores"):
         stats.audit({"mine": scores})
@@ -109,15 +110,12 @@ WRONG += [([0, 1], [1.0, np.nan], "1 of 2 scores are NaN")]
 
 
 @pytest.mark.parametrize(("anomaly", "scores", "said"), WRONG)
-def test_what_cannot_be_ranked_is_one_line(anomaly, scores, said):
+def test_what_cannot_be_ranked_and_no_prevalence_is_one_line(anomaly, scores, said):
     with pytest.raises(ValueError, match=said):
         stats.interval(anomaly, scores)
-
-
-@pytest.mark.parametrize("share", [0, 1, -0.1, 2])
-def test_a_prevalence_is_between_0_and_1(share):
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        stats.Ranking([0, 1], [0.0, 1.0]).average_precision(share)
+    for share in (0, 1, -0.1, 2):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            stats.Ranking([0, 1], [0.0, 1.0]).average_precision(share)
 
 
 # --- intervals
@@ -143,7 +141,7 @@ def test_draws_keep_each_stratum_and_are_a_bootstraps():
 
 def test_the_interval_of_many_is_a_stratified_bootstraps_on_the_logit_scale():
     rng = np.random.default_rng(2)
-    anomaly = np.arange(2000) < stats.MANY
+    anomaly = np.arange(2000) < ranking.MANY
     scores = rng.normal(anomaly * 1.0)
     parts = [np.flatnonzero(anomaly), np.flatnonzero(~anomaly)]
     slow = []
@@ -158,21 +156,18 @@ def test_the_interval_of_many_is_a_stratified_bootstraps_on_the_logit_scale():
     assert (logit(high) - logit(low)) / 2 == pytest.approx(half, rel=0.1)
 
 
-def test_the_interval_of_tens_is_the_logits():
+def test_the_interval_of_tens_is_the_logits_and_that_of_perfect_scores_ends_at_1():
     anomaly = np.arange(400) < 40
     value, *ends = stats.interval(anomaly, np.random.default_rng(0).normal(anomaly * 1.0))
     half = Z / np.sqrt(40 * value * (1 - value))
     expected = scipy.special.expit(scipy.special.logit(value) + np.array([-half, half]))
     np.testing.assert_allclose(ends, expected)
-
-
-@pytest.mark.parametrize("images", [10, 100, 4000])
-def test_of_perfect_scores_the_interval_ends_at_1_and_begins_below(images):
-    anomaly = np.arange(images) < images // 4
-    value, low, high = stats.interval(anomaly, anomaly * 1.0)
-    assert value == high == 1 and 0 < low < 1
-    last = stats.interval(np.arange(images) < 1, np.arange(images))  # one anomaly, found last
-    assert last[1] > 0
+    for images in (10, 100, 4000):
+        anomaly = np.arange(images) < images // 4
+        value, low, high = stats.interval(anomaly, anomaly * 1.0)
+        assert value == high == 1 and 0 < low < 1
+        last = stats.interval(np.arange(images) < 1, np.arange(images))  # one anomaly, found last
+        assert last[1] > 0
 
 
 def average_precision_of(distance, prevalence=0.1):
@@ -191,13 +186,13 @@ def distance_of(value):
 @pytest.fixture
 def draws_once(monkeypatch):
     """A simulation resamples the same positions again and again: scores are random anyway."""
-    draw = stats.draws
+    draw = ranking.draws
     once = cache(lambda strata, count, seed: draw(np.frombuffer(strata, bool), count, seed))
 
     def draws(strata, count, seed=0):
         return once(strata.tobytes(), count, seed)
 
-    monkeypatch.setattr(stats, "draws", draws)
+    monkeypatch.setattr(ranking, "draws", draws)
 
 
 @pytest.mark.slow
@@ -206,7 +201,8 @@ def test_coverage_of_the_interval(value, draws_once):
     """Of a nominal 95 %: at least 94 with tens of anomalies, 93 to 97 with a thousand."""
     rng = np.random.default_rng(4)
     distance = distance_of(value)
-    for anomalies, times in ((20, 2000), (50, 2000), (150, 2000), (stats.MANY, 1500), (1000, 1500)):
+    many = ranking.MANY
+    for anomalies, times in ((20, 2000), (50, 2000), (150, 2000), (many, 1500), (1000, 1500)):
         anomaly = np.arange(10 * anomalies) < anomalies
         hits = 0
         for _ in range(times):
@@ -214,7 +210,7 @@ def test_coverage_of_the_interval(value, draws_once):
             hits += low <= value <= high
         covered = hits / times
         # three standard errors of the simulation beside what is claimed
-        least = (0.94 if anomalies < stats.MANY else 0.93) - 0.01
+        least = (0.94 if anomalies < many else 0.93) - 0.01
         assert least < covered < (1 if anomalies < 1000 else 0.97), (value, anomalies, covered)
 
 
@@ -230,8 +226,8 @@ def test_coverage_of_the_interval_of_a_mean_over_held_out_classes(value):
     halves = []
     for _ in range(600):
         every = [stats.Ranking(label == k, rng.normal((label == k) * distance)) for k in range(10)]
-        means.append(np.mean([ranking.average_precision() for ranking in every]))
-        resampled = np.mean([ranking.resampled(counts) for ranking in every], axis=0)
+        means.append(np.mean([ranked.average_precision() for ranked in every]))
+        resampled = np.mean([ranked.resampled(counts) for ranked in every], axis=0)
         halves.append(Z * resampled.std(ddof=1))
     covered = np.mean(np.abs(np.array(means) - np.mean(means)) < halves)
     assert 0.92 < covered < 0.98, (value, covered)
@@ -307,33 +303,36 @@ def test_test_images_are_drawn_once_for_all_runs_and_each_class_apart(runs, foun
 
 
 def test_the_two_families_and_no_other_contrast_is_tested(runs, found):
-    table = stats.contrasts(found)
+    every = stats.contrasts(found)
+    table = every.dropna(subset="family")
     named = [("detectors", "classification", score, "msp") for score in SCORES[1:]]
     named += [("methods", "rotation", score, "classification") for score in ("msp", "odin")]
     columns = table[["family", "method", "score", "against"]]
     assert sorted(columns.itertuples(index=False, name=None)) == sorted(named)
     long = literal(runs, average_precision_score)
+    gains = defaultdict(list)
     for row in table.itertuples():
         worse = ("classification", "msp" if row.family == "detectors" else row.score)
         gain = of_pair(long, row.method, row.score, "hold_out") - of_pair(long, *worse, "hold_out")
+        gains[row.family].append(gain)
         over = scipy.stats.ttest_1samp(gain, 0).confidence_interval()
         spread = (found.resampled[row.method, row.score] - found.resampled[worse]).std()
         expected = [gain.mean(), over.low, over.high, gain.mean() - Z * spread]
         expected += [gain.mean() + Z * spread, (gain > 0).sum(), 10, scipy.stats.wilcoxon(gain)[1]]
         numbers = [row.difference, row.low, row.high, row.images_low, row.images_high]
         assert [*numbers, row.above, row.classes, row.p] == pytest.approx(expected)
-    for _, part in table.groupby("family"):
+    for family, part in table.groupby("family"):
         np.testing.assert_allclose(part.holm, literal_holm(part.p.tolist()))
+        np.testing.assert_allclose(part.max_t, literal_max_t(gains[family]))
     text = show.text(table)
-    assert text.columns[-2:].tolist() == ["p", "p by Holm"]  # last, differences come first
+    # last, differences come first
+    assert text.columns[-3:].tolist() == ["p", "p by Holm", "p by max-t"]
     row = table.iloc[0]
     shown = [f"{row.difference:+.2f}", f"{row.low:+.2f} to {row.high:+.2f}"]
     assert text.iloc[0].tolist()[:2] == shown
-    every = [stats.effects(found, "msp"), stats.effects(found, "classification")]
-    assert [len(one) for one in every] == [6, 4]
-    assert not any({"p", "holm"} & {*one} for one in every)
-    both = every[1].merge(table, on=["method", "score", "against"])
-    assert len(both) == 2 and (both.low_x == both.low_y).all()
+    assert every.against.value_counts().to_dict() == {"msp": 6, "classification": 4}
+    others = every[every.family.isna()]
+    assert others[["p", "holm", "max_t"]].isna().all(axis=None) and others.low.notna().all()
 
 
 def literal_holm(p):
@@ -343,6 +342,29 @@ def literal_holm(p):
         least = max(least, min(1.0, (len(p) - k) * p[i]))
         corrected[i] = least
     return [corrected[i] for i in range(len(p))]
+
+
+def literal_max_t(gains):
+    """Each of the 2^classes flips of the signs in turn."""
+    largest = []
+    for signs in itertools.product((1, -1), repeat=len(gains[0])):
+        flipped = [gain * np.array(signs) for gain in gains]
+        largest.append(max(abs(one.mean() / one.std()) for one in flipped))
+    own = [abs(gain.mean() / gain.std()) for gain in gains]
+    return [np.mean(np.array(largest) >= t * (1 - 1e-9)) for t in own]
+
+
+def test_max_t_of_one_contrast_is_the_sign_flip_test_and_a_sample_comes_close(monkeypatch):
+    rng = np.random.default_rng(0)
+    gained = pd.DataFrame(rng.normal(0.5, 1, (12, 3)) + rng.normal(0, 1, (12, 1)))
+    one = stats.max_t(gained[[0]]).item()
+    how = {"permutation_type": "samples", "n_resamples": np.inf}
+    exact = scipy.stats.permutation_test([gained[0]], np.mean, **how).pvalue
+    assert one == pytest.approx(exact)
+    every = stats.max_t(gained)
+    assert every[0] >= one
+    monkeypatch.setattr(stats, "EXACT", 11)
+    np.testing.assert_allclose(stats.max_t(gained), every, atol=0.03)
 
 
 def test_fifteen_contrasts_over_ten_classes_are_significant_only_by_a_win_in_all():
@@ -355,9 +377,9 @@ def test_fifteen_contrasts_over_ten_classes_are_significant_only_by_a_win_in_all
     plain = pd.Series(range(10), index, dtype=float)
     values = {"msp": plain, "odin": plain + np.arange(1, 11), "knn": plain}  # knn: all are equal
     classes = pd.DataFrame({("classification", name): column for name, column in values.items()})
-    table = stats.contrasts(stats.Measured(pd.Series(), classes, classes, {})).set_index("score")
+    table = stats.contrasts(stats.Measured([], pd.DataFrame(), classes, classes)).set_index("score")
     assert table.holm["odin"] == pytest.approx(2 * scipy.stats.wilcoxon(wins).pvalue)
-    assert np.isnan(table.holm["knn"])
+    assert table[["holm", "max_t"]].loc["knn"].isna().all()
 
 
 def test_a_class_that_lacks_a_run_is_left_out_and_data_sets_are_pooled(runs, tmp_path):
@@ -395,34 +417,23 @@ def test_where_no_class_has_all_methods_nothing_is_shown_as_a_number(runs):
     experiment, records = runs[0]
     apart = [r for r in records if (r.method == "rotation") == (r.hold_out in "01234")]
     found = stats.measured([(experiment, apart)], resamples=2)
-    board = stats.leaderboard(found)
-    gained = stats.effects(found, "classification")
-    for table in (board, gained, stats.contrasts(found)):
-        text = show.text(table)
-        assert set(text.drop(columns="Above in", errors="ignore").to_numpy().ravel()) <= {"-", ""}
-    assert "not run" in plots.forest(found, gained, "Above").axes[0].texts[0].get_text()
-
-
-def test_without_runs_all_tables_and_figures_say_so(runs):
-    found = stats.measured([(runs[0][0], [])], resamples=2)
-    board = stats.leaderboard(found)
-    gained = stats.effects(found, "classification")
-    curves = stats.by_prevalence(found)
-    columns = pd.MultiIndex.from_product([["p"], ["average_precision"]])
-    probes = pd.DataFrame(columns=columns)
-    alike = stats.correlations(found, probes)
-    assert all(table.empty for table in (board, gained, stats.contrasts(found), alike))
-    assert show.text(board).empty and show.text(stats.contrasts(found)).empty
-    for figure in (
-        plots.forest(found, gained, "Above"),
-        plots.prevalence(curves, board),
-        plots.probes(found, probes, alike),
-    ):
+    gained = stats.contrasts(found)
+    for table in (stats.leaderboard(found), gained):
+        text = show.text(table).drop(columns="Above in", errors="ignore")
+        assert set(text.to_numpy().ravel()) <= {"-", ""}
+    assert "not run" in plots.forest(found, gained).axes[0].texts[0].get_text()
+    nothing = stats.measured([(experiment, [])], resamples=2)
+    probes = pd.DataFrame(columns=pd.MultiIndex.from_product([["p"], ["average_precision"]]))
+    tables = [stats.leaderboard(nothing), stats.contrasts(nothing)]
+    assert all(table.empty and show.text(table).empty for table in tables)
+    assert stats.correlations(nothing, probes).empty and stats.by_prevalence(nothing).T.empty
+    figures = [plots.forest(nothing, tables[1]), plots.prevalence(nothing)]
+    for figure in (*figures, plots.probes(nothing, probes)):
         assert "not" in figure.axes[0].texts[0].get_text()
 
 
 def test_by_prevalence_is_the_mean_of_the_runs(runs, found):
-    table = stats.by_prevalence(found, (0.01, 0.5))
+    table = stats.by_prevalence(found)
     for share in (0.01, 0.5):
         long = literal(runs, lambda a, s, share=share: at_prevalence(a, s, share))
         mean = long.groupby(level=["method", "score"]).mean()
@@ -451,10 +462,11 @@ def test_correlations_are_spearmans_over_classes(found):
 
 
 def test_the_forest_has_a_row_a_score_the_classes_as_dots_and_both_intervals(found):
-    table = stats.effects(found, "msp")
-    tested = stats.contrasts(found).query("family == 'detectors'")
-    tested["holm"] = np.linspace(0.1, 0.9, len(tested))  # a p of its own for each row
-    (axis,) = plots.forest(found, table, "Above MSP", tested).axes
+    table = stats.contrasts(found).query("against == 'msp'")
+    tested = table.family == "detectors"
+    table.loc[tested, "holm"] = np.linspace(0.1, 0.9, tested.sum())  # a p of its own for each row
+    (axis,) = plots.forest(found, table).axes
+    assert axis.get_title().startswith("Above MSP\ndigits, profile made_up")
     shown = [one.get_text() for one in axis.get_yticklabels()]
     plain = table[table.method == "classification"].set_index("score").difference.sort_values()
     assert [name.removesuffix(" *") for name in shown] == [show.label(s) for s in plain.index]
@@ -465,7 +477,7 @@ def test_the_forest_has_a_row_a_score_the_classes_as_dots_and_both_intervals(fou
         assert {tuple(gain), (row.difference,)} | bars <= drawn
     assert "over held-out classes" in axis.get_xlabel()
     assert "over test images" in axis.get_xlabel()
-    p = tested.set_index("score").holm[plain.index]
+    p = table[tested].set_index("score").holm[plain.index]
     texts = sorted(axis.texts, key=lambda one: one.xy[1])
     assert [one.get_text() for one in texts] == [f"p {show.p_value(value)}" for value in p]
 
@@ -473,7 +485,7 @@ def test_the_forest_has_a_row_a_score_the_classes_as_dots_and_both_intervals(fou
 def test_no_more_curves_are_drawn_in_a_panel_than_asked(found):
     curves = stats.by_prevalence(found)
     board = stats.leaderboard(found)
-    figure = plots.prevalence(curves, board, curves=3)
+    figure = plots.prevalence(found, curves=3)
     best = next(s for m, s in board.index if m == "classification" and s not in ("msp", "odin"))
     for axis, method in zip(figure.axes, ("classification", "rotation"), strict=True):
         assert axis.get_legend_handles_labels()[1] == ["MSP", "ODIN", show.label(best)]

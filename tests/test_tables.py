@@ -132,13 +132,9 @@ def test_one_trial_has_no_deviation_and_no_trial_is_not_run():
     nothing = show.formatted(tables.by_class(experiment(), []))
     assert set(nothing.to_numpy().ravel()) == {"not run"} and nothing.shape == (3, 6)
     assert "60.00" in show.as_text(tables.by_class(experiment(), RECORDS))
-
-
-def test_no_held_out_class_is_a_row_of_accuracies():
     runs = [record(None, "classification", t, accuracy=a) for t, a in enumerate((0.9, 0.92))]
     table = tables.by_class(experiment(hold_out="none", methods="classification"), runs)
-    assert table.loc["none"].to_list() == pytest.approx([91, 2**0.5])
-    assert table.columns.unique("measure").tolist() == ["accuracy"]
+    assert table.loc["none"].to_list() == pytest.approx([91, 2**0.5])  # the one row, of accuracy
 
 
 def test_paper_columns_are_the_published_numbers():
@@ -153,15 +149,12 @@ def test_paper_columns_are_the_published_numbers():
     assert text["Classification-only", "MSP", "paper"]["Average"] == "34.92 ± 0.41"
 
 
-def test_a_part_of_the_classes_has_no_average_of_the_paper():
+def test_the_papers_average_is_beside_that_of_all_classes_also_with_the_centre_masked():
     table = of_table3([], hold_out=["dog", "cat"])
     paper = table["rotation", "msp", "paper"]
     assert paper["dog"] == 32.11 and np.isnan(paper["average"])
     assert show.formatted(table)["Rotation-augmented", "MSP", "paper"]["Average"] == ""
     assert "paper" not in tables.by_class(experiment(), []).columns.unique("statistic")
-
-
-def test_the_papers_averages_with_the_centre_masked_stand_in_the_average_row():
     methods = ["center_mask", "rotation"]
     average = show.formatted(of_table3([], methods=methods)).loc["Average"]
     masked = average["Random-center-masked"].xs("paper", level=1)
@@ -316,7 +309,7 @@ def test_generalisation_is_one_row_a_data_set_beside_table_2():
         assert "paper" not in other.columns.unique("statistic")
 
 
-def test_rank_correlation_is_that_of_the_ranks():
+def test_rank_correlation_is_that_of_the_ranks_of_the_classes_that_have_both():
     """Accuracy falls from class to class while MSP rises; ODIN's are all equal."""
     table, _ = fungi()
     found = show.rank_correlation(table)
@@ -327,9 +320,6 @@ def test_rank_correlation_is_that_of_the_ranks():
     found = show.rank_correlation(of_table3([])).loc[("Classification-only", "MSP")]
     assert np.isnan(found["here"])
     assert found["in the paper"] == pytest.approx(rho, abs=0.02)  # of equals
-
-
-def test_rank_correlation_is_over_the_classes_that_have_both():
     how = experiment(hold_out="all", methods="classification")
     numbers = [(0.1, 0.6), (0.2, 0.5), (0.3, 0.7), (0.4, 0.9), (0.5, 0.1), (0.6, 0.8)]
     found = [record(str(k), "classification", 0, a, 0, b) for k, (a, b) in enumerate(numbers)]
@@ -363,6 +353,16 @@ def test_the_weight_of_the_best_mean_is_chosen_once_all_are_run(tmp_path):
     head, row = (tmp_path / tables.CHOSEN_WEIGHTS).read_text().splitlines()
     assert head.startswith("dataset,method,auxiliary_weight,")
     assert row.startswith("digits,rotation,0.5,")
+    other = table.assign(images=500, accuracy=80.123456789)  # another search
+    for found in (other, table, other.assign(dataset="more"), other.assign(chosen=False)):
+        tables.save_chosen_weights(found, tmp_path)
+    kept = pd.read_csv(tmp_path / tables.CHOSEN_WEIGHTS)
+    assert [*zip(kept.dataset, kept.images, strict=True)] == [
+        ("digits", "500"),
+        ("digits", "all"),
+        ("more", "500"),
+    ]
+    assert kept.accuracy.tolist() == [80.123456789, table.accuracy[2], 80.123456789]
     for rest in ([], runs[-1][1][:1]):  # none, or one of two trials
         unfinished = tables.by_weight([*runs[:-1], (experiments[-1], rest)])
         assert not unfinished.chosen.any()

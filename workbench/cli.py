@@ -199,7 +199,6 @@ def _execute(
         except Exception as error:  # a dead kernel, a timeout, a full disk
             where = f"the notebook so far is {short(out)}"
             print(f"error: {type(error).__name__}: {error}\n{where}", file=sys.stderr)
-            notebooks.say_why(out, error)
     return None
 
 
@@ -255,6 +254,8 @@ def _data(args: argparse.Namespace) -> None:
     print(f"{data.name}: {counts} of {channels}x{height}x{width}")
     print(f"digest {prepared.digests_of(data)} (training images, test images)")
     print(f"{len(data.classes)} classes: {', '.join(data.classes)}")
+    if found := str(prepared.duplicates(args.dataset, args.root, args.side)):
+        print(found)
     if height != width:
         print(f"the images are not square: rotation needs crop_side, at most {min(height, width)}")
     if len(data.classes) < 3:

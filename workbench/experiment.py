@@ -77,6 +77,10 @@ _as_text = BeforeValidator(lambda value: str(value) if type(value) is int else v
 Text = Annotated[str, _as_text, Field(min_length=1), AfterValidator(_one_line)]
 Profile = Annotated[Text, Field(pattern=r"^[A-Za-z0-9_.-]*[A-Za-z0-9_-]$", max_length=100)]
 ClassName = Annotated[Text, AfterValidator(lambda name: unicodedata.normalize("NFC", name))]
+# Classes held out together, [truck, automobile], are the text automobile/truck: no class has a /
+_as_group = BeforeValidator(lambda v: "/".join(map(str, v)) if isinstance(v, list | tuple) else v)
+_in_order = AfterValidator(lambda names: "/".join(sorted({*names.split("/")})))
+Anomaly = Annotated[ClassName, _in_order, _as_group]
 Method = Annotated[Text, _one_of(*METHODS)]
 Score = Annotated[Text, _one_of(*SCORES)]
 _as_tuple = BeforeValidator(lambda v: tuple(v) if isinstance(v, list | tuple) else (v,))
@@ -108,8 +112,8 @@ class Which(Group):
     """Results lie in `outputs/<profile>/`."""
     dataset: Text = "cifar10"
     """A name, or a folder with `train/<class>/*` and `test/<class>/*`."""
-    hold_out: Listed[ClassName] = ("all",)
-    """Class names; all: each class in turn; none: no class."""
+    hold_out: Listed[Anomaly] = ("all",)
+    """Class names; a list of them in the list: held out together; all: each in turn; none."""
     methods: Listed[Method] = ("classification", "rotation")
     """classification, rotation, center_mask, cpc, package.module:function, or external:name."""
     trials: Count = 3
@@ -118,6 +122,8 @@ class Which(Group):
     """Number of the first: 3 with trials 2 makes trials 3 and 4."""
     missing: Literal["skip", "train"] = "skip"
     """What to do about a run that isn't in outputs/ yet."""
+    allow_duplicates: bool = False
+    """Train although pictures of a held-out class are among the training images of others."""
 
 
 class Data(Group):
@@ -127,6 +133,8 @@ class Data(Group):
     """Pixels a side of prepared images; None: 32 for own ones, 256 for ImageNet's."""
     train_per_class: OrNone[Count] = None
     """Training images of each class, drawn anew for each trial and hold-out; None: all."""
+    subset_seed: OrNone[Index] = None
+    """Seed of that draw, the same for all trials; None: the trial."""
     fold: OrNone[Annotated[int, Field(ge=0, le=9)]] = None
     """STL-10: one of its 10 predefined folds of 1,000 training images."""
     evaluate_on: Literal["test", "validation"] = "test"
@@ -276,11 +284,17 @@ class Experiment(Machine, Scoring, Training, Network, Data, Which):
 class Several(Group):
     """Parameters that make several experiments out of one notebook."""
 
-    settings: OrNone[Listed[Text]] = None  # files of parameters; the notebook's own go over them
-    dataset: Listed[Text] = (Which.model_fields["dataset"].default,)  # the same settings for each
-    # Training images a class: epochs
+    settings: OrNone[Listed[Text]] = None
+    """Files of parameters, an experiment each; the notebook's own go over them, those of epochs
+    unless they are None."""
+    dataset: Listed[Text] = (Which.model_fields["dataset"].default,)
+    """The same settings for each."""
     epochs_by_labels: OrNone[Annotated[dict[PerClass, Count], Field(min_length=1)]] = None
-    auxiliary_weights: OrNone[dict[Method, Listed[NotNegative]]] = None  # of each method
+    """For each number of training images a class its epochs; each is evaluated ten times."""
+    auxiliary_weights: OrNone[dict[Method, Listed[NotNegative]]] = None
+    """Plain classification, then each method alone with each of its weights."""
+    arms: OrNone[dict[Text, dict[str, Any]]] = None
+    """An experiment for each arm, with its own settings over all others."""
 
 
 def create(parameters: Mapping[str, Any]) -> Experiment:
@@ -289,29 +303,26 @@ def create(parameters: Mapping[str, Any]) -> Experiment:
 
 
 def several(parameters: Mapping[str, Any]) -> tuple[Experiment, ...]:
-    """All experiments that a notebook's parameters describe: one, unless Several's say otherwise.
-
-    settings: one for each file; epochs and epochs_by_labels are the file's where the notebook's
-    are None. epochs_by_labels: one for each number of images a class, evaluated ten times.
-    auxiliary_weights: plain classification, then each method alone with each of its weights.
-    """
-    by = _checked(Several, {n: v for n, v in parameters.items() if n in Several.model_fields})
+    """All experiments of a notebook's parameters: one, unless Several's are among them."""
+    given = dict(parameters)
+    names = [name for name in Several.model_fields if name in given]
+    by = _checked(Several, {name: given.pop(name) for name in names})
     if by.settings:
         return _of_files(by.settings, parameters)
-    given = {n: v for n, v in parameters.items() if n not in Several.model_fields}
     if by.epochs_by_labels and given.get("epochs") is not None:
         raise ConfigError("epochs: epochs_by_labels has epochs of its own; leave out one of both")
     experiments = []
     for dataset in by.dataset:
         for budget in _budgets(by.epochs_by_labels):
-            for choice in _weights(by.auxiliary_weights, given):
+            for choice in [*(by.arms or {}).values()] or _weights(by.auxiliary_weights, given):
                 experiments.append(create(given | {"dataset": dataset} | budget | choice))
     return tuple(experiments)
 
 
 def _of_files(files: tuple[str, ...], parameters: Mapping[str, Any]) -> tuple[Experiment, ...]:
     unset = {name for name in ("epochs", "epochs_by_labels") if parameters.get(name) is None}
-    over = {n: v for n, v in parameters.items() if n not in {"settings", *unset}}
+    unset.add("settings")
+    over = {name: value for name, value in parameters.items() if name not in unset}
     experiments = []
     for file in files:
         values = read_parameters(file)
@@ -334,7 +345,7 @@ def _weights(weights: dict[str, tuple[float, ...]] | None, given: dict) -> list[
     if weights is None:
         return [{}]
     choices = [{"methods": "classification", "auxiliary_weight": 0}]
-    for method in create({n: v for n, v in given.items() if n == "methods"}).methods:
+    for method in create({name: given[name] for name in ("methods",) if name in given}).methods:
         for weight in weights.get(method, ()):
             choices.append({"methods": method, "auxiliary_weight": weight})
     return choices

@@ -1,6 +1,5 @@
 """Give each of several processes on one machine a GPU of its own."""
 
-import math
 import os
 import sys
 import tempfile
@@ -12,8 +11,6 @@ from typing import Any
 from unittest.mock import patch
 
 from filelock import FileLock, Timeout
-
-PATIENCE = 5.0  # seconds of waiting before a line is printed
 
 
 def visible() -> list[str]:
@@ -38,16 +35,14 @@ def _acquire(devices: Sequence[str]) -> tuple[str, Any]:
     """A GPU and its file lock, which the operating system frees when the process dies."""
     folder = Path(tempfile.gettempdir()) / f"semlib-gpus-{os.getuid()}"
     folder.mkdir(exist_ok=True)
-    patience_ends = time.monotonic() + PATIENCE
+    is_said = False
     while True:
         for device in devices:
             with suppress(Timeout):
                 lock = FileLock(folder / f"{device}.lock", fallback_to_soft=False)
                 return device, lock.acquire(timeout=0)
-        if time.monotonic() > patience_ends:
-            names = " or ".join(devices)
-            print(
-                f"waiting for GPU {names}: other processes hold them", file=sys.stderr, flush=True
-            )
-            patience_ends = math.inf
+        if not is_said:
+            said = f"waiting for GPU {' or '.join(devices)}: other processes hold them"
+            print(said, file=sys.stderr, flush=True)
+            is_said = True
         time.sleep(0.2)

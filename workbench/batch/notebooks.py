@@ -8,7 +8,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Generator, Sequence
-from contextlib import chdir, contextmanager, suppress
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -27,7 +27,7 @@ from workbench.experiment import (
     unknown_parameter,
     with_file,
 )
-from workbench.files import ROOT, check_writable, one_line, save_atomically, short
+from workbench.files import ROOT, check_writable, one_line, short
 from workbench.runs import machine, plan
 
 START_TIMEOUT = 600  # seconds that a kernel may take to start, on a slow file system say
@@ -196,20 +196,6 @@ def execute(
         )
 
 
-def say_why(out: Path, error: Exception) -> None:
-    """Add an error that no cell raised (a dead kernel, a timeout) to the last cell that began."""
-    import nbformat
-
-    name = type(error).__name__
-    shown = {"ename": name, "evalue": str(error), "traceback": [f"{name}: {error}"]}
-    with suppress(Exception):  # there is no notebook, or no room on the disk: it was printed
-        notebook = nbformat.read(out, 4)
-        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-        last = [cell for cell in code if cell.metadata.papermill.start_time][-1]
-        last.outputs.append(nbformat.v4.new_output("error", **shown))
-        save_atomically(out, lambda file: file.write(nbformat.writes(notebook).encode()))
-
-
 @contextmanager
 def _kernels(threads: int | None) -> Generator[str, None, None]:
     """An environment in which kernels are alike on every machine; yields a folder for sockets.
@@ -252,12 +238,7 @@ def prepare(experiments: Sequence[Experiment]) -> None:
                 data = runs.load(e)
                 loaded = which
             runs.check_data(e, data)
-    folder = experiments[0].folder
-    try:
-        check_writable(folder)
-    except OSError as error:
-        why = f"can't be written to ({error.strerror}); choose another folder"
-        raise ConfigError(f"outputs: {folder} {why}") from None
+    check_writable(experiments[0].folder)
 
 
 def check(experiments: Sequence[Experiment]) -> None:

@@ -1,6 +1,5 @@
 """What a grid prints while it runs."""
 
-import itertools
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,25 +18,22 @@ from workbench.runs import store
 def watch(
     snakemake: subprocess.Popen, jobs: Mapping[Path, Experiment], notebooks: Mapping[Path, Path]
 ) -> int:
-    """Wait for Snakemake, print a line for each job that ends, and a bar of runs; its exit status.
+    """Wait for Snakemake, print a line for each job that ends, and a bar of jobs; its exit status.
 
     jobs, and the tables' notebooks, by the `done` file that each writes at its end.
     """
-    left = {run.home / "record.json" for run in itertools.chain(*map(store.missing, jobs.values()))}
-    left = {record for record in left if not record.exists()}  # the others are only scored
     running = [done for done in (*jobs, *notebooks) if not done.exists()]
-    with tqdm(total=len(left), unit="run", disable=None, leave=False, dynamic_ncols=True) as bar:
-        status = None
+    status = None
+    with tqdm(total=len(running), unit="job", disable=None, leave=False) as bar:
         while status is None:
             with suppress(subprocess.TimeoutExpired):
                 status = snakemake.wait(timeout=1.0)
-            left = {record for record in left if not record.exists()}
-            bar.update(bar.total - len(left) - bar.n)
             for done in filter(Path.exists, list(running)):
                 running.remove(done)
                 text = line(jobs[done]) if done in jobs else short(notebooks[done])
                 tqdm.write(text, file=sys.stdout)
                 sys.stdout.flush()
+                bar.update()
     return status
 
 

@@ -5,47 +5,27 @@ import io
 import os
 import re
 import threading
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageCms, ImageFile, ImageOps
 from tqdm import tqdm
 
 from semlib.datasets import DataError, Dataset, ImageSet
 from workbench.files import fingerprint, one_line
 from workbench.images.checks import check_memory, class_name
 
-PREPARATION = 2  # raised when the same files give other pixels: folders are prepared anew
+PREPARATION = 3  # raised when the same files give other pixels: folders are prepared anew
 LAYOUT = "lay images out as train/<class>/* and test/<class>/*"
 LEFTOVERS = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "lost+found")
-OTHER_NAMES = {  # what the parts are called elsewhere, in lower case
-    "train": ("train", "training"),
-    "test": ("test", "testing", "val", "valid", "validation", "dev", "eval"),
-}
 LARGE = 20_000_000  # pixels: a larger JPEG is decoded smaller, others one at a time
+TIFF_COLOURS = {2: 3, 5: 4, 6: 3, 8: 3}  # channels of RGB, CMYK, YCbCr and Lab; of others 1
 WORKERS = min(8, os.cpu_count() or 1)  # each holds an image or two in memory
 _one_large = threading.Lock()
-
-
-class Member(NamedTuple):
-    """An image inside an uncompressed tar file."""
-
-    tar: Path
-    name: str
-    offset: int
-    size: int
-
-    def __str__(self) -> str:
-        return f"{self.tar}: {self.name}"
-
-    def open(self, mode: str) -> io.BytesIO:
-        with self.tar.open(mode) as file:
-            file.seek(self.offset)
-            return io.BytesIO(file.read(self.size))
 
 
 def classes(root: Path) -> tuple[str, ...]:
@@ -73,9 +53,8 @@ def scan(root: Path) -> dict[str, list[tuple[Path, int]]]:
 def _class_folders(root: Path, part: str) -> dict[str, Path]:
     folder = root / part
     if not folder.is_dir():
-        others = [path.name for path in _entries(root) if path.name.lower() in OTHER_NAMES[part]]
-        offer = f"rename {others[0]}/ to {part}/, or link it" if others else LAYOUT
-        raise DataError(f"{root} has no {part}/; {offer}")
+        there = ", ".join(path.name for path in _entries(root)) or "nothing"
+        raise DataError(f"{root} has no {part}/, only {there}; {LAYOUT}")
     found: dict[str, Path] = {}
     for path in _entries(folder):
         if not path.is_dir():
@@ -104,15 +83,9 @@ def images(folder: Path, above: tuple[Path, ...] = ()) -> list[Path]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if not leftover(path.name))
-    except OSError as error:
-        raise DataError(f"{folder} can't be read ({error.strerror})") from None
-
-
-def leftover(name: str) -> bool:
-    """Whether a file is hidden, or one that Windows, macOS or a file server leaves behind."""
-    return name[0] == "." or name.lower() in LEFTOVERS
+    """What is in a folder, without hidden files and what Windows, macOS or a server left there."""
+    entries = sorted(folder.iterdir())
+    return [path for path in entries if path.name[0] != "." and path.name.lower() not in LEFTOVERS]
 
 
 def listing(root: Path) -> str:
@@ -151,35 +124,46 @@ def unlabelled(root: Path, data: Dataset) -> tuple[list[str], np.ndarray]:
     return [path.relative_to(root).as_posix() for path in found], pixels
 
 
-def decode_all(files: Sequence[Path | Member], side: int, what: str) -> np.ndarray:
+def decode_all(files: Sequence[Path], side: int, what: str) -> np.ndarray:
     """Decode files in parallel into uint8 (N, 3, side, side). DataError names wrong ones."""
     count = len(files)
     check_memory(count * 3 * side**2, f"{what}: {count:,} images of {side}x{side} pixels")
     pixels = np.empty((count, 3, side, side), np.uint8)
     wrong: list[str] = []
+    on_white: list[Path] = []
 
     def attempt(k: int) -> None:
         try:
-            pixels[k] = decode(files[k], side)
+            pixels[k] = decode(files[k], side, on_white)
         except DataError as error:
             wrong.append(str(error))
 
-    with ThreadPoolExecutor(WORKERS) as pool:  # Pillow works outside the interpreter's lock
+    # Pillow works outside the interpreter's lock; its warnings of metadata would be one an image
+    with warnings.catch_warnings(), ThreadPoolExecutor(WORKERS) as pool:
+        warnings.filterwarnings("ignore", module="PIL")
         done = pool.map(attempt, range(count))
         list(tqdm(done, desc=what, total=count, unit="image", leave=False))
     if wrong:
         more = f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""
         raise DataError(f"{len(wrong)} of {count} images: {'; '.join(sorted(wrong)[:10])}{more}")
+    if on_white:
+        said = f"{what}: {len(on_white)} of {count} images have transparent parts, now white"
+        warnings.warn(f"{said}; {min(on_white)} is one", stacklevel=2)
     return pixels
 
 
-def decode(file: Path | Member, side: int) -> np.ndarray:
-    """One image as uint8 (3, side, side): the shorter side is resized to `side`, then cropped."""
+def decode(file: Path, side: int, on_white: list[Path] | None = None) -> np.ndarray:
+    """One image as uint8 (3, side, side): the shorter side is resized to `side`, then cropped.
+
+    A file with transparent parts, which become white, is added to on_white.
+    """
     try:
-        image = _rgb(file.open("rb"), side)
+        image, is_on_white = _rgb(file, side)
     except Exception as error:  # Pillow raises many kinds
         cause = "too little memory" if isinstance(error, MemoryError) else one_line(error)
         raise DataError(f"{file} can't be read as an image ({cause})") from error
+    if is_on_white and on_white is not None:
+        on_white.append(file)
     scale = side / min(image.size)
     size = [max(side, round(length * scale)) for length in image.size]
     image = image.resize(size, Image.Resampling.BILINEAR)
@@ -187,23 +171,41 @@ def decode(file: Path | Member, side: int) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + side, top + side))).transpose(2, 0, 1)
 
 
-def _rgb(file: BinaryIO, side: int) -> Image.Image:
-    """The picture in a file as a viewer shows it: upright, transparent parts white."""
-    with file, Image.open(file) as image:
+def _rgb(file: Path, side: int) -> tuple[Image.Image, bool]:
+    """The picture as a viewer shows it: upright, in sRGB, on white; whether it is transparent."""
+    is_transparent = False
+    with Image.open(file) as image:
         _check_kind(image)
         whole = image.width * image.height
-        if image.format in ("JPEG", "MPO"):
-            _decode_smaller(image, side)
+        if image.format in ("JPEG", "MPO"):  # a large one at a half, quarter or eighth of its sides
+            least = int(min(image.size) * (LARGE / whole) ** 0.5 / 2) + 1
+            image.draft(None, (max(side, least), max(side, least)))
         # a progressive JPEG is decoded whole, and made smaller afterwards
         in_memory = whole if image.info.get("progressive") else image.width * image.height
         with _one_large if in_memory > LARGE else nullcontext():
             image.load()
             with suppress(Exception):  # of damaged metadata: the picture is read as stored
                 ImageOps.exif_transpose(image, in_place=True)
+            profile = image.info.get("icc_profile")
             if image.has_transparency_data:
-                white = Image.new("RGBA", image.size, "white")
-                image = Image.alpha_composite(white, image.convert("RGBA"))
-            return image if image.mode == "RGB" else image.convert("RGB")
+                image = image.convert("RGBA")
+                is_transparent = bool(np.asarray(image.getchannel("A")).min() < 255)
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            if profile:
+                with suppress(Exception):  # damaged, or of other channels
+                    image = _in_srgb(image, profile)
+            return image.convert("RGB"), is_transparent
+
+
+def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """Apply the picture's own colour profile."""
+    own = ImageCms.getOpenProfile(io.BytesIO(profile))
+    if "sRGB" in str(own.profile.profile_description):
+        return image
+    if image.mode not in ("L", "CMYK"):
+        image = image.convert("RGB")
+    srgb = ImageCms.createProfile("sRGB")
+    return ImageCms.buildTransform(own, srgb, image.mode, "RGB").apply(image)
 
 
 def _check_kind(image: ImageFile.ImageFile) -> None:
@@ -213,21 +215,18 @@ def _check_kind(image: ImageFile.ImageFile) -> None:
         raise ValueError("PostScript is a program, which isn't run")
     if not 0 < max(width, height) <= 200 * min(width, height):
         raise ValueError(f"{width}x{height} pixels: a square of it would show next to nothing")
-    if image.mode[0] in "IF" or re.search(";16[BLN]", str(image.tile)):
+    tags = getattr(image, "tag_v2", {})  # of a TIFF: BitsPerSample is 258, SampleFormat 339
+    is_deep = image.mode[0] in "IF" or max(tags.get(258, (8,))) > 8
+    is_signed = set(tags.get(339, (1,))) != {1}
+    if is_deep or is_signed or re.search(";16[BLN]", str(image.tile)):
         todo = "save it with 8, all images by one scale (magick a.png -depth 8 b.png)"
-        raise ValueError(f"it has more than 8 bits a channel; {todo}")
+        raise ValueError(f"it has more than 8 bits a channel, or signed ones; {todo}")
     # the second picture of an MPO is its preview, the first of a PSD all its layers
     if getattr(image, "is_animated", False) and image.format not in ("MPO", "PSD"):
         raise ValueError("it has several pages or frames; save one (magick a.tif[0] b.png)")
-    if image.format == "TIFF" and "RGBX" in str(image.tile):
-        raise ValueError("its fourth channel isn't transparency; save three (as RGB)")
-
-
-def _decode_smaller(image: Image.Image, side: int) -> None:
-    """Have a large JPEG decoded at a half, quarter or eighth of its sides, as its size says."""
-    width, height = image.size
-    for step in (8, 4, 2):
-        is_large = width * height > LARGE * (step // 2) ** 2
-        if is_large and step * side <= min(width, height):
-            image.draft(None, (width // step, height // step))
-            return
+    # PhotometricInterpretation, SamplesPerPixel and ExtraSamples, of which 1 and 2 are transparency
+    colours = TIFF_COLOURS.get(tags.get(262), 1)
+    if tags.get(277, 1) > colours and tags.get(338) not in ((1,), (2,)):
+        raise ValueError(
+            f"channel {colours + 1} isn't transparency; save the first {colours} alone"
+        )

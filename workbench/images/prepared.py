@@ -12,21 +12,29 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 
 from semlib.datasets import CLASSES, DataError, Dataset, ImageSet, data_root
 from semlib.datasets.imagenet import SUBSETS
 from semlib.datasets.sources import PUBLISHERS, digits
-from workbench.files import check_writable, folder_name, one_line, resolve, save_atomically
+from workbench.files import (
+    check_writable,
+    fingerprint,
+    folder_name,
+    one_line,
+    resolve,
+    save_atomically,
+)
 from workbench.images import folder
 from workbench.images import ilsvrc as imagenet_files
 from workbench.images.checks import check_memory, check_parts, class_name
-from workbench.images.digests import Digests, digests_of
+from workbench.images.digests import Digests, Duplicates, digests_of, duplicates_of
 from workbench.images.folder import unlabelled
 
-__all__ = ["Digests", "check_parts", "classes", "data_root", "digests", "digests_of", "exists",
-           "is_name", "load", "read", "unlabelled", "unprepared", "write"]  # fmt: skip
+__all__ = ["Digests", "check_parts", "classes", "data_root", "digests", "digests_of", "duplicates",
+           "exists", "is_name", "load", "read", "unlabelled", "unprepared", "write"]  # fmt: skip
 
 SIDE = 32  # pixels of a folder's prepared images
 KEYS = ("classes", "train_images", "train_labels", "test_images", "test_labels")
@@ -79,10 +87,7 @@ def load(
 def _part(path: Path, name: str, fold: Number, validation: bool) -> Dataset:
     data = read(path, name, tests=not validation) if path.exists() else digits()
     if fold is not None:
-        try:
-            data = replace(data, train=data.train[_arrays(path, ("folds",))["folds"][fold]])
-        except IndexError as error:
-            raise DataError(f"{path}: its folds are of other images ({error}){AGAIN}") from error
+        data = replace(data, train=data.train[_arrays(path, ("folds",))["folds"][fold]])
     return _with_validation(data) if validation else data
 
 
@@ -91,22 +96,18 @@ def _prepare(name: str, root: Root, side: Number, ilsvrc: str | None = None) -> 
     if not is_name(name, root, side):
         return _prepare_folder(name, root, side)
     path = prepared_path(name, root, side)
-    if path.exists() and ilsvrc and name in SUBSETS:
-        with np.load(path, allow_pickle=False) as file:  # older files don't say of which folder
-            was = str(file["ilsvrc"]) if "ilsvrc" in file.files else ""
-        if was and was != str(imagenet_files.source(ilsvrc).resolve()):
-            raise DataError(f"{path} is of {was}, not of {ilsvrc}; delete it to prepare it anew")
     if path.exists() or name == "digits":
         return path
     check_writable(path.parent)
+    also = {}
     if name in SUBSETS:
-        source = np.array(str(imagenet_files.source(ilsvrc).resolve()))
         data = imagenet_files.prepare(name, side or imagenet_files.SIDE, ilsvrc)
-        write(path, data, ilsvrc=source)
-    elif name == "stl10":
-        write(path, PUBLISHERS[name](path.parent), folds=_stl10_folds(path.parent))
     else:
-        write(path, PUBLISHERS[name](path.parent))
+        data = PUBLISHERS[name](path.parent)
+    if name == "stl10":  # the publisher's 10 folds, (10, 1000) indices of training images
+        folds = path.parent / "stl10_binary" / "fold_indices.txt"
+        also["folds"] = np.loadtxt(folds, dtype=np.int64, ndmin=2)
+    write(path, data, **also)
     return path
 
 
@@ -142,16 +143,6 @@ def _listed(path: Path) -> str | None:
     return str(_arrays(path, ("source",))["source"]) if path.exists() else None
 
 
-def _stl10_folds(root: Path) -> np.ndarray:
-    """The publisher's 10 folds, (10, 1000) indices of training images."""
-    path = root / "stl10_binary" / "fold_indices.txt"
-    try:
-        return np.loadtxt(path, dtype=np.int64, ndmin=2)
-    except Exception as error:
-        todo = "delete the folder to fetch it again"
-        raise DataError(f"{path} can't be read ({one_line(error)}); {todo}") from error
-
-
 def _with_validation(data: Dataset) -> Dataset:
     """Take CIFAR-10's last 10,000 training images, else a stratified fifth (seed 0), as tests."""
     from sklearn.model_selection import train_test_split
@@ -168,37 +159,51 @@ def _with_validation(data: Dataset) -> Dataset:
     return replace(data, train=data.train[train], test=data.train[kept])
 
 
-def digests(
+def digests(*which: Any) -> Digests | None:
+    """The digests of what `load` gives; None if that needs a download or ImageNet's files.
+
+    which: name, root, side, fold and validation, as of `load`; those at the end may be left out.
+    """
+    found = _about(*which)
+    return found and found[0]
+
+
+def duplicates(*which: Any) -> Duplicates:
+    """The identical pictures of what `load` gives; none if that needs a download."""
+    found = _about(*which)
+    return found[1] if found else Duplicates(0, 0, {})
+
+
+def _about(
     name: str, root: Root = None, side: Number = None, fold: Number = None, validation: bool = False
-) -> Digests | None:
-    """The digests of what `load` gives; None if that needs a download or ImageNet's files."""
+) -> tuple[Digests, Duplicates] | None:
     if not exists(name, root, side):
         return None
     path = _prepare(name, root, side)
-    now = (0, 0, 0)  # the digits need no file
-    if path.exists():
-        status = path.stat()
-        now = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    return _remembered(path, now, folder_name(name), fold, validation)
+    return _remembered(path, fingerprint(path), folder_name(name), fold, validation)
 
 
 @cache
-def _remembered(path: Path, now: tuple, name: str, fold: Number, validation: bool) -> Digests:
-    """The digests of a prepared file, kept beside it until its size or times are not `now`."""
+def _remembered(
+    path: Path, now: tuple | None, name: str, fold: Number, validation: bool
+) -> tuple[Digests, Duplicates]:
+    """What is told from all pixels, kept beside the file as long as its fingerprint is `now`."""
     beside = path.with_suffix(".digests.json")
-    part = f"fold {fold}, validation {validation}"
-    stamp = dict(zip(("size", "modified", "changed"), now, strict=True))
     known: dict[str, Any] = {}
-    with suppress(OSError, ValueError, AttributeError):  # not there yet, or not JSON
-        said = json.loads(beside.read_bytes())
-        known = said if said.items() >= stamp.items() else {}
-    if not re.fullmatch(r"[0-9a-f]{64} [0-9a-f]{64}", str(known.get(part))):
-        known |= stamp | {part: " ".join(digests_of(_part(path, name, fold, validation)))}
-        text = json.dumps(known, indent=1).encode()
-        with suppress(OSError):  # where nothing can be written, each process computes them
-            if path.exists():
-                save_atomically(beside, lambda file: file.write(text))
-    return Digests(*known[part].split())
+    key = f"fold {fold}, validation {validation}, of {now}"
+    with suppress(OSError, ValueError, TypeError, AttributeError, KeyError):  # none, or damaged
+        known = dict(json.loads(beside.read_bytes()).items())
+        digests, counts = known[key]
+        if all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests):
+            return Digests(*digests), Duplicates(*counts)
+    data = _part(path, name, fold, validation)
+    found = digests_of(data), duplicates_of(data)
+    known = {key: said for key, said in known.items() if key.endswith(f" of {now}")}
+    text = json.dumps(known | {key: found}, indent=1).encode()
+    with suppress(OSError):  # where nothing can be written, each process computes them
+        if now:  # the digits have no file
+            save_atomically(beside, lambda file: file.write(text))
+    return found
 
 
 def classes(name: str, root: Root = None) -> tuple[str, ...]:
@@ -218,12 +223,10 @@ def unprepared(name: str, root: Root = None, side: Number = None) -> str:
     source = resolve(name)
     if is_name(name, root, side) or not source.is_dir():
         return "" if exists(name, root, side) else f"isn't prepared in {data_root(root)}"
-    listed = _listed(_folder_path(source, root, side))
-    if listed == folder.listing(source):
+    if _listed(_folder_path(source, root, side)) == folder.listing(source):
         return ""
-    if listed is None:
-        return f"isn't prepared at {side or SIDE} pixels a side in {data_root(root)}"
-    return "has changed since it was prepared"
+    where = f"at {side or SIDE} pixels a side in {data_root(root)}"
+    return f"isn't prepared {where}, or has changed since it was prepared"
 
 
 def read(path: Path, name: str | None = None, tests: bool = True) -> Dataset:
@@ -262,13 +265,10 @@ def _names(path: Path, classes: np.ndarray) -> tuple[str, ...]:
 def _arrays(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
     """Arrays of an .npz. DataError says what is wrong with the file."""
     try:
-        with path.open("rb") as file:
-            start = file.read(20)
-        if not start.startswith(b"PK"):  # of which NumPy would say that it is pickled
-            raise ValueError(f"it is no .npz file, but begins with {start!r}")
+        with ZipFile(path) as file:
+            sizes = [file.getinfo(f"{key}.npy").file_size for key in keys]
+        check_memory(sum(sizes), f"the arrays in {path}")
         with np.load(path, allow_pickle=False) as file:
-            sizes = [file.zip.getinfo(f"{key}.npy").file_size for key in keys]
-            check_memory(sum(sizes), f"the arrays in {path}")
             return {key: np.asarray(file[key]) for key in keys}
     except DataError:
         raise

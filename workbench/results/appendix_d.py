@@ -62,7 +62,7 @@ def probes(data: datasets.Dataset, seed: int = 0, detectors: Sequence[str] = PRO
     return pd.DataFrame(rows, pd.MultiIndex.from_product([detectors, COLUMNS])).T
 
 
-def every_probe(experiments: Sequence[Experiment], seed: int = 0) -> pd.DataFrame:
+def probes_of(experiments: Sequence[Experiment], seed: int = 0) -> pd.DataFrame:
     """`probes` of the experiments' data sets that are here; an empty table if there are none."""
     here = [e for e in experiments if prepared.exists(e.dataset, e.data_root, e.image_side)]
     empty = pd.DataFrame(columns=pd.MultiIndex.from_product([PROBES, COLUMNS]))

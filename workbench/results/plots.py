@@ -24,8 +24,8 @@ from workbench.files import ROOT
 from workbench.images import prepared
 from workbench.images.digests import digests_of
 from workbench.results import show, stats, tables
-from workbench.results.curves import Curve
 from workbench.results.names import label
+from workbench.results.ranking import Ranking
 from workbench.runs import plan
 from workbench.runs.store import Record
 
@@ -45,6 +45,7 @@ STYLES = ("-", (0, (4, 1.5)), ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (2, 1)))  
 PANELS = 12  # at most this many are drawn
 CURVES = 6
 ROWS = 30
+CURVE = ["hold_out", "method", "score", "average_precision", "precisions", "skew"]
 DOTTED: dict[str, Any] = {"color": "0.45", "linewidth": 0.9, "linestyle": ":"}
 ZERO: dict[str, Any] = {"color": "black", "linewidth": 0.8}
 # For characters that DejaVu Sans lacks; of a font that isn't installed matplotlib would warn.
@@ -59,7 +60,7 @@ STYLE: dict[Any, Any] = {
     "lines.solid_capstyle": "butt",  # an interval's bar ends where the interval ends
     "text.parse_math": False,  # a class may be called a$b$
 }
-legible: Any = plt.rc_context(STYLE)  # decorates functions that make a figure
+styled: Any = plt.rc_context(STYLE)  # decorates functions that make a figure
 Records = Sequence[Record]
 Runs = Sequence[tuple[Experiment, Records]]
 
@@ -100,7 +101,7 @@ def _note(text: str) -> Figure:
     return figure
 
 
-@legible
+@styled
 def precision_recall(experiment: Experiment, records: Records, curves: int = CURVES) -> Figure:
     """Precision by recall, a panel for each held-out class: mean over trials, band of one std.
 
@@ -116,69 +117,86 @@ def precision_recall(experiment: Experiment, records: Records, curves: int = CUR
     means = means.xs((experiment.scores[0], "mean"), axis=1, level=("measure", "statistic"))
     spread = (means.max(axis=1) - means.min(axis=1)).fillna(-1)
     classes = [name for name in held_out if name in spread.nlargest(PANELS).index]
-    columns = min(5, len(classes))
-    rows = math.ceil(len(classes) / columns)
-    size = (max(1.95 * columns, 5.2), 1.9 * rows + (0.9 if len(classes) > 1 else 2.7))
-    figure, axes = _panels((rows, columns), *size, dpi=180, sharex=True, sharey=True)
-    for axis, name in zip(axes, classes, strict=False):
-        of_class = [record for record in records if record.hold_out == name]
-        _draw_curves(axis, experiment, of_class, scores)
-        axis.set(xlim=(0, 1), ylim=(0, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
-        axis.set(title=name, xlabel="recall", ylabel="precision")
-        axis.label_outer()
-    for axis in axes[len(classes) :]:
-        axis.remove()
-    _legend(figure, ncols=2 if columns < 3 else 3)
+    drawn = [record for record in records if record.hold_out in classes]
+    rows = []
+    for method, (score, how) in product(experiment.methods, scores.items()):
+        for record in drawn:
+            key = record.key(how) if record.method == method else None
+            key = key and plan.array_name(key, experiment.statistics)
+            if key in record.metrics:
+                ranking = Ranking(*record.scores("is_anomaly", key).values())
+                names = [label(method, experiment.methods), label(score, scores)]
+                row = [record.hold_out, *names, 100 * record.metrics[key], precisions(ranking)]
+                rows.append([*row, record.skew])
+    table = pd.DataFrame(rows, columns=CURVE)
+    colour = {label(m, experiment.methods): c for m, c in colours(experiment.methods).items()}
     title = f"Precision-recall of the held-out class, {experiment.dataset_name}"
     if len(classes) < len(held_out):
         title += f": {len(classes)} of {len(held_out)}, where methods differ most"
     if len(scores) < len(scoring):
         title += f", the first {len(scores)} of {len(scoring)} scores"
     below = f"{experiment.profile}, {experiment.statistics} statistics; average precision in %, "
-    figure.suptitle(f"{title}\n({below}{show.averaged(records, 'mean ± std of ')})")
+    title += f"\n({below}{show.averaged(records, 'mean ± std of ')})"
+    return curves_by_class(table, classes, colour, title)
+
+
+def curves_by_class(
+    table: pd.DataFrame, classes: Sequence[str], colour: Mapping[str, Any], title: str
+) -> Figure:
+    """A panel for each class. table: a row a trial's curve, columns CURVE; colour: by method."""
+    columns = min(5, len(classes))
+    rows = math.ceil(len(classes) / columns)
+    size = (max(1.95 * columns, 5.2), 1.9 * rows + (0.9 if len(classes) > 1 else 2.7))
+    figure, axes = _panels((rows, columns), *size, dpi=180, sharex=True, sharey=True)
+    style = dict(zip(table.score.unique(), cycle(STYLES), strict=False))
+    for axis, name in zip(axes, classes, strict=False):
+        _draw_curves(axis, table[table.hold_out == name], colour, style)
+        axis.set(xlim=(0, 1), ylim=(0, 1.02), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+        axis.set(title=name, xlabel="recall", ylabel="precision")
+        axis.label_outer()
+    for axis in axes[len(classes) :]:
+        axis.remove()
+    _legend(figure, ncols=2 if columns < 3 else 3)
+    figure.suptitle(title)
     return figure
 
 
-def _draw_curves(axis: Axes, experiment: Experiment, records: Records, scores: Mapping) -> None:
+def _draw_curves(axis: Axes, table: pd.DataFrame, colour: Mapping, style: Mapping) -> None:
     """One class's curves, its share of anomalies, and a legend with the average precisions."""
-    end = plan.STATISTICS[experiment.statistics]
-    means = []
-    texts = []
-    styled = zip(scores.items(), cycle(STYLES), strict=False)
-    for method, ((score, how), style) in product(experiment.methods, styled):
-        runs = [(r, key + end) for r in records if r.method == method and (key := r.key(how))]
-        if runs:
-            table = pd.concat([_precisions(*run) for run in runs], axis=1)
-            mean = table.mean(axis=1)  # over trials
-            std = table.std(axis=1)
-            ink: dict[str, Any] = {"color": colours(experiment.methods)[method]}
-            name = f"{label(method, experiment.methods)}, {label(score, scores)}"
-            axis.plot(mean, drawstyle="steps-pre", linestyle=style, lw=1.1, label=name, **ink)
-            band = (mean.index, mean - std, mean + std)
-            axis.fill_between(*band, step="pre", alpha=0.13, linewidth=0, **ink)
-            percent = 100 * pd.Series([record.metrics[key] for record, key in runs])
-            means.append(percent.mean())
-            texts.append(f"{label(score, scores)} {show.mean_std(percent.mean(), percent.std())}")
-    if texts:
-        place = "lower left" if np.mean(means) > 50 else "upper right"  # away from the curves
-        look = {"labelcolor": "linecolor", "handlelength": 0, "labelspacing": 0.2, "fontsize": 6.5}
-        skew = records[0].skew
-        above = (0, skew, 1, 1 - skew)  # the dotted line crosses no number
-        axis.legend(axis.lines[:], texts, loc=place, bbox_to_anchor=above, **look)
-        axis.axhline(skew, label="share of anomalies", **DOTTED)
-    else:
+    if table.empty:
         axis.text(0.5, 0.5, "not run", ha="center", va="center", color="0.5")
+        return
+    texts = []
+    pairs: Any = table.groupby(["method", "score"], sort=False)
+    for (method, score), trials in pairs:
+        each = pd.concat(trials.precisions.tolist(), axis=1)
+        mean = each.mean(axis=1)  # over trials
+        std = each.std(axis=1)
+        ink: dict[str, Any] = {"color": colour[method]}
+        how = f"{method}, {score}"
+        axis.plot(mean, drawstyle="steps-pre", ls=style[score], lw=1.1, label=how, **ink)
+        band = (mean.index, mean - std, mean + std)
+        axis.fill_between(*band, step="pre", alpha=0.13, linewidth=0, **ink)
+        percent = trials.average_precision
+        texts.append(f"{score} {show.mean_std(percent.mean(), percent.std())}")
+    high = pairs.average_precision.mean().mean() > 50
+    look: dict[str, Any] = {"labelcolor": "linecolor", "handlelength": 0, "labelspacing": 0.2}
+    look["fontsize"] = 6.5
+    skew = table["skew"].iloc[0]
+    look["bbox_to_anchor"] = (0, skew, 1, 1 - skew)  # the dotted line crosses no number
+    look["loc"] = "lower left" if high else "upper right"  # away from the curves
+    axis.legend(axis.lines[:], texts, **look)
+    axis.axhline(skew, label="share of anomalies", **DOTTED)
 
 
-def _precisions(record: Record, key: str) -> pd.Series:
+def precisions(ranking: Ranking) -> pd.Series:
     """The precision at each recall 0, 1/P, 2/P, ..., 1 of P anomalies."""
-    curve = Curve.of(*record.scores("is_anomaly", key).values())
-    anomalies = np.arange(1, curve.found[-1] + 1)
-    precision = curve.steps(anomalies).precision
+    anomalies = np.arange(1, ranking.anomalies + 1)
+    precision = ranking.finding(anomalies).precision
     return pd.Series([precision[0], *precision], np.r_[0, anomalies / len(anomalies)])
 
 
-@legible
+@styled
 def gain_by_class(experiment: Experiment, records: Records, most: int = ROWS) -> Figure:
     """Each method's gain over plain classification, a row for each held-out class and their mean.
 
@@ -228,7 +246,7 @@ def gain_by_class(experiment: Experiment, records: Records, most: int = ROWS) ->
     return figure
 
 
-@legible
+@styled
 def gain_by_labels(runs: Runs, method: str = "rotation") -> Figure:
     """The method's gain over plain classification by the number of training images a class.
 
@@ -297,16 +315,16 @@ def _name_lines(axis: Axes, lines: pd.DataFrame) -> None:
             axis.annotate(name, (lines.columns[k], height), **look)
 
 
-@legible
-def forest(
-    found: stats.Measured, table: pd.DataFrame, title: str, tested: pd.DataFrame | None = None
-) -> Figure:
+@styled
+def forest(found: stats.Measured, table: pd.DataFrame) -> Figure:
     """Differences in average precision, a row for each score, the highest first; colour: method.
 
-    table: of `stats.effects` or `stats.contrasts`. Dots are held-out classes, the diamond their
-    mean; its 95 % intervals are thin over held-out classes, thick over test images. tested: of
-    `stats.contrasts`, whose p by Holm stands beside the row.
+    table: the contrasts against MSP, or those against plain classification, of `stats.contrasts`.
+    Dots are held-out classes, the diamond their mean; its 95 % intervals are thin over held-out
+    classes, thick over test images. p by Holm stands beside the rows that are tested.
     """
+    above = "plain classification" if {*table.against} == {"classification"} else "MSP"
+    title = f"Above {above}\n{'; '.join(show.title(experiment) for experiment, _ in found.runs)}"
     if table.difference.isna().all():
         return _note(f"{title}: not run")
     colour = colours([*found.classes.columns.unique(0)])
@@ -314,6 +332,7 @@ def forest(
     scores = [*table.groupby("score", sort=False).difference.first().sort_values().index]
     height = 0.9 + (0.22 + 0.13 * len(methods)) * (len(scores) + 2)
     figure, (axis,) = _panels((1, 1), 9.5, height)
+    beside = {"xycoords": ("axes fraction", "data"), "annotation_clip": False, "va": "center"}
     for row in tables.rows(table):
         reference = (row.method, "msp") if row.against == "msp" else (row.against, row.score)
         gained = found.classes[row.method, row.score] - found.classes[reference]
@@ -323,15 +342,12 @@ def forest(
         axis.plot([row.low, row.high], [y, y], linewidth=1.2, **ink)
         axis.plot([row.images_low, row.images_high], [y, y], linewidth=4, **ink)
         axis.plot(row.difference, y, "D", ms=4, mec="white", label=label(row.method), **ink)
-    text = "points of average precision; a dot: a held-out class; bars: 95 %, thin over held-out "
-    text += "classes, thick over test images\n*: the paper's scores"
-    if tested is not None:
-        text += "; p: over held-out classes, corrected by Holm"
-        beside = {"xycoords": ("axes fraction", "data"), "annotation_clip": False, "va": "center"}
-        for row in tables.rows(tested.dropna(subset="holm")):
+        if not math.isnan(row.holm):
             at = (1.01, scores.index(row.score))
-            p = f"p {show.p_value(row.holm)}"
-            axis.annotate(p, at, color=colour[row.method], **beside)
+            axis.annotate(f"p {show.p_value(row.holm)}", at, color=colour[row.method], **beside)
+    text = "points of average precision; a dot: a held-out class; bars: 95 %, thin over held-out "
+    text += "classes, thick over test images\n*: the paper's scores; "
+    text += "p: over held-out classes, corrected by Holm"
     names = [label(score) + (" *" if score in PAPERS_SCORES else "") for score in scores]
     axis.set_yticks(range(len(scores)), names)
     axis.set(ylim=(-0.7, len(scores) - 0.3), xlabel=text, title=title)
@@ -341,17 +357,17 @@ def forest(
     return figure
 
 
-@legible
-def prevalence(table: pd.DataFrame, board: pd.DataFrame, curves: int = CURVES) -> Figure:
+@styled
+def prevalence(found: stats.Measured, curves: int = CURVES) -> Figure:
     """Average precision by the share of anomalies, in multiples of chance; a panel for each method.
 
-    table: of `stats.by_prevalence`. board: of `stats.leaderboard`, of which MSP, ODIN and the
-    highest scores of the first method are drawn.
+    Of `stats.by_prevalence`. MSP, ODIN and the highest scores of the first method are drawn.
     """
-    if not len(table.columns):
+    if found.classes.empty:
         return _note("average precision by prevalence: not run")
+    table = stats.by_prevalence(found)
     methods = [*table.columns.unique(0)]
-    ranked = board.loc[methods[0]].index
+    ranked = found.classes[methods[0]].mean().sort_values(ascending=False).index
     scores = [s for s in dict.fromkeys([*PAPERS_SCORES, *ranked]) if s in ranked][:curves]
     figure, axes = _panels((1, len(methods)), 5.2 * len(methods), 4.4, sharey=True)
     for axis, method in zip(axes, methods, strict=True):
@@ -373,21 +389,19 @@ def prevalence(table: pd.DataFrame, board: pd.DataFrame, curves: int = CURVES) -
     return figure
 
 
-@legible
-def probes(
-    found: stats.Measured, table: pd.DataFrame, correlations: pd.DataFrame, score: str | None = None
-) -> Figure:
+@styled
+def probes(found: stats.Measured, table: pd.DataFrame, score: str | None = None) -> Figure:
     """A detector's average precision by that of raw pixels: a panel a probe, a point a class.
 
-    table: of `appendix_d.probes`, with 95 % intervals over test images. correlations: of
-    `stats.correlations`. score: the detector, by default the first.
+    table: of `appendix_d.probes`, with 95 % intervals over test images. score: the detector, by
+    default the first; its rank correlations are `stats.correlations`.
     """
     both = found.classes.index.intersection(table.index)
     if not len(both):
         return _note("pixels alone: the images are not here, or nothing was run")
     score = score or found.classes.columns[0][1]
     detected = found.classes.loc[both].xs(score, axis=1, level=1)  # (classes, methods)
-    rho = correlations[correlations.score == score].set_index(["method", "probe"])
+    rho = stats.correlations(found, table).set_index(["score", "method", "probe"]).loc[score]
     names = table.columns.unique(0)
     figure, axes = _panels((1, len(names)), 5.6 * len(names), 4.8, sharey=True)
     for axis, probe in zip(axes, names, strict=True):
@@ -405,7 +419,7 @@ def probes(
     return figure
 
 
-@legible
+@styled
 def learning_curves(experiment: Experiment, records: Records) -> Figure:
     """Cost, test accuracy and average precision by epoch (the paper's Figure 1).
 
@@ -445,7 +459,7 @@ def learning_curves(experiment: Experiment, records: Records) -> Figure:
     return figure
 
 
-@legible
+@styled
 def samples(images: Mapping[str, np.ndarray], title: str) -> Figure:
     """The paper's Figures 2 to 6: a row for each class of its images, uint8 (N, C, H, W)."""
     if not any(map(len, images.values())):
@@ -456,7 +470,7 @@ def samples(images: Mapping[str, np.ndarray], title: str) -> Figure:
     return _sheet(rows, title, 1.65)
 
 
-@legible
+@styled
 def most_anomalous(table: pd.DataFrame, images: np.ndarray, count=40, columns=8) -> Figure:
     """The images, uint8 (N, C, H, W), with the highest first score of `runs.new_images`' table."""
     score = table.columns[2]
@@ -471,7 +485,7 @@ def most_anomalous(table: pd.DataFrame, images: np.ndarray, count=40, columns=8)
     return _sheet(rows, f"{title}percentile among the run's normal test images", 1.5)
 
 
-@legible
+@styled
 def ranked_images(
     record: Record, data: Dataset, score: str = "msp", count: int = 10, statistics: str = "mixed"
 ) -> Figure:
@@ -548,12 +562,7 @@ def committed(name: str) -> list[Image.Image]:
     return [Image.open(path) for path in [ROOT / "outputs" / name] if path.exists()]
 
 
-def save(figure: Figure, path: Path, experiment: Experiment, records: Records) -> None:
-    """`save_several` of one experiment."""
-    save_several(figure, path, [(experiment, records)])
-
-
-def save_several(figure: Figure, path: Path, runs: Runs) -> None:
+def save(figure: Figure, path: Path, runs: Runs) -> None:
     """Write a PNG; if the file there shows more of its runs, to <name>.unfinished.png instead."""
     planned = sum(len(plan.planned(experiment)) for experiment, _ in runs)
     share = sum(len(records) for _, records in runs) / planned

@@ -40,13 +40,16 @@ DECISIVE += [name for name in Scoring.model_fields if name != "scores"]
 
 # Each column of a table as text: a format that a row's values fill, where the table has them
 FORMATS = {
+    "Contrast": "{contrast}",
     "Data set": "{dataset}",
     "Images a class": "{images}",
     "Statistics": "{statistics}",
+    "Arm": "{arm}",
     "Method": "{method}",
     "Measure": "{measure}",
     "Score": "{score}",
     "Against": "{against}",
+    "At equal accuracy": "{way}",
     "Classification-only": "{plain:.2f}",
     "With the method": "{with:.2f}",
     "Gain (points)": "{gain:+.2f}",
@@ -58,14 +61,17 @@ FORMATS = {
     "AUROC (%)": "{auroc:.2f}",
     "FPR at 95 % recall (%)": "{fpr95:.2f}",
     "The paper": "{paper:.2f}",
-    "Above in": "{above} of {classes}",
+    "Above in": "{above:.0f} of {classes}",
     "p": "{p}",
     "p by Holm": "{holm}",
+    "p by max-t": "{max_t}",
+    "Trials": "{trials}",
+    "Decision": "{decision}",
     "Auxiliary weight": "{weight:g}",
     "Validation accuracy": "{mean_std}",
     "For the params file": "{line}",
 }
-INDEX = [*FORMATS][:7]
+INDEX = [*FORMATS][:10]
 
 
 # --- tables
@@ -86,7 +92,7 @@ def p_value(value: float) -> str:
 
 
 def text(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of `stats` (gains, leaderboard, contrasts, effects) or `tables.by_weight` as text.
+    """A table of `stats` (gains, leaderboard, contrasts) or `tables.by_weight` as text.
 
     Methods and measures by their labels; "-" for NaN, and for means over a part of the classes.
     """
@@ -94,11 +100,13 @@ def text(table: pd.DataFrame) -> pd.DataFrame:
     table = table.reset_index().rename(columns={"class_low": "low", "class_high": "high"})
     for name in table.columns.intersection(["method", "measure", "score", "against"]):
         table[name] = table[name].map(partial(label, among=table[name].unique()))
-    for name in table.columns.intersection(["p", "holm"]):
+    for name in table.columns.intersection(["p", "holm", "max_t"]):
         table[name] = [p_value(p).removeprefix("= ") for p in table[name]]
     if "gain" in table:
         table.loc[table.classes < table.planned, ["plain", "with", "gain", "low"]] = math.nan
         table["images"] = table.images.map("{:,.0f}".format)
+    if "above" in table:
+        table["above"] = table.above.where(table.classes > 0)  # of none: "-"
     if "weight" in table:
         table["mean_std"] = list(map(mean_std, table.accuracy, table["std"]))
         table["line"] = table.weight.map("auxiliary_weight: {:g}".format).where(table.chosen, "")
@@ -458,6 +466,8 @@ def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:
     if records and plan.current_digests(experiment) != records[0].data:
         gone = f"{experiment.dataset_name} is not here, or has changed"
         lines.append(f"{gone}: these runs used the version {records[0].data}.")
+    if found := str(plan.duplicates(experiment)):
+        lines.append(found)
     lines += _not_scored(experiment, records)
     return lines + unlike(records) + store.unused_runs([experiment])
 

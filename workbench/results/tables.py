@@ -191,11 +191,17 @@ def by_weight(runs: Runs) -> pd.DataFrame:
 
 
 def save_chosen_weights(table: pd.DataFrame, folder: Path) -> None:
-    """Write a search's chosen weights into outputs/<profile>/, if there are any."""
+    """Write a search's chosen weights into outputs/<profile>/; other searches' stay there."""
+    path = folder / CHOSEN_WEIGHTS
     rows = table[table.chosen].rename(columns={"weight": "auxiliary_weight"})
-    text = rows[["dataset", "method", "auxiliary_weight", "accuracy", "images"]].to_csv(index=False)
-    if len(rows):
-        save_atomically(folder / CHOSEN_WEIGHTS, lambda file: file.write(text.encode()))
+    rows = rows[["dataset", "method", "auxiliary_weight", "accuracy", "images"]]
+    rows = rows.astype({"images": str})
+    if rows.empty:
+        return
+    if path.exists():
+        rows = pd.concat([pd.read_csv(path, dtype=str), rows])
+        rows = rows.drop_duplicates(["dataset", "method", "images"], keep="last")
+    save_atomically(path, lambda file: file.write(rows.to_csv(index=False).encode()))
 
 
 def save(table: pd.DataFrame, path: Path) -> None:

@@ -47,6 +47,11 @@ def check_data(experiment: Experiment, data: Dataset) -> None:
     check_parts(data)
     classes = plan.held_out(experiment)
     _check_sizes(experiment, data, classes)
+    seen = plan.duplicates(experiment).seen
+    if (hidden := {*seen} & {*classes}) and not experiment.allow_duplicates:
+        counts = ", ".join(f"{seen[name]} of {name}" for name in sorted(hidden))
+        found = f"among the training images of other classes are identical pictures: {counts}"
+        raise ConfigError(f"hold_out: {found}; take them out, or set allow_duplicates")
     scores = [name for name in experiment.scores if ":" in name and not name.startswith(EXTERNAL)]
     for method in experiment.trained_methods:
         if scores or ":" in method or ":" in experiment.architecture:
@@ -59,7 +64,8 @@ def _check_sizes(experiment: Experiment, data: Dataset, classes: list[str | None
     height, width = data.train.images.shape[2:]
     side = min(height, width)
     per_class = e.train_per_class
-    count = min(len(datasets.training_indices(data, name, per_class)) for name in classes)
+    groups = map(plan.classes_of, classes)
+    count = min(len(datasets.training_indices(data, group, per_class)) for group in groups)
     few = "" if per_class is None else f" with train_per_class {per_class}"
     has = f"{data.name} has {count} images to train on{few}, of {width}x{height} pixels"
     for name, most in {"crop_side": side, "crop_padding": side - 1, "batch_size": count}.items():

@@ -248,7 +248,7 @@ def _write(run: Run, net: nn.Module, scorer: Scorer, history: list, hardware: di
     torch.save(net.state_dict(), weights)
     if e.keep_weights:
         save_atomically(run.home / "weights.pt", lambda file: file.write(weights.getbuffer()))
-    drawn = datasets.training_indices(data, run.hold_out, e.train_per_class, run.trial)
+    drawn = datasets.training_indices(data, *run.subset)
     versions = {name: version(name) for name in ("semlib", "torch", "numpy")}
     return store.new_record(
         run.home,

@@ -119,7 +119,7 @@ def _scores(
     machine.set_up(run.experiment)
     statistics = run.experiment.statistics
     wanted = plan.how_scored(run.experiment)
-    normal = int(data.classes[0] == run.hold_out)  # the first class's number, or the second's
+    normal = run.split(data).kept[0]  # the first class that is not held out
     unlabelled = ImageSet(images, np.full(len(images), normal, np.int64))
     values = {name: how | {"stored": "values"} for name, how in wanted.items()}
     scorer = Scorer(run, replace(data, test=unlabelled), values)

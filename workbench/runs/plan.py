@@ -5,6 +5,7 @@ The address is a hash of everything that the weights depend on.
 """
 
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from contextlib import suppress
@@ -28,7 +29,7 @@ from workbench.experiment import (
     Training,
 )
 from workbench.images import prepared
-from workbench.images.digests import Digests
+from workbench.images.digests import Digests, Duplicates
 from workbench.runs import machine
 
 # Raised when the meaning of training changes, so that runs of before are made anew
@@ -60,7 +61,10 @@ _SOME_METHODS_READ = set.union(*_READS.values())
 
 @dataclass(frozen=True)
 class Run:
-    """One training of a table. hold_out None: no class; data None: its data set is not here."""
+    """One training of a table. hold_out None: no class; data None: its data set is not here.
+
+    hold_out: a class, or several held out together, with / between their names.
+    """
 
     experiment: Experiment
     hold_out: str | None
@@ -119,10 +123,16 @@ class Run:
         home = self.home
         return home, home / f"test_{self.data.test[:8] if self.data else ''}"
 
+    @property
+    def subset(self) -> tuple[tuple[str, ...], int | None, int]:
+        """The held-out classes, the training images of each other class, and their draw's seed."""
+        e = self.experiment
+        seed = self.trial if e.subset_seed is None else e.subset_seed
+        return classes_of(self.hold_out), e.train_per_class, seed
+
     def split(self, data: Dataset) -> Split:
         """The data set with the run's class held out."""
-        per_class = self.experiment.train_per_class
-        return datasets.hold_out(data, self.hold_out, per_class, self.trial)
+        return datasets.hold_out(data, *self.subset)
 
 
 def address(
@@ -142,7 +152,8 @@ def recipe_of(method: str) -> int:
 def place(run: Any, address: str) -> Path:
     """The folder of a Run or its Record, as seen from its profile's runs/."""
     trial = f"trial_{run.trial}-{address[:8]}"
-    return Path(run.dataset, run.hold_out or "none", run.method.replace(":", "."), trial)
+    held_out = "+".join(classes_of(run.hold_out)) or "none"
+    return Path(run.dataset, held_out, run.method.replace(":", "."), trial)
 
 
 def non_default(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,8 +213,13 @@ def key_and_statistics(name: str) -> tuple[str, str]:
 # --- the runs and their data
 
 
+def classes_of(hold_out: str | None) -> tuple[str, ...]:
+    """The classes that a run holds out: none, one, or a group."""
+    return tuple(hold_out.split("/")) if hold_out else ()
+
+
 def held_out(experiment: Experiment) -> list[str | None]:
-    """The classes to hold out, [None] for none. ConfigError names the choices."""
+    """The classes or groups of them to hold out, [None] for none. ConfigError names the choices."""
     try:
         known = prepared.classes(experiment.dataset, experiment.data_root)
     except ValueError as error:
@@ -214,7 +230,7 @@ def held_out(experiment: Experiment) -> list[str | None]:
         return list(known)
     if experiment.hold_out == ("none",):
         return [None]
-    for name in experiment.hold_out:
+    for name in itertools.chain(*map(classes_of, experiment.hold_out)):
         if name not in known:
             what = f"hold-out {name!r} is not a class of {experiment.dataset_name}"
             raise ConfigError(f"{what}; choose from {', '.join([*known, 'all', 'none'])}")
@@ -231,16 +247,21 @@ def _recorded_classes(experiment: Experiment) -> tuple[str, ...]:
 
 def current_digests(experiment: Experiment) -> Digests | None:
     """The digests of the data set as it is on this machine; None if it has to be fetched first."""
-    e = experiment
-    validation = e.evaluate_on == "validation"
-    return prepared.digests(e.dataset, e.data_root, e.image_side, e.fold, validation)
+    return prepared.digests(*_which(experiment))
+
+
+def duplicates(experiment: Experiment) -> Duplicates:
+    """The identical pictures of the data set as it is on this machine."""
+    return prepared.duplicates(*_which(experiment))
+
+
+def _which(e: Experiment) -> tuple[Any, ...]:
+    return e.dataset, e.data_root, e.image_side, e.fold, e.evaluate_on == "validation"
 
 
 def load(experiment: Experiment) -> Dataset:
     """The experiment's data; with evaluate_on: validation, `test` holds training images instead."""
-    e = experiment
-    validation = e.evaluate_on == "validation"
-    return prepared.load(e.dataset, e.data_root, e.image_side, e.fold, validation, e.ilsvrc)
+    return prepared.load(*_which(experiment), experiment.ilsvrc)
 
 
 def planned(experiment: Experiment, data: Digests | None = None) -> list[Run]:

@@ -3,10 +3,9 @@
 import base64
 import io
 import itertools
-import re
 from collections.abc import Iterator, Sequence
 from functools import cache
-from html import escape, unescape
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,11 @@ from pandas.io.formats.style import Styler
 from PIL import Image
 
 from workbench.experiment import Experiment
-from workbench.results import plots, show
+from workbench.results import plots, show, tables
 from workbench.results.inspector.selection import (
     WHICH,
     Choice,
     Results,
-    confusions,
     images_of,
     steps,
 )
@@ -155,34 +153,19 @@ class Page:
             lines.append(f'<span style="font-size:10px">{"  ".join(parts)}</span>')
         return "<br>".join(lines)
 
-    @plots.legible
+    @plots.styled
     def figure(self, choice: Choice, share: float) -> Figure:
         """The panels drawn by matplotlib, to be saved."""
-        panels = self.panels(choice, share)
-        rows, across = _grid(choice)
-        figure = Figure(figsize=(max(3.1 * across, 6), 3.1 * rows + 0.9), layout="constrained")
-        axes = [figure.add_subplot(rows, across, k + 1) for k in range(len(choice.classes))]
-        for trace in panels["data"]:
-            axis = axes[int(trace["xaxis"][1:]) - 1]
-            line = trace["line"]
-            if "fill" in trace:
-                axis.fill(trace["x"], trace["y"], color=trace["fillcolor"], linewidth=0)
-                continue
-            dash = [float(length) for length in re.findall(r"\d+", line["dash"])]
-            look: dict[str, Any] = {"color": line["color"], "alpha": trace.get("opacity")}
-            look |= {"drawstyle": "steps-pre", "linewidth": 0.7 * line.get("width", 1)}
-            look["linestyle"] = (0, dash) if dash else "solid"
-            if trace["mode"] == "markers":
-                look |= {"linestyle": "none", "marker": "o"}
-            label = unescape(trace["name"]) if trace["showlegend"] else None
-            axis.plot(trace["x"], trace["y"], label=label, **look)
-        for axis, note in zip(axes, panels["layout"]["annotations"], strict=True):
-            title = re.sub("<.*?>", "", note["text"].replace("<br>", "\n"))
-            axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
-            axis.set_title(unescape(title), fontsize=9)
+        curves = self.results.curves(choice)
+        precisions = [plots.precisions(ranking) for ranking in curves.ranking]
+        curves = curves.assign(precisions=precisions, skew=curves["skew"] / 100)
         title = f"{self.results.dataset}, {self.results.statistics} statistics"
-        figure.suptitle(f"{title}; average precision in %")
-        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+        title += "; average precision in %"
+        figure = plots.curves_by_class(curves, choice.classes, self.colours, title)
+        axes = dict(zip(choice.classes, figure.axes, strict=True))
+        for row in tables.rows(self.results.selection(choice, share)):
+            point = (row.recall, row.precision, "o")
+            axes[row.hold_out].plot(*point, ms=3.5, color=self.colours[row.method])
         return figure
 
     # --- the figures below
@@ -197,7 +180,7 @@ class Page:
             for group, chosen in (("normal", ~ranking.is_anomaly), (unseen, ranking.is_anomaly)):
                 scores = ranking.scores[chosen & np.isfinite(ranking.scores)]
                 frames.append(pd.DataFrame({"score": scores, "group": group, "side": k}))
-            x = dict.fromkeys(("x0", "x1"), ranking.at(share).threshold)
+            x = dict.fromkeys(("x0", "x1"), ranking.flagging(share).threshold.item())
             line = {"type": "line", "line": {"color": "#e03030", "width": 3}, "y0": 0, "y1": 1}
             shapes.append(line | x | {"xref": f"x{k}", "yref": "paper"})
         colours = {"normal": "#888888", unseen: UNSEEN}
@@ -210,26 +193,6 @@ class Page:
         lines = [[hold_out, *side] for side in sides]
         return _plain(figure, titles, 330, {"said": "Histograms of scores", "lines": lines})
 
-    def confusions(self, sides: Sequence[Side], choice: Choice) -> dict[str, Any]:
-        """What each held-out class is predicted as (%), a matrix for each side's method."""
-        shares = []
-        for method, score, _ in sides:
-            curves = self.results.curves(choice._replace(methods=(method,), scores=(score,)))
-            shares.append(confusions(curves, self.results.known).reindex(choice.classes))
-        names = [[escape(name) for name in axis] for axis in (self.results.known, choice.classes)]
-        labels = {"x": "taken for", "y": "held out", "color": "% of its images"}
-        how = {"x": names[0], "y": names[1], "facet_col": 0, "labels": labels, "aspect": "auto"}
-        how |= {"zmin": 0, "zmax": 100, "text_auto": ".0f" if len(names[0]) <= 20 else False}
-        how |= {"color_continuous_scale": ["rgba(128,128,128,0.05)", UNSEEN]}
-        figure = px.imshow(np.stack(shares), **how)
-        for update in (figure.update_xaxes, figure.update_yaxes):
-            update(type="category", showgrid=False)
-        figure.update_layout(coloraxis_showscale=False)
-        said = {"said": "For which known class each held-out class is taken"}
-        methods = [side[0] for side in sides]
-        height = 130 + 27 * max(6, len(choice.classes))
-        return _plain(figure, methods, height, said)
-
     # --- tables
 
     def average_precisions(self, choice: Choice, by: str, falling: bool) -> Styler:
@@ -240,7 +203,7 @@ class Page:
         for column in table:
             if " ".join(column) == by:
                 classes = classes.sort_values(column, ascending=not falling, kind="stable")
-        style = styled(pd.concat([classes, average]) if len(classes) > 1 else classes, ABOUT)
+        style = captioned(pd.concat([classes, average]) if len(classes) > 1 else classes, ABOUT)
         for score in choice.scores if len(choice.methods) > 1 else ():
             means = [column for column in table if column[::2] == (score, "mean")]
             style.highlight_max(means, axis=1, props="font-weight: bold")
@@ -255,14 +218,25 @@ class Page:
         if by != WHICH:
             title += f" (means over trials: {len(choice.trials)}, classes: {len(choice.classes)})"
         numbers = NUMBERS | {"anomalies": "{:.0f}"}
-        return styled(rows[[*numbers]].mean(), title, numbers)
+        return captioned(rows[[*numbers]].mean(), title, numbers)
+
+    def confusions(self, choice: Choice) -> Styler:
+        """What the images of each held-out class are predicted as (%), by each method."""
+        rows = {}
+        for which, rankings in self.results.curves(choice).groupby(WHICH[:2], sort=False).ranking:
+            predicted = np.concatenate([ranked.predicted[ranked.is_anomaly] for ranked in rankings])
+            rows[which] = np.bincount(predicted, minlength=len(self.results.known))
+        counts = pd.DataFrame(rows, list(self.results.known)).T
+        shares = 100 * counts.div(counts.sum(axis=1), axis=0)
+        title = "The known classes that each held-out class is taken for: % of its test images"
+        return captioned(shares, title, "{:.0f}").bar(color=f"{UNSEEN}66", vmin=0, vmax=100)
 
     def images(self, hold_out: str, side: Side, share: float, experiment: Experiment) -> Styler:
         """Rows of images, each with its class, the predicted class and its score."""
         title = "{}, {}, trial {}, {} held out".format(*side, hold_out)
         test = images_of(self.results.runs[hold_out, side[0], side[2]], experiment)
         if isinstance(test, str):
-            return styled(pd.DataFrame(), f"{title}: {test}")
+            return captioned(pd.DataFrame(), f"{title}: {test}")
         ranking = self.results.ranking(hold_out, *side)
         known = self.results.known
         rows = {}
@@ -275,7 +249,8 @@ class Page:
                 image = f'<img alt="{told}" title="{told}" src="{_png(test.images[k])}">'
                 cells.append(f"{image}{' → '.join(names)}<br>{number}")
             rows[f"{said} ({len(indices)})"] = pd.Series(cells, dtype=object)
-        return styled(pd.DataFrame(rows).T, f"{title}: class → predicted class, score").hide(axis=1)
+        title += ": class → predicted class, score"
+        return captioned(pd.DataFrame(rows).T, title).hide(axis=1)
 
 
 def _grid(choice: Choice) -> tuple[int, int]:
@@ -303,7 +278,7 @@ def _plain(figure: Any, titles: Sequence[str], height: int, meta: dict[str, Any]
     return {"data": traces, "layout": figure.layout.to_plotly_json()}
 
 
-def styled(table: pd.DataFrame, caption: str, how: Any = None) -> Styler:
+def captioned(table: pd.DataFrame, caption: str, how: Any = None) -> Styler:
     """A table with a caption; how: format strings by column."""
     style = table.style.set_caption(escape(caption))
     style.format(how, na_rep="").format_index(escape="html").format_index(escape="html", axis=1)

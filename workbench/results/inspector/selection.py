@@ -19,9 +19,9 @@ import pandas as pd
 from semlib.datasets import DataError, ImageSet
 from workbench.experiment import METHODS, Data, Experiment
 from workbench.images.digests import Digests
-from workbench.results import stats, tables
-from workbench.results.curves import Point
+from workbench.results import tables
 from workbench.results.names import average_row, label
+from workbench.results.ranking import Ranking
 from workbench.runs import plan
 from workbench.runs.store import Record
 
@@ -54,48 +54,41 @@ def grouped(records: Iterable[Record], experiment: Experiment) -> dict[str, list
     Imported scores are in every table of their images. Tables on another version of the data
     than this machine has say so, and come last.
     """
-    tables: dict[str, dict[str, Any]] = {}  # the settings of each
-    placed = []
+    groups: dict[str, list[Record]] = defaultdict(list)  # by the settings of each
     for record in sorted(records, key=lambda record: record.external is not None):
         if record.hold_out is None:
             continue
         own = _shared(record)
-        same = [t for t in tables.values() if all(t[name] == own[name] for name in IMAGES)]
-        for settings in same if record.external and same else [own]:
-            tables[json.dumps(settings)] = settings
-            placed.append((record, settings))
-    groups = defaultdict(list)
-    titles = _names([(record.dataset, settings) for record, settings in placed])
-    for title, (record, _) in zip(titles, placed, strict=True):
-        groups[title].append(record)
-    here = {}
-    other = {}
-    for title, group in groups.items():
+        known = map(json.loads, groups if record.external else ())
+        same = [table for table in known if all(table[name] == own[name] for name in IMAGES)]
+        for table in same or [own]:
+            groups[json.dumps(table)].append(record)
+    settings = [json.loads(group) for group in groups]
+    titles = _names([(table["dataset"], table) for table in settings])
+    here = defaultdict(list)
+    other = defaultdict(list)
+    for title, group in zip(titles, groups.values(), strict=True):
         _, digests = _with_data(group[0], experiment)
         if digests in (None, group[0].data):
-            here[title] = group
+            here[title] += group
         else:
-            other[f"{title}, on other data ({group[0].data}) than is here ({digests})"] = group
+            other[f"{title}, on other data ({group[0].data}) than is here ({digests})"] += group
     return here | other
 
 
-def overview(tables: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
-    """One row per table: how many runs, held-out classes, methods and trials it has."""
-    rows = []
-    for title, records in tables.items():
-        for record in records:
-            run = {"hold_outs": record.hold_out, "methods": record.method, "trials": record.trial}
-            rows.append(run | {"table": title, "trained elsewhere": record.external})
-    runs = pd.DataFrame(rows).groupby("table", sort=False)
-    counts = {"runs": runs.size(), "trained elsewhere": runs["trained elsewhere"].count()}
-    return pd.DataFrame(counts).join(runs[["hold_outs", "methods", "trials"]].nunique())
+def counted(records: Sequence[Record]) -> str:
+    """runs: 12, trained elsewhere: 2."""
+    elsewhere = sum(record.external is not None for record in records)
+    return f"runs: {len(records)}" + (f", trained elsewhere: {elsewhere}" if elsewhere else "")
 
 
 def _shared(record: Record) -> dict[str, Any]:
     """What all runs of a table have in common; a setting that is younger is at its default."""
     settings = {n: value for n, value in (DEFAULTS | record.settings).items() if n not in OWN}
     network = record.sources.get(record.settings.get("architecture"))
-    return settings | {"dataset": record.dataset, "data": str(record.data), "network": network}
+    together = len(plan.classes_of(record.hold_out)) > 1  # groups of classes are another table
+    which = {"dataset": record.dataset, "data": str(record.data), "held_out_together": together}
+    return settings | which | {"network": network}
 
 
 def _names(items: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
@@ -142,29 +135,25 @@ def images_of(record: Record, experiment: Experiment) -> ImageSet | str:
 # --- one table
 
 
-class Ranked(stats.Ranking):
+class Ranked(Ranking):
     """The test images (N,) of a run, ranked by one of its scores. percent: its MEASURES."""
 
-    def __init__(self, record: Record, score: str, ending: str):
-        names = ("is_anomaly", score + ending, "label", f"predicted{ending}")
+    def __init__(self, record: Record, score: str, predicted: str):
+        names = ("is_anomaly", score, "label", predicted)
         is_anomaly, scores, self.label, self.predicted = record.scores(*names).values()
         super().__init__(is_anomaly, scores)
-        measures = (record.metrics[score + ending], self.auroc(), self.fpr95())
+        measures = (record.metrics[score], self.auroc(), self.fpr95())
         self.percent = [100 * measure for measure in measures]
-
-    def at(self, share: float) -> Point:
-        """What the threshold does that flags this share of the images."""
-        return self.curve.at(self.curve.threshold(share))
 
     @cached_property
     def points(self) -> pd.DataFrame:
         """What the thresholds do that find the shares of the anomalies in the index."""
         found = np.unique(np.linspace(1, self.anomalies, POINTS).round().astype(int))  # (P,)
-        return self.curve.steps(found).set_axis(found / self.anomalies)
+        return self.finding(found).set_axis(found / self.anomalies)
 
     def examples(self, share: float) -> dict[str, np.ndarray]:
         """Indices of the images that this threshold gets wrong and of the extremes, worst first."""
-        flagged = self.scores >= self.at(share).threshold
+        flagged = self.scores >= self.flagging(share).threshold.item()
         rising = np.argsort(self.scores, kind="stable")
         return {
             "Anomalies missed": rising[(self.is_anomaly & ~flagged)[rising]],
@@ -183,7 +172,6 @@ class Results:
 
     def __init__(self, records, statistics="mixed", beside=(), title=""):
         self.statistics = statistics
-        self._ending = plan.STATISTICS[statistics]
         self.ranking = cache(self._ranking)
         self.curves = cache(self._curves)
         self.average_precisions = cache(self._average_precisions)
@@ -196,7 +184,7 @@ class Results:
         self.known = records[0].classes
         # the share of anomalies, which is the average precision of a guess
         self.skew = {hold_out: record.skew for (hold_out, _, _), record in self.runs.items()}
-        self.classes = tuple(name for name in self.known if name in self.skew)
+        self.classes = tuple(sorted(self.skew, key=[*self.known, *self.skew].index))
         self.trials = tuple(sorted({trial for _, _, trial in self.runs}))
         scorings = {}
         for record in self.runs.values():
@@ -209,7 +197,11 @@ class Results:
         """None if there is no such run, or it does not have this score."""
         record = self.runs.get((hold_out, method, trial))
         key = record.key(self._scorings[score]) if record else None
-        return Ranked(record, key, self._ending) if record and key else None
+        if not record or not key:
+            return None
+        names = [plan.array_name(name, self.statistics) for name in (key, "predicted")]
+        # a mean over epochs is absent where one epoch lacks the score
+        return Ranked(record, *names) if names[0] in record.metrics else None
 
     def published(self, hold_out: str, method: str, score: str) -> tuple[float, float]:
         """The paper's mean and std in percent; NaN where it has none, or other settings."""
@@ -238,8 +230,8 @@ class Results:
     def selection(self, choice: Choice, share: float) -> pd.DataFrame:
         """The curves with what the thresholds do that flag this share of the images."""
         curves = self.curves(choice)
-        points = [ranked.at(share) for ranked in curves.ranking]
-        return curves.drop(columns="ranking").join(pd.DataFrame(points, columns=Point._fields))
+        points = [ranked.flagging(share) for ranked in curves.ranking]
+        return curves.drop(columns="ranking").join(pd.concat(points, ignore_index=True))
 
     def _average_precisions(self, choice: Choice) -> pd.DataFrame:
         """Percent by held-out class, then the average over them; columns (score, method, kind).
@@ -297,12 +289,3 @@ def steps(curves: pd.DataFrame) -> pd.DataFrame:
     """The points of several trials' curves below each other; the index is the same in all."""
     trials = zip(curves.trial, curves.ranking, strict=True)
     return pd.concat([ranked.points.assign(trial=trial) for trial, ranked in trials])
-
-
-def confusions(curves: pd.DataFrame, known: Sequence[str]) -> pd.DataFrame:
-    """What the images of each held-out class (rows) are predicted as (columns), in %."""
-    rows = {}
-    for hold_out, rankings in curves.groupby("hold_out").ranking:
-        predicted = np.concatenate([ranked.predicted[ranked.is_anomaly] for ranked in rankings])
-        rows[hold_out] = 100 * np.bincount(predicted, minlength=len(known)) / len(predicted)
-    return pd.DataFrame(rows, list(known)).T

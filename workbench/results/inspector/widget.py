@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 import anywidget
 import ipywidgets as widgets
+import matplotlib.pyplot as plt
 import traitlets
 from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
@@ -22,7 +23,7 @@ from plotly.utils import PlotlyJSONEncoder
 from workbench.experiment import Experiment
 from workbench.files import ROOT, file_name, save_atomically
 from workbench.results.inspector import selection
-from workbench.results.inspector.page import Page, styled
+from workbench.results.inspector.page import Page
 from workbench.results.inspector.selection import Choice, Results
 from workbench.runs import plan, store
 
@@ -30,8 +31,7 @@ HERE = Path(__file__).parent
 STYLE = HERE / "style.css"
 NOTHING = "There are no finished runs in {}/ yet: run make demo (minutes) or a table's notebook."
 CHOOSE = "Choose at least one class, method, score and trial of what was run."
-RUNS = "What has run"
-VIEWS = ("Average precision", "At the threshold", "Histograms", "Images", "Confusions", "Runs")
+VIEWS = ("Average precision", "At the threshold", "Histograms", "Images", "Confusions")
 
 
 class Plotly(anywidget.AnyWidget):
@@ -122,7 +122,9 @@ class Inspector:
         drop_down = widgets.Dropdown
         several = widgets.SelectMultiple
         row = widgets.HBox
-        self.table = drop_down(description="Table", options=[*self.tables])
+        sizes = {title: selection.counted(records) for title, records in self.tables.items()}
+        options = [(f"{title}, {size}", title) for title, size in sizes.items()]
+        self.table = drop_down(description="Table", options=options)
         self.beside = drop_down(description="Beside", options=["nothing"])
         self.statistics = drop_down(description="Statistics", options=[*plan.STATISTICS])
         self.statistics.value = self.experiment.statistics
@@ -142,7 +144,8 @@ class Inspector:
         self.sides = [drop_down(description=text) for text in ("Left", "Right")]
         self.sort = drop_down(description="Sort by", options=["class"])
         self.falling = widgets.Checkbox(True, description="highest first", indent=False)
-        self.panels, self.matrices, self.histograms = (Plot() for _ in range(3))
+        self.panels = Plot()
+        self.histograms = Plot()
         # built once: a control that is made anew would lose the keyboard
         self._sides = row([self.held_out, *self.sides])
         self._sorter = row([self.sort, self.falling])
@@ -229,9 +232,6 @@ class Inspector:
             figure = page.histograms(hold_out, sides, self.share)
             self.histograms.draw(figure, page, hold_out, sides)
             return [self._sides, self.histograms]
-        if view == "Confusions":
-            self.matrices.draw(page.confusions(sides, choice), page, choice, sides)
-            return [self._sides, self.matrices]
         controls = []
         if view == "Images":
             controls = [self._sides]
@@ -242,7 +242,7 @@ class Inspector:
         elif view == "At the threshold":
             tables = [page.at_threshold(choice, self.share)]
         else:
-            tables = [styled(selection.overview(self.tables), RUNS)]
+            tables = [page.confusions(choice)]
         self.html.value = "".join(table.to_html() for table in tables)
         return [*controls, self.html]
 
@@ -252,9 +252,11 @@ class Inspector:
         """Save the figure (png, pdf) or the selection (csv) in the profile's folder."""
         name = re.sub(r"[^\w.-]+", "_", self.name.value) or "pr_curves"
         path = self.outputs / self.table.value.partition(":")[0] / f"{name}.{ending}"
+        said = CHOOSE
         try:
-            save_atomically(path, lambda file: self._write(file, ending))
-            said = f"Saved {_short(path)}"
+            if len(self.page.results.curves(self.choice)):
+                save_atomically(path, lambda file: self._write(file, ending))
+                said = f"Saved {_short(path)}"
         except OSError as error:
             said = f"{_short(path)} could not be saved: {error.strerror}"
         self.saved.value = f"<p role='status'>{escape(said)}</p>"
@@ -264,7 +266,9 @@ class Inspector:
             rows = self.page.results.selection(self.choice, self.share)
             file.write(rows.to_csv(index=False).encode())
         else:
-            self.page.figure(self.choice, self.share).savefig(file, format=ending)
+            figure = self.page.figure(self.choice, self.share)
+            figure.savefig(file, format=ending)
+            plt.close(figure)
 
     @contextmanager
     def _warned(self):
