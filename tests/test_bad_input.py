@@ -51,9 +51,10 @@ def is_one_line(error, *said):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with the tiny data set in data/."""
+    """A folder with the tiny data set in data/, whose digests are known."""
     where = tmp_path_factory.mktemp("place")
     tiny_data(where / "data")
+    prepared.digests("tiny", str(where / "data"))
     return where
 
 

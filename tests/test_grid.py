@@ -271,7 +271,7 @@ def test_a_dry_run_counts_finished_runs_that_lack_scores(tmp_path, capsys, score
     text = "2 of 4 runs are finished, 2 are missing: 2 s of training, 1 s side by side\n"
     if scores != ["odin"]:
         text = "0 of 4 runs are finished, 4 are missing: 2 s of training, 1 s side by side"
-        text += ", 2 of them only to be scored\n"
+        text += ", 2 of them only to be scored: they lack knn, vim (2 can't be,"
     assert text in said
 
 

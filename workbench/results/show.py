@@ -360,12 +360,12 @@ def losses(*experiments: Experiment) -> list[str]:
             continue
         name = label(method, methods)
         if method == "center_mask":
-            function: Any = augmentation.center_mask
+            function = augmentation.center_mask
             text = f"**{name}**: trained on classification alone, of images that this masks"
         else:
             function = own.function(method) if ":" in method else getattr(auxiliary, method)
             text = f"**{name}**: each iteration begins with a step on this loss, times {weight}"
-        where = f"{function.__module__}.{function.__name__}"
+        where = f"{function.__module__}.{getattr(function, '__name__', method)}"
         texts.append(f"{text} (`{where}`):\n\n```python\n{inspect.getsource(function)}```")
     return texts
 
