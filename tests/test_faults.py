@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import kills
 import nbformat
@@ -90,7 +91,10 @@ def kernels(process):
 def test_a_signal_stops_the_kernel_and_the_same_command_goes_on(folder, number):
     """Ctrl-C in a terminal reaches the kernel too."""
     long = {"epochs": 4000, "checkpoint_every": 20, "evaluate_every": 4000}
-    process = started(folder, *command(folder, **long), start_new_session=True)
+    # In the background of a shell, as CI may be, Ctrl-C is ignored by all that is started
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    words = command(folder, **long)
+    process = started(folder, *words, start_new_session=True, preexec_fn=heard)
     until(lambda: list(folder.rglob("checkpoint.pt")), process)
     mine = kernels(process)
     if number == signal.SIGINT:

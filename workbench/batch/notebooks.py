@@ -238,7 +238,12 @@ def prepare(experiments: Sequence[Experiment]) -> None:
                 data = runs.load(e)
                 loaded = which
             runs.check_data(e, data)
-    check_writable(experiments[0].folder)
+    folder = experiments[0].folder
+    try:
+        check_writable(folder)
+    except OSError as error:
+        why = f"can't be written to ({error.strerror}); choose another folder"
+        raise ConfigError(f"outputs: {folder} {why}") from None
 
 
 def check(experiments: Sequence[Experiment]) -> None:
