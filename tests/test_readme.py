@@ -15,7 +15,7 @@ import report
 from workbench import results
 from workbench.cli import main
 from workbench.experiment import read_parameters, several
-from workbench.results import claims, findings, show, stats, tables
+from workbench.results import claims, controls, findings, show, stats, tables
 from workbench.results.names import label
 from workbench.runs import store
 
@@ -336,6 +336,32 @@ def test_unseen_against_mistaken_is_that_of_the_records(few):
             f"{plain.precision.msp:.1f}",
         ):
             assert number in text, number
+
+
+def test_the_numbers_about_the_controls_are_those_of_the_records():
+    file = read_parameters(ROOT / "params" / "cpu" / "controls.yaml") | {"missing": "skip"}
+    by_arm = dict(zip(file["arms"], several(file), strict=True))
+    longer = "(c) twice the epochs"
+    arms = {
+        arm: (by_arm[arm], store.finished(by_arm[arm])) for arm in ("plain", "rotation", longer)
+    }
+    pairs = [("1", "rotation", longer), ("7", longer, "plain")]
+    found = controls.contrasts(controls.measured(arms), pairs)
+    assert set(found.trials) == {"0"} and (found[found.contrast == "1"].holm > 0.05).all()
+    found = found.set_index(["contrast", "statistics", "measure"])
+    for pages, key in {
+        (README, PAGES["results"]): ("mixed", "msp"),
+        (PAGES["results"],): ("upright", "msp"),
+    }.items():
+        for contrast, page in itertools.product("17", pages):
+            row = found.loc[(contrast, *key)]
+            number = f"{row.difference:+.2f} ({row.low:+.2f} to {row.high:+.2f}"
+            apart = f"{row.difference:+.2f} above that ({row.low:+.2f} to {row.high:+.2f}"
+            assert number in said(page) or apart in said(page), number
+    accuracy = found.loc["7"].difference
+    assert f"all of the accuracy, {accuracy['mixed', 'accuracy']:+.2f}" in said(README)
+    assert f"and {accuracy['mixed', 'accuracy']:+.2f} of accuracy" in said(PAGES["results"])
+    assert f"and {accuracy['upright', 'accuracy']:+.2f}. Rotation" in said(PAGES["results"])
 
 
 def test_the_numbers_about_edges_are_those_of_the_executed_notebook():
