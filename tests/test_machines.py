@@ -225,4 +225,6 @@ def test_an_installed_package_says_what_needs_the_checkout_and_does_the_rest(tmp
     code = "from workbench import runs; from workbench.experiment import create; "
     code += f"e = create({settings | {'missing': 'train'}}); print(len(runs.complete(e)), e.folder)"
     done = python("-c", code)
-    assert done.stdout.split() == ["1", str(tmp_path / "outputs" / "paper")], done.stderr
+    estimate, last = done.stdout.splitlines()
+    assert estimate.startswith("0 of 1 runs are finished, 1 are missing"), done.stderr
+    assert last.split() == ["1", str(tmp_path / "outputs" / "paper")]
