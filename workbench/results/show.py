@@ -420,8 +420,13 @@ def summary(experiment: Experiment, records: Sequence[Record]) -> str:
     return "  \n".join(remarks(experiment, records))
 
 
-def summaries(runs: Runs) -> str:
-    """Each experiment's heading and summary as Markdown, then in what their runs differ."""
+def summaries(runs: Runs, notebook: str = "") -> str:
+    """Each experiment's heading and summary as Markdown, then in what their runs differ.
+
+    notebook: `opening` of these experiments comes first, and alone if nothing is run.
+    """
+    if notebook and not any(records for _, records in runs):
+        return opening(notebook, *(experiment for experiment, _ in runs))
     parts = [f"{heading(e)}  \n{summary(e, records)}" for e, records in runs]
     every = list(itertools.chain.from_iterable(records for _, records in runs))
     return "\n\n".join([*parts, "  \n".join(unlike(every, one_data_set=False))])

@@ -311,7 +311,7 @@ def max_t(gained: pd.DataFrame) -> np.ndarray:
     """p of each column's mean, two-sided, corrected for all columns (Westfall & Young 1993).
 
     gained: differences, a row a held-out class. p is the share of all flips of the classes' signs
-    by which the largest |t| of any column is at least the column's own. It is exact, like
+    by which the largest absolute t of any column is at least the column's own. It is exact, like
     Wilcoxon's, if the differences are symmetric, and it uses how the columns are correlated.
     """
     from scipy.stats import permutation_test
