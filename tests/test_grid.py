@@ -367,7 +367,7 @@ def test_a_grid_whose_lock_is_held_starts_nothing(failing, tmp_path, capsys):
 WRONG = [
     (["--gpus", "98,99"], "--gpus: 98, 99 is not here; choose from "),
     (["--on", "moon"], "--on: no profile 'moon'; choose from local, slurm, or a folder"),
-    (["-p", "outputs", "/proc/none"], "No such file or directory: '/proc/none"),
+    (["-p", "outputs", "/proc/none"], "outputs: /proc/none/test can't be written to (No such file"),
     (["--notebook", "table9"], "choose --notebook from appendix_d_baseline"),
 ]
 

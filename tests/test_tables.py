@@ -412,7 +412,7 @@ def test_the_top_of_a_notebook_says_where_values_are_from_and_what_is_not_run():
     assert inspect.getsource(auxiliary.rotation) in text and "times 0.5" in text
     assert "Not run: none of the 60 runs is in `outputs/paper/`" in text
     assert "`python -m semlib grid params/paper/table3_cifar10.yaml` trains them." in text
-    assert 'Finished here: `profile = "cpu"` (20 of 40 runs).' in text
+    assert 'Finished here: `profile = "cpu"` (20 of 40 runs)' in text
     text = opening("cpu", data_root=nothing, trials=1)
     assert "those of `params/cpu/table3_cifar10.yaml`, but for `trials = 1`." in text
     assert "missing" not in text  # none is
