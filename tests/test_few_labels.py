@@ -170,7 +170,7 @@ def test_the_parameters_former_name_is_told_the_new_one():
         notebooks.parameters(NOTEBOOK, [], [("labels", "{500: 100}")])
 
 
-WRONG = [{}, {0: 3}, {"few": 3}, {500: 0}, {500: None}]
+WRONG = [{500: 1, "500": 2}, {"all": 1, None: 2}, {}, {0: 3}, {"few": 3}, {500: 0}, {500: None}]
 
 
 @pytest.mark.parametrize("labels", [*WRONG, [500], 500, {True: 3}, {1.5: 2}])

@@ -97,7 +97,15 @@ def _count_or_all(value: Any) -> Any:
     return int(text) if text.isdecimal() else value
 
 
+def _each_once(value: Any) -> Any:
+    """500 and "500" are one number: of two entries one would be lost without a word."""
+    if isinstance(value, dict) and len({*map(_count_or_all, value)}) < len(value):
+        raise ValueError("should name each number only once")
+    return value
+
+
 PerClass = Annotated[Count | None, BeforeValidator(_count_or_all)]
+EpochsByLabels = Annotated[dict[PerClass, Count], Field(min_length=1), BeforeValidator(_each_once)]
 
 
 class Group(pydantic.BaseModel):
@@ -289,7 +297,7 @@ class Several(Group):
     unless they are None."""
     dataset: Listed[Text] = (Which.model_fields["dataset"].default,)
     """The same settings for each."""
-    epochs_by_labels: OrNone[Annotated[dict[PerClass, Count], Field(min_length=1)]] = None
+    epochs_by_labels: OrNone[EpochsByLabels] = None
     """For each number of training images a class its epochs; each is evaluated ten times."""
     auxiliary_weights: OrNone[dict[Method, Listed[NotNegative]]] = None
     """Plain classification, then each method alone with each of its weights."""
