@@ -208,6 +208,34 @@ def test_same_trial_same_scores_other_trial_others(trained, untrained):
     assert before["one", "rotation", 0]["msp"] != before["one", "rotation", 1]["msp"]
 
 
+def test_a_trials_trunk_begins_equal_for_every_method(untrained, monkeypatch):
+    started = []
+    seeds = []
+
+    def stop(net, *args, **options):
+        seeds.append(options["seed"])
+        started.append({name: value.clone() for name, value in net.state_dict().items()})
+        raise FloatingPointError("far enough")
+
+    monkeypatch.setattr(execute.training, "train", stop)
+    with pytest.raises(FloatingPointError, match="far enough"):
+        runs.complete(tiny(untrained, trials=2))
+    first, rotation, second, _ = started
+    assert all(torch.equal(value, rotation[name]) for name, value in first.items())
+    assert not torch.equal(first["stem.weight"], second["stem.weight"])
+    assert seeds[0] == seeds[1] != seeds[2] == seeds[3]  # order and dropout are a trial's own too
+
+
+def test_pixels_are_normalised_by_the_training_images_without_the_held_out_class(trained):
+    train = prepared.load("tiny", trained / "data").train
+    pixels = train.images[train.labels != 1] / 255
+    for record in store.finished(tiny(trained)):
+        weights = torch.load(record.home / "weights.pt")
+        assert (weights["mean"].item(), weights["std"].item()) == pytest.approx(
+            (pixels.mean(), pixels.std()), rel=1e-5
+        )
+
+
 @pytest.mark.parametrize("fill", [None, 0.25])
 def test_center_mask_blanks_with_each_channels_training_mean_or_its_fill(
     untrained, monkeypatch, fill

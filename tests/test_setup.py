@@ -16,7 +16,7 @@ from helpers import ROOT, environment
 from workbench.experiment import Experiment, documented
 
 # Of the workbench 5,200 and of the tests 11,000 are wanted: these two should be lowered.
-LINES = {"semlib": 2000, "workbench": 8854, "tests": 14_125}
+LINES = {"semlib": 2000, "workbench": 8866, "tests": 14_153}
 # A file imports from floors before its own. A folder is a floor with all of its files, unless they
 # are listed; a package's own name stands for its __init__.py.
 SEMLIB = """randomness datasets.splits datasets.imagenet datasets.sources datasets.ood

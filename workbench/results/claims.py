@@ -69,10 +69,9 @@ def points(found: Found | None) -> str:
 
 
 def rank_correlation(one: pd.Series, other: pd.Series) -> Found:
-    """Spearman's over classes as `difference`, with its interval (Bonett & Wright 2000)."""
+    """Spearman's over classes as `difference`, with its interval."""
     rho = one.corr(other, method="spearman")
-    half = stats.Z * math.sqrt((1 + rho**2 / 2) / (len(one) - 3))
-    low, high = np.tanh(np.arctanh(min(rho, 1 - 1e-9)) + np.array([-half, half]))
+    low, high = stats.rank_interval(rho, len(one))
     return {"difference": rho, "low": low, "high": high}
 
 

@@ -357,9 +357,14 @@ def correlations(found: Measured, probes: pd.DataFrame) -> pd.DataFrame:
     rho = pd.DataFrame(rows).T.unstack()
     if len(both) < 5:
         rho[:] = math.nan
-    centre = np.arctanh(rho.clip(-1 + 1e-12, 1 - 1e-12))
-    half = Z * np.sqrt((1 + rho**2 / 2) / (len(both) - 3))
-    ends = {"low": np.tanh(centre - half), "high": np.tanh(centre + half)}
-    table = pd.DataFrame({"rho": rho} | ends)
+    low, high = rank_interval(rho, len(both))
+    table = pd.DataFrame({"rho": rho, "low": low, "high": high})
     table = table.assign(classes=len(both)).rename_axis(names).reset_index()
     return table[table.classes > 0]
+
+
+def rank_interval(rho: Any, classes: int) -> tuple[Any, Any]:
+    """The ends of the 95 % interval of Spearman's correlations (Bonett & Wright 2000)."""
+    centre = np.arctanh(np.clip(rho, -1 + 1e-12, 1 - 1e-12))
+    half = Z * np.sqrt((1 + rho**2 / 2) / (classes - 3))
+    return np.tanh(centre - half), np.tanh(centre + half)
