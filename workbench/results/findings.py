@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from workbench.results import stats, tables
+from workbench.results import failure, stats, tables
 from workbench.results.frame import Runs
 from workbench.results.names import AVERAGE
 from workbench.runs import plan
@@ -130,21 +130,15 @@ def against_mistakes(runs: Runs) -> pd.DataFrame:
 
 
 def _unseen_against(record: Record, key: str, statistics: str) -> dict[str, float]:
-    score = array_name(key, statistics)
     name = array_name("predicted", statistics)
-    arrays = record.scores("is_anomaly", "label", name, score)
+    arrays = record.scores("is_anomaly", "label", name, array_name(key, statistics))
+    scores = arrays[array_name(key, statistics)]
     unseen = arrays["is_anomaly"]
-    right = arrays["label"] == arrays[name]
-    rankings = {}
-    for known, of in {
-        "all": ~unseen,
-        "right": ~unseen & right,
-        "mistaken": ~unseen & ~right,
-    }.items():
-        both = unseen | of
-        rankings[known] = stats.Ranking(unseen[both], arrays[score][both])
-    found = {known: 100 * ranking.auroc() for known, ranking in rankings.items()}
-    return found | {"precision": 100 * rankings["right"].average_precision(record.skew)}
+    right = ~unseen & (arrays["label"] == arrays[name])
+    known = {"all": ~unseen, "right": right, "mistaken": ~unseen & ~right}
+    found = {kind: failure.auroc(scores[unseen], scores[of]) for kind, of in known.items()}
+    without_mistakes = stats.Ranking(unseen[unseen | right], scores[unseen | right])
+    return found | {"precision": 100 * without_mistakes.average_precision(record.skew)}
 
 
 def of_classes(frame: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
