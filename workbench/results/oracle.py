@@ -4,14 +4,14 @@ It is no detector. It is trained on test images and on which of them are anomali
 average precision says whether the features tell the held-out class apart (Li et al., ICML 2025).
 """
 
-from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
 
-from semlib.datasets import Dataset
 from semlib.metrics import average_precision
-from workbench.runs.store import Record
+from workbench.results.frame import Runs
+from workbench.runs import plan
 
 STRENGTH = 0.003  # C of logistic regression on standardised features
 FOLDS = 5
@@ -33,21 +33,31 @@ def precision(features: np.ndarray, is_anomaly: np.ndarray) -> float:
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=1000))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     how = {"cv": folds, "method": "decision_function"}
-    return 100 * average_precision(
-        is_anomaly, cross_val_predict(classifier, features, is_anomaly, **how)
-    )
+    scores = cross_val_predict(classifier, features, is_anomaly, **how)
+    return 100 * average_precision(is_anomaly, scores)
 
 
-def of_runs(records: Sequence[Record], data: Dataset) -> pd.Series:
-    """`precision` by method and held-out class, mean over the trials whose weights are kept."""
+def of_runs(runs: Runs) -> pd.Series:
+    """`precision` by method, data set and held-out class, means over the trials.
+
+    Of the runs whose weights are kept, where their images are here; else empty.
+    """
     from semlib import metrics
-    from workbench import runs
+    from workbench.runs import network
 
-    found = []
-    for record in records:
-        if record.hold_out and not record.external and (record.run_home / "weights.pt").exists():
-            features = metrics.features(runs.network(record, data), data.test.images).features
-            is_anomaly = record.scores("is_anomaly")["is_anomaly"]
-            found.append([record.method, record.hold_out, precision(features, is_anomaly)])
-    table = pd.DataFrame(found, columns=["method", "hold_out", "oracle"])
-    return table.groupby(["method", "hold_out"], sort=False).oracle.mean()
+    rows = []
+    for experiment, records in runs:
+        kept = [r for r in records if r.hold_out and (r.run_home / "weights.pt").exists()]
+        if not kept or plan.current_digests(experiment) != kept[0].data:
+            continue
+        data = plan.load(experiment)
+        for record in kept:
+            net = network(record, data)
+            train = record.run.split(data).train.images
+            upright = experiment.statistics == "upright"
+            with metrics.upright(net, train) if upright else nullcontext():
+                features = metrics.features(net, data.test.images).features
+            reached = precision(features, record.scores("is_anomaly")["is_anomaly"])
+            rows.append([record.method, record.dataset, record.hold_out, reached])
+    names = ["method", "dataset", "hold_out"]
+    return pd.DataFrame(rows, columns=[*names, "oracle"]).groupby(names, sort=False).oracle.mean()

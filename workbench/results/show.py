@@ -108,8 +108,8 @@ def text(table: pd.DataFrame) -> pd.DataFrame:
         table[name] = table[name].map(partial(label, among=table[name].unique()))
     for name in table.columns.intersection(["p", "holm", "max_t"]):
         table[name] = [p_value(p).removeprefix("= ") for p in table[name]]
-    if "paper" in table and table.paper.isna().all():
-        table = table.drop(columns="paper")
+    absent = table.columns[table.isna().all()]
+    table = table.drop(columns=absent.intersection(["paper", "oracle"]))
     if "gain" in table:
         table.loc[table.classes < table.planned, ["plain", "with", "gain", "low"]] = math.nan
         table["images"] = table.images.map("{:,.0f}".format)
