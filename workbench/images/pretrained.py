@@ -109,7 +109,7 @@ def features(
         return kept["train"], kept["test"]
 
 
-def _of(net: Frozen, images: np.ndarray, batch_size: int = 250) -> np.ndarray:
+def _of(net: Frozen, images: np.ndarray, batch_size: int = 25) -> np.ndarray:  # fits into caches
     parts = []
     for start in tqdm(range(0, len(images), batch_size), "features", leave=False):
         batch = _rgb(images[start : start + batch_size])
@@ -127,4 +127,4 @@ def seen(data: Dataset) -> pd.Series:
     if not file.exists():
         return pd.Series(dtype=int)
     below = pd.read_csv(file, comment="#")
-    return below["class"].value_counts().reindex(data.classes, fill_value=0)
+    return below["class"].value_counts().reindex(list(data.classes), fill_value=0)
