@@ -13,12 +13,13 @@ from typing import Any, NamedTuple
 
 import psutil
 import yaml
+from joblib import cpu_count
 
 from workbench.batch import gpus, notebooks, progress
 from workbench.experiment import ConfigError, Experiment
 from workbench.files import CHECKOUT, ROOT, file_name, one_line, save_atomically, short
 from workbench.results import show
-from workbench.runs import estimate, machine, plan, store
+from workbench.runs import estimate, plan, store
 
 WORKFLOW = ROOT / "workflow"
 HOLDOUT = ROOT / "notebooks" / "holdout.ipynb"
@@ -108,9 +109,9 @@ class Grid:
         first = self.experiments[0]
         self.devices = _devices(args, first)
         if args.on == "local":
-            usual = 1 if first.device.startswith("cuda") else machine.cores()
+            usual = 1 if first.device.startswith("cuda") else cpu_count()
             self.side_by_side = args.jobs or len(self.devices) or usual
-            self.threads = first.threads or max(1, machine.cores() // self.side_by_side)
+            self.threads = first.threads or max(1, cpu_count() // self.side_by_side)
         else:
             settings = yaml.safe_load((self.profile / "config.yaml").read_text())
             self.side_by_side = args.jobs or settings.get("jobs", 1)

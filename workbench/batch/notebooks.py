@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from joblib import cpu_count
+
 from workbench import runs
 from workbench.experiment import (
     ConfigError,
@@ -28,7 +30,7 @@ from workbench.experiment import (
     with_file,
 )
 from workbench.files import ROOT, check_writable, one_line, short
-from workbench.runs import machine, plan
+from workbench.runs import plan
 
 START_TIMEOUT = 600  # seconds that a kernel may take to start, on a slow file system say
 # ipykernel_launcher without the settings and start-up files of /etc/ipython, /usr/local/etc/ipython
@@ -218,8 +220,8 @@ def _kernels(threads: int | None) -> Generator[str, None, None]:
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         }
-        if not threads and machine.quota() and "OMP_NUM_THREADS" not in os.environ:
-            threads = machine.cores()  # PyTorch would count the host's
+        if not threads and cpu_count() < os.cpu_count() and "OMP_NUM_THREADS" not in os.environ:
+            threads = cpu_count()  # PyTorch would count the host's, not the container's
         if threads:
             changes |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
         with patch.dict(os.environ, changes), chdir(ROOT):

@@ -36,15 +36,14 @@ def of_missing(experiment: Experiment, measure: Callable[[Run], float] | None = 
     measure: estimates the seconds of a run of which no record tells, NaN if it can't.
     """
     seconds, devices = seconds_by_kind(experiment)
-    unknown = {}
-    if measure:
-        _, to_train, _ = _work([experiment])
-        unknown = {_kind(run): run for run in to_train.values() if _kind(run) not in seconds.index}
-        measured = {kind: measure(run) for kind, run in unknown.items()}
-        seconds = pd.concat([seconds, pd.Series(measured, dtype=float)])
     by = [f"medians on {devices}"] if devices else []
-    by += ["a few steps tried just now"] if unknown else []
-    said = text([experiment], seconds, 1)
+    work = _work([experiment])
+    if measure:
+        kinds = {_kind(run): run for run in work[1].values()}
+        unknown = kinds.keys() - {*seconds.index}
+        seconds = pd.concat([seconds, pd.Series({k: measure(kinds[k]) for k in unknown}, dtype=float)])
+        by += ["a few steps tried just now"] if unknown else []
+    said = _said(work, seconds, 1)
     return f"{said} (by {', '.join(by)})" if by else said
 
 
@@ -55,7 +54,11 @@ def _kind(run: Any) -> str:
 
 def text(experiments: Sequence[Experiment], seconds: pd.Series, jobs: int) -> str:
     """How many runs are finished and how many missing, and the time that these will take."""
-    planned, to_train, to_score = _work(experiments)
+    return _said(_work(experiments), seconds, jobs)
+
+
+def _said(work: tuple, seconds: pd.Series, jobs: int) -> str:
+    planned, to_train, to_score = work
     if not planned:
         return "trains nothing, shows what is finished"
     left = len(to_train) + len(to_score)

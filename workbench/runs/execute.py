@@ -52,26 +52,28 @@ def complete(experiment: Experiment, **functions: Any) -> list[Record]:
     raised at the end lists such runs: FloatingPointError, or ConfigError where a finished run can't
     be scored anew. What a user's task raised is raised as it is.
     """
-    experiment = using(experiment, **functions)
+    if functions:
+        experiment = using(experiment, **functions)
     check(experiment)
+    found = store.progress(experiment)
     if experiment.missing == "train":
-        _train_missing(experiment)
-    return store.finished(experiment)
+        missing = store.to_do(experiment, found)
+        for run, record in found:
+            if record and run not in missing:  # its process may have been killed just after it
+                Checkpoint(run.home / CHECKPOINT).remove()
+                (run.home / store.OWNER).unlink(missing_ok=True)
+                remove_leftovers(run.home)
+        if missing:
+            _train_missing(experiment, missing)
+            found = store.progress(experiment)
+    return [record for _, record in found if record]
 
 
-def _train_missing(experiment: Experiment) -> None:
-    missing = store.missing(experiment)
-    if missing:
-        data = load(experiment)
-        check_data(experiment, data)
+def _train_missing(experiment: Experiment, missing: list[Run]) -> None:
+    data = load(experiment)
+    check_data(experiment, data)
+    if missing[0].data != digests_of(data):  # it had to be fetched
         missing = store.missing(experiment, digests_of(data))
-    for run in plan.planned(experiment):
-        if run not in missing:  # its process may have been killed just after it wrote the record
-            Checkpoint(run.home / CHECKPOINT).remove()
-            (run.home / store.OWNER).unlink(missing_ok=True)
-            remove_leftovers(run.home)
-    if not missing:
-        return
     if experiment.compile:
         torch.compiler.reset()  # past eight compiled networks in a process PyTorch compiles no more
     shown = Live("loss", "accuracy, %", "average precision of MSP, %") if watched() else None
@@ -80,7 +82,7 @@ def _train_missing(experiment: Experiment) -> None:
     errors = _finish_all(missing, data, shown)
     _clear_progress()
     if shown and shown.lines:
-        shown.draw_anew()
+        shown.draw(anew=True)
     _raise(errors)
 
 

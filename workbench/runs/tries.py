@@ -15,8 +15,8 @@ from semlib.randomness import seeded
 from workbench import own
 from workbench.experiment import ConfigError
 from workbench.runs import build, machine, plan, scoring
-from workbench.runs.guard import failure, guarded
 from workbench.runs.plan import Run
+from workbench.runs.scoring import failure, guarded
 
 FEW = 16  # images on which they are tried
 MADE_UP = 2000  # features to which a fitted score is tried
