@@ -5,6 +5,7 @@ a user starts it.
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -165,6 +166,19 @@ def semlib(*words: object, **changes: object) -> subprocess.CompletedProcess:
     return subprocess.run(
         command, cwd=ROOT, env=environment(**changes), capture_output=True, text=True, timeout=900
     )
+
+
+def start(*words: object, places: dict, **how) -> subprocess.Popen:
+    """`python -m semlib ...`, not waited for; places: of its environment."""
+    command = [sys.executable, "-m", "semlib", *map(str, words)]
+    return subprocess.Popen(command, cwd=ROOT, env=environment(**places), text=True, **how)
+
+
+def until(condition: Callable[[], object], process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 200
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def contents(folder: Path, but: tuple[str, ...] = ()) -> dict[str, tuple[int, bytes]]:

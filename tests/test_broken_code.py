@@ -32,11 +32,6 @@ def place(tmp_path, monkeypatch):
     sys.modules.pop("mine", None)
 
 
-@pytest.fixture
-def no_training(monkeypatch):
-    forbid_steps(monkeypatch)
-
-
 def forbid_steps(monkeypatch):
     monkeypatch.setattr(torch.optim.SGD, "step", lambda *args: pytest.fail("trained"))
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import nbformat
-import numpy as np
 import pytest
 import yaml
 from helpers import ROOT, TINY, contents, environment, parameters, pets, semlib, tiny, tiny_data
@@ -197,23 +196,3 @@ def test_a_notebook_of_other_parameters_is_replaced_with_a_word(
     changed = "made with other parameters (its runs stay)"
     expected = [f"this replaces {out} and its tables, {changed}: {said}"] if said else []
     assert replaced == expected
-
-
-@pytest.mark.data
-@pytest.mark.slow
-def test_an_epoch_on_cifar10_finds_cats_better_than_chance(cifar10_root, tmp_path):
-    out = tmp_path / "out.ipynb"
-    changes = {"hold_out": "cat", "epochs": 1, "trials": 1, "methods": "classification"}
-    given = parameters(**changes, threads=1, outputs=tmp_path / "outputs")
-    file = ["-f", "params/cpu/table3_cifar10.yaml"]
-    done = semlib("run", NOTEBOOK, *file, *given, "-o", out, SEMLIB_DATA=cifar10_root)
-    assert done.returncode == 0, done.stderr
-    (home,) = (path.parent for path in (tmp_path / "outputs").rglob("record.json"))
-    arrays = dict(np.load(home / "scores.npz", allow_pickle=False))
-    assert {array.shape for array in arrays.values()} == {(10_000,)}
-    assert (arrays["label"][arrays["is_anomaly"]] == 3).all() and arrays["is_anomaly"].sum() == 1000
-    assert (np.bincount(arrays["label"]) == 1000).all() and 3 not in arrays["predicted"]
-    record = json.loads((home / "record.json").read_text())
-    assert record["skew"] == 0.1 < record["metrics"]["msp"] and record["metrics"]["accuracy"] > 0.2
-    text = out.read_text()
-    assert '"image/png"' in text and str(ROOT) not in text and str(cifar10_root) not in text

@@ -17,7 +17,6 @@ from helpers import (
     environment,
     parameters,
     semlib,
-    semlib_path,
     tiny,
     tiny_benchmark,
     tiny_data,
@@ -26,10 +25,10 @@ from nbclient import NotebookClient
 
 from semlib.datasets import DataError
 from workbench import runs
-from workbench.batch import notebooks
+from workbench.batch import grid, notebooks
 from workbench.cli import main
 from workbench.images import checks
-from workbench.runs import machine, store
+from workbench.runs import store
 
 HOLDOUT = "notebooks/holdout.ipynb"
 
@@ -96,31 +95,6 @@ def pictures(notebook):
     return [out["data"]["image/png"] for out in outputs if "image/png" in out.get("data", {})]
 
 
-TWO = "150000 100000"
-THREE = "300000 100000"
-FOUR = "400000 100000"
-QUOTAS = {
-    "a limit": ("0::/", {"cpu.max": TWO}, 2),
-    "no limit": ("0::/", {"cpu.max": "max 100000"}, None),
-    "of a group above": ("0::/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": THREE}, 3),
-    "the least of all": ("0::/a/b", {"a/b/cpu.max": FOUR, "a/cpu.max": TWO}, 2),
-    "nothing there": ("3:cpuset:/", {}, None),
-}
-
-
-@pytest.mark.parametrize("case", QUOTAS)
-def test_a_containers_quota_is_what_counts_as_cores(tmp_path, monkeypatch, case):
-    of, files, cores = QUOTAS[case]
-    (tmp_path / "cgroup").write_text(of + "\n")
-    for name, text in files.items():
-        (tmp_path / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "fs" / name).write_text(text + "\n")
-    assert machine.quota(tmp_path / "fs", tmp_path / "cgroup") == cores
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64), raising=False)
-    monkeypatch.setattr(machine, "quota", lambda: cores)
-    assert machine.cores() == (cores or 64)
-
-
 def test_a_containers_memory_is_what_counts_as_free(tmp_path, monkeypatch):
     """Of its group and those above; files kept in memory while nothing else needs it are free."""
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 10**9}))
@@ -139,30 +113,12 @@ def test_a_containers_memory_is_what_counts_as_free(tmp_path, monkeypatch):
         checks.check_memory(10**10, "images")
 
 
-def test_system_wide_start_up_files_stay_out_of_a_kernel(tmp_path, monkeypatch):
-    for kind in ("system", "environment"):
-        (tmp_path / kind / "startup").mkdir(parents=True)
-        (tmp_path / kind / "startup" / "mine.py").write_text(f"{kind} = 3\n")
-    (tmp_path / "sitecustomize.py").write_text(
-        "from IPython.core import application\n"
-        f"application.SYSTEM_CONFIG_DIRS.append({str(tmp_path / 'system')!r})\n"
-        f"application.ENV_CONFIG_DIRS.append({str(tmp_path / 'environment')!r})\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", semlib_path(tmp_path))
-    cell = nbformat.v4.new_code_cell(
-        "import sys; print({'system', 'environment'} & {*globals()}, sys.path[0] == '')"
-    )
-    notebook = nbformat.v4.new_notebook(cells=[cell])
-    with notebooks._kernels(1):
-        NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
-    assert cell.outputs[0].text == "set() False\n"
-
-
 def test_a_grid_has_as_many_jobs_as_the_quota_allows_and_a_kernel_as_many_threads(
     tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(machine, "quota", lambda: 3)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64), raising=False)
+    for place in (grid, notebooks):
+        monkeypatch.setattr(place, "cpu_count", lambda: 3)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setenv("SEMLIB_DATA", str(tiny_data(tmp_path / "data")))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     file, _ = tiny_benchmark(tmp_path, hold_out="all", device="cpu")

@@ -275,10 +275,3 @@ def test_a_python_behind_a_link_has_the_same_standard_library(tmp_path, modules,
     monkeypatch.setattr(own.sysconfig, "get_path", lambda kind: str(tmp_path / "python"))
     own._digests.clear()
     assert own.digest("odd:f") == before and set(own._closure("odd", "f")) == {"odd"}
-
-
-def test_a_path_that_is_not_there_any_more(modules, tmp_path):
-    own.digest("my_lazy:one")
-    Path(tmp_path / "my_lazy.py").unlink()
-    with pytest.raises(ConfigError, match="my_lazy"):
-        own.digest("my_lazy:one")

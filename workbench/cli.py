@@ -5,18 +5,16 @@ import atexit
 import gc
 import io
 import itertools
-import json
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 from semlib import datasets
-from workbench.experiment import MOST, ConfigError, documented, from_yaml
-from workbench.files import ROOT, one_line, save_atomically, short
+from workbench.experiment import MOST, ConfigError, documented, from_here
+from workbench.files import one_line, save_atomically, short
 
 # Each command imports what it needs: pandas and torch are slow to import.
 
@@ -25,8 +23,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 a run failed, 2 a wrong parameter (nothing was run), 130 stopped."""
     args = _parser().parse_args(arguments)
     try:
-        if Path.cwd() != ROOT:
-            _count_from_here(args)
         return args.command(args) or 0
     except (ConfigError, datasets.DataError, OSError, MemoryError) as error:
         print(f"error: {one_line(error, 4000) or 'too little memory'}", file=sys.stderr)
@@ -118,28 +114,6 @@ def _devices(text: str) -> list[str]:
         wanted = "names with commas between them, each once, or none"
         raise argparse.ArgumentTypeError(f"should be {wanted}, not {text[:100]!r}")
     return [] if names == ["none"] else names
-
-
-def _count_from_here(args: argparse.Namespace) -> None:
-    """Make relative paths in parameters absolute: elsewhere they count from the checkout's root."""
-    if args.command is _data:
-        args.root = _from_here("data_root", args.root or "")
-        args.ilsvrc = _from_here("ilsvrc", args.ilsvrc or "")
-        args.dataset = _from_here("dataset", args.dataset)
-    elif "parameter" in args:
-        args.parameter = [(name, _from_here(name, text)) for name, text in args.parameter]
-
-
-def _from_here(name: str, text: str) -> str:
-    if name == "dataset" and text.startswith("["):
-        with suppress(ValueError):  # not YAML: refused where it is read
-            return json.dumps([_from_here(name, str(part)) for part in from_yaml(text)])
-    is_path = name in ("data_root", "ilsvrc")
-    if name == "dataset":  # of others' texts, which can be long, is_dir may raise
-        is_path = os.sep in text or (text not in datasets.CLASSES and Path(text).is_dir())
-    if not is_path or text.startswith("~") or text in ("", "none", "None", "null"):
-        return text
-    return str(Path(text).absolute())
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -239,22 +213,23 @@ def _score(args: argparse.Namespace) -> None:
 
 
 def _data(args: argparse.Namespace) -> None:
-    from workbench.images import prepared
+    from workbench.images import checks, prepared
 
+    which = (from_here("dataset", args.dataset), from_here("data_root", args.root), args.side)
     checked = args.what == "check"
-    if checked and (why := prepared.unprepared(args.dataset, args.root, args.side)):
+    if checked and (why := prepared.unprepared(*which)):
         side = f" --side {args.side}" if args.side else ""
-        command = f"python -m semlib data prepare {args.dataset}{side}"
-        raise ConfigError(f"{args.dataset} {why}; prepare it: {command}")
-    data = prepared.load(args.dataset, args.root, args.side, ilsvrc=args.ilsvrc)
+        command = f"python -m semlib data prepare {which[0]}{side}"
+        raise ConfigError(f"{which[0]} {why}; prepare it: {command}")
+    data = prepared.load(*which, ilsvrc=from_here("ilsvrc", args.ilsvrc))
     if checked:
-        prepared.check_parts(data)
+        checks.check_parts(data)
     _, channels, height, width = data.train.images.shape
     counts = f"{len(data.train)} training and {len(data.test)} test images"
     print(f"{data.name}: {counts} of {channels}x{height}x{width}")
     print(f"digest {prepared.digests_of(data)} (training images, test images)")
     print(f"{len(data.classes)} classes: {', '.join(data.classes)}")
-    if found := str(prepared.duplicates(args.dataset, args.root, args.side)):
+    if found := str(prepared.duplicates(*which)):
         print(found)
     if height != width:
         print(f"the images are not square: rotation needs crop_side, at most {min(height, width)}")

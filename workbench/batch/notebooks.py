@@ -21,6 +21,7 @@ from workbench.experiment import (
     Experiment,
     Machine,
     Several,
+    from_here,
     from_yaml,
     nullable,
     parameters_file,
@@ -33,12 +34,10 @@ from workbench.files import ROOT, check_writable, one_line, short
 from workbench.runs import plan
 
 START_TIMEOUT = 600  # seconds that a kernel may take to start, on a slow file system say
-# ipykernel_launcher without the settings and start-up files of /etc/ipython, /usr/local/etc/ipython
-# and this environment's, and without the current folder in sys.path. gc.freeze: at the end Python
-# does not look through PyTorch's million objects, which takes seconds.
+# ipykernel_launcher without the current folder in sys.path. gc.freeze: at the end Python does not
+# look through PyTorch's million objects, which takes seconds.
 KERNEL = """\
 import atexit, gc, sys; atexit.register(gc.freeze); sys.path[:] = filter(None, sys.path)
-from IPython.core import application as a; a.SYSTEM_CONFIG_DIRS.clear(); a.ENV_CONFIG_DIRS.clear()
 from ipykernel import kernelapp; kernelapp.launch_new_instance()"""
 
 # jsonschema, by which Papermill validates notebooks, takes a second to import its grammar of IRIs;
@@ -63,14 +62,13 @@ def parameters(
         if name not in cell and name not in Experiment.model_fields:
             raise ConfigError(unknown_parameter(name, tuple(cell)))
     values = {name: _default(notebook, cell[name]) for name in cell}
-    own = own_file(notebook)
-    for name in filed(own, given.get("profile", values.get("profile"))):
+    for name in own_parameters(notebook, given.get("profile", values.get("profile"))):
         if name in given and given[name] is None and nullable(name):
             given[name] = "none"
     known = Experiment.model_fields.keys() | Several.model_fields.keys()
     values = {n: v for n, v in values.items() if n in known and (v is not None or nullable(n))}
     over = {name: given[name] for name in given if name in known}
-    return given, several(with_file(values | over, own) | over)
+    return given, several(with_file(values | over, own_file(notebook)) | over)
 
 
 def own_file(notebook: Path) -> str:
@@ -82,10 +80,11 @@ def own_file(notebook: Path) -> str:
     return found[1] if found else ""
 
 
-def filed(own: str, profile: Any) -> set[str]:
+def own_parameters(notebook: Path, profile: Any = None) -> dict[str, Any]:
     """The parameters that a notebook's own file sets in this profile."""
+    own = own_file(notebook)
     file = parameters_file(own, profile) if own else None
-    return {*read_parameters(file)} if file else set()
+    return read_parameters(file) if file else {}
 
 
 def parameters_cell(notebook: Path) -> dict[str, Any]:
@@ -116,7 +115,7 @@ def merged(files: Sequence[str | Path], pairs: Sequence[Sequence[str]]) -> dict[
     given: dict[str, Any] = {}
     for file in files:
         given |= read_parameters(existing(file))
-    return given | {name: _value(name, text) for name, text in pairs}
+    return given | {name: from_here(name, _value(name, text)) for name, text in pairs}
 
 
 def _value(name: str, text: str) -> Any:
@@ -142,10 +141,7 @@ def existing(path: str | Path) -> Path:
 def executed(notebook: Path, experiment: Experiment) -> Path:
     """Where the executed notebook goes; its name has the data set only if it is about one alone."""
     cell = parameters_cell(notebook)
-    own = own_file(notebook)
-    file = parameters_file(own, None) if own else None
-    usual = read_parameters(file).get("dataset") if file else ""
-    if "dataset" not in cell or isinstance(usual, list):
+    if "dataset" not in cell or isinstance(own_parameters(notebook).get("dataset"), list):
         return experiment.folder / notebook.name
     if "epochs_by_labels" in cell:
         experiment = experiment.model_copy(update={"train_per_class": None})

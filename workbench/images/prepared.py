@@ -29,12 +29,9 @@ from workbench.files import (
 )
 from workbench.images import folder
 from workbench.images import ilsvrc as imagenet_files
-from workbench.images.checks import check_memory, check_parts, class_name
+from workbench.images.checks import check_memory, class_name
 from workbench.images.digests import Digests, Duplicates, digests_of, duplicates_of
-from workbench.images.folder import unlabelled
-
-__all__ = ["Digests", "check_parts", "classes", "data_root", "digests", "digests_of", "duplicates",
-           "exists", "is_name", "load", "read", "unlabelled", "unprepared", "write"]  # fmt: skip
+from workbench.images.folder import unlabelled as unlabelled
 
 SIDE = 32  # pixels of a folder's prepared images
 KEYS = ("classes", "train_images", "train_labels", "test_images", "test_labels")
@@ -164,14 +161,12 @@ def digests(*which: Any) -> Digests | None:
 
     which: name, root, side, fold and validation, as of `load`; those at the end may be left out.
     """
-    found = _about(*which)
-    return found and found[0]
+    return (_about(*which) or (None,))[0]
 
 
 def duplicates(*which: Any) -> Duplicates:
     """The identical pictures of what `load` gives; none if that needs a download."""
-    found = _about(*which)
-    return found[1] if found else Duplicates(0, 0, {})
+    return (_about(*which) or (None, Duplicates(0, 0, {})))[1]
 
 
 def _about(

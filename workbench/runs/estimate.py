@@ -41,7 +41,9 @@ def of_missing(experiment: Experiment, measure: Callable[[Run], float] | None = 
     if measure:
         kinds = {_kind(run): run for run in work[1].values()}
         unknown = kinds.keys() - {*seconds.index}
-        seconds = pd.concat([seconds, pd.Series({k: measure(kinds[k]) for k in unknown}, dtype=float)])
+        seconds = pd.concat(
+            [seconds, pd.Series({k: measure(kinds[k]) for k in unknown}, dtype=float)]
+        )
         by += ["a few steps tried just now"] if unknown else []
     said = _said(work, seconds, 1)
     return f"{said} (by {', '.join(by)})" if by else said

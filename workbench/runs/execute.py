@@ -30,7 +30,7 @@ from workbench.checkpoint import Checkpoint
 from workbench.experiment import ConfigError, Experiment
 from workbench.files import ROOT, remove_leftovers, save_atomically
 from workbench.images.digests import digests_of
-from workbench.runs import build, estimate, machine, plan, scoring, store
+from workbench.runs import build, estimate, machine, scoring, store
 from workbench.runs.checks import check, check_data
 from workbench.runs.live import Live, watched
 from workbench.runs.plan import Run, load
@@ -79,11 +79,12 @@ def _train_missing(experiment: Experiment, missing: list[Run]) -> None:
     shown = Live("loss", "accuracy, %", "average precision of MSP, %") if watched() else None
     measure = partial(_seconds, data=data) if shown else None
     print(estimate.of_missing(experiment, measure), flush=True)
-    errors = _finish_all(missing, data, shown)
+    failed = _finish_all(missing, data, shown)
     _clear_progress()
     if shown and shown.lines:
         shown.draw(anew=True)
-    _raise(errors)
+    if failed:
+        _raise(failed)
 
 
 def _seconds(run: Run, data: Dataset) -> float:
@@ -109,12 +110,10 @@ def _seconds(run: Run, data: Dataset) -> float:
     return each * len(split.train) * run.experiment.epochs
 
 
-def _finish_all(
-    runs: list[Run], data: Dataset, shown: Live | None = None
-) -> list[tuple[Run, Exception]]:
-    """Finish each run; those that could not be, with the reason."""
+def _finish_all(runs: list[Run], data: Dataset, shown: Live | None) -> dict[Run, Exception]:
+    """Finish each run; why those that could not be were not."""
     queue = deque((run, False) for run in runs)
-    errors = []
+    failed = {}
     while queue:
         run, wait = queue.popleft()
         if shown:
@@ -126,25 +125,22 @@ def _finish_all(
         except Exception as error:  # a user's task can raise any
             if ":" not in run.method and not isinstance(error, FloatingPointError | ConfigError):
                 raise
-            errors.append((run, error))
-    return errors
+            failed[run] = error
+    return failed
 
 
-def _raise(errors: list[tuple[Run, Exception]]) -> None:
-    """Raise what a user's task raised first; else one error with all messages; nothing for none."""
-    kind = ConfigError
+def _raise(failed: dict[Run, Exception]) -> None:
+    """Raise what a user's task raised first, else one error with all messages."""
+    kind: type[Exception] = ConfigError
     messages = []
-    for run, error in errors:
+    for run, error in failed.items():
+        if not isinstance(error, FloatingPointError | ConfigError):
+            error.add_note(f"not finished: {'; '.join(run.title for run in failed)}")
+            raise error
         if isinstance(error, FloatingPointError):
             kind = FloatingPointError
-            messages.append(f"{run.title}: {error}")
-        elif isinstance(error, ConfigError):
-            messages.append(str(error))
-        else:
-            error.add_note(f"not finished: {'; '.join(run.title for run, _ in errors)}")
-            raise error
-    if messages:
-        raise kind("; ".join(messages))
+        messages.append(str(error) if isinstance(error, ConfigError) else f"{run.title}: {error}")
+    raise kind("; ".join(messages))
 
 
 def finish(run: Run, data: Dataset, wait: bool = True, shown: Live | None = None) -> Record:
@@ -215,27 +211,19 @@ def _states(
 
     quiet: no progress bar.
     """
-    device = machine.device(run.experiment)
+    e = run.experiment
+    device = machine.device(e)
     if saved:
         net.to(device).to(memory_format=torch.channels_last)
         net.load_state_dict(saved["net"])
         yield saved
     torch.backends.cudnn.benchmark = True  # the fastest convolutions for shapes that stay the same
-    states = training.train(
-        net,
-        split.train,
-        build.recipe(run),
-        build.loss(run),
-        seed=run.trial,
-        transform=build.transform(run, split),
-        device=device,
-        compile=run.experiment.compile,
-        resume=saved,
-    )
-    title = f"{run.hold_out or 'none'}, {run.method}, trial {run.trial}"
-    how = {"initial": saved["epoch"] if saved else 0, "unit": "epoch", "mininterval": 1}
-    how["disable"] = quiet
-    for state in tqdm(states, title, run.experiment.epochs, leave=False, **how):
+    how = {"seed": run.trial, "transform": build.transform(run, split), "device": device}
+    how |= {"compile": e.compile, "resume": saved}
+    states = training.train(net, split.train, build.recipe(run), build.loss(run), **how)
+    bar = {"desc": f"{run.hold_out or 'none'}, {run.method}, trial {run.trial}", "unit": "epoch"}
+    bar |= {"total": e.epochs, "initial": saved["epoch"] if saved else 0, "mininterval": 1}
+    for state in tqdm(states, leave=False, disable=quiet, **bar):
         yield state.state_dict()
 
 
