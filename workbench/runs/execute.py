@@ -64,22 +64,22 @@ def complete(experiment: Experiment, **functions: Any) -> list[Record]:
                 (run.home / store.OWNER).unlink(missing_ok=True)
                 remove_leftovers(run.home)
         if missing:
-            _train_missing(experiment, missing)
+            _train_missing(experiment, found)
             found = store.progress(experiment)
     return [record for _, record in found if record]
 
 
-def _train_missing(experiment: Experiment, missing: list[Run]) -> None:
+def _train_missing(experiment: Experiment, found: list[tuple[Run, Record | None]]) -> None:
     data = load(experiment)
     check_data(experiment, data)
-    if missing[0].data != digests_of(data):  # it had to be fetched
-        missing = store.missing(experiment, digests_of(data))
+    if found[0][0].data != digests_of(data):  # it had to be fetched
+        found = store.progress(experiment, digests_of(data))
     if experiment.compile:
         torch.compiler.reset()  # past eight compiled networks in a process PyTorch compiles no more
     shown = Live("loss", "accuracy, %", "average precision of MSP, %") if watched() else None
     measure = partial(_seconds, data=data) if shown else None
-    print(estimate.of_missing(experiment, measure), flush=True)
-    failed = _finish_all(missing, data, shown)
+    print(estimate.of_missing(experiment, found, measure), flush=True)
+    failed = _finish_all(store.to_do(experiment, found), data, shown)
     _clear_progress()
     if shown and shown.lines:
         shown.draw(anew=True)

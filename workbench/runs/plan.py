@@ -83,7 +83,7 @@ class Run:
         held_out = f"{self.hold_out or 'nothing'} held out"
         return f"{self.dataset}{few}, {held_out}, {self.method}, trial {self.trial}"
 
-    @property
+    @cached_property
     def external(self) -> bool:
         """Whether its scores are imported: semlib neither trains nor scores it."""
         return self.method.startswith(EXTERNAL)
