@@ -252,12 +252,21 @@ def picture_folder(root: Path, classes=("ant", "bee", "cat"), size=(16, 16), cou
     return root
 
 
-def cells(notebook: str) -> ModuleType:
-    """What a notebook's cells import and define: functions and constants; nothing else is run."""
+def cells(notebook: str, run_before: str | None = None) -> ModuleType:
+    """What a notebook's cells import and define, functions and constants; nothing else is run.
+
+    run_before: the id of a cell; those above it are run whole.
+    """
     made = ModuleType(notebook)
-    for cell in nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells:
-        for node in ast.parse(cell.source).body if cell.cell_type == "code" else ():
+    made.In = []  # as in IPython: the cells so far
+    whole = run_before is not None
+    read = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4)
+    for cell in (cell for cell in read.cells if cell.cell_type == "code"):
+        whole = whole and cell.id != run_before
+        made.In.append(cell.source)
+        for node in ast.parse(cell.source).body:
             is_constant = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).isupper()
-            if is_constant or isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef):
+            defines = isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef)
+            if whole or is_constant or defines:
                 exec(compile(ast.Module([node], []), notebook, "exec"), vars(made))
     return made
