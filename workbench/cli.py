@@ -133,8 +133,7 @@ def _run(args: argparse.Namespace) -> int:
     if said := notebooks.replaces(out, parameters):
         print(said)
     print(f"executing {short(notebook)} -> {short(out)}", flush=True)
-    executed = _execute(notebook, unfinished, parameters, experiments[0].threads, args)
-    if executed is None:
+    if not _executed(notebook, unfinished, parameters, experiments[0].threads, args):
         return 1
     # The records decide: a notebook whose kernel was killed looks completed.
     missing = [store.missing(e) for e in experiments if e.missing == "train"]
@@ -145,8 +144,7 @@ def _run(args: argparse.Namespace) -> int:
         kept = f"{short(out)} stays, this notebook is {short(unfinished)}"
         print(f"nothing is finished with these settings: {kept}")
     else:
-        save_atomically(out, lambda file: file.write(executed))
-        unfinished.unlink(missing_ok=True)
+        unfinished.replace(out)
     if args.done:
         save_atomically(args.done, lambda file: None)
     elif "missing" in parameters:
@@ -154,26 +152,25 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _execute(
+def _executed(
     notebook: Path, out: Path, parameters: dict, threads: int | None, args: argparse.Namespace
-) -> bytes | None:
-    """The executed notebook's text; None, after printing the error, if it failed."""
-    import nbformat
+) -> bool:
+    """Whether all cells ended; else the error is printed."""
     from papermill.exceptions import PapermillExecutionError
 
     from workbench.batch import gpus, notebooks
 
     with gpus.claim(args.gpus) if args.gpus else nullcontext():
         try:
-            done = notebooks.execute(notebook, out, parameters, args.timeout, threads)
-            return nbformat.writes(done).encode()
+            notebooks.execute(notebook, out, parameters, args.timeout, threads)
+            return True
         except PapermillExecutionError as error:
             where = f"its traceback is in {short(out)}"
             print(f"error: {error.ename}: {error.evalue}\n{where}", file=sys.stderr)
         except Exception as error:  # a dead kernel, a timeout, a full disk
             where = f"the notebook so far is {short(out)}"
             print(f"error: {type(error).__name__}: {error}\n{where}", file=sys.stderr)
-    return None
+    return False
 
 
 def _grid(args: argparse.Namespace) -> int:

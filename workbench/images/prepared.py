@@ -161,12 +161,14 @@ def digests(*which: Any) -> Digests | None:
 
     which: name, root, side, fold and validation, as of `load`; those at the end may be left out.
     """
-    return (_about(*which) or (None,))[0]
+    found = _about(*which)
+    return found and found[0]
 
 
 def duplicates(*which: Any) -> Duplicates:
     """The identical pictures of what `load` gives; none if that needs a download."""
-    return (_about(*which) or (None, Duplicates(0, 0, {})))[1]
+    found = _about(*which)
+    return found[1] if found else Duplicates(0, 0, {})
 
 
 def _about(
