@@ -70,10 +70,10 @@ MEDDLING = {
     "dropout": "net.train(); return sum(net(images + 1).logsumexp(1) for _ in range(3))",
     "in_place": "logits /= 2; images.data += 0.5; return logits.logsumexp(1)",
     "weights": "net.heads['classification'].weight.data *= 2; return net(images)[:, 0]",
-    "frozen": "net.requires_grad_(False); torch.set_grad_enabled(False); return images[:, 0, 0, 0]",
-    "hook": "net.register_forward_hook(lambda *a: 0 * a[2]); return net(images)[:, 0] + logits[:, 1]",
-    "graph": "return torch.autograd.grad(logits.logsumexp(1).sum(), images)[0].abs().sum((1, 2, 3))",
-    "random": "torch.manual_seed(1), np.random.seed(1); return logits[:, 0] + torch.rand(len(logits))",
+    "frozen": "net.requires_grad_(False), torch.set_grad_enabled(False); return logits[:, 0]",
+    "hook": "net.register_forward_hook(lambda *a: 0 * a[2]); return (net(images) + logits)[:, 0]",
+    "graph": "return torch.autograd.grad(logits.logsumexp(1).sum(), images)[0].sum((1, 2, 3))",
+    "random": "torch.manual_seed(1), np.random.seed(1); return torch.rand(len(logits))",
 }
 OTHER = "return net(images).logsumexp(1) + torch.rand(len(images))"
 
