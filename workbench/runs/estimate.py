@@ -44,10 +44,11 @@ def of_missing(
     seconds, devices = seconds_by_kind(experiment)
     by = [f"medians on {devices}"] if devices else []
     work = _work(found)
-    kinds = {_kind(run): run for run in work[1].values()} if measure else {}
-    if unknown := kinds.keys() - {*seconds.index}:
-        measured = pd.Series({kind: measure(kinds[kind]) for kind in unknown}, dtype=float)
-        seconds = pd.concat([seconds, measured])
+    kinds = {_kind(run): run for run in work[1].values()}
+    unknown = kinds.keys() - {*seconds.index}
+    if measure and unknown:
+        measured = {kind: measure(kinds[kind]) for kind in unknown}
+        seconds = pd.concat([seconds, pd.Series(measured, dtype=float)])
         by.append("a few steps tried just now")
     said = _said(work, seconds, 1)
     return f"{said} (by {', '.join(by)})" if by else said

@@ -218,12 +218,12 @@ def _states(
         net.load_state_dict(saved["net"])
         yield saved
     torch.backends.cudnn.benchmark = True  # the fastest convolutions for shapes that stay the same
-    how = {"seed": run.trial, "transform": build.transform(run, split), "device": device}
-    how |= {"compile": e.compile, "resume": saved}
+    how: dict[str, Any] = {"seed": run.trial, "device": device, "compile": e.compile}
+    how |= {"transform": build.transform(run, split), "resume": saved}
     states = training.train(net, split.train, build.recipe(run), build.loss(run), **how)
-    bar = {"desc": f"{run.hold_out or 'none'}, {run.method}, trial {run.trial}", "unit": "epoch"}
-    bar |= {"total": e.epochs, "initial": saved["epoch"] if saved else 0, "mininterval": 1}
-    for state in tqdm(states, leave=False, disable=quiet, **bar):
+    title = f"{run.hold_out or 'none'}, {run.method}, trial {run.trial}"
+    bar = {"initial": saved["epoch"] if saved else 0, "mininterval": 1, "disable": quiet}
+    for state in tqdm(states, title, e.epochs, leave=False, unit="epoch", **bar):
         yield state.state_dict()
 
 

@@ -154,7 +154,7 @@ def guarded(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]
     # metrics.score gives what the parameters name, and with images logits that have a graph
     given = ["net", "logits", *({"images"} & wanted.keys())]
     parameters = [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY) for key in given]
-    compute.__signature__ = inspect.Signature(parameters)  # ty: ignore[unresolved-attribute]
+    compute.__signature__ = inspect.Signature(parameters)  # ty: ignore[missing-attribute]
     return compute
 
 
