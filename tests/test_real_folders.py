@@ -14,7 +14,6 @@ from PIL import Image, ImageCms
 
 from semlib.datasets import Dataset, ImageSet
 from workbench import runs
-from workbench.batch import grid
 from workbench.cli import main
 from workbench.experiment import ConfigError, create
 from workbench.files import file_name
@@ -225,19 +224,6 @@ def test_distinct_things_have_distinct_files_and_short_names():
     assert named("table3_cifar10", dataset="cifar10") == "table3_cifar10.ipynb"
     assert file_name("a", "b") != file_name("a-b")
     assert file_name("few_labels", "20_a_class") == "few_labels-20_a_class"
-
-
-def test_jobs_of_a_grid_have_distinct_short_names():
-    classes = ["a b", "a_b", "+", "*", "x" * 200, "x" * 201]
-    parts = [create({"dataset": "/x/own", "hold_out": name}) for name in classes]
-    found = grid.names(parts, "class")
-    assert len(set(found)) == len(found) and max(map(len, found)) < 150
-    alone = [grid.names([part], "class")[0] for part in parts]
-    assert alone == found  # whatever else is run with it
-    same = create({"dataset": "digits", "hold_out": "3"})
-    others = [same.model_copy(update=change) for change in ({"epochs": 2}, {"hold_out": ("3-0",)})]
-    assert len(set(grid.names([same, *others], "class"))) == 3
-    assert grid.names([same], "class") == ["holdout-digits-3"]
 
 
 @pytest.mark.parametrize("dataset", ["..", "../", ".", "/", "/tmp/.."])
