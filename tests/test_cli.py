@@ -1,5 +1,6 @@
 """python -m semlib: what is refused, what a notebook leaves, and how failures and kills end."""
 
+import json
 import os
 import re
 import subprocess
@@ -110,6 +111,28 @@ def test_lab_and_plain_papermill_meet_in_the_same_files(tmp_path):
     assert left_at_default <= set(Experiment.model_fields)
     table = (outputs / "benchmark-tiny-one.csv").read_text()
     assert f"{100 * record.metrics['msp@upright']:.2f}" in table
+
+
+@pytest.mark.notebook
+@pytest.mark.parametrize("hold_out", ["one", "none"])
+def test_an_executed_notebook_is_a_page_to_read(tmp_path, hold_out):
+    """With curves, without progress bars and the checkout's path. `none` is a hold_out too."""
+    out = tmp_path / "out.ipynb"
+    changes = {"methods": "[classification, rotation]", "auxiliary_weight": "5e-1"}
+    options = ["-o", out, "--done", tmp_path / "done"]
+    done = run(tmp_path, *options, hold_out=hold_out, **changes)
+    assert done.returncode == 0, done.stderr
+    outputs = []
+    for cell in nbformat.read(out, 4).cells:
+        outputs += cell.get("outputs", ())
+    assert not [output for output in outputs if output.output_type == "stream"]
+    assert str(ROOT) not in out.read_text() and "epoch/s" not in out.read_text()
+    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert len(pictures) >= (2 if hold_out == "one" else 1)
+    assert "Rotation-augmented" in json.dumps(outputs) and (tmp_path / "done").exists()
+    records = [json.loads(path.read_text()) for path in (tmp_path / "outputs").rglob("record.json")]
+    weights = {r["method"]: r["settings"].get("auxiliary_weight") for r in records}
+    assert weights["rotation"] == 0.5 and set(weights) == {"classification", "rotation"}
 
 
 @pytest.mark.notebook
