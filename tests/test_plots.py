@@ -112,7 +112,7 @@ def test_of_many_classes_those_are_drawn_whose_methods_differ_most(tmp_path, mon
 # --- gains over plain classification
 
 
-@pytest.mark.parametrize("trials", [1, 2])
+@pytest.mark.parametrize("trials", [1, 2, 3])
 def test_each_class_and_the_mean_have_their_gain_and_its_interval(tmp_path, trials):
     experiment, records = runs(tmp_path, hold_out=["1", "7", "8"], trials=trials)
     table = stats.gains_by_class(experiment, records, resamples=40)
@@ -121,33 +121,56 @@ def test_each_class_and_the_mean_have_their_gain_and_its_interval(tmp_path, tria
         rows = table[table.score == score].set_index("hold_out")
         for hold_out in experiment.hold_out:
             members = [r for r in records if r.hold_out == hold_out]
-            value, deviation = literal_gain(members, score, counts)
-            interval = [value, value - 1.959964 * deviation, value + 1.959964 * deviation]
-            assert rows.loc[hold_out, ["difference", "low", "high"]].tolist() == pytest.approx(
-                interval
-            )
+            value, half = literal_gain(members, score, counts)
+            interval = [value, value - half, value + half]
+            found = rows.loc[hold_out, ["difference", "low", "high"]].tolist()
+            assert found == pytest.approx(interval, nan_ok=True)
+            assert np.isnan(half) == (trials == 1)
         values = rows.difference[:-1]
         half = students_t.ppf(0.975, 2) * values.std() / 3**0.5
         mean = [values.mean(), values.mean() - half, values.mean() + half]
         assert rows.loc["average", ["difference", "low", "high"]].tolist() == pytest.approx(mean)
     assert table.whole.all() and not stats.gains_by_class(experiment, records[:-1]).whole.any()
-    said = "one trial" if trials == 1 else "mean of 2 trials"
-    assert said in plots.gain_by_class(experiment, records).get_suptitle()
+    said = ["one trial", "nothing is claimed of a class"]
+    if trials > 1:
+        said = [f"mean of {trials} trials", "over test images and trainings"]
+    title = plots.gain_by_class(experiment, records).get_suptitle()
+    assert all(text in title for text in said)
 
 
 def literal_gain(records, score, counts):
-    """Rotation minus classification in points, and its std over resamples of the test images."""
+    """Rotation minus classification in points, and half its interval, NaN of one trial."""
     found = {"rotation": [], "classification": []}
     for record in records:
         arrays = record.scores()
         weights = [np.ones(len(counts)), *counts.T]
         ranked = arrays["is_anomaly"], arrays[score]
         found[record.method].append(
-            [average_precision_score(*ranked, sample_weight=w) for w in weights]
+            [100 * average_precision_score(*ranked, sample_weight=w) for w in weights]
         )
-    means = {method: 100 * np.mean(aps, axis=0) for method, aps in found.items()}
-    value, *resampled = means["rotation"] - means["classification"]
-    return value, np.std(resampled, ddof=1)
+    trials = np.array(found["rotation"]) - found["classification"]  # (trials, 1 + resamples)
+    value, *resampled = trials.mean(axis=0)
+    if len(trials) == 1:
+        return value, np.nan
+    images = 1.959964 * np.std(resampled, ddof=1)
+    deviation = np.std(trials[:, 0], ddof=1) / len(trials) ** 0.5
+    return value, np.hypot(images, students_t.ppf(0.975, len(trials) - 1) * deviation)
+
+
+@pytest.mark.parametrize(("trials", "images"), [(2, 0.5), (2, 1), (3, 0.2), (3, 1), (5, 1)])
+def test_an_interval_over_images_and_trainings_covers_as_often_as_it_says(trials, images):
+    """Of a true 0: the images' deviation is known, that of a training, 1, is not."""
+    draws = np.random.default_rng(0)
+    columns = range(4000)
+    shared = images * draws.normal(size=4000)  # all trials are scored on the same images
+    index = pd.MultiIndex.from_product([["cat"], range(trials)], names=["hold_out", "trial"])
+    each = pd.DataFrame(shared + draws.normal(size=(trials, 4000)), index, columns)
+    deviation = pd.DataFrame(images, ["cat"], columns)
+    half = stats.both_sources(deviation, each).loc["cat"]
+    covered = (each.mean().abs() <= half).mean()
+    assert 0.94 < covered < 0.995
+    of_images = (each.mean().abs() <= 1.96 * images).mean()
+    assert of_images < 0.93  # why it must be about both
 
 
 def test_the_figure_draws_every_gain_of_the_table_in_its_methods_colour(tmp_path):
@@ -155,6 +178,7 @@ def test_the_figure_draws_every_gain_of_the_table_in_its_methods_colour(tmp_path
     experiment, records = runs(tmp_path, methods=methods, scores=["msp", "odin", "energy", "knn"])
     figure = plots.gain_by_class(experiment, records)
     table = stats.gains_by_class(experiment, records)
+    each = stats.gains_by_trial(experiment, records)
     colour = plots.colours(methods)
     assert "the first 3 of 4 scores" in figure.get_suptitle()
     assert [axis.get_title() for axis in figure.axes] == ["MSP", "ODIN", "Energy"]
@@ -162,11 +186,13 @@ def test_the_figure_draws_every_gain_of_the_table_in_its_methods_colour(tmp_path
         heights = set()
         for k, method in enumerate(methods[1:]):
             rows = table[(table.score == score) & (table.method == method)]
-            dots, mean = axis.lines[2 * k : 2 * k + 2]
+            *trials, dots, mean = axis.lines[4 * k : 4 * k + 4]  # two trials
+            drawn = [value for line in trials for value in line.get_xdata()[:-1]]
+            assert sorted(drawn) == sorted(each[method, score].dropna())
             assert [*dots.get_xdata(), *mean.get_xdata()] == rows.difference.tolist()
             ends = [bar[:, 0] for bar in axis.collections[k].get_segments()]
             np.testing.assert_allclose(ends, rows[["low", "high"]])
-            assert dots.get_color() == mean.get_color() == colour[method]
+            assert trials[0].get_color() == dots.get_color() == mean.get_color() == colour[method]
             heights |= {*dots.get_ydata(), *mean.get_ydata()}
         assert len(heights) == 3 * 3  # methods, and two classes and the mean
     legend = {text.get_text() for text in figure.legends[0].texts}

@@ -181,7 +181,7 @@ def _draw_curves(axis: Axes, table: pd.DataFrame, colour: Mapping, style: Mappin
         texts.append(f"{score} {show.mean_std(percent.mean(), percent.std())}")
     high = pairs.average_precision.mean().mean() > 50
     look: dict[str, Any] = {"labelcolor": "linecolor", "handlelength": 0, "labelspacing": 0.2}
-    look["fontsize"] = 6.5
+    look["fontsize"] = 7
     skew = table["skew"].iloc[0]
     look["bbox_to_anchor"] = (0, skew, 1, 1 - skew)  # the dotted line crosses no number
     look["loc"] = "lower left" if high else "upper right"  # away from the curves
@@ -200,12 +200,15 @@ def precisions(ranking: Ranking) -> pd.Series:
 def gain_by_class(experiment: Experiment, records: Records, most: int = ROWS) -> Figure:
     """Each method's gain over plain classification, a row for each held-out class and their mean.
 
-    A panel for each of the first three scores; points of average precision. Bars are 95 %, of a
-    class over test images, of the mean over held-out classes. Hollow: the paper's gain.
+    A panel for each of the first three scores; points of average precision. Small dots are trials.
+    Bars are 95 %: of a class over test images and trainings, and none of one trial; of the mean
+    over held-out classes. Hollow: the paper's gain.
     """
     scores = experiment.scores[:3]
     held_out = plan.held_out(experiment)
-    table = stats.gains_by_class(experiment.model_copy(update={"scores": scores}), records, most)
+    drawn = experiment.model_copy(update={"scores": scores})
+    table = stats.gains_by_class(drawn, records, most)
+    trials = stats.gains_by_trial(drawn, records)
     if table.difference.isna().all():
         said = "not run with both classification and another method, no gain"
         return _note(f"{experiment.dataset_name}: {said}")
@@ -218,14 +221,9 @@ def gain_by_class(experiment: Experiment, records: Records, most: int = ROWS) ->
     figure, axes = _panels((1, len(scores)), *size, sharex=True, sharey=True)
     for (axis, score), method in product(zip(axes, scores, strict=True), methods):
         rows = table[(table.score == score) & (table.method == method)]
-        ink: dict[str, Any] = {"color": colours(methods)[method]}
         y = rows.hold_out.map(places) + step * (methods.index(method) + 0.5) - 0.35
-        axis.hlines(y, rows.low, rows.high, **ink)
-        axis.plot(rows.difference[:-1], y[:-1], "o", ms=4.5, label=label(method, methods), **ink)
-        axis.plot(rows.difference[-1:], y[-1:], "D", ms=6, **ink)
-        if rows.paper.notna().any():
-            name = "the paper's difference"
-            axis.plot(rows.paper, y, "o", ms=7.5, fillstyle="none", label=name, **ink)
+        each = trials[method, score].unstack().reindex(rows.hold_out)  # (rows, trials)
+        _draw_gains(axis, rows, each, y, label(method, methods), colours(methods)[method])
     for axis, score in zip(axes, scores, strict=True):
         axis.set(title=label(score, scores), xlabel="points of average precision")
         axis.axvline(0, **ZERO)
@@ -240,10 +238,25 @@ def gain_by_class(experiment: Experiment, records: Records, most: int = ROWS) ->
         title += f": {classes} of {len(held_out)}, where the differences are largest"
     if len(scores) < len(experiment.scores):
         title += f"; the first {len(scores)} of {len(experiment.scores)} scores"
-    bars = "bars: 95 %, class: over test images, given the networks, mean: over held-out classes"
+    bars = "bars: 95 %; a class: over test images and trainings (small dots)"
+    if table.low[table.hold_out.isin(held_out)].isna().all():
+        bars = "of one trial nothing is claimed of a class; bar: 95 %"
+    bars += "; the mean: over held-out classes"
     about = f"{show.title(experiment)}, {show.averaged(records)}"
     figure.suptitle(f"{title}\n({about})\n{bars}")
     return figure
+
+
+def _draw_gains(axis: Axes, rows: pd.DataFrame, trials: pd.DataFrame, y, name, colour) -> None:
+    """One method's gains by one score at heights y, the last row that of the mean."""
+    ink: dict[str, Any] = {"color": colour}
+    axis.hlines(y, rows.low, rows.high, linewidth=1.2, alpha=0.6, **ink)
+    axis.plot(trials, y, "o", ms=4, mew=0, alpha=0.6, **ink)
+    axis.plot(rows.difference[:-1], y[:-1], "o", ms=5, label=name, **ink)
+    axis.plot(rows.difference[-1:], y[-1:], "D", ms=6, **ink)
+    if rows.paper.notna().any():
+        of_paper = {"fillstyle": "none", "label": "the paper's difference"}
+        axis.plot(rows.paper, y, "o", ms=7.5, **of_paper, **ink)
 
 
 @styled
@@ -271,7 +284,7 @@ def gain_by_labels(runs: Runs, method: str = "rotation") -> Figure:
     high = numbers[-1]
     there = [n for n in tables.PAPERS_IMAGES if low / 1.5 < n < high * 1.5]
     papers = ", ".join(f"{n:,} in {tables.PAPERS_IMAGES[n]}" for n in there)
-    figure, axes = _panels((1, len(measures)), 4.4 * len(measures), 4.4)
+    figure, axes = _panels((1, len(measures)), 3.7 * len(measures), 4.4)
     for axis, measure in zip(axes, measures, strict=True):
         gains = [stats.gain(table, method, measure) for table in found]
         lines = pd.concat(gains, axis=1).set_axis(numbers, axis=1)  # (classes, numbers of images)
@@ -308,7 +321,7 @@ def _name_lines(axis: Axes, lines: pd.DataFrame) -> None:
         apart = 0.037 * (high - low) * np.arange(len(ends))
         y = isotonic_regression(ends.to_numpy() - apart) + apart  # moved as little as possible
         y += max(low - y[0], 0) + min(high - y[-1], 0)
-        look: dict[str, Any] = {"va": "center", "color": "0.4", "fontsize": 7}
+        look: dict[str, Any] = {"va": "center", "color": "0.4", "fontsize": 7.5}
         look |= {"xytext": (5, 0), "textcoords": "offset points", "annotation_clip": False}
         look |= {"bbox": {"color": "white", "pad": 0.3}}
         for name, height in zip(ends.index, y, strict=True):
@@ -412,7 +425,7 @@ def probes(found: stats.Measured, table: pd.DataFrame, score: str | None = None)
             name += ", 95 % over held-out classes"
             axis.errorbar(x, y, label=name, color=colours([*detected])[method], **bars)
         for (_, name), *at in zip(both, x, detected.iloc[:, 0], strict=True):
-            axis.annotate(name, at, (4, -9), textcoords="offset points", fontsize=7)
+            axis.annotate(name, at, (4, -9), textcoords="offset points", fontsize=7.5)
         axis.set_xlabel(f"{probe}: average precision (%), 95 % over test images")
         axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), fontsize=7.5)
     axes[0].set_ylabel(f"{label(score)}: average precision (%), mean of trials")
@@ -443,7 +456,7 @@ def learning_curves(experiment: Experiment, records: Records) -> Figure:
         look = {"hue": "held out", "palette": "colorblind"}
     panels = {"loss": "cost (training)", "accuracy": "test accuracy (%), mixed statistics"}
     panels["msp"] = "average precision, MSP (%), mixed statistics"
-    figure, axes = _panels((1, 3), 13, 3.8)
+    figure, axes = _panels((1, 3), 12, 3.8)
     for axis, (column, text) in zip(axes, panels.items(), strict=True):
         if column in history:
             value = history[column] * (1 if column == "loss" else 100)
@@ -467,11 +480,11 @@ def samples(images: Mapping[str, np.ndarray], title: str) -> Figure:
     rows = {}
     for name, members in images.items():
         rows[name if len(members) else f"{name}\n(not here)"] = [(image, "") for image in members]
-    return _sheet(rows, title, 1.65)
+    return _sheet(rows, title)
 
 
 @styled
-def most_anomalous(table: pd.DataFrame, images: np.ndarray, count=40, columns=8) -> Figure:
+def most_anomalous(table: pd.DataFrame, images: np.ndarray, count=42, columns=7) -> Figure:
     """The images, uint8 (N, C, H, W), with the highest first score of `runs.new_images`' table."""
     score = table.columns[2]
     cells = []
@@ -487,7 +500,7 @@ def most_anomalous(table: pd.DataFrame, images: np.ndarray, count=40, columns=8)
 
 @styled
 def ranked_images(
-    record: Record, data: Dataset, score: str = "msp", count: int = 10, statistics: str = "mixed"
+    record: Record, data: Dataset, score: str = "msp", count: int = 8, statistics: str = "mixed"
 ) -> Figure:
     """The most and the least anomalous test images, two rows of anomalies and two of normal ones.
 
@@ -530,7 +543,7 @@ def _sheet(rows: Mapping[str, Sequence], title: str, side: float = 1.25) -> Figu
     """Rows of images, each a pair of pixels (C, H, W) and a caption; side: inches of an image."""
     columns = max(map(len, rows.values()))
     lines = max(len(caption.splitlines()) for _, caption in chain(*rows.values()))
-    above = 0.11 * lines / side
+    above = 0.12 * lines / side
     size = (max(6, side * columns + 1), side * (1 + above) * len(rows) + 0.4)
     figure, axes = _panels((len(rows), 1), *size)  # not an axis an image: they are slow to make
     for axis, (text, cells) in zip(axes, rows.items(), strict=True):
@@ -541,7 +554,7 @@ def _sheet(rows: Mapping[str, Sequence], title: str, side: float = 1.25) -> Figu
             height, width = np.array(image.shape[1:]) / max(image.shape[1:]) * 0.47
             place = (k + 0.5 - width, k + 0.5 + width, 0.5 + height, 0.5 - height)
             axis.imshow(pixels(image), cmap="gray", vmin=0, vmax=255, extent=place)
-            axis.text(k + 0.5, 0.5 - height, caption, fontsize=6.5, ha="center", va="bottom")
+            axis.text(k + 0.5, 0.5 - height, caption, fontsize=7.5, ha="center", va="bottom")
     figure.suptitle(title)
     return figure
 
