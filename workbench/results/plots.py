@@ -260,13 +260,17 @@ def _draw_gains(axis: Axes, rows: pd.DataFrame, trials: pd.DataFrame, y, name, c
 
 
 @styled
-def gain_by_labels(runs: Runs, method: str = "rotation") -> Figure:
+def gain_by_labels(runs: Runs, method: str | None = None) -> Figure:
     """The method's gain over plain classification by the number of training images a class.
 
     Panels for MSP, ODIN and accuracy, in points: a thin line for each held-out class, a thick one
     for the mean of all, with its 95 % interval over classes. Dotted: the paper's numbers of images.
+    method: by default the first that isn't plain classification.
     """
     first = runs[0][0]
+    method = method or next((name for name in first.methods if name != "classification"), "")
+    if not method or "classification" not in first.methods:
+        return _note(f"{first.dataset_name}: one method alone, no gain")
     scores = set.intersection(*({*experiment.scores} for experiment, _ in runs))
     measures = [name for name in ("msp", "odin", "accuracy") if name in {*scores, "accuracy"}]
     sized = [(tables.images_a_class(*run), run) for run in runs]
@@ -283,7 +287,6 @@ def gain_by_labels(runs: Runs, method: str = "rotation") -> Figure:
     low = numbers[0]
     high = numbers[-1]
     there = [n for n in tables.PAPERS_IMAGES if low / 1.5 < n < high * 1.5]
-    papers = ", ".join(f"{n:,} in {tables.PAPERS_IMAGES[n]}" for n in there)
     figure, axes = _panels((1, len(measures)), 3.7 * len(measures), 4.4)
     for axis, measure in zip(axes, measures, strict=True):
         gains = [stats.gain(table, method, measure) for table in found]
@@ -301,6 +304,7 @@ def gain_by_labels(runs: Runs, method: str = "rotation") -> Figure:
         axis.minorticks_off()
         axis.set_xlim(low / 1.4, high * max(1.8, (high / low) ** 0.23))  # room for names
         for n in there:
+            papers = ", ".join(f"{n:,} in {tables.PAPERS_IMAGES[n]}" for n in there)
             axis.axvline(n, label=f"the paper's numbers: {papers}", **DOTTED)
         if len(lines) <= PANELS:
             _name_lines(axis, lines)
