@@ -2,13 +2,16 @@
 a user starts it.
 """
 
+import ast
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
+import nbformat
 import numpy as np
 import yaml
 from PIL import Image
@@ -65,6 +68,7 @@ def small(classes, image_shape, heads, mean, std):
 
 FRAGILE = '''
 from pathlib import Path
+from types import ModuleType
 
 BROKEN = Path(__file__).with_name("broken")
 
@@ -246,3 +250,23 @@ def picture_folder(root: Path, classes=("ant", "bee", "cat"), size=(16, 16), cou
                 colour = (10 * j, 100 * k, 255 if part == "train" else 0)
                 Image.new("RGB", size, colour).save(root / part / name / f"{k}.png")
     return root
+
+
+def cells(notebook: str, run_before: str | None = None) -> ModuleType:
+    """What a notebook's cells import and define, functions and constants; nothing else is run.
+
+    run_before: the id of a cell; those above it are run whole.
+    """
+    made = ModuleType(notebook)
+    made.In = []  # as in IPython: the cells so far
+    whole = run_before is not None
+    read = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4)
+    for cell in (cell for cell in read.cells if cell.cell_type == "code"):
+        whole = whole and cell.id != run_before
+        made.In.append(cell.source)
+        for node in ast.parse(cell.source).body:
+            is_constant = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).isupper()
+            defines = isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef)
+            if whole or is_constant or defines:
+                exec(compile(ast.Module([node], []), notebook, "exec"), vars(made))
+    return made

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import report
+from helpers import cells
 
 from workbench import results
 from workbench.cli import main
 from workbench.experiment import read_parameters, several
-from workbench.results import claims, controls, findings, show, stats, tables
+from workbench.results import show, stats, tables
 from workbench.results.names import label
 from workbench.runs import store
 
@@ -26,6 +27,8 @@ PAGES = {path.stem: path.read_text() for path in (ROOT / "docs").glob("*.md")}
 TEXT = "\n".join([README, *PAGES.values()])
 PYTHON = re.findall(r"```python\n(.*?)```", PAGES["extending"], flags=re.S)
 SMALL = ["-p", "epochs", "1", "-p", "trials", "1", "-p", "hold_out", "8"]
+controls = cells("controls")
+findings = cells("claims")
 CLAIM = ["msp", "odin", "accuracy"]
 
 
@@ -227,7 +230,7 @@ def test_an_exact_max_t_test_of_the_detectors(few):
 @pytest.fixture(scope="module")
 def few():
     """The experiments of params/cpu and params/fast/few_labels.yaml that have committed runs."""
-    found = claims.read()
+    found = findings.read()
     return [pair for pair in (*found["small"], *found["large"]) if pair[1]]
 
 
