@@ -223,6 +223,21 @@ def test_what_was_imported_stays(folder, capsys):
     assert {path.parent.parent.name for path in folder.rglob("record.json")} == {"external.vit-b16"}
 
 
+def test_several_files_at_once_and_a_wrong_one_leaves_the_others(folder, capsys):
+    files = [scores(folder, f"trial {k}", seed=k, trial=k) for k in range(3)]
+    files.insert(1, scores(folder, "wrong", without=["labels"]))
+    words = [*map(str, files), *parameters(**places(folder))]
+    assert main(["import", *words]) == 2
+    said = capsys.readouterr()
+    assert said.err.count("error:") == 1 and f"{files[1]}: lacks labels" in said.err
+    assert said.out.count("trial_") == 3 and said.out.count("shown in the inspector") == 1
+    assert len(store.finished(tiny(folder, methods=METHOD, trials=3))) == 3
+    files[1].unlink()
+    assert main(["import", *words]) == 2  # a file that isn't there
+    del words[1]
+    assert main(["import", *words]) == 0
+
+
 def test_an_import_waits_for_another_of_the_same_name(folder, capsys, monkeypatch):
     """Otherwise the record of one could come to stand beside the scores of the other."""
     monkeypatch.setattr(store, "PATIENCE", 0.1)

@@ -258,6 +258,7 @@ def _write(run: Run, net: nn.Module, scorer: Scorer, history: list, hardware: di
         scoring=scorer.scored,
         scores_sha256=sha256,
         weights_sha256=hashlib.sha256(weights.getbuffer()).hexdigest(),
+        statistics=e.statistics,
         skew=float(scorer.split.is_anomaly.mean()),
         train_images=len(data.train),
         drawn_images=len(drawn),
