@@ -187,7 +187,7 @@ def test_the_figure_draws_every_gain_of_the_table_in_its_methods_colour(tmp_path
         for k, method in enumerate(methods[1:]):
             rows = table[(table.score == score) & (table.method == method)]
             *trials, dots, mean = axis.lines[4 * k : 4 * k + 4]  # two trials
-            drawn = [value for line in trials for value in line.get_xdata()[:-1]]
+            drawn = np.concatenate([line.get_xdata()[:-1] for line in trials]).tolist()
             assert sorted(drawn) == sorted(each[method, score].dropna())
             assert [*dots.get_xdata(), *mean.get_xdata()] == rows.difference.tolist()
             ends = [bar[:, 0] for bar in axis.collections[k].get_segments()]

@@ -32,7 +32,7 @@ from workbench.files import ROOT, remove_leftovers, save_atomically
 from workbench.images.digests import digests_of
 from workbench.runs import build, estimate, machine, plan, scoring, store
 from workbench.runs.checks import check, check_data
-from workbench.runs.live import Live, watched
+from workbench.runs.live import Live, announce, watched
 from workbench.runs.plan import Run, load
 from workbench.runs.scoring import MSP, Scorer
 from workbench.runs.store import Record
@@ -75,8 +75,9 @@ def _train_missing(experiment: Experiment) -> None:
     if experiment.compile:
         torch.compiler.reset()  # past eight compiled networks in a process PyTorch compiles no more
     shown = Live("loss", "accuracy, %", "average precision of MSP, %") if watched() else None
-    measure = partial(_seconds, data=data) if shown else None
-    print(estimate.of_missing(experiment, measure), flush=True)
+    measure = partial(_seconds, data=data) if "ipykernel" in sys.modules else None
+    what = f"{experiment.dataset_name}, {', '.join(experiment.methods)}"
+    announce(f"{what}: {estimate.of_missing(experiment, measure)}")
     errors = _finish_all(missing, data, shown)
     _clear_progress()
     if shown and shown.lines:
