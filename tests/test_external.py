@@ -62,7 +62,7 @@ def imported(tmp_path_factory):
     subprocess.run(command, cwd=folder, env=environment(), timeout=100, check=True)
     named = re.search(r"-m semlib (import .*)", text)[1]
     named = named.replace("scores.npz", str(folder / "scores.npz")).split()
-    which = {"dataset": "digits", "hold_out": "8", "profile": "demo", "trials": 1}
+    which = {"dataset": "digits", "hold_out": "8", "profile": "mine", "trials": 1}
     experiment = made_up(folder, 600, methods="classification", **which)
     assert main([*named, "-p", "outputs", str(folder)]) == 0
     methods = ("classification", "external:perceptron")
@@ -123,12 +123,12 @@ def test_the_documents_command_shows_what_was_imported(tmp_path, capfd):
     what |= {"margin": -labels, "msp": (labels == 8).astype(float)}
     for name in ("7", "8"):
         np.savez(file, hold_out=name, predicted=np.where(labels == int(name), 0, labels), **what)
-        assert main(["import", str(file), *parameters(outputs=tmp_path, profile="demo")]) == 0
+        assert main(["import", str(file), *parameters(outputs=tmp_path, profile="mine")]) == 0
     assert main([*words, *parameters(outputs=tmp_path, trials=1, hold_out="[7,8]")]) == 0
     out = capfd.readouterr().out
     assert re.search(r"^8 .*100\.00", out, flags=re.M) and "perceptron (2)" in out
     assert "2 of 4 runs are finished." in out and not list(tmp_path.rglob("weights.pt"))
-    assert (tmp_path / "demo" / "benchmark-digits-7-8.png").exists()
+    assert (tmp_path / "mine" / "benchmark-digits-7-8.png").exists()
 
 
 NPZ = "isn't an .npz of plain arrays, as numpy.savez writes it"

@@ -1,6 +1,7 @@
 """Figures of records against literal computations of what they draw, and which images they show."""
 
 import itertools
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -417,3 +418,68 @@ def test_a_file_is_replaced_by_a_figure_of_as_many_runs_and_one_of_fewer_lies_be
     assert Image.open(path).info[plots.SHARE] == "1.0" and beside.exists()
     plots.save(figure, path, [(experiment, records)])
     assert not beside.exists()
+
+
+# --- for a paper, and on a screen
+
+MEASURED = {"hold_out": [str(k) for k in range(8)], "images": 200}
+FIGURES = {
+    "precision_recall": plots.precision_recall,
+    "gain_by_class": plots.gain_by_class,
+    "learning_curves": plots.learning_curves,
+    "gain_by_labels": lambda *run: plots.gain_by_labels([run]),
+    "forest": lambda *run: forest(stats.measured([run])),
+    "prevalence": lambda *run: plots.prevalence(stats.measured([run])),
+}
+
+
+def forest(found):
+    return plots.forest(found, stats.contrasts(found).query("against == 'msp'"))
+
+
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory):
+    """An experiment with eight held-out classes and its records."""
+    return runs(tmp_path_factory.mktemp("eight"), **MEASURED)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_text_can_be_read_on_a_screen_and_in_print(eight, name, tmp_path, monkeypatch):
+    """Of 1280 pixels a notebook leaves 1000 to a figure; in print 7 points, inside the figure."""
+    history = {"epoch": [1, 2], "loss": [2.0, 1.0], "accuracy": [0.5, 0.9], "msp": [0.2, 0.3]}
+    monkeypatch.setattr(store.Record, "history", lambda record: pd.DataFrame(history))
+    figure = FIGURES[name](*eight)
+    colours = {to_hex(line.get_color()) for axis in figure.axes for line in axis.lines}
+    pixels = min(figure.dpi, 1000 / figure.get_figwidth()) / 72
+    assert min(written(figure).values()) * pixels >= 9
+    for width, inches in plots.WIDTHS.items():
+        figure = FIGURES[name](*eight)
+        title = figure.get_suptitle()
+        assert plots.save_for_paper(figure, tmp_path / width, width) == title
+        pdf = (tmp_path / f"{width}.pdf").read_bytes()
+        assert b"/CIDFontType2" in pdf and b"/Type3" not in pdf
+        box = [float(number) for number in re.search(rb"MediaBox \[([^]]*)\]", pdf)[1].split()]
+        assert box[2] == pytest.approx(72 * inches, abs=1)
+        svg = (tmp_path / f"{width}.svg").read_text()
+        assert "<text" in svg and "DejaVu Sans" in svg
+        assert min(written(figure).values()) >= 7
+        inside = figure.bbox.padded(3)
+        for text in written(figure):
+            ends = text.get_window_extent()
+            assert inside.contains(*ends.min) and inside.contains(*ends.max), text
+        drawn = {to_hex(line.get_color()) for axis in figure.axes for line in axis.lines}
+        assert drawn == colours
+    with pytest.raises(ValueError, match="column, page"):
+        plots.save_for_paper(figure, tmp_path / "x", "poster")
+
+
+def written(figure) -> dict[Text, float]:
+    """The figure's texts that can be seen, and their sizes in points."""
+    figure.canvas.draw()
+    beyond = set()  # labels of ticks outside the view are not drawn
+    for axis in [*(p.xaxis for p in figure.axes), *(p.yaxis for p in figure.axes)]:
+        low, high = sorted(axis.get_view_interval())
+        ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+        beyond |= {tick.label1 for tick in ticks if not low <= tick.get_loc() <= high}
+    shown = [text for text in figure.findobj(Text) if text.get_visible() and text not in beyond]
+    return {text: text.get_fontsize() for text in shown if text.get_window_extent().width > 0}

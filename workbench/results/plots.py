@@ -3,6 +3,7 @@
 import math
 import re
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -16,11 +17,12 @@ import pandas as pd
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from semlib.datasets import Dataset
 from workbench.experiment import PAPERS_SCORES, Experiment
-from workbench.files import ROOT
+from workbench.files import ROOT, save_atomically
 from workbench.images import prepared
 from workbench.images.digests import digests_of
 from workbench.results import show, stats, tables
@@ -30,6 +32,7 @@ from workbench.runs import plan
 from workbench.runs.store import Record
 
 plt.style.use("default")  # a machine's matplotlibrc may ask for TeX that is not installed
+plt.rcParams |= {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}  # TrueType, text
 if "ipykernel" in sys.modules:
     # Now, not at the first figure: it makes pyplot interactive, which rc_context would undo
     plt.switch_backend(plt.get_backend())
@@ -42,6 +45,7 @@ if "ipykernel" in sys.modules and plt.get_backend().lower() == "agg":
 SHARE = "semlib: share of runs finished"  # key in a figure file's metadata
 KNOWN = ("classification", "rotation", "cpc", "center_mask")  # the same colours in every figure
 STYLES = ("-", (0, (4, 1.5)), ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (2, 1)))  # one for each score
+WIDTHS = {"column": 3.3, "page": 7.0}  # inches, in AAAI's style
 PANELS = 12  # at most this many are drawn
 CURVES = 6
 ROWS = 30
@@ -577,6 +581,63 @@ def pixels(image: np.ndarray) -> np.ndarray:
 def committed(name: str) -> list[Image.Image]:
     """A figure of outputs/ in the repository, as a list of one; empty where it isn't there."""
     return [Image.open(path) for path in [ROOT / "outputs" / name] if path.exists()]
+
+
+def save_for_paper(figure: Figure, path: str | Path, width: str = "page") -> str:
+    """Write a figure as <path>.pdf and <path>.svg, as wide as a column or a page; its caption.
+
+    The figure takes this form: its title, which is returned, is left to the caption, and panels
+    that would be too narrow stand in further rows. No text is smaller than 7 points; it stays text.
+    """
+    if width not in WIDTHS:
+        raise ValueError(f"width: should be one of {', '.join(WIDTHS)}, not {width!r}")
+    inches = WIDTHS[width]
+    caption = figure.get_suptitle()
+    figure.suptitle("")
+    with plt.rc_context(STYLE):
+        _lay_out_anew(figure, inches)
+        for text in figure.findobj(Text):
+            text.set_fontsize(min(max(text.get_fontsize(), 7), 8))
+        across = figure.axes[0].get_gridspec().ncols
+        for axis in figure.axes:  # beside an axis stand names
+            for text in (axis.title, axis.xaxis.label):
+                text.set_text(_wrapped(text.get_text(), int(12 * inches / across)))
+    for ending in ("pdf", "svg"):
+        write = partial(figure.savefig, format=ending)
+        save_atomically(Path(f"{path}.{ending}"), write)
+    return caption
+
+
+def _wrapped(text: str, most: int) -> str:
+    lines = [textwrap.fill(line, most, break_on_hyphens=False) for line in text.splitlines()]
+    return "\n".join(lines)
+
+
+def _lay_out_anew(figure: Figure, inches: float) -> None:
+    """Put the panels into as many columns as the width has room for, and the legend below."""
+    panels = figure.axes
+    rows, columns = panels[0].get_gridspec().get_geometry()
+    width, height = figure.get_size_inches()
+    across = min(columns, max(1, int(inches * columns / (0.75 * width))))
+    down = math.ceil(len(panels) / across)
+    grid = figure.add_gridspec(down, across)
+    xlabel = panels[-1].get_xlabel()
+    ylabel = panels[0].get_ylabel()
+    for k, axis in enumerate(panels):
+        axis.set_subplotspec(grid[k])
+        first = k % across == 0
+        last = k + across >= len(panels)
+        if axis.get_shared_y_axes().joined(axis, panels[0]):
+            axis.tick_params(labelleft=first)
+            axis.set_ylabel(ylabel if first else "")
+        if axis.get_shared_x_axes().joined(axis, panels[0]):
+            axis.tick_params(labelbottom=last)
+            axis.set_xlabel(xlabel if last else "")
+    figure.set_size_inches(inches, 0.8 * height * down / rows)
+    for legend in [*figure.legends]:
+        longest = max(len(text.get_text()) for text in legend.get_texts())
+        legend.remove()
+        _legend(figure, ncols=max(1, int(inches / (0.6 + 0.055 * longest))))
 
 
 def save(figure: Figure, path: Path, runs: Runs) -> None:

@@ -40,7 +40,7 @@ BOARD += ["auroc", "fpr95", "paper"]
 CONTRAST = ["family", "method", "score", "against", "difference", "low", "high"]
 CONTRAST += ["images_low", "images_high", "above", "classes", "p", "holm", "max_t"]
 GAIN = ["images", "statistics", "method", "measure", "plain", "with", "gain", "low", "high"]
-GAIN += ["above", "classes", "p", "planned"]
+GAIN += ["above", "classes", "planned", "p"]
 GAINS = ["method", "score", "hold_out", "difference", "low", "high", "trials", "paper", "whole"]
 
 
