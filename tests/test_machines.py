@@ -17,6 +17,7 @@ from helpers import (
     environment,
     parameters,
     semlib,
+    semlib_path,
     tiny,
     tiny_benchmark,
     tiny_data,
@@ -111,6 +112,25 @@ def test_a_containers_memory_is_what_counts_as_free(tmp_path, monkeypatch):
     assert checks.free_memory(*places) == 1740
     with pytest.raises(DataError, match=r"take 10.0 GB of memory"):
         checks.check_memory(10**10, "images")
+
+
+def test_system_wide_start_up_files_stay_out_of_a_kernel(tmp_path, monkeypatch):
+    for kind in ("system", "environment"):
+        (tmp_path / kind / "startup").mkdir(parents=True)
+        (tmp_path / kind / "startup" / "mine.py").write_text(f"{kind} = 3\n")
+    (tmp_path / "sitecustomize.py").write_text(
+        "from IPython.core import application\n"
+        f"application.SYSTEM_CONFIG_DIRS.append({str(tmp_path / 'system')!r})\n"
+        f"application.ENV_CONFIG_DIRS.append({str(tmp_path / 'environment')!r})\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", semlib_path(tmp_path))
+    cell = nbformat.v4.new_code_cell(
+        "import sys; print({'system', 'environment'} & {*globals()}, sys.path[0] == '')"
+    )
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    with notebooks._kernels(1):
+        NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    assert cell.outputs[0].text == "set() False\n"
 
 
 def test_a_grid_has_as_many_jobs_as_the_quota_allows_and_a_kernel_as_many_threads(

@@ -236,13 +236,13 @@ class Grid:
 
 
 def _watch(
-    snakemake: subprocess.Popen, jobs: Mapping[Path, Experiment], notebooks: Mapping[Path, Path]
+    snakemake: subprocess.Popen, parts: Mapping[Path, Experiment], pages: Mapping[Path, Path]
 ) -> int:
     """Wait for Snakemake, print a line for each job that ends, and a bar of jobs; its exit status.
 
-    jobs, and the tables' notebooks, by the `done` file that each writes at its end.
+    parts, and the tables' notebooks, by the `done` file that each writes at its end.
     """
-    running = [done for done in (*jobs, *notebooks) if not done.exists()]
+    running = [done for done in (*parts, *pages) if not done.exists()]
     status = None
     with tqdm(total=len(running), unit="job", disable=None, leave=False) as bar:
         while status is None:
@@ -250,7 +250,7 @@ def _watch(
                 status = snakemake.wait(timeout=1.0)
             for done in filter(Path.exists, list(running)):
                 running.remove(done)
-                text = _line(jobs[done]) if done in jobs else short(notebooks[done])
+                text = _line(parts[done]) if done in parts else short(pages[done])
                 tqdm.write(text, file=sys.stdout)
                 sys.stdout.flush()
                 bar.update()

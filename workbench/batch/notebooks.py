@@ -34,10 +34,12 @@ from workbench.files import ROOT, check_writable, one_line, short
 from workbench.runs import plan
 
 START_TIMEOUT = 600  # seconds that a kernel may take to start, on a slow file system say
-# ipykernel_launcher without the current folder in sys.path. gc.freeze: at the end Python does not
-# look through PyTorch's million objects, which takes seconds.
+# ipykernel_launcher without the settings and start-up files of /etc/ipython, /usr/local/etc/ipython
+# and this environment's, and without the current folder in sys.path. gc.freeze: at the end Python
+# does not look through PyTorch's million objects, which takes seconds.
 KERNEL = """\
 import atexit, gc, sys; atexit.register(gc.freeze); sys.path[:] = filter(None, sys.path)
+from IPython.core import application as a; a.SYSTEM_CONFIG_DIRS.clear(); a.ENV_CONFIG_DIRS.clear()
 from ipykernel import kernelapp; kernelapp.launch_new_instance()"""
 
 # jsonschema, by which Papermill validates notebooks, takes a second to import its grammar of IRIs;
