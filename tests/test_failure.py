@@ -47,7 +47,8 @@ def test_oscr_is_the_area_under_correct_classification_over_false_positives(rank
 
 def test_risks_are_means_over_coverages_and_over_the_orders_of_tied_images(ranked):
     right, anomaly, scores = ranked
-    mistaken, scores = ~right[~anomaly], scores[~anomaly]
+    mistaken = ~right[~anomaly]
+    scores = scores[~anomaly]
     rng = np.random.default_rng(1)
     drawn = []
     for _ in range(300):
@@ -86,7 +87,8 @@ def test_risks_are_torch_uncertaintys_but_for_the_ends(ranked):
     reason = "compared where it is installed: pip install torch-uncertainty"
     theirs = pytest.importorskip("torch_uncertainty.metrics.classification", reason=reason)
     right, anomaly, scores = ranked
-    scores, mistaken = scores[~anomaly], ~right[~anomaly]
+    mistaken = ~right[~anomaly]
+    scores = scores[~anomaly]
     if len(np.unique(scores)) < len(scores):
         pytest.skip("it has tied images in the order in which they are given")
     n = len(scores)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import tiny, tiny_data
+from helpers import ROOT, tiny, tiny_data
 from PIL import Image
 from sklearn.metrics import average_precision_score
 from torch import nn
@@ -63,7 +63,8 @@ def test_padding_is_tensorflows_same(kernel, stride, side):
     assert found.shape == (outputs, outputs)
     for row in range(outputs):
         for column in range(outputs):
-            top, left = row * stride, column * stride
+            top = row * stride
+            left = column * stride
             literal = (whole[top : top + kernel, left : left + kernel] * weight).sum()
             assert found[row, column].item() == pytest.approx(literal.item(), abs=1e-5)
 
@@ -242,7 +243,8 @@ def test_each_image_is_scored_by_a_classifier_that_was_not_fitted_to_it():
     for fitted, left_out in StratifiedKFold(5, shuffle=True, random_state=0).split(
         features, is_anomaly
     ):
-        mean, std = features[fitted].mean(0), features[fitted].std(0)
+        mean = features[fitted].mean(0)
+        std = features[fitted].std(0)
         model = LogisticRegression(C=oracle.STRENGTH, max_iter=1000)
         model.fit((features[fitted] - mean) / std, is_anomaly[fitted])
         scores[left_out] = (features[left_out] - mean) / std @ model.coef_[0] + model.intercept_
@@ -300,3 +302,14 @@ def test_hounds_are_named_as_what_they_are():
         logits = metrics.features(net, images.transpose(0, 3, 1, 2)).logits
         right += list(logits.argmax(1) == number)
     assert np.mean(right) > 0.85
+
+
+def test_finding_18_says_what_the_committed_tables_hold():
+    folder = ROOT / "outputs" / "cpu"
+    classes = pd.read_csv(folder / "pretrained_classes-cifar10-500_a_class.csv", index_col=0)
+    said = " ".join((ROOT / "docs" / "findings.md").read_text().split("## 18.")[1].split())
+    assert f"reaches {classes.oracle.mean():.1f}, and {classes.oracle.min():.1f} or more" in said
+    assert f"dog {classes.vim['dog']:.1f} and bird {classes.vim['bird']:.1f}" in said
+    assert f"deer, of which it has none, {classes.vim['deer']:.1f}" in said
+    assert [*classes.index[classes["verdict on ViM"] == "found"]] == ["bird", "dog"]
+    assert {*classes["verdict on MSP"]} == {"the score is bad"}
