@@ -81,8 +81,8 @@ def prepared(app, name, source):
         for path in MAPS:
             source[0] += f"\n- <a href='../{path.name}'>{path.stem}</a>: its images as a map\n"
     if name == "README":
-        before, heading, after = source[0].partition("\n## ")
-        source[0] = f"{before}{START}{heading}{after}"
+        before, figure, after = source[0].partition("\n![")
+        source[0] = f"{before}{START}{figure}{after}"
         for title, names in CONTENTS.items():
             listed = "\n".join(f"/{name}" for name in names)
             source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n{listed}\n```\n"
@@ -94,6 +94,8 @@ def page_of(notebook, profile):
     title, *rest = "".join(cells[0]["source"]).split("\n")
     cells[0]["source"] = "\n".join([f"{title} ({profile})", *rest])
     for cell in cells:
+        source = "".join(cell["source"])
+        cell["source"] = source.replace("](../docs/", "](/docs/")  # as seen from notebooks/
         tags = cell["metadata"].setdefault("tags", [])
         if cell["cell_type"] == "code" and not {"parameters", "injected-parameters"} & {*tags}:
             tags.append("remove-input")

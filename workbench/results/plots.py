@@ -312,7 +312,7 @@ def gain_by_labels(runs: Runs, method: str | None = None) -> Figure:
             axis.axvline(n, label=f"the paper's numbers: {papers}", **DOTTED)
         if len(lines) <= PANELS:
             _name_lines(axis, lines)
-    _legend(figure, ncols=3)
+    _legend(figure, ncols=2)
     about = f"{first.dataset_name} ({first.profile}, {first.statistics} statistics)"
     figure.suptitle(f"{label(method)} above {label('classification')}, {about}")
     return figure
@@ -598,10 +598,14 @@ def save_for_paper(figure: Figure, path: str | Path, width: str = "page") -> str
         _lay_out_anew(figure, inches)
         for text in figure.findobj(Text):
             text.set_fontsize(min(max(text.get_fontsize(), 7), 8))
-        across = figure.axes[0].get_gridspec().ncols
-        for axis in figure.axes:  # beside an axis stand names
+        rows, columns = figure.axes[0].get_gridspec().get_geometry()
+        added = [0]
+        for axis in figure.axes:
             for text in (axis.title, axis.xaxis.label):
-                text.set_text(_wrapped(text.get_text(), int(12 * inches / across)))
+                before = text.get_text()  # beside an axis stand names: 12 characters an inch
+                text.set_text(_wrapped(before, int(12 * inches / columns)))
+                added.append(text.get_text().count("\n") - before.count("\n"))
+        figure.set_figheight(figure.get_figheight() + 0.15 * rows * sum(sorted(added)[-2:]))
     for ending in ("pdf", "svg"):
         write = partial(figure.savefig, format=ending)
         save_atomically(Path(f"{path}.{ending}"), write)
