@@ -87,18 +87,6 @@ def test_the_demos_averages_are_those_of_the_results(outputs):
         assert (abs(found - said) < [10, 10, 2]).all(), (method, statistics, found, said)
 
 
-def test_detectors_are_added_to_the_demo_without_training(outputs):
-    executed("benchmark", outputs)
-    weights = list((outputs / "demo" / "runs" / "digits").rglob("weights.pt"))
-    before = [path.stat().st_mtime_ns for path in weights]
-    names = ["msp", "odin", "mahalanobis", "vim", "knn"]
-    text = executed("benchmark", outputs, scores=f"[{', '.join(names)}]")
-    assert "Mahalanobis" in text and [path.stat().st_mtime_ns for path in weights] == before
-    given = read_parameters("params/demo/benchmark.yaml") | {"outputs": str(outputs)}
-    records = store.finished(create(given | {"scores": names}))
-    assert len(records) == 40 and all({*names} <= {*record.metrics} for record in records)
-
-
 @pytest.mark.parametrize("name", TABLES)
 def test_the_first_figure_below_a_hold_out_table_is_which_classes_a_method_helps(name):
     cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4).cells
@@ -107,17 +95,6 @@ def test_the_first_figure_below_a_hold_out_table_is_which_classes_a_method_helps
     below = called[called.index("tables.by_class") :]
     assert below.count("plots.gain_by_class") == 1
     assert next(name for name in called if name.startswith("plots.")) == "plots.gain_by_class"
-
-
-def test_the_weight_chosen_by_lambda_search_is_the_best_one(outputs):
-    executed("lambda_search", outputs)
-    given = read_parameters("params/demo/lambda_search.yaml") | {"outputs": str(outputs)}
-    _, *searched = several(given | {"data_root": str(outputs / "data")})
-    records = {e.auxiliary_weight: store.finished(e)[0] for e in searched}
-    (row,) = pd.read_csv(outputs / "demo" / "auxiliary_weights.csv").to_dict("records")
-    assert (row["dataset"], row["method"]) == ("digits", "rotation")
-    best = max(record.metrics["accuracy@upright"] for record in records.values())
-    assert records[row["auxiliary_weight"]].metrics["accuracy@upright"] == best
 
 
 @pytest.mark.data
