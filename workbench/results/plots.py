@@ -22,7 +22,7 @@ from PIL import Image
 
 from semlib.datasets import Dataset
 from workbench.experiment import PAPERS_SCORES, Experiment
-from workbench.files import ROOT, save_atomically
+from workbench.files import save_atomically
 from workbench.images import prepared
 from workbench.images.digests import digests_of
 from workbench.results import show, stats, tables
@@ -576,11 +576,6 @@ def _shortened(text: str, most: int = 24) -> str:
 def pixels(image: np.ndarray) -> np.ndarray:
     """What is shown of an image (C, H, W): its first three channels (H, W, 3), or one (H, W)."""
     return image[:3].transpose(1, 2, 0) if len(image) >= 3 else image[0]
-
-
-def committed(name: str) -> list[Image.Image]:
-    """A figure of outputs/ in the repository, as a list of one; empty where it isn't there."""
-    return [Image.open(path) for path in [ROOT / "outputs" / name] if path.exists()]
 
 
 def save_for_paper(figure: Figure, path: str | Path, width: str = "page") -> str:
