@@ -532,7 +532,6 @@ def test_functions_of_one_name_are_shown_with_their_modules(namesakes):
     assert {*Results(records).scores} == {*scores}
 
 
-@pytest.mark.parametrize("table", [show.formatted, show.counts, show.differences])
 def test_where_there_is_no_row_a_sentence_stands():
     alone = experiment(methods=["classification"], scores=["msp"])
     table = show.counts(tables.by_class(alone, []))
@@ -541,6 +540,7 @@ def test_where_there_is_no_row_a_sentence_stands():
     assert "every setting is that of" in show.unlike_paper("table4_stl10", papers).to_string()
 
 
+@pytest.mark.parametrize("table", [show.formatted, show.counts, show.differences])
 def test_any_table_is_latex_with_booktabs_and_markdown(table):
     shown = table(of_table3(RECORDS))
     latex = shown.to_latex(escape=True)
