@@ -122,6 +122,9 @@ def test_an_executed_notebook_is_a_page_to_read(tmp_path, hold_out):
     options = ["-o", out, "--done", tmp_path / "done"]
     done = run(tmp_path, *options, hold_out=hold_out, **changes)
     assert done.returncode == 0, done.stderr
+    # before it trains, on the terminal: what, and how long by a few steps
+    said = "tiny, classification, rotation: 0 of 2 runs are finished, 2 are missing: "
+    assert said in done.stderr and "of training (by a few steps tried just now)" in done.stderr
     outputs = []
     for cell in nbformat.read(out, 4).cells:
         outputs += cell.get("outputs", ())

@@ -202,5 +202,6 @@ def test_an_installed_package_says_what_needs_the_checkout_and_does_the_rest(tmp
     code += f"e = create({settings | {'missing': 'train'}}); print(len(runs.complete(e)), e.folder)"
     done = python("-c", code)
     estimate, last = done.stdout.splitlines()
-    assert estimate.startswith("0 of 1 runs are finished, 1 are missing"), done.stderr
+    said = "digits, classification: 0 of 1 runs are finished, 1 are missing"
+    assert estimate.startswith(said), done.stderr
     assert last.split() == ["1", str(tmp_path / "outputs" / "paper")]

@@ -396,7 +396,13 @@ def test_the_site_is_built_without_a_warning_and_loads_nothing_from_the_net(tmp_
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     pages = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*.html")}
-    wanted = {"README.html", "docs/reference.html", "outputs/cpu/few_labels-cifar10.html"}
-    assert wanted <= set(pages)
+    wanted = {"index.html", "docs/reference.html", "outputs/cpu/few_labels-cifar10.html"}
+    assert wanted <= set(pages) and "Where to start" in pages["index.html"]
+    titles = [re.search("<title>(.*?)</title>", pages[name])[1] for name in sorted(pages)]
+    assert len({*titles}) == len(titles) - 1  # index.html is README.html
+    profiles = {name.split("/")[1] for name in pages if name.startswith("outputs/")}
+    assert profiles == {"cpu", "fast", "paper"}
+    assert not [name for name, text in pages.items() if "Show code cell source" in text]
+    assert "Plotly.newPlot" in pages["docs/curves.html"]
     for name, text in pages.items():
         assert not re.search(r'(src|<link[^>]+href)="(https?:)?//', text), name

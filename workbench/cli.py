@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from semlib import datasets
-from workbench.experiment import MOST, ConfigError, documented, from_here
-from workbench.files import one_line, save_atomically, short
+from workbench.experiment import MOST, ConfigError, documented, from_here, from_yaml
+from workbench.files import ROOT, one_line, save_atomically, short
 
 # Each command imports what it needs: pandas and torch are slow to import.
 
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(command("data", _data, "prepare a data set, or check a prepared one"))
 
     add = command("import", _import, "scores of a network that was trained elsewhere, as a record")
-    add("scores", type=Path, help="an .npz of labels, predicted and scores (docs/external.md)")
+    add("scores", type=Path, nargs="+", help="an .npz each of labels, predicted and scores")
     add("-f", "--file", **FILE)
     add("-p", "--parameter", **PARAMETER)
 
@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     add("-p", "--parameter", **PARAMETER)
 
     command("parameters", _parameters, "list every parameter: type, default, meaning")
+    command("cite", _cite, "BibTeX of the paper and of semlib")
     return parser
 
 
@@ -179,15 +180,25 @@ def _grid(args: argparse.Namespace) -> int:
     return grid.main(args)
 
 
-def _import(args: argparse.Namespace) -> None:
+def _import(args: argparse.Namespace) -> int:
     from workbench.batch import notebooks
     from workbench.runs import external
 
-    record = external.add(args.scores, notebooks.merged(args.file, args.parameter))
-    plain = {name: value for name, value in record.metrics.items() if "@" not in name}
-    measured = ", ".join(f"{name} {100 * value:.2f} %" for name, value in plain.items())
-    print(f"{short(record.home)}: {measured}")
-    print(f'shown in the inspector, and in tables with -p methods "[..., {record.method}]"')
+    given = notebooks.merged(args.file, args.parameter)
+    methods = []
+    for file in args.scores:
+        try:
+            record = external.add(file, given)
+        except (ConfigError, datasets.DataError) as error:  # the other files all the same
+            print(f"error: {one_line(error, 4000)}", file=sys.stderr)
+            continue
+        plain = {name: value for name, value in record.metrics.items() if "@" not in name}
+        measured = ", ".join(f"{name} {100 * value:.2f} %" for name, value in plain.items())
+        print(f"{short(record.home)}: {measured}")
+        methods.append(record.method)
+    if named := ", ".join(dict.fromkeys(methods)):
+        print(f'shown in the inspector, and in tables with -p methods "[..., {named}]"')
+    return 0 if len(methods) == len(args.scores) else 2
 
 
 def _score(args: argparse.Namespace) -> None:
@@ -205,7 +216,8 @@ def _score(args: argparse.Namespace) -> None:
     save_atomically(sheet, lambda file: figure.savefig(file, format="png"))
     text = table.to_csv(index=False).encode(errors="surrogateescape")  # names of files: any bytes
     save_atomically(out, lambda file: file.write(text))
-    print(f"{len(table)} images, {given.get('statistics', 'mixed')} statistics: {short(out)}")
+    used = given.get("statistics", record.statistics)
+    print(f"{len(table)} images, {used} statistics: {short(out)}")
     print(f"the most anomalous by {table.columns[2]}: {short(sheet)}")
 
 
@@ -236,6 +248,26 @@ def _data(args: argparse.Namespace) -> None:
 
 def _parameters(args: argparse.Namespace) -> None:
     print(documented())
+
+
+def _cite(args: argparse.Namespace) -> None:
+    """BibTeX of what CITATION.cff says."""
+    semlib = from_yaml((ROOT / "CITATION.cff").read_text())
+    for kind, key, cited in (
+        ("inproceedings", "ahmed2020detecting", semlib["preferred-citation"]),
+        ("software", "semlib", semlib),
+    ):
+        names = []
+        for author in cited["authors"]:  # of a group, whose name braces keep whole, or of a person
+            how = "{{{name}}}" if "name" in author else "{family-names}, {given-names}"
+            names.append(how.format_map(author))
+        year = cited.get("year") or str(cited["date-released"])[:4]
+        fields = {"title": f"{{{cited['title']}}}", "author": " and ".join(names), "year": year}
+        fields["booktitle"] = cited.get("collection-title")
+        fields["version"] = cited.get("version")
+        fields["url"] = cited.get("url") or cited.get("repository-code")
+        lines = [f"  {name} = {{{value}}}," for name, value in fields.items() if value]
+        print(f"@{kind}{{{key},", *lines, "}", sep="\n")
 
 
 def _terminate(*_: object) -> None:

@@ -32,7 +32,7 @@ from workbench.files import ROOT, remove_leftovers, save_atomically
 from workbench.images.digests import digests_of
 from workbench.runs import build, estimate, machine, scoring, store
 from workbench.runs.checks import check, check_data
-from workbench.runs.live import Live, watched
+from workbench.runs.live import Live, announce, watched
 from workbench.runs.plan import Run, load
 from workbench.runs.scoring import MSP, Scorer
 from workbench.runs.store import Record
@@ -77,8 +77,9 @@ def _train_missing(experiment: Experiment, found: list[tuple[Run, Record | None]
     if experiment.compile:
         torch.compiler.reset()  # past eight compiled networks in a process PyTorch compiles no more
     shown = Live("loss", "accuracy, %", "average precision of MSP, %") if watched() else None
-    measure = partial(_seconds, data=data) if shown else None
-    print(estimate.of_missing(experiment, found, measure), flush=True)
+    measure = partial(_seconds, data=data) if "ipykernel" in sys.modules else None
+    what = f"{experiment.dataset_name}, {', '.join(experiment.methods)}"
+    announce(f"{what}: {estimate.of_missing(experiment, found, measure)}")
     failed = _finish_all(store.to_do(experiment, found), data, shown)
     _clear_progress()
     if shown and shown.lines:
@@ -248,6 +249,7 @@ def _write(run: Run, net: nn.Module, scorer: Scorer, history: list, hardware: di
         scoring=scorer.scored,
         scores_sha256=sha256,
         weights_sha256=hashlib.sha256(weights.getbuffer()).hexdigest(),
+        statistics=e.statistics,
         skew=float(scorer.split.is_anomaly.mean()),
         train_images=len(data.train),
         drawn_images=len(drawn),

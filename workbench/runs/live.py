@@ -1,6 +1,7 @@
 """A figure in a notebook that grows while something trains."""
 
 import io
+import os
 import sys
 import time
 from collections import defaultdict
@@ -18,6 +19,17 @@ def watched() -> bool:
 
     kernel = getattr(get_ipython(), "kernel", None)
     return bool(kernel and kernel.get_parent().get("content", {}).get("allow_stdin"))
+
+
+def announce(text: str) -> None:
+    """Print a line, in a notebook that Papermill executes also on the terminal of who started it.
+
+    There the cell's output is seen only once the notebook is written.
+    """
+    print(text, flush=True)
+    terminal = getattr(sys.stderr, "_original_stdstream_copy", None)  # ipykernel's
+    if terminal is not None and not watched():
+        os.write(terminal, f"{text}\n".encode())
 
 
 class Live:

@@ -70,6 +70,7 @@ class Record(BaseModel):
     scoring: dict[str, dict[str, Any]]  # score's key in scores.npz -> how it was computed
     scores_sha256: dict[str, str]  # of each array in scores.npz, and of the file
     weights_sha256: str | None = None  # of weights.pt, kept or not
+    statistics: str = "mixed"  # batch norm's in the table for which it was trained
     skew: float
     train_images: int | None = None  # of the whole data set
     drawn_images: int | None = None  # trained on: without the held-out class, of train_per_class
