@@ -58,8 +58,7 @@ autodoc_default_options = {
 autodoc_typehints = "none"  # the signature has them
 
 
-START = """
-## Where to start
+START = """**Where to start**
 
 1. **The method**: [the paper by hand](/notebooks/method.ipynb); loss, update and scores stand in
    the cells.
@@ -81,8 +80,8 @@ def prepared(app, name, source):
         for path in MAPS:
             source[0] += f"\n- <a href='../{path.name}'>{path.stem}</a>: its images as a map\n"
     if name == "README":
-        before, heading, after = source[0].partition("\n## ")
-        source[0] = f"{before}{START}{heading}{after}"
+        title, about, after = source[0].split("\n\n", 2)
+        source[0] = "\n\n".join([title, about, START, after])
         for title, names in CONTENTS.items():
             listed = "\n".join(f"/{name}" for name in names)
             source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n{listed}\n```\n"
@@ -94,6 +93,8 @@ def page_of(notebook, profile):
     title, *rest = "".join(cells[0]["source"]).split("\n")
     cells[0]["source"] = "\n".join([f"{title} ({profile})", *rest])
     for cell in cells:
+        source = "".join(cell["source"])
+        cell["source"] = source.replace("](../docs/", "](/docs/")  # as seen from notebooks/
         tags = cell["metadata"].setdefault("tags", [])
         if cell["cell_type"] == "code" and not {"parameters", "injected-parameters"} & {*tags}:
             tags.append("remove-input")

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from helpers import made_up
 
-from workbench.batch import lab as copies
+from workbench.batch import notebooks
 from workbench.images import prepared
 from workbench.runs import plan, store
 
@@ -281,7 +281,7 @@ def test_with_nothing_to_show_it_says_what_to_run(address, tmp_path):
 
 def test_opening_a_notebook_leaves_it_saved(tmp_path):
     """A copy as `make lab` makes it; also the committed one, with this kernel's version."""
-    copies.copy_all(tmp_path)
+    notebooks.copy_all(tmp_path)
     ours = json.loads((lab.ROOT / "notebooks" / "table3_cifar10.ipynb").read_text())
     ours["metadata"]["language_info"]["version"] = platform.python_version()
     (tmp_path / "committed.ipynb").write_text(json.dumps(ours, indent=1))

@@ -22,7 +22,7 @@ from PIL import Image
 
 from semlib.datasets import Dataset
 from workbench.experiment import PAPERS_SCORES, Experiment
-from workbench.files import ROOT, save_atomically
+from workbench.files import save_atomically
 from workbench.images import prepared
 from workbench.images.digests import digests_of
 from workbench.results import show, stats, tables
@@ -306,13 +306,13 @@ def gain_by_labels(runs: Runs, method: str | None = None) -> Figure:
         axis.set_title(label(measure) + ("" if measure == "accuracy" else " average precision"))
         axis.set_xticks(numbers, [f"{n:,.0f}\n{below[n]}" for n in numbers])
         axis.minorticks_off()
-        axis.set_xlim(low / 1.4, high * max(1.8, (high / low) ** 0.23))  # room for names
+        axis.set_xlim(low / 1.4, high * max(1.8, (high / low) ** 0.3))  # room for names
         for n in there:
             papers = ", ".join(f"{n:,} in {tables.PAPERS_IMAGES[n]}" for n in there)
             axis.axvline(n, label=f"the paper's numbers: {papers}", **DOTTED)
         if len(lines) <= PANELS:
             _name_lines(axis, lines)
-    _legend(figure, ncols=3)
+    _legend(figure, ncols=2)
     about = f"{first.dataset_name} ({first.profile}, {first.statistics} statistics)"
     figure.suptitle(f"{label(method)} above {label('classification')}, {about}")
     return figure
@@ -578,11 +578,6 @@ def pixels(image: np.ndarray) -> np.ndarray:
     return image[:3].transpose(1, 2, 0) if len(image) >= 3 else image[0]
 
 
-def committed(name: str) -> list[Image.Image]:
-    """A figure of outputs/ in the repository, as a list of one; empty where it isn't there."""
-    return [Image.open(path) for path in [ROOT / "outputs" / name] if path.exists()]
-
-
 def save_for_paper(figure: Figure, path: str | Path, width: str = "page") -> str:
     """Write a figure as <path>.pdf and <path>.svg, as wide as a column or a page; its caption.
 
@@ -598,10 +593,14 @@ def save_for_paper(figure: Figure, path: str | Path, width: str = "page") -> str
         _lay_out_anew(figure, inches)
         for text in figure.findobj(Text):
             text.set_fontsize(min(max(text.get_fontsize(), 7), 8))
-        across = figure.axes[0].get_gridspec().ncols
-        for axis in figure.axes:  # beside an axis stand names
+        rows, columns = figure.axes[0].get_gridspec().get_geometry()
+        added = [0]
+        for axis in figure.axes:
             for text in (axis.title, axis.xaxis.label):
-                text.set_text(_wrapped(text.get_text(), int(12 * inches / across)))
+                before = text.get_text()  # beside an axis stand names: 12 characters an inch
+                text.set_text(_wrapped(before, int(12 * inches / columns)))
+                added.append(text.get_text().count("\n") - before.count("\n"))
+        figure.set_figheight(figure.get_figheight() + 0.15 * rows * sum(sorted(added)[-2:]))
     for ending in ("pdf", "svg"):
         write = partial(figure.savefig, format=ending)
         save_atomically(Path(f"{path}.{ending}"), write)
