@@ -24,6 +24,7 @@ from workbench.files import ROOT
 from workbench.images import prepared
 from workbench.images.digests import digests_of
 from workbench.results import show, stats, tables
+from workbench.results.image_map import image_map as image_map
 from workbench.results.names import label
 from workbench.results.ranking import Ranking
 from workbench.runs import plan
