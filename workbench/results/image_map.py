@@ -5,9 +5,8 @@ import io
 import json
 import shlex
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +16,8 @@ import pandas as pd
 from PIL import Image
 
 from semlib.datasets import Dataset
-from workbench.experiment import ConfigError, Experiment
-from workbench.files import one_line, save_atomically
+from workbench.experiment import ConfigError
+from workbench.files import save_atomically, short
 from workbench.images.digests import digests_of
 from workbench.results.names import label
 from workbench.results.ranking import Ranking
@@ -125,74 +124,71 @@ def image_map(
             raise ConfigError(f"{score!r} is not a score of this run; choose from {choices}")
     sides = [Side(record, key, label(record.method)) for record in records]
     share = share or left.skew
-    table = described(sides, statistics, share, names)
+    table = described(sides, statistics, names)
+    rankings = [Ranking(*record.scores("is_anomaly", key).values()) for record in records]
+    groups = groups_of(rankings, share)
     places = places_of(left, data, plane, statistics)
     runs = " and ".join(f"{side.title}, trial {side.record.trial}" for side in sides)
     title = f"{left.dataset}, {left.hold_out or 'nothing'} held out: {runs}"
     about = ABOUT.format(plane=plane, count=f"{len(table):,}")
     about += f" {label(score)} ({statistics} statistics) flags {100 * share:.3g} % of the images."
-    return ImageMap(title, about, figure(places, table), sheet(data.test.images))
+    drawn = figure(places, groups, texts(table))
+    return ImageMap(title, about, drawn, sheet(data.test.images))
 
 
 # --- the images as a table
 
 
-def described(
-    sides: Sequence[Side], statistics: str, share: float, names: Sequence[str] = ()
-) -> pd.DataFrame:
-    """A row a test image: image, class, group (of GROUPS), then what it is taken for by each side.
+def described(sides: Sequence[Side], statistics: str, names: Sequence[str] = ()) -> pd.DataFrame:
+    """A row a test image: image, class, then what each side takes it for, and its scores and ranks.
 
-    And each score with its rank; 1 is the most anomalous, equal ones have the highest.
+    names: the images', (N,). Rank 1 is the most anomalous; images of one score share the best.
     """
+    from scipy.stats import rankdata
+
     arrays = [side.record.scores() for side in sides]
-    first = arrays[0]
+    labels = arrays[0]["label"]
     classes = np.array(sides[0].record.classes)
-    count = len(first["label"])
-    columns: dict[str, Any] = {"image": list(names) or [f"test image {k}" for k in range(count)]}
-    columns |= {"class": classes[first["label"]], "group": "normal"}
-    found = []
+    images = names or [f"test image {k}" for k in range(len(labels))]
+    columns: dict[str, Any] = {"image": images, "class": classes[labels]}
     for side, own in zip(sides, arrays, strict=True):
         before = f"{side.title}: " if len(sides) > 1 else ""
-        predicted = plan.array_name("predicted", statistics)
-        columns[f"{before}predicted"] = classes[own[predicted]]
+        predicted = own[plan.array_name("predicted", statistics)]
+        columns[f"{before}taken for"] = classes[predicted]
         for name, values in own.items():
             key, of = plan.key_and_statistics(name)
             if key in side.record.scoring and of == statistics:
                 columns[f"{before}{label(key)}"] = values
-                columns[f"{before}{label(key)} rank"] = _ranks(values)
-        ranking = Ranking(own["is_anomaly"], own[side.key])
-        found.append(own[side.key] >= ranking.flagging(share).threshold.item())
-    table = pd.DataFrame(columns)
-    table["group"] = _groups(first["is_anomaly"], *found)
-    return table
+                ranks = rankdata(-values.astype(float), "min").astype(int)
+                columns[f"{before}{label(key)} rank"] = ranks
+    return pd.DataFrame(columns)
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
-    from scipy.stats import rankdata
+def groups_of(rankings: Sequence[Ranking], share: float) -> np.ndarray:
+    """The group of each test image (N,), a key of GROUPS: what a threshold for each run finds.
 
-    return rankdata(-values.astype(float), "min").astype(int)
-
-
-def _groups(is_anomaly: np.ndarray, left: np.ndarray, right: np.ndarray | None = None):
-    if right is None:
-        held_out = np.where(left, "found", "missed")
-    else:
+    rankings: of left, or of left and right. The thresholds flag this share of the images.
+    """
+    found = [each.scores >= each.flagging(share).threshold.item() for each in rankings]
+    held_out = np.where(found[0], "found", "missed")
+    if len(found) > 1:
+        left, right = found
         by_left = np.where(right, "found by both", "found by left and missed by right")
         others = np.where(right, "found by right only", "found by neither")
         held_out = np.where(left, by_left, others)
-    return np.where(is_anomaly, held_out, "normal")
+    return np.where(rankings[0].is_anomaly, held_out, "normal")
 
 
-def texts(table: pd.DataFrame) -> list[str]:
-    """What stands beside a point: its image's name, class, predictions and ranks, as HTML."""
+def texts(table: pd.DataFrame) -> np.ndarray:
+    """What stands beside each point (N,): image, class, predictions and ranks, as HTML."""
     lines = "<b>" + table["image"].map(escape) + "</b>, " + table["class"].map(escape)
-    for name in table.columns[3:]:
-        if name.endswith("predicted"):
-            lines += f"<br>{escape(name.removesuffix('predicted'))}taken for "
-            lines += table[name].map(escape)
-        elif name.endswith(" rank"):
-            lines += f", {escape(name.rpartition(': ')[2])} " + table[name].astype(str)
-    return lines.tolist()
+    for name in table.columns[2:]:
+        last = name.rpartition(": ")[2]
+        if last == "taken for":
+            lines += f"<br>{escape(name)} " + table[name].map(escape) + "; rank"
+        elif last.endswith(" rank"):
+            lines += f" {escape(last.removesuffix(' rank'))} " + table[name].map("{:,}".format)
+    return lines.to_numpy(str)
 
 
 # --- the points
@@ -224,18 +220,17 @@ def _trained_again(record: Record) -> str:
     title = record.run.title
     if record.external:
         return f"{title}: was trained elsewhere; a map needs the weights of a run of semlib's"
-    which = plan.non_default(record.settings) | {"dataset": record.dataset}
+    which = record.settings | {"dataset": record.dataset}
     which |= {"hold_out": record.hold_out or "none", "methods": record.method}
     which |= {"first_trial": record.trial, "trials": 1, "profile": "map", "missing": "train"}
-    pairs = (f"-p {name} {shlex.quote(str(value))}" for name, value in which.items())
-    command = f"python -m semlib run notebooks/holdout.ipynb {' '.join(pairs)}"
-    return f"{title}: weights.pt is not in {record.run_home}, and a map needs it: {command}"
+    texts = {name: "none" if value is None else str(value) for name, value in which.items()}
+    pairs = " ".join(f"-p {name} {shlex.quote(text)}" for name, text in texts.items())
+    command = f"python -m semlib run notebooks/holdout.ipynb {pairs}"
+    return f"{title}: weights.pt is not in {short(record.run_home)}, and a map needs it: {command}"
 
 
 def _features(record: Record, data: Dataset, statistics: str) -> np.ndarray:
     """The features of the test images that detectors use, float32 (N, D)."""
-    from contextlib import nullcontext
-
     from semlib import metrics
     from semlib.datasets import augmentation
     from workbench.runs import execute, machine
@@ -262,12 +257,16 @@ def _in_plane(features: np.ndarray, plane: str) -> np.ndarray:
     return found.astype(np.float32)
 
 
-def figure(places: np.ndarray, table: pd.DataFrame, chosen: int | None = None) -> dict[str, Any]:
-    """A figure of plotly: a trace for each group; a point's customdata is its image's number."""
-    said = np.array(texts(table))
+def figure(
+    places: np.ndarray, groups: np.ndarray, said: np.ndarray, chosen: int | None = None
+) -> dict[str, Any]:
+    """A figure of plotly: a trace for each group; a point's customdata is its image's number.
+
+    chosen: the number of an image to mark.
+    """
     traces = []
     for group, colour in GROUPS.items():
-        members = np.flatnonzero(table.group == group)
+        members = np.flatnonzero(groups == group)
         if len(members):
             is_normal = group == "normal"
             look = {"color": colour, "size": 4 if is_normal else 6}
@@ -275,15 +274,16 @@ def figure(places: np.ndarray, table: pd.DataFrame, chosen: int | None = None) -
             traces.append(_points(places, members, said) | {"marker": look, "name": name})
     if chosen is not None:
         ring = {"symbol": "circle-open", "color": "#e03030", "size": 18, "line": {"width": 3}}
-        name = escape(table["image"][chosen])
-        traces.append(_points(places, np.array([chosen]), said) | {"marker": ring, "name": name})
+        points = _points(places, np.array([chosen]), said)
+        traces.append(points | {"marker": ring, "name": "chosen"})
     axis = {"showticklabels": False, "gridcolor": "#80808030", "zeroline": False}
     layout: dict[str, Any] = {
         **{"paper_bgcolor": "#0000", "plot_bgcolor": "#0000", "hovermode": "closest"},
         **{"xaxis": axis, "yaxis": axis, "height": 560, "dragmode": "zoom"},
+        "modebar": {"bgcolor": "#0000", "color": "#888", "activecolor": "#444"},
         "margin": {"l": 10, "r": 10, "t": 34, "b": 10},
         "legend": {"orientation": "h", "y": 0, "yanchor": "top", "itemsizing": "constant"},
-        "meta": {"said": "A map of the test images", "map": _grid(len(table))},
+        "meta": {"said": "A map of the test images", "map": _grid(len(groups))},
     }
     return {"data": traces, "layout": layout}
 
