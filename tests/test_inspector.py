@@ -168,12 +168,15 @@ def test_the_examples_are_the_images_behind_the_threshold_the_worst_first(tmp_pa
     arrays = arrays_of(experiment, "4", ROTATION, 1)
     scores = arrays["odin"]
     anomaly = arrays["is_anomaly"]
-    examples = read(experiment).ranking("4", ROTATION, "ODIN", 1).examples(0.2)
-    missed, flagged, most, least = examples.values()
+    ranking = read(experiment).ranking("4", ROTATION, "ODIN", 1)
+    found, missed, flagged, most, least = ranking.examples(0.2).values()
+    for first, last in zip(ranking.examples(0.2, worst=False).values(), (found, missed, flagged)):
+        assert scores[first].tolist() == scores[last][::-1].tolist()
     threshold = sorted(scores)[-40]  # a fifth of 200
+    assert set(found) == set(np.flatnonzero(anomaly & (scores >= threshold)))
     assert set(missed) == set(np.flatnonzero(anomaly & (scores < threshold)))
     assert set(flagged) == set(np.flatnonzero(~anomaly & (scores >= threshold)))
-    for row, rising in ((missed, 1), (flagged, -1), (most, -1), (least, 1)):
+    for row, rising in ((found, -1), (missed, 1), (flagged, -1), (most, -1), (least, 1)):
         assert np.all(np.diff(scores[row]) * rising >= 0) and len(row)
     assert len(most) == len(least) == 200
 
@@ -400,7 +403,7 @@ def test_each_control_changes_what_it_should(tmp_path):
     assert names == {f"{ROTATION}, MSP", "guessing (the skew)"}
     inspector.lists[2].value = ["MSP", "ODIN"]
     rows = cells(view(inspector, "At the threshold"))
-    assert [row[-6] for row in rows] == ["MSP", "ODIN"] * 2
+    assert [row[-7] for row in rows] == ["MSP", "ODIN"] * 2
     layout = shown(inspector.panels)["layout"]
     assert layout["uirevision"] == drawn["layout"]["uirevision"]  # a zoom stays
     inspector.lists[0].value = ["4"]
@@ -422,7 +425,7 @@ def test_what_was_not_run_is_said_and_the_rest_is_shown(tmp_path):
         assert view(inspector, name)
     inspector.lists[0].value = ["4"]
     assert "Choose at least one class" in inspector.said.value
-    inspector.save("pdf")
+    inspector.save(".pdf")
     assert "Choose at least one class" in inspector.saved.value
     inspector.lists[3].value = [0]
     assert titles_of(inspector) == ["4"] and "Flagging" in inspector.said.value
@@ -442,13 +445,13 @@ def test_what_was_not_run_is_said_and_the_rest_is_shown(tmp_path):
 
 
 def test_a_click_puts_the_threshold_there_in_all_panels_and_opens_the_run_below(tmp_path):
-    inspector = Inspector(made_up(tmp_path, images=900, **SMALL | {"trials": 3}))
+    inspector = Inspector(made_up(tmp_path, images=600, **SMALL | {"trials": 3}))
     view(inspector, "Histograms")
     panel = [t for t in shown(inspector.panels)["data"] if t["xaxis"] == "x2"]
     trace = next(t for t in panel if t.get("opacity", 1) < 1)
-    for point in (0, 17, 60):
+    for point in (0, 17, 50):
         threshold, flagged, _, trial = trace["customdata"][point]
-        message = [*trace["meta"], trial, threshold, True]  # as the browser sends it
+        message = ["point", *trace["meta"], trial, threshold, True]  # as the browser sends it
         inspector.panels._handle_custom_msg(message, [])
         assert (inspector.held_out.value, inspector.sides[0].value) == ("4", (PLAIN, "MSP", trial))
         ranking = inspector.page.results.ranking("4", PLAIN, "MSP", trial)
@@ -459,7 +462,7 @@ def test_a_click_puts_the_threshold_there_in_all_panels_and_opens_the_run_below(
     left = inspector.sides[0].value
     inspector.sides[1].value = (ROTATION, "MSP", 0)
     line = shown(inspector.histograms)["layout"]["meta"]["lines"][1]
-    inspector.histograms._handle_custom_msg([*line, 0.5, False], [])
+    inspector.histograms._handle_custom_msg(["point", *line, 0.5, False], [])
     scores = inspector.page.results.ranking("4", ROTATION, "MSP", 0).scores
     lowest = scores[scores >= 0.5].min()  # the threshold that flags the same images
     assert shown(inspector.histograms)["layout"]["shapes"][1]["x0"] == lowest
@@ -537,9 +540,9 @@ def test_saving_writes_what_is_shown_and_says_where(tmp_path):
     inspector = Inspector(made_up(tmp_path, **SMALL))
     inspector.lists[0].value = ["4"]
     inspector.name.value = "../my curves"
-    for ending, head in (("png", b"\x89PNG"), ("pdf", b"%PDF"), ("csv", b"hold_out,")):
+    for ending, head in ((".png", b"\x89PNG"), (".pdf", b"%PDF"), (".csv", b"hold_out,")):
         inspector.save(ending)
-        path = tmp_path / "made_up" / f".._my_curves.{ending}"
+        path = tmp_path / "made_up" / f".._my_curves{ending}"
         assert path.read_bytes().startswith(head) and path.name in inspector.saved.value
     saved = pd.read_csv(path, dtype={"hold_out": str})
     assert set(saved.hold_out) == {"4"} and len(saved) == 2 * 2
@@ -569,7 +572,7 @@ def test_images_are_absent_in_a_sentence_and_present_with_class_prediction_and_s
         assert float(score) == pytest.approx(arrays["msp"][k], rel=1e-3)
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(png))))
         assert np.array_equal(pixels, digits.test.images[k].squeeze())
-    assert len(found) == html.count("<img") > 50 and found[0][1] == "4"
+    assert len(found) == html.count("<img") > 30 and found[0][1] == "4"
     assert f"{ROTATION}, MSP, trial 1, 4 held out" in html
 
 

@@ -185,10 +185,10 @@ def texts(table: pd.DataFrame) -> np.ndarray:
     for name in table.columns[2:]:
         last = name.rpartition(": ")[2]
         if last == "taken for":
-            lines += f"<br>{escape(name)} " + table[name].map(escape) + "; rank"
+            lines += f"<br>{escape(name)} " + table[name].map(escape) + ", rank by"
         elif last.endswith(" rank"):
-            lines += f" {escape(last.removesuffix(' rank'))} " + table[name].map("{:,}".format)
-    return lines.to_numpy(str)
+            lines += f" {escape(last.removesuffix(' rank'))} " + table[name].map("{:,};".format)
+    return lines.str.rstrip(";").to_numpy(str)
 
 
 # --- the points
@@ -282,6 +282,7 @@ def figure(
         **{"xaxis": axis, "yaxis": axis, "height": 560, "dragmode": "zoom"},
         "modebar": {"bgcolor": "#0000", "color": "#888", "activecolor": "#444"},
         "margin": {"l": 10, "r": 10, "t": 34, "b": 10},
+        "hoverlabel": {"bgcolor": "#fff", "font": {"color": "#222"}},
         "legend": {"orientation": "h", "y": 0, "yanchor": "top", "itemsizing": "constant"},
         "meta": {"said": "A map of the test images", "map": _grid(len(groups))},
     }

@@ -149,14 +149,15 @@ class Page:
 
     def _lay_out(self, choice: Choice, whole: bool) -> dict[str, Any]:
         rows, across = _grid(choice)
-        panel = 125 if rows > 1 else 220  # pixels
+        panel = 105 if rows > 1 else 220  # pixels
         gap = 40 + 12 * len(choice.scores)
-        below = 44 + 20 * math.ceil((len(choice.methods) * len(choice.scores) + 1) / 3)  # legend
+        curves = len(choice.methods) * len(choice.scores)
+        below = 42 + 29 * math.ceil((curves + 1) / 3)  # for the legend
         grid = {"rows": rows, "columns": across, "pattern": "independent", "xgap": 0.18}
         layout: dict[str, Any] = {
             "meta": {"said": "Precision-recall curves, whose numbers are in the tables"},
-            "height": (panel + gap) * rows + below,
-            "margin": {"l": 45, "r": 10, "t": gap, "b": below},
+            "height": (panel + gap) * rows + below + 20,
+            "margin": {"l": 45, "r": 10, "t": gap + 20, "b": below},
             "grid": grid | {"ygap": gap / (gap + panel)},
             "annotations": [],
         }
@@ -405,8 +406,8 @@ def captioned(table: pd.DataFrame, caption: str, how: Any = None) -> Styler:
 
 def sheet(rows: Mapping[str, Iterable[str]], caption: str) -> str:
     """Rows of images as a table."""
-    table = pd.DataFrame.from_dict({said: [*cells] for said, cells in rows.items()}, "index")
-    return captioned(table.fillna(""), caption).hide(axis="columns").to_html()
+    table = pd.DataFrame({said: pd.Series([*cells], dtype=object) for said, cells in rows.items()})
+    return captioned(table.fillna("").T, caption).hide(axis="columns").to_html()
 
 
 def picture(image: np.ndarray, told: str, k: int, most: int = 128) -> str:

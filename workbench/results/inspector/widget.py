@@ -37,8 +37,9 @@ NOTHING = "There are no finished runs in {}/ yet: run make demo (minutes) or a t
 ABOUT_IMAGE = "Click an image, or a point of a curve or of the map, to see it here."
 CHOOSE = "Choose at least one class, method, score and trial of what was run."
 VIEWS = ("Average precision", "At the threshold", "Histograms", "Images", "Map", "Confusions")
-SAVED = {"figure (PDF)": ".pdf", "selection (CSV)": ".csv", "images (CSV)": "-images.csv"}
+SAVED = {"figure (PDF)": ".pdf", "selection (CSV)": ".csv", "lasso (CSV)": "-lasso.csv"}
 MANY = 30  # classes, of which more are not drawn unasked
+Rows = tuple[list[widgets.Widget], list[widgets.Widget]]  # controls, and what they change
 
 
 class Plotly(anywidget.AnyWidget):
@@ -159,9 +160,7 @@ class Inspector:
         self.threshold = widgets.BoundedFloatText(description="flag the top %", min=0.01, **limits)
         widgets.jslink((self.threshold, "value"), (self.slider, "value"))  # in the browser, at once
         toggles: dict[str, Any] = {"style": {"button_width": "auto"}}
-        self.zoom = widgets.ToggleButtons(
-            description="Precision", options=["fit", "whole"], **toggles
-        )
+        self.zoom = widgets.ToggleButtons(options=["fit", "whole"], **toggles)
         self.view = widgets.ToggleButtons(options=VIEWS, **toggles)
         self.held_out = drop_down(description="Held out")
         self.sides = [drop_down(description=text) for text in ("Left", "Right")]
@@ -182,17 +181,19 @@ class Inspector:
         # built once: a control that is made anew would lose the keyboard
         self._sides = row([self.held_out, *self.sides])
         self._sorter = row([self.sort, self.falling])
-        self._pager = row([self.first, self.number])
-        self.below = widgets.VBox()
+        self._pager = row([*self._sides.children, self.first, self.number])
+        self._plane = row([*self._sides.children, self.plane])
+        self.controls, self.below = widgets.VBox(), widgets.VBox()
         opened = [self.table, self.beside, self.statistics]
         rows: list[widgets.Widget] = [row(opened)]
         rows += [row([self.lists[0], widgets.VBox(every), *self.lists[1:]])]
-        rows += [self.said, row([self.slider, self.threshold, self.zoom]), self.panels, self.view]
+        rows += [self.said, row([self.slider, self.threshold, self.zoom]), self.panels]
+        rows += [self.view, self.controls]
         rows += [row([self.below, self.large]).add_class("beside")]
         rows += [row([self.name, *saves, self.saved])]
         self.box.children = (*self.box.children[:2], *rows)
         drawn = [*self.lists, self.threshold, self.zoom, self.view, *self._sides.children]
-        drawn += [*self._sorter.children, *self._pager.children, self.plane]
+        drawn += [*self._sorter.children, self.first, self.number, self.plane]
         for react, controls in ((self._open, opened), (self._draw, drawn)):
             for control in controls:
                 control.observe(lambda _, react=react: self._react(react), "value")
@@ -227,6 +228,7 @@ class Inspector:
         self.chosen = None
         self.large.value = ABOUT_IMAGE
         self.selected = pd.DataFrame()
+        self.sides[1].options = ()  # so that it begins with another method than the left
         results = self.page.results
         for control, name in zip(self.lists, Choice._fields, strict=True):
             control.options = getattr(results, name)
@@ -255,7 +257,9 @@ class Inspector:
         whole = self.zoom.value == "whole"
         figure = page.panels(choice, self.share, whole, mark)
         self.panels.draw(figure, page, choice.classes, whole)
-        self.below.children = self._below(page, choice, self.view.value, mark)
+        controls, shown = self._below(page, choice, self.view.value, mark)
+        self.controls.children = controls
+        self.below.children = shown
         self.said.value = f"<div role='status'>{page.summary(choice, self.share)}</div>"
 
     def _choose_classes(self, which: str) -> None:
@@ -318,19 +322,19 @@ class Inspector:
         names = () if isinstance(test, str) else tuple(test[1])
         return self.page.images_table(self.held_out.value, self._chosen_sides(), names)
 
-    def _below(self, page: Page, choice: Choice, view: str, mark: Any) -> list[widgets.Widget]:
+    def _below(self, page: Page, choice: Choice, view: str, mark: Any) -> Rows:
         hold_out = self.held_out.value
         sides = self._chosen_sides()
         if view == "Histograms":
             figure = page.histograms(hold_out, sides, self.share, mark)
             self.histograms.draw(figure, page, hold_out, sides)
-            return [self._sides, self.histograms]
+            return [self._sides], [self.histograms]
         if view == "Map":
             return self._map(page, hold_out, sides)
         if view == "Images":
             how = (self.share, self.experiment, self.first.value == "the worst", self.number.value)
             self.html.value, self.number.max = page.images(hold_out, sides, *how)
-            return [self._sides, self._pager, self.html]
+            return [self._pager], [self.html]
         controls = []
         if view == "Average precision":
             controls = [self._sorter]
@@ -340,9 +344,9 @@ class Inspector:
         else:
             table = page.confusions(choice)
         self.html.value = table.to_html()
-        return [*controls, self.html]
+        return controls, [self.html]
 
-    def _map(self, page: Page, hold_out: str, sides: tuple) -> list[widgets.Widget]:
+    def _map(self, page: Page, hold_out: str, sides: tuple) -> Rows:
         """The test images in a plane of the left run's features, and those that are selected."""
         test = self._test()
         method, _, trial = sides[0]
@@ -356,7 +360,7 @@ class Inspector:
             places = image_map.places_of(record, data, *how)
         except ValueError as error:
             self.html.value = f"<p role='alert'>{escape(_short(error))}</p>"
-            return [self._sides, self.html]
+            return [self._plane], [self.html]
         if self.sheet_of != record.test_digest:
             self.sheet_of = record.test_digest
             self.map.sheet = image_map.sheet(data.test.images)
@@ -365,7 +369,7 @@ class Inspector:
         figure["layout"] |= {"dragmode": "lasso", "height": 420}
         self.map.draw(figure, record.home, *how)
         self.html.value = page.selected(self.selected, data)
-        return [self._sides, self.plane, self.map, self.html]
+        return [self._plane], [self.map, self.html]
 
     # --- saving
 
@@ -385,7 +389,7 @@ class Inspector:
     def _write(self, file: BinaryIO, ending: str) -> None:
         if ending.endswith("csv"):
             rows = self.page.results.selection(self.choice, self.share)
-            table = self.selected if ending == SAVED["images (CSV)"] else rows
+            table = self.selected if ending == SAVED["lasso (CSV)"] else rows
             file.write(table.to_csv(index=False).encode())
         else:
             figure = self.page.figure(self.choice, self.share)
