@@ -7,8 +7,10 @@ import io
 import itertools
 import json
 import re
+import shlex
 import shutil
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 
 import nbformat
@@ -16,7 +18,7 @@ import numpy as np
 import pandas as pd
 import papermill
 import pytest
-from helpers import ROOT, finish, made_up
+from helpers import ROOT, finish, made_up, pets, tiny, tiny_data
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.cbook import STEP_LOOKUP_MAP
@@ -25,15 +27,17 @@ from PIL import Image
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
 from test_plots import literal_precisions
 
-from workbench.experiment import create
+from semlib import metrics
+from workbench import runs
+from workbench.experiment import ConfigError, create, from_yaml
 from workbench.images import prepared
 from workbench.images.digests import Digests
-from workbench.results import plots, tables
+from workbench.results import image_map, plots, tables
 from workbench.results.inspector import Inspector
 from workbench.results.inspector.page import UNSEEN, Page
 from workbench.results.inspector.selection import POINTS, Choice, Results, grouped, steps
 from workbench.results.ranking import Ranking
-from workbench.runs import plan, store
+from workbench.runs import execute, plan, store
 
 PLAIN = "Classification-only"
 ROTATION = "Rotation-augmented"
@@ -170,7 +174,8 @@ def test_the_examples_are_the_images_behind_the_threshold_the_worst_first(tmp_pa
     anomaly = arrays["is_anomaly"]
     ranking = read(experiment).ranking("4", ROTATION, "ODIN", 1)
     found, missed, flagged, most, least = ranking.examples(0.2).values()
-    for first, last in zip(ranking.examples(0.2, worst=False).values(), (found, missed, flagged)):
+    nearest = [*ranking.examples(0.2, worst=False).values()]
+    for first, last in zip(nearest[:3], (found, missed, flagged), strict=True):
         assert scores[first].tolist() == scores[last][::-1].tolist()
     threshold = sorted(scores)[-40]  # a fifth of 200
     assert set(found) == set(np.flatnonzero(anomaly & (scores >= threshold)))
@@ -349,6 +354,65 @@ def test_damaged_and_foreign_records_are_named_and_the_rest_is_shown(tmp_path):
         (home / "scores.npz").unlink()
     inspector.lists[2].value = inspector.lists[2].options[1:]
     assert "scores.npz can" in inspector.said.value and "alert" in inspector.said.value
+
+
+def test_what_lacks_is_said_and_compared_methods_have_the_same_classes_and_trials(tmp_path):
+    """Rotation lacks 4 in trial 1, then 4 wholly: neither mean is over runs that it lacks."""
+    experiment = made_up(tmp_path, **SMALL)
+    shutil.rmtree(record_of(experiment, "4", "rotation", 1).home)
+    for classes, trials, lacks in (
+        ("14", (0,), "4 (trial 1)"),
+        ("1", (0, 1), "4 (trial 0), 4 (tr"),
+    ):
+        page = Page(read(experiment))
+        choice = everything(page.results, scores=("MSP",))
+        said = page.summary(choice, 0.1)
+        counts = [f"{len(classes)}{'' if classes == '14' else ' of 2'}"]
+        counts.append(f"{len(trials)}{'' if len(trials) == 2 else ' of 2'}")
+        assert (
+            f"classes: {counts[0]}, trials: {counts[1]}. Not run: {ROTATION}, MSP: {lacks}" in said
+        )
+        for name, method in METHODS.items():
+            precisions = []
+            for hold_out, trial in itertools.product(classes, trials):
+                arrays = arrays_of(experiment, hold_out, method, trial)
+                flagged = arrays["msp"] >= np.sort(arrays["msp"])[-20]
+                precisions.append(arrays["is_anomaly"][flagged].mean())
+            assert f"{name}, MSP</b> precision {np.mean(precisions):.2%}" in said
+        table = page.results.average_precisions(choice)["MSP"]
+        ap = [100 * record_of(experiment, c, "classification", 0).metrics["msp"] for c in "14"]
+        if trials == (0,):
+            assert table[PLAIN, "mean"]["average"] == pytest.approx(np.mean(ap))
+        else:
+            assert np.isnan(table[ROTATION, "mean"]["average"])
+        assert "Not run" in page.average_precisions(choice, "class", True).to_html()
+        names = [trace["name"] for trace in page.panels(choice, 0.1)["data"] if trace["showlegend"]]
+        assert sorted(names) == sorted({f"{m}, MSP" for m in METHODS} | {"guessing (the skew)"})
+        if trials == (0,):
+            shutil.rmtree(record_of(experiment, "4", "rotation", 0).home)
+    first = page.panels(choice._replace(classes=("4", "1")), 0.1)[
+        "data"
+    ]  # rotation lacks the first
+    assert sum(trace["showlegend"] for trace in first) == 3
+
+
+def test_axes_fit_the_curves_and_share_their_zoom(tmp_path):
+    page = Page(read(made_up(tmp_path, images=4000, **SMALL)))
+    choice = everything(page.results)
+    curves = page.results.curves(choice)
+    highest = max(ranked.points.loc[0.05:].precision.max() for ranked in curves.ranking)
+    for whole, top in ((False, min(1.02, 1.15 * highest)), (True, 1.02)):
+        layout = page.panels(choice, 0.1, whole)["layout"]
+        assert layout["yaxis1"]["range"] == layout["yaxis2"]["range"] == [0, pytest.approx(top)]
+        assert (layout["xaxis2"]["matches"], layout["yaxis2"]["matches"]) == ("x", "y")
+
+
+def test_runs_that_lie_behind_a_link_are_found(tmp_path):
+    experiment = made_up(tmp_path, **SMALL)
+    elsewhere = tmp_path / "big disk"
+    shutil.move(experiment.folder / "runs" / "digits", elsewhere)
+    (experiment.folder / "runs" / "digits").symlink_to(elsewhere)
+    assert len(store.collect(experiment.folder)) == len(read(experiment).runs) == 8
 
 
 # --- the controls
@@ -576,10 +640,165 @@ def test_images_are_absent_in_a_sentence_and_present_with_class_prediction_and_s
     assert f"{ROTATION}, MSP, trial 1, 4 held out" in html
 
 
+def test_the_names_of_own_images_are_those_of_their_files(tmp_path):
+    own = pets(tmp_path, seed=0)
+    where = {"data_root": str(tmp_path / "data")}
+    digest = prepared.digests_of(prepared.load(str(own), tmp_path / "data"))
+    how = {"images": 12, "hold_out": "bee", "trials": 1, "data": digest}
+    inspector = Inspector(made_up(tmp_path / "outputs", dataset=str(own), **how, **where))
+    label = record_of(inspector.experiment, "bee", "rotation", 0).scores("label")["label"]
+    html = view(inspector, "Images")
+    for k in map(int, re.findall('data-image="(\\d+)"', html)):  # made-up labels are in turn
+        assert (
+            f'alt="{["ant", "bee", "cow"][k // 4]}/{k % 4}.png: {("ant", "bee", "cow")[label[k]]}'
+            in html
+        )
+    other = Inspector(inspector.experiment.model_copy(update={"dataset": "digits"}))
+    assert "write its path into `dataset`" in view(other, "Images")
+    said = view(Inspector(made_up(tmp_path, dataset="stl10", hold_out="cat", trials=1)), "Images")
+    assert "stl10 is not prepared here: python -m semlib data prepare stl10" in said
+
+
+def test_a_profile_without_runs_is_said_and_classes_are_chosen_all_or_none(tmp_path):
+    made_up(tmp_path, **SMALL | {"trials": 1})
+    inspector = Inspector(
+        create({"outputs": str(tmp_path), "profile": "made", "dataset": "digits"})
+    )
+    assert "made/ has no finished runs; profiles that have some: made_up" in inspector.warning.value
+    for which, classes in (("none", ()), ("all", ("1", "4"))):
+        inspector._choose_classes(which)
+        assert inspector.lists[0].value == classes
+    assert not Inspector(
+        inspector.experiment.model_copy(update={"profile": "made_up"})
+    ).warning.value
+
+
+# --- the map
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two runs on the tiny data set with its images, and a folder of outputs."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_data(folder / "data")
+    experiment = tiny(
+        folder, methods=["classification", "rotation"], epochs=1, scores=["msp", "energy"]
+    )
+    return experiment, runs.complete(experiment), plan.load(experiment)
+
+
+@pytest.mark.parametrize("statistics", ["mixed", "upright"])
+def test_points_are_the_first_two_principal_components_of_the_features(trained, statistics):
+    _, (record, _), data = trained
+    net = execute.network(record, data)
+    train = record.run.split(data).train.images
+    with metrics.upright(net, train) if statistics == "upright" else nullcontext():
+        features = metrics.features(net, data.test.images).features
+    centred = features - features.mean(0)
+    u, s, _ = np.linalg.svd(centred, full_matrices=False)
+    places = image_map.places_of(record, data, "PCA", statistics)
+    assert np.abs(places) == pytest.approx(np.abs(u[:, :2] * s[:2]), abs=1e-3)
+    (kept,) = record.home.glob(f"map-PCA-{statistics}-{record.weights_sha256[:8]}.npy")
+    kept.write_bytes(b"damaged")
+    assert np.array_equal(image_map.places_of(record, data, "PCA", statistics), places)
+    assert image_map.places_of(record, data, "t-SNE", statistics).shape == (100, 2)
+
+
+def test_a_map_tells_what_either_run_finds_and_the_rank_of_every_image(trained, tmp_path):
+    _, records, data = trained
+    page = plots.image_map(records[0], data, records[1], share=0.3, score="energy")
+    found = [r.scores()["energy"] >= np.sort(r.scores()["energy"])[-30] for r in records]
+    is_anomaly = records[0].scores()["is_anomaly"]
+    expected = {"normal": ~is_anomaly}
+    expected["held out, found by both"] = is_anomaly & found[0] & found[1]
+    expected["held out, found by left and missed by right"] = is_anomaly & found[0] & ~found[1]
+    expected["held out, found by right only"] = is_anomaly & ~found[0] & found[1]
+    expected["held out, found by neither"] = is_anomaly & ~found[0] & ~found[1]
+    seen = {trace["name"].rpartition(" (")[0]: trace for trace in page.figure["data"]}
+    assert {*seen} == {name for name, members in expected.items() if members.any()}
+    for name, trace in seen.items():
+        assert trace["customdata"].tolist() == np.flatnonzero(expected[name]).tolist()
+        for k, text in zip(trace["customdata"], trace["text"], strict=True):
+            ranks = [1 + (r.scores()["msp"] > r.scores()["msp"][k]).sum() for r in records]
+            assert [int(n) for n in re.findall(r"MSP (\d+)", text)] == ranks
+    sheet = np.asarray(Image.open(io.BytesIO(page.sheet)).convert("L"), float)
+    across, side = page.figure["layout"]["meta"]["map"].values()
+    k = 57
+    tile = sheet[k // across * side :, k % across * side :][:side, :side]
+    assert np.abs(tile[4::8, 4::8] - data.test.images[k, 0]).mean() < 8
+    html = page.save(tmp_path / "map.html").read_text()
+    assert len(html) < 6e6 and 'src="http' not in html and page._repr_html_().startswith("<iframe")
+
+
+def test_no_name_is_html_on_a_map(trained):
+    _, (record, _), data = trained
+    nasty = '</script><img src=x onerror="alert(1)">'
+    fields = record.model_dump() | {"classes": [nasty, *record.classes[1:]], "dataset": nasty}
+    changed = store.Record(**fields)
+    changed._home = record._home
+    names = [f"{nasty}{k}" for k in range(100)]
+    html = plots.image_map(changed, data, names=names).html()
+    assert "<img src=x" not in html and "onerror" in html
+
+
+def test_missing_weights_are_said_with_a_command_that_trains_the_same_run(trained, tmp_path):
+    experiment, (record, _), data = trained
+    bare = store.rewrite(record, tmp_path / "bare")
+    with pytest.raises(ConfigError, match=r"weights\.pt is not in") as caught:
+        plots.image_map(bare, data)
+    command = shlex.split(str(caught.value).partition("python -m semlib run ")[2])
+    pairs = {command[k + 1]: from_yaml(command[k + 2]) for k in range(1, len(command), 3)}
+    same = create(pairs | {"data_root": experiment.data_root})
+    (run,) = plan.planned(same)
+    assert run.address_for(record.train_digest) == record.address
+    with pytest.raises(ConfigError, match="choose from PCA, t-SNE"):
+        plots.image_map(record, data, plane="UMAP")
+    with pytest.raises(ConfigError, match="choose from msp, energy"):
+        plots.image_map(record, data, score="odin")
+    inspector = Inspector(made_up(tmp_path, **SMALL, images=600))
+    assert "python -m semlib run notebooks/holdout.ipynb" in view(inspector, "Map")
+
+
+def test_lasso_and_clicks_on_the_map_select_and_mark(tmp_path):
+    inspector = Inspector(made_up(tmp_path, images=600, **SMALL))
+    for record in store.finished(inspector.experiment):
+        places = np.random.default_rng(record.trial).normal(size=(600, 2))
+        np.save(record.home / "map-PCA-mixed-none.npy", places.astype(np.float32))
+    view(inspector, "Map")
+    inspector.held_out.value = "4"
+    inspector.map._handle_custom_msg(["images", 3, 14, 500], [])
+    assert inspector.selected.index.tolist() == [3, 14, 500]
+    arrays = arrays_of(inspector.experiment, "4", PLAIN, 0)
+    ranks = inspector.selected[f"{PLAIN}, MSP, trial 0: MSP rank"]
+    assert ranks.tolist() == [1 + (arrays["msp"] > arrays["msp"][k]).sum() for k in (3, 14, 500)]
+    assert inspector.html.value.count("<img") == 3
+    inspector.save("-lasso.csv")
+    saved = pd.read_csv(next(tmp_path.glob("made_up/*-lasso.csv")), dtype={"class": str})
+    assert saved["image"].tolist() == [f"test image {k}" for k in (3, 14, 500)]
+    inspector.map._handle_custom_msg(["image", 14], [])
+    assert "<b>test image 14</b>, 4<br>" in inspector.large.value  # 14 % 10
+    stars = [
+        t for t in shown(inspector.panels)["data"] if t.get("marker", {}).get("symbol") == "star"
+    ]
+    assert len(stars) == 4 and {star["xaxis"] for star in stars} == {"x2"}
+    for star, (method, trial) in zip(
+        stars, itertools.product(METHODS.values(), (0, 1)), strict=True
+    ):
+        arrays = arrays_of(inspector.experiment, "4", method, trial)
+        above = arrays["msp"] >= arrays["msp"][14]
+        assert star["x"] == [pytest.approx(arrays["is_anomaly"][above].sum() / 60)]
+        assert star["y"] == [pytest.approx(arrays["is_anomaly"][above].mean())]
+    rings = shown(inspector.map)["data"][-1]
+    assert rings["customdata"] == [14] and rings["name"] == "chosen"
+    view(inspector, "Histograms")
+    notes = shown(inspector.histograms)["layout"]["annotations"]
+    assert [note["text"] for note in notes[2:]] == ["test image 14"] * 2
+
+
 @pytest.mark.notebook
-@pytest.mark.parametrize("runs", [True, False])
-def test_papermill_executes_the_notebook_and_leaves_a_page(tmp_path, runs):
-    if runs:
+@pytest.mark.parametrize("has_runs", [True, False])
+def test_papermill_executes_the_notebook_and_leaves_a_page(tmp_path, has_runs):
+    if has_runs:
         made_up(tmp_path / "outputs", **SMALL)
     out = tmp_path / "out.ipynb"
     where = {"outputs": str(tmp_path / "outputs"), "profile": "made_up"}
@@ -589,5 +808,5 @@ def test_papermill_executes_the_notebook_and_leaves_a_page(tmp_path, runs):
     outputs = [*itertools.chain(*(cell.get("outputs", ()) for cell in cells))]
     assert [o.output_type for o in outputs] == ["execute_result"]
     page = outputs[0].data["text/html"]
-    for part in ("data:image/png", "Average precision in %") if runs else ("make demo",):
+    for part in ("data:image/png", "Average precision in %") if has_runs else ("make demo",):
         assert part in page
