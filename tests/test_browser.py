@@ -271,7 +271,7 @@ def test_threshold_curves_and_images_are_on_one_screen_and_follow_the_slider(pag
     page.keep("one screen")
     for part in (page.get_by_role("slider"), page.get_by_role("figure").first, images.first):
         box = part.bounding_box()
-        assert 0 <= box["y"] and box["y"] + box["height"] <= page.viewport_size["height"] - 26
+        assert box["y"] >= 0 and box["y"] + box["height"] <= page.viewport_size["height"] - 26
     shown = page.locator(".semlib .sides").inner_html()
     page.get_by_role("slider").focus()
     for _ in range(30):
@@ -392,7 +392,7 @@ def test_a_saved_map_opens_from_the_disk_without_a_net(tmp_path):
             page.context.set_offline(True)
             page.on("request", lambda request: asked.append(request.url))
             page.on("pageerror", lambda error: errors.append(str(error)))
-            page.goto(path.as_uri())
+            page.goto(path.as_uri(), timeout=180_000)
             plot = page.locator(".js-plotly-plot")
             plot.locator("canvas").first.wait_for(state="attached", timeout=60_000)
             page.wait_for_timeout(1000)
