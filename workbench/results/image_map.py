@@ -4,12 +4,13 @@ import base64
 import io
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from string import Template
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,29 +39,7 @@ GROUPS = {  # of a map's images, in the order in which they are drawn
 }
 MANY = 2500  # images; thumbnails of more are smaller
 INSPECTOR = Path(__file__).parent / "inspector"
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<style>body {{font: 14px sans-serif; margin: 12px 20px}} h1 {{font-size: 18px}}
-{style}</style></head>
-<body class="semlib"><h1>{title}</h1>
-<p>{about}</p><div id="map"></div>
-<script>{plotly}</script>
-<script type="application/json" id="figure">{figure}</script>
-<script type="module">{code}
-alone(document.getElementById("map"), document.getElementById("figure"), "{sheet}");</script>
-</body></html>
-"""
-ABOUT = """Each point is a test image, in the plane of {plane} of the features that the detectors
-use. Point at one to see it, click to keep it; drag to zoom, double click to zoom out, click a name
-in the legend to hide its images. Ranks: 1 is the most anomalous of {count}."""
-
-
-class Side(NamedTuple):
-    """A run, the key of one of its scores, and how both are called."""
-
-    record: Record
-    key: str
-    title: str
+FILES = ("map.html", "plot.js", "style.css")
 
 
 @dataclass(frozen=True)
@@ -77,13 +56,11 @@ class ImageMap:
         from plotly.offline import get_plotlyjs
         from plotly.utils import PlotlyJSONEncoder
 
-        parts = {name: escape(getattr(self, name)) for name in ("title", "about")}
+        page, code, style = ((INSPECTOR / name).read_text() for name in FILES)
         figure = json.dumps(self.figure, cls=PlotlyJSONEncoder).replace("<", "\\u003c")
-        sheet = f"data:image/jpeg;base64,{base64.b64encode(self.sheet).decode()}"
-        code = (INSPECTOR / "plot.js").read_text()
-        style = (INSPECTOR / "style.css").read_text()
-        parts |= {"plotly": get_plotlyjs(), "figure": figure, "sheet": sheet}
-        return PAGE.format(**parts, code=code, style=style)
+        parts = {"title": escape(self.title), "about": escape(self.about), "figure": figure}
+        parts |= {"plotly": get_plotlyjs(), "code": code, "style": style}
+        return Template(page).substitute(parts, sheet=base64.b64encode(self.sheet).decode())
 
     def save(self, path: str | Path) -> Path:
         """Write the page."""
@@ -122,42 +99,45 @@ def image_map(
         if score not in record.scoring:
             choices = ", ".join(record.scoring)
             raise ConfigError(f"{score!r} is not a score of this run; choose from {choices}")
-    sides = [Side(record, key, label(record.method)) for record in records]
     share = share or left.skew
-    table = described(sides, statistics, names)
     rankings = [Ranking(*record.scores("is_anomaly", key).values()) for record in records]
-    groups = groups_of(rankings, share)
+    sides = {f"{label(record.method)}, trial {record.trial}": record for record in records}
+    said = texts(described(sides, statistics, names))
     places = places_of(left, data, plane, statistics)
-    runs = " and ".join(f"{side.title}, trial {side.record.trial}" for side in sides)
-    title = f"{left.dataset}, {left.hold_out or 'nothing'} held out: {runs}"
-    about = ABOUT.format(plane=plane, count=f"{len(table):,}")
-    about += f" {label(score)} ({statistics} statistics) flags {100 * share:.3g} % of the images."
-    drawn = figure(places, groups, texts(table))
+    title = f"{left.dataset}, {left.hold_out} held out: {' and '.join(sides)}"
+    about = f"The {len(said):,} test images of {left.dataset} in a plane ({plane}) of the features"
+    about += f" that the detectors use. {label(score)} ({statistics} statistics) flags the"
+    about += f" {100 * share:.3g} % that are most anomalous."
+    drawn = figure(places, groups_of(rankings, share), said)
     return ImageMap(title, about, drawn, sheet(data.test.images))
 
 
 # --- the images as a table
 
 
-def described(sides: Sequence[Side], statistics: str, names: Sequence[str] = ()) -> pd.DataFrame:
-    """A row a test image: image, class, then what each side takes it for, and its scores and ranks.
+def described(
+    sides: Mapping[str, Record], statistics: str, names: Sequence[str] = ()
+) -> pd.DataFrame:
+    """A row a test image: image, class, then what each run takes it for, and its scores and ranks.
 
-    names: the images', (N,). Rank 1 is the most anomalous; images of one score share the best.
+    sides: one or two runs by their titles. names: the images', (N,). Rank 1 is the most anomalous;
+    images of one score share the best.
     """
     from scipy.stats import rankdata
 
-    arrays = [side.record.scores() for side in sides]
-    labels = arrays[0]["label"]
-    classes = np.array(sides[0].record.classes)
-    images = names or [f"test image {k}" for k in range(len(labels))]
-    columns: dict[str, Any] = {"image": images, "class": classes[labels]}
-    for side, own in zip(sides, arrays, strict=True):
-        before = f"{side.title}: " if len(sides) > 1 else ""
+    columns: dict[str, Any] = {}
+    for title, record in sides.items():
+        own = record.scores()
+        classes = np.array(record.classes)
+        if not columns:
+            images = names or [f"test image {k}" for k in range(len(own["label"]))]
+            columns = {"image": images, "class": classes[own["label"]]}
+        before = f"{title}: " if len(sides) > 1 else ""
         predicted = own[plan.array_name("predicted", statistics)]
         columns[f"{before}taken for"] = classes[predicted]
         for name, values in own.items():
             key, of = plan.key_and_statistics(name)
-            if key in side.record.scoring and of == statistics:
+            if key in record.scoring and of == statistics:
                 columns[f"{before}{label(key)}"] = values
                 ranks = rankdata(-values.astype(float), "min").astype(int)
                 columns[f"{before}{label(key)} rank"] = ranks

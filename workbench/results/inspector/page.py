@@ -75,7 +75,7 @@ class Page:
         self.dashes = dict(zip(results.scores, itertools.cycle(DASHES), strict=False))
         self._curves = cache(self._draw_curves)
         self._layout = cache(self._lay_out)
-        self.images_table = cache(self.described)
+        self.described = cache(self._describe)
 
     # --- precision-recall curves
 
@@ -150,7 +150,7 @@ class Page:
     def _lay_out(self, choice: Choice, whole: bool) -> dict[str, Any]:
         rows, across = _grid(choice)
         panel = 105 if rows > 1 else 220  # pixels
-        gap = 40 + 12 * len(choice.scores)
+        gap = 40 + 12 * self._title(choice.classes[0], choice).count("<br>")
         curves = len(choice.methods) * len(choice.scores)
         below = 42 + 29 * math.ceil((curves + 1) / 3)  # for the legend
         grid = {"rows": rows, "columns": across, "pattern": "independent", "xgap": 0.18}
@@ -246,14 +246,12 @@ class Page:
 
     # --- the map
 
-    def described(self, hold_out: str, sides: Sequence[Side], names: tuple) -> Described:
+    def _describe(self, hold_out: str, sides: Sequence[Side], names: tuple) -> Described:
         """The test images of one or two runs as a table, and what stands beside each on a map."""
-        records = []
-        for side in sides:
-            title = "{}, {}, trial {}".format(*side)
-            run = self.results.runs[hold_out, side[0], side[2]]
-            records.append(image_map.Side(run, self.results.key(hold_out, *side), title))
-        table = image_map.described(records, self.results.statistics, names)
+        titles = ["{}, {}, trial {}".format(*side) for side in sides]
+        runs = [self.results.runs[hold_out, method, trial] for method, _, trial in sides]
+        both = dict(zip(titles, runs, strict=True))
+        table = image_map.described(both, self.results.statistics, names)
         return table, image_map.texts(table)
 
     def groups(self, hold_out: str, sides: Sequence[Side], share: float) -> np.ndarray:

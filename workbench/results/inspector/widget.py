@@ -320,7 +320,7 @@ class Inspector:
     def _described(self) -> Described:
         test = self._test()
         names = () if isinstance(test, str) else tuple(test[1])
-        return self.page.images_table(self.held_out.value, self._chosen_sides(), names)
+        return self.page.described(self.held_out.value, self._chosen_sides(), names)
 
     def _below(self, page: Page, choice: Choice, view: str, mark: Any) -> Rows:
         hold_out = self.held_out.value
