@@ -744,6 +744,7 @@ def test_no_name_is_html_on_a_map(trained):
 def test_missing_weights_are_said_with_a_command_that_trains_the_same_run(trained, tmp_path):
     experiment, (record, _), data = trained
     bare = store.rewrite(record, tmp_path / "bare")
+    shutil.copy(record.home / "scores.npz", bare.home)
     with pytest.raises(ConfigError, match=r"weights\.pt is not in") as caught:
         plots.image_map(bare, data)
     command = shlex.split(str(caught.value).partition("python -m semlib run ")[2])
