@@ -267,7 +267,11 @@ class Inspector:
 
     def _told(self, what: str, *message: Any) -> None:
         """A point, an image or images of a view were clicked, dragged or selected."""
-        {"point": self._point, "image": self._image, "images": self._images}[what](*message)
+        if what == "image":
+            (self.chosen,) = message
+            self._draw()
+        else:
+            {"point": self._point, "images": self._images}[what](*message)
 
     def _point(self, hold_out: str, method: str, score: str, trial: float, *at: Any) -> None:
         """Set the threshold to a point of a curve that was clicked, or a line that was dragged."""
@@ -283,11 +287,6 @@ class Inspector:
             self.chosen = max(here, key=lambda k: ranking.is_anomaly[k], default=None)
         self._draw()
 
-    def _image(self, image: int) -> None:
-        """Show an image large, and mark it wherever it is."""
-        self.chosen = image
-        self._draw()
-
     def _images(self, *images: int) -> None:
         """Keep the images that were selected on the map, and show them."""
         table, _ = self._described()
@@ -296,12 +295,13 @@ class Inspector:
         self._draw()
 
     def _show(self, image: int) -> Mark:
+        """Show an image large; what marks it on the curves and in the histograms."""
         table, texts = self._described()
         mark = Mark(self.held_out.value, image, table["image"][image])
         test = self._test()
-        shown = (
-            "" if isinstance(test, str) else picture(test[0].test.images[image], mark.name, image)
-        )
+        shown = ""
+        if not isinstance(test, str):
+            shown = picture(test[0].test.images[image], mark.name, image)
         among = f"of {len(table):,} images, {escape(mark.hold_out)} held out"
         self.large.value = f"<div role='status'>{shown}<p>{texts[image]}<br>{among}</p></div>"
         return mark
