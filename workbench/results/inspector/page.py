@@ -152,12 +152,12 @@ class Page:
         panel = 105 if rows > 1 else 220  # pixels
         gap = 40 + 12 * self._title(choice.classes[0], choice).count("<br>")
         curves = len(choice.methods) * len(choice.scores)
-        below = 42 + 29 * math.ceil((curves + 1) / 3)  # for the legend
+        legend = 42 + 29 * math.ceil((curves + 1) / 3)
         grid = {"rows": rows, "columns": across, "pattern": "independent", "xgap": 0.18}
         layout: dict[str, Any] = {
             "meta": {"said": "Precision-recall curves, whose numbers are in the tables"},
-            "height": (panel + gap) * rows + below + 20,
-            "margin": {"l": 45, "r": 10, "t": gap + 20, "b": below},
+            "height": (panel + gap) * rows + legend + 20,
+            "margin": {"l": 45, "r": 10, "t": gap + 20, "b": legend},
             "grid": grid | {"ygap": gap / (gap + panel)},
             "annotations": [],
         }
@@ -165,11 +165,12 @@ class Page:
         for k, name in enumerate(choice.classes):
             below = "recall" if k + across >= len(choice.classes) else ""
             left = "precision" if k % across == 0 else ""
-            x = {"range": [0, 1], "title": {"text": below, "standoff": 4}}
-            y = {"range": [0, top], "title": {"text": left, "standoff": 4}}
-            shared = ({"matches": "x"}, {"matches": "y"}) if k else ({}, {})  # a zoom is of all
-            layout |= {f"xaxis{k + 1}": AXIS | x | shared[0]}
-            layout |= {f"yaxis{k + 1}": AXIS | y | shared[1]}
+            x: dict[str, Any] = {"range": [0, 1], "title": {"text": below, "standoff": 4}}
+            y: dict[str, Any] = {"range": [0, top], "title": {"text": left, "standoff": 4}}
+            if k:  # a zoom is of all
+                x["matches"] = "x"
+                y["matches"] = "y"
+            layout |= {f"xaxis{k + 1}": AXIS | x, f"yaxis{k + 1}": AXIS | y}
             place = {"x": 0.5, "xref": f"x{k + 1} domain", "y": 1, "yref": f"y{k + 1} domain"}
             title = {"text": self._title(name, choice), "yanchor": "bottom", "showarrow": False}
             layout["annotations"].append(place | title)
@@ -283,18 +284,14 @@ class Page:
         classes, trials = self.results.comparable(choice)
         rows = rows[rows.hold_out.isin(classes) & rows.trial.isin(trials)]
         parts = [f"Flagging the most anomalous {100 * share:.3g} % of the test images"]
-        for (method, score), mean in (
-            rows.groupby(WHICH[1:], sort=False)[[*NUMBERS]].mean().iterrows()
-        ):
-            numbers = (f"{name} {NUMBERS[name].format(mean[name])}" for name in NUMBERS)
-            name = f'<b style="color:{self.colours[method]}">{escape(f"{method}, {score}")}</b>'
-            parts.append(f"{name} {', '.join(numbers)}")
-        of = [
-            f"{len(part)} of {len(all_)}" if len(part) < len(all_) else f"{len(part)}"
-            for part, all_ in ((classes, choice.classes), (trials, choice.trials))
-        ]
-        means = f"Means over the same for all, classes: {of[0]}, trials: {of[1]}"
-        return f"{'; '.join(parts)}. {means}. {escape(self.results.lacking(choice))}"
+        means = rows.groupby(WHICH[1:], sort=False)[[*NUMBERS]].mean()
+        for (method, score), mean in means.iterrows():
+            numbers = ", ".join(f"{name} {NUMBERS[name].format(mean[name])}" for name in NUMBERS)
+            name = escape(f"{method}, {score}")
+            parts.append(f'<b style="color:{self.colours[method]}">{name}</b> {numbers}')
+        same = f"Means over the same runs for all: {len(classes)} of {len(choice.classes)} classes"
+        same += f", {len(trials)} of {len(choice.trials)} trials."
+        return f"{'; '.join(parts)}. {same} {escape(self.results.lacking(choice))}"
 
     def at_threshold(self, choice: Choice, share: float) -> Styler:
         """Precision, recall, flagged and missed images of each class: means over its trials."""
@@ -339,10 +336,9 @@ class Page:
             rows = ranking.examples(share, worst)
             pages = max(pages, *(math.ceil(len(members) / across) for members in rows.values()))
             shown = slice((number - 1) * across, number * across)
-            cells = {
-                f"{said} ({len(members)})": self._cells(ranking, members[shown], *test)
-                for said, members in rows.items()
-            }
+            cells = {}
+            for said, members in rows.items():
+                cells[f"{said} ({len(members)})"] = self._cells(ranking, members[shown], *test)
             parts.append(sheet(cells, title))
         return f'<div class="sides">{"".join(parts)}</div>', pages
 
@@ -364,10 +360,8 @@ class Page:
             shown = picture(data.test.images[k], row["image"], k)
             cells.append(f"{shown}{escape(row['image'])}<br>{escape(row['class'])}")
         rows = {f"{k + 1} to": cells[k : k + ACROSS] for k in range(0, len(cells), ACROSS)}
-        caption = f"Selected images: {len(table):,}"
-        return sheet(
-            rows, f"{caption}, of which {SHEET} are shown" if len(table) > SHEET else caption
-        )
+        more = f", of which {SHEET} are shown" if len(table) > SHEET else ""
+        return sheet(rows, f"Selected images: {len(table):,}{more}")
 
 
 def _grid(choice: Choice) -> tuple[int, int]:
