@@ -37,6 +37,8 @@ GROUPS = {  # of a map's images, in the order in which they are drawn
     "found by right only": "#cc78bc",
     "found by neither": "#d55e00",
 }
+LEGEND: dict[str, Any] = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"}
+LEGEND |= {"itemsizing": "constant"}
 MANY = 2500  # images; thumbnails of more are smaller
 INSPECTOR = Path(__file__).parent / "inspector"
 FILES = ("map.html", "plot.js", "style.css")
@@ -261,9 +263,9 @@ def figure(
         **{"paper_bgcolor": "#0000", "plot_bgcolor": "#0000", "hovermode": "closest"},
         **{"xaxis": axis, "yaxis": axis, "height": 560, "dragmode": "zoom"},
         "modebar": {"bgcolor": "#0000", "color": "#888", "activecolor": "#444"},
-        "margin": {"l": 10, "r": 10, "t": 34, "b": 10},
+        "margin": {"l": 10, "r": 10, "t": 34, "b": 56},
         "hoverlabel": {"bgcolor": "#fff", "font": {"color": "#222"}},
-        "legend": {"orientation": "h", "y": 0, "yanchor": "top", "itemsizing": "constant"},
+        "legend": LEGEND,
         "meta": {"said": "A map of the test images", "map": _grid(len(groups))},
     }
     return {"data": traces, "layout": layout}

@@ -348,7 +348,9 @@ class Page:
             classes = [self.results.known[array[k]] for array in (ranking.label, ranking.predicted)]
             number = f"{ranking.scores[k]:.4g}"
             told = f"{names[k]}: {classes[0]}, predicted {classes[1]}, score {number}"
-            below = f"{escape(' → '.join(classes))}<br>{number}"
+            is_file = names[k] != f"test image {k}"
+            name = names[k][-22:] if is_file else classes[0]
+            below = f"{escape(f'{name} → {classes[1]}')}<br>{number}"
             yield f"{picture(data.test.images[k], told, k)}{below}"
 
     def selected(self, table: pd.DataFrame, data: Dataset) -> str:

@@ -44,7 +44,7 @@ const point = (plot, sheet) => {
     if (!plot.layout.meta.map) return;
     const box = plot.getBoundingClientRect();
     shown = thumbnail(customdata, sheet(), plot.layout.meta.map, 96);
-    shown.style.left = `${event.clientX - box.left - 48}px`;
+    shown.style.left = `${Math.max(event.clientX - box.left - 104, 0)}px`;
     shown.style.top = `${event.clientY - box.top + 14}px`;
     plot.append(shown);
   });
