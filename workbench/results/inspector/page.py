@@ -289,8 +289,9 @@ class Page:
             numbers = ", ".join(f"{name} {NUMBERS[name].format(mean[name])}" for name in NUMBERS)
             name = escape(f"{method}, {score}")
             parts.append(f'<b style="color:{self.colours[method]}">{name}</b> {numbers}')
-        same = f"Means over the same runs for all: {len(classes)} of {len(choice.classes)} classes"
-        same += f", {len(trials)} of {len(choice.trials)} trials."
+        there = self.results
+        same = f"Means over the same runs for all: {len(classes)} of {len(there.classes)} classes"
+        same += f", {len(trials)} of {len(there.trials)} trials."
         return f"{'; '.join(parts)}. {same} {escape(self.results.lacking(choice))}"
 
     def at_threshold(self, choice: Choice, share: float) -> Styler:
