@@ -247,7 +247,8 @@ def test_whatever_the_mouse_does_the_keyboard_does_too(page, experiment):
 
 def test_every_view_is_shown_and_fits(page):
     choose(page, "Sort by", "MSP Rotation-augmented mean")
-    page.wait_for_function("() => document.querySelectorAll('.semlib tbody th.level0').length === 11")
+    rows = "document.querySelectorAll('.semlib tbody th.level0')"
+    page.wait_for_function(f"() => {rows}.length === 11")
     press(page, "At the threshold")
     until(page, 10 * 2, ".semlib tbody tr")
     press(page, "Images")
