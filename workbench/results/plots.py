@@ -26,6 +26,7 @@ from workbench.files import save_atomically
 from workbench.images import prepared
 from workbench.images.digests import digests_of
 from workbench.results import show, stats, tables
+from workbench.results.image_map import image_map as image_map
 from workbench.results.names import label
 from workbench.results.ranking import Ranking
 from workbench.runs import plan
@@ -445,7 +446,8 @@ def learning_curves(experiment: Experiment, records: Records) -> Figure:
     """Cost, test accuracy and average precision by epoch (the paper's Figure 1).
 
     Mean and a band of one std: over the trials of each class, or, of more than three classes, over
-    classes and trials. Test measures have the mixed batch-norm statistics.
+    classes and trials. Test measures have the mixed batch-norm statistics; where the experiment's
+    table has others, diamonds are its numbers, which only the last epochs have.
     """
     import seaborn as sns  # slow to import
 
@@ -471,6 +473,12 @@ def learning_curves(experiment: Experiment, records: Records) -> Figure:
             how = {"style": "method", "errorbar": "sd", "marker": "o", "markersize": 4}
             sns.lineplot(history.assign(value=value), x="epoch", y="value", ax=axis, **look, **how)
             axis.get_legend().remove()
+        of_table = plan.array_name(column, experiment.statistics)
+        if of_table != column and of_table in history:
+            last = 100 * history.groupby([look["hue"], "epoch"])[of_table].mean().dropna()
+            how = {"x": "epoch", "y": of_table, "marker": "D", "s": 45, "legend": False}
+            sns.scatterplot(last.reset_index(), ax=axis, zorder=3, **look, **how)
+            text += f"; diamonds: {experiment.statistics}, as in the table"
         axis.set(xlabel="epoch", ylabel=text)
         axis.locator_params(axis="x", integer=True)
     _legend(figure, "outside right center")
