@@ -59,7 +59,7 @@ bench: $(VENV)/ready
 # Over copies of the notebooks in lab/. make lab LAB="--no-browser --port 9000" on a remote machine
 LAB ?=
 lab: $(VENV)/ready
-	$(BIN)/python -m workbench.batch.lab
+	$(BIN)/python -c 'from workbench.batch import notebooks; notebooks.copy_all()'
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 
 # The site, in docs/_site: pages, executed notebooks, reference. A warning or a broken link is an error.

@@ -117,16 +117,19 @@ def execute(page, address: str, notebook: str, dark: bool = False) -> None:
 
 
 def picture(path: str) -> None:
-    """Save a picture of the inspector over this checkout's outputs/, with its histograms."""
+    """Save a picture of the inspector over this checkout's outputs/, with CIFAR-10's images."""
     name = "inspect_pr_curves.ipynb"
     with tempfile.TemporaryDirectory() as folder, server(Path(folder)) as address:
-        copy(name, Path(folder) / name, outputs=str(ROOT / "outputs"))
-        with browser(height=1600) as page:
+        which = {"outputs": str(ROOT / "outputs"), "profile": "cpu", "dataset": "cifar10"}
+        copy(name, Path(folder) / name, **which)
+        with browser(height=1300) as page:
             execute(page, address, name)
             page.locator(".semlib .scatterlayer .point").first.wait_for(timeout=120_000)
-            page.get_by_role("button", name="Histograms").click()
-            line = page.locator(".semlib .shape-group path").first
-            line.wait_for(timeout=60_000, state="attached")
+            page.get_by_role("button", name="Images", exact=True).click()
+            images = page.locator(".semlib td img")
+            images.first.wait_for(timeout=120_000)
+            images.nth(2).click()
+            page.locator(".semlib .beside img[data-image] + p").wait_for(timeout=60_000)
             page.wait_for_timeout(2000)  # it is fitted to the page
             page.locator(".jp-OutputArea-output:has(.semlib)").first.screenshot(path=path)
 

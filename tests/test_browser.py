@@ -13,10 +13,11 @@ from pathlib import Path
 import lab
 import numpy as np
 import pytest
-from helpers import made_up
+from helpers import made_up, pets
 
-from workbench.batch import lab as copies
+from workbench.batch import notebooks
 from workbench.images import prepared
+from workbench.results import image_map
 from workbench.runs import plan, store
 
 NEEDED = [name for name in ("playwright", "jupyterlab") if not importlib.util.find_spec(name)]
@@ -41,6 +42,35 @@ PLACE = """([panel, k]) => {
     const data = [trace.x[k], trace.y[k], ...trace.customdata[k]];
     const left = box.left + x._offset + x.l2p(trace.x[k]);
     return [left, box.top + y._offset + y.l2p(trace.y[k]), data];
+}"""
+# Where on the page each point of a map is, and its image
+EVERY = """plot => {
+    const { xaxis, yaxis } = plot._fullLayout;
+    const box = plot.getBoundingClientRect();
+    return plot._fullData.flatMap(({ x, y, customdata }) => [...customdata].map((image, k) =>
+        [box.left + xaxis._offset + xaxis.l2p(x[k]), box.top + yaxis._offset + yaxis.l2p(y[k]),
+         image]));
+}"""
+REDRAW = """async plot => {
+    for (let k = 0; k < 10; k++) {
+        const { data, layout } = JSON.parse(document.querySelector("#figure").text);
+        data[1].marker.size = 6 + k % 2;
+        await Plotly.react(plot, data, layout);
+    }
+}"""
+RANGES = """() => {
+    const { xaxis, yaxis, xaxis7, yaxis7 } = document.querySelector('.js-plotly-plot')._fullLayout;
+    return [xaxis, yaxis, xaxis7, yaxis7].map(axis => axis.range);
+}"""
+LEGEND = """() => {
+    const plot = document.querySelector('.js-plotly-plot');
+    const place = element => element.getBoundingClientRect();
+    const axes = [...plot.querySelectorAll('.xtick text, .annotation, .infolayer .xtitle')];
+    const lowest = Math.max(...axes.map(axis => place(axis).bottom));
+    const traces = [...plot.querySelectorAll('.legend .traces')].map(place);
+    return [lowest, place(plot.querySelector('.legend')).top,
+            place(plot.querySelector('.modebar')).bottom, place(plot).bottom,
+            Math.max(...traces.map(one => one.bottom)), traces.length];
 }"""
 # Open a notebook and wait for its kernel: is it unsaved?
 DIRTY = """async path => {
@@ -74,7 +104,17 @@ def experiment(folder):
 @pytest.fixture(scope="module")
 def address(folder, experiment):
     """A JupyterLab over the notebook, with a second profile."""
-    made_up(folder / "outputs", profile="other", dataset="cifar10", hold_out=["cat", "dog"])
+    scores = ["msp", "odin", "energy", "entropy"]
+    which = {"dataset": "cifar10", "hold_out": ["cat", "dog"], "scores": scores}
+    made_up(folder / "outputs", profile="other", **which)
+    for record in store.finished(experiment):  # where a map's points are
+        places = np.random.default_rng(record.trial).normal(size=(600, 2))
+        np.save(record.home / "map-PCA-upright-none.npy", places.astype(np.float32))
+    own = pets(folder, seed=0)
+    digest = prepared.digests_of(prepared.load(str(own), folder / "data"))
+    which = {"data_root": str(folder / "data"), "dataset": str(own), "profile": "pets"}
+    made_up(folder / "outputs", **which, images=12, hold_out="bee", data=digest)
+    lab.copy(NOTEBOOK, folder / "pets.ipynb", outputs=str(folder / "outputs"), **which)
     lab.copy(NOTEBOOK, folder / NOTEBOOK, profile="made_up", outputs=str(folder / "outputs"))
     lab.copy(NOTEBOOK, folder / "empty.ipynb", outputs=str(folder / "nothing"))
     with lab.server(folder) as where:
@@ -207,9 +247,10 @@ def test_whatever_the_mouse_does_the_keyboard_does_too(page, experiment):
 
 def test_every_view_is_shown_and_fits(page):
     choose(page, "Sort by", "MSP Rotation-augmented mean")
-    page.wait_for_function("() => document.querySelectorAll('.semlib tbody th.level0').length > 11")
+    rows = "document.querySelectorAll('.semlib tbody th.level0')"
+    page.wait_for_function(f"() => {rows}.length === 11")
     press(page, "At the threshold")
-    until(page, 10 * 2 + 2, ".semlib tbody tr")
+    until(page, 10 * 2, ".semlib tbody tr")
     press(page, "Images")
     images = page.locator(".semlib td img")
     images.first.wait_for()
@@ -218,7 +259,7 @@ def test_every_view_is_shown_and_fits(page):
     page.locator('.semlib td img[alt*=": 7, predicted"]').first.wait_for()
     page.keep("images")
     press(page, "Confusions")
-    until(page, 10 * 2 + 2, ".semlib tbody tr")
+    until(page, 10 * 2, ".semlib tbody tr")
     page.keep("confusions")
     press(page, "Histograms")
     until(page, 2, LINES)
@@ -228,6 +269,168 @@ def test_every_view_is_shown_and_fits(page):
     assert len(widths) == 2
     for drawn, there in widths:
         assert drawn == there > 0.6 * page.viewport_size["width"]
+
+
+def test_threshold_curves_and_images_are_on_one_screen_and_follow_the_slider(page):
+    press(page, "Images")
+    images = page.locator(".semlib td img")
+    images.first.wait_for()
+    top = "slider => slider.closest('.widget-hbox').scrollIntoView({block: 'start'})"
+    page.get_by_role("slider").evaluate(top)
+    page.wait_for_timeout(500)
+    page.keep("one screen")
+    for part in (page.get_by_role("slider"), page.get_by_role("figure").first, images.first):
+        box = part.bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= page.viewport_size["height"] - 26
+    shown = page.locator(".semlib .sides").inner_html()
+    page.get_by_role("slider").focus()
+    for _ in range(30):
+        page.keyboard.press("ArrowRight")
+    there = "before => document.querySelector('.semlib .sides').innerHTML !== before"
+    page.wait_for_function(there, arg=shown, timeout=60_000)
+    rows = page.locator(".semlib .sides th").all_inner_texts()
+    assert [" ".join(text.split()[:2]) for text in rows[:2]] == [
+        "anomalies found",
+        "anomalies missed",
+    ]
+    first = page.locator(".semlib .sides td img").first.get_attribute("alt")
+    page.get_by_label("Page", exact=True).fill("2")
+    page.get_by_label("Page", exact=True).press("Enter")
+    other = "before => document.querySelector('.semlib .sides td img').alt !== before"
+    page.wait_for_function(other, arg=first, timeout=60_000)
+
+
+def test_a_zoom_is_of_all_panels_and_a_double_click_takes_it_back(page):
+    """And never moves the threshold; the legend is below the panels, also with eight curves."""
+    page.wait_for_timeout(500)
+    before = page.evaluate(RANGES)
+    assert before[0] == before[2] == [0, 1] and before[1] == before[3]
+    x, y, _ = page.evaluate(PLACE, [4, 20])
+    page.mouse.move(x - 40, y - 15)
+    page.mouse.down()
+    page.mouse.move(x + 40, y + 15, steps=5)
+    page.mouse.up()
+    page.wait_for_function(f"() => ({RANGES})()[2][1] < 0.95", timeout=60_000)
+    ranges = page.evaluate(RANGES)
+    assert ranges[:2] == ranges[2:] and ranges[0] != before[0]
+    page.keep("zoomed")
+    flagged = share(page)
+    x, y, _ = page.evaluate(PLACE, [4, 20])
+    page.mouse.dblclick(x, y)
+    page.wait_for_function(f"() => ({RANGES})()[2][1] === 1", timeout=60_000)
+    assert page.evaluate(RANGES) == before
+    page.wait_for_timeout(1500)
+    assert share(page) == flagged
+    press(page, "whole")
+    page.wait_for_function(f"() => ({RANGES})()[1][1] === 1.02", timeout=60_000)
+    choose(page, "Table", "other: cifar10, runs: 12")
+    until(page, 2, TITLES)
+    choose(page, "Scores", "MSP", "ODIN", "Energy", "Entropy")
+    until(page, 2 * 8 * 3, MARKS)
+    page.get_by_role("figure").first.hover()
+    page.wait_for_timeout(500)
+    page.keep("eight curves")
+    lowest, top, bar, end, last, entries = page.evaluate(LEGEND)
+    assert entries == 8 + 1 and bar < lowest <= top + 2 and last <= end + 1
+
+
+def test_a_map_shows_images_at_the_pointer_and_selects_them(page, experiment):
+    press(page, "Map")
+    plot = page.locator(".semlib .js-plotly-plot").nth(1)
+    plot.locator("canvas").first.wait_for(state="attached", timeout=60_000)
+    plot.evaluate("plot => plot.scrollIntoView({block: 'center'})")
+    page.wait_for_timeout(1000)
+    x, y, image = plot.evaluate(EVERY)[-3]  # of a held-out class
+    for _ in range(20):
+        page.mouse.move(x - 9, y)
+        page.mouse.move(x, y)
+        page.wait_for_timeout(500)
+        if plot.locator(".thumbnail").count():
+            break
+    assert f"test image {image}" in plot.locator(".hovertext").text_content()
+    page.keep("map")
+    page.mouse.down()
+    page.mouse.up()
+    page.locator(f'.semlib .beside img[data-image="{image}"]').wait_for(timeout=60_000)
+    until(page, 10 * 2 * 3 + 2 * 3, MARKS)  # the stars, of one class
+    plot.evaluate("plot => plot.scrollIntoView({block: 'center'})")
+    page.wait_for_timeout(1000)
+    box = plot.bounding_box()
+    x = box["x"] + box["width"] / 2
+    y = box["y"] + box["height"] / 2
+    page.mouse.move(x - 90, y - 60)
+    page.mouse.down()
+    for dx, dy in ((90, -60), (90, 60), (-90, 60), (-90, -60)):
+        page.mouse.move(x + dx, y + dy, steps=5)
+    page.mouse.up()
+    page.get_by_text("Selected images: ").wait_for(timeout=60_000)
+    page.keep("lasso")
+    inside = []
+    for left, top, number in plot.evaluate(EVERY):
+        if abs(left - x) < 85 and abs(top - y) < 55:
+            inside.append(f"test image {number}")
+    press(page, "lasso (CSV)")
+    page.get_by_text("-lasso.csv").wait_for()
+    (path,) = experiment.folder.glob("*-lasso.csv")
+    selected = {row.split(",")[0] for row in path.read_text().splitlines()[1:]}
+    path.unlink()
+    assert inside and {*inside} <= selected and len(selected) < 400
+
+
+def test_own_images_have_the_names_of_their_files(address, tmp_path):
+    with lab.browser(1280, 800) as page:
+        lab.execute(page, address, "pets.ipynb")
+        page.locator(MARKS).first.wait_for(timeout=120_000)
+        press(page, "Images")
+        page.locator('.semlib td img[alt^="bee/0.png: "]').first.wait_for(timeout=60_000)
+        keep(page, "own images", tmp_path)
+
+
+def busy(chrome) -> float:
+    """Seconds that the page's thread has worked."""
+    metrics = chrome.send("Performance.getMetrics")["metrics"]
+    return next(each["value"] for each in metrics if each["name"] == "TaskDuration")
+
+
+def test_a_saved_map_opens_from_the_disk_without_a_net(tmp_path):
+    """Of 10,000 images: under 15 MB, drawn anew in under 0.3 s, with thumbnails and a click.
+
+    Seconds of the page's thread, in which other processes don't count.
+    """
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (10_000, 3, 8, 8), dtype=np.uint8).repeat(4, 2).repeat(4, 3)
+    groups = random.choice(["normal", "found", "missed"], 10_000, p=[0.9, 0.05, 0.05])
+    texts = [f"<b>test image {k}</b>, cat<br>taken for dog, rank by MSP {k}" for k in range(10_000)]
+    drawn = image_map.figure(random.normal(size=(10_000, 2)), groups, np.array(texts))
+    saved = image_map.ImageMap("A map", "About it.", drawn, image_map.sheet(images))
+    path = saved.save(tmp_path / "map.html")
+    assert path.stat().st_size < 15e6
+    asked = []
+    errors = []
+    for width, height in SIZES.values():
+        with lab.browser(width, height) as page:
+            page.context.set_offline(True)
+            page.on("request", lambda request: asked.append(request.url))
+            page.on("pageerror", lambda error: errors.append(str(error)))
+            page.goto(path.as_uri(), timeout=180_000)
+            plot = page.locator(".js-plotly-plot")
+            plot.locator("canvas").first.wait_for(state="attached", timeout=60_000)
+            page.wait_for_timeout(1000)
+            x, y, _ = plot.evaluate(EVERY)[-3]
+            page.mouse.move(x - 9, y)
+            page.mouse.move(x, y)
+            plot.locator(".thumbnail").wait_for(timeout=30_000)
+            page.mouse.down()
+            page.mouse.up()
+            page.locator("[role=status] .thumbnail").wait_for(timeout=30_000)
+            assert "taken for dog" in page.get_by_role("status").inner_text()
+            keep(page, f"saved map {width}", tmp_path)
+            chrome = page.context.new_cdp_session(page)
+            chrome.send("Performance.enable", {"timeDomain": "threadTicks"})
+            before = busy(chrome)
+            plot.evaluate(REDRAW)
+            assert 0 < (busy(chrome) - before) / 10 < 0.3
+    assert errors == [] and {url.partition(":")[0] for url in asked} <= {"file", "data", "blob"}
 
 
 def test_pictures_and_selections_are_saved(page, folder, tmp_path):
@@ -281,7 +484,7 @@ def test_with_nothing_to_show_it_says_what_to_run(address, tmp_path):
 
 def test_opening_a_notebook_leaves_it_saved(tmp_path):
     """A copy as `make lab` makes it; also the committed one, with this kernel's version."""
-    copies.copy_all(tmp_path)
+    notebooks.copy_all(tmp_path)
     ours = json.loads((lab.ROOT / "notebooks" / "table3_cifar10.ipynb").read_text())
     ours["metadata"]["language_info"]["version"] = platform.python_version()
     (tmp_path / "committed.ipynb").write_text(json.dumps(ours, indent=1))

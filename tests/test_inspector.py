@@ -7,8 +7,10 @@ import io
 import itertools
 import json
 import re
+import shlex
 import shutil
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 
 import nbformat
@@ -16,7 +18,7 @@ import numpy as np
 import pandas as pd
 import papermill
 import pytest
-from helpers import ROOT, finish, made_up
+from helpers import ROOT, finish, made_up, pets, tiny, tiny_data
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.cbook import STEP_LOOKUP_MAP
@@ -25,15 +27,17 @@ from PIL import Image
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
 from test_plots import literal_precisions
 
-from workbench.experiment import create
+from semlib import metrics
+from workbench import runs
+from workbench.experiment import ConfigError, create, from_yaml
 from workbench.images import prepared
 from workbench.images.digests import Digests
-from workbench.results import plots, tables
+from workbench.results import image_map, plots, tables
 from workbench.results.inspector import Inspector
 from workbench.results.inspector.page import UNSEEN, Page
 from workbench.results.inspector.selection import POINTS, Choice, Results, grouped, steps
 from workbench.results.ranking import Ranking
-from workbench.runs import plan, store
+from workbench.runs import execute, plan, store
 
 PLAIN = "Classification-only"
 ROTATION = "Rotation-augmented"
@@ -168,12 +172,16 @@ def test_the_examples_are_the_images_behind_the_threshold_the_worst_first(tmp_pa
     arrays = arrays_of(experiment, "4", ROTATION, 1)
     scores = arrays["odin"]
     anomaly = arrays["is_anomaly"]
-    examples = read(experiment).ranking("4", ROTATION, "ODIN", 1).examples(0.2)
-    missed, flagged, most, least = examples.values()
+    ranking = read(experiment).ranking("4", ROTATION, "ODIN", 1)
+    found, missed, flagged, most, least = ranking.examples(0.2).values()
+    nearest = [*ranking.examples(0.2, worst=False).values()]
+    for first, last in zip(nearest[:3], (found, missed, flagged), strict=True):
+        assert scores[first].tolist() == scores[last][::-1].tolist()
     threshold = sorted(scores)[-40]  # a fifth of 200
+    assert set(found) == set(np.flatnonzero(anomaly & (scores >= threshold)))
     assert set(missed) == set(np.flatnonzero(anomaly & (scores < threshold)))
     assert set(flagged) == set(np.flatnonzero(~anomaly & (scores >= threshold)))
-    for row, rising in ((missed, 1), (flagged, -1), (most, -1), (least, 1)):
+    for row, rising in ((found, -1), (missed, 1), (flagged, -1), (most, -1), (least, 1)):
         assert np.all(np.diff(scores[row]) * rising >= 0) and len(row)
     assert len(most) == len(least) == 200
 
@@ -348,6 +356,62 @@ def test_damaged_and_foreign_records_are_named_and_the_rest_is_shown(tmp_path):
     assert "scores.npz can" in inspector.said.value and "alert" in inspector.said.value
 
 
+def test_what_lacks_is_said_and_compared_methods_have_the_same_classes_and_trials(tmp_path):
+    """Rotation lacks 4 in trial 1, then 4 wholly: neither mean is over runs that it lacks."""
+    experiment = made_up(tmp_path, **SMALL)
+    shutil.rmtree(record_of(experiment, "4", "rotation", 1).home)
+    for classes, trials, lacks in (
+        ("14", (0,), "4 (trial 1)"),
+        ("1", (0, 1), "4 (trial 0), 4 (tr"),
+    ):
+        page = Page(read(experiment))
+        choice = everything(page.results, scores=("MSP",))
+        said = page.summary(choice, 0.1)
+        same = f"{len(classes)} of 2 classes, {len(trials)} of 2 trials."
+        assert f"{same} Not run: {ROTATION}, MSP: {lacks}" in said
+        for name, method in METHODS.items():
+            precisions = []
+            for hold_out, trial in itertools.product(classes, trials):
+                arrays = arrays_of(experiment, hold_out, method, trial)
+                flagged = arrays["msp"] >= np.sort(arrays["msp"])[-20]
+                precisions.append(arrays["is_anomaly"][flagged].mean())
+            assert f"{name}, MSP</b> precision {np.mean(precisions):.2%}" in said
+        table = page.results.average_precisions(choice)["MSP"]
+        ap = [100 * record_of(experiment, c, "classification", 0).metrics["msp"] for c in "14"]
+        if trials == (0,):
+            assert table[PLAIN, "mean"]["average"] == pytest.approx(np.mean(ap))
+        else:
+            assert np.isnan(table[ROTATION, "mean"]["average"])
+        assert "Not run" in page.average_precisions(choice, "class", True).to_html()
+        names = [trace["name"] for trace in page.panels(choice, 0.1)["data"] if trace["showlegend"]]
+        assert sorted(names) == sorted({f"{m}, MSP" for m in METHODS} | {"guessing (the skew)"})
+        if trials == (0,):
+            shutil.rmtree(record_of(experiment, "4", "rotation", 0).home)
+    first = page.panels(choice._replace(classes=("4", "1")), 0.1)[
+        "data"
+    ]  # rotation lacks the first
+    assert sum(trace["showlegend"] for trace in first) == 3
+
+
+def test_axes_fit_the_curves_and_share_their_zoom(tmp_path):
+    page = Page(read(made_up(tmp_path, images=4000, **SMALL)))
+    choice = everything(page.results)
+    curves = page.results.curves(choice)
+    highest = max(ranked.points.loc[0.05:].precision.max() for ranked in curves.ranking)
+    for whole, top in ((False, min(1.02, 1.15 * highest)), (True, 1.02)):
+        layout = page.panels(choice, 0.1, whole)["layout"]
+        assert layout["yaxis1"]["range"] == layout["yaxis2"]["range"] == [0, pytest.approx(top)]
+        assert (layout["xaxis2"]["matches"], layout["yaxis2"]["matches"]) == ("x", "y")
+
+
+def test_runs_that_lie_behind_a_link_are_found(tmp_path):
+    experiment = made_up(tmp_path, **SMALL)
+    elsewhere = tmp_path / "big disk"
+    shutil.move(experiment.folder / "runs" / "digits", elsewhere)
+    (experiment.folder / "runs" / "digits").symlink_to(elsewhere)
+    assert len(store.collect(experiment.folder)) == len(read(experiment).runs) == 8
+
+
 # --- the controls
 
 
@@ -400,7 +464,7 @@ def test_each_control_changes_what_it_should(tmp_path):
     assert names == {f"{ROTATION}, MSP", "guessing (the skew)"}
     inspector.lists[2].value = ["MSP", "ODIN"]
     rows = cells(view(inspector, "At the threshold"))
-    assert [row[-6] for row in rows] == ["MSP", "ODIN"] * 2
+    assert [row[-7] for row in rows] == ["MSP", "ODIN"] * 2
     layout = shown(inspector.panels)["layout"]
     assert layout["uirevision"] == drawn["layout"]["uirevision"]  # a zoom stays
     inspector.lists[0].value = ["4"]
@@ -422,7 +486,7 @@ def test_what_was_not_run_is_said_and_the_rest_is_shown(tmp_path):
         assert view(inspector, name)
     inspector.lists[0].value = ["4"]
     assert "Choose at least one class" in inspector.said.value
-    inspector.save("pdf")
+    inspector.save(".pdf")
     assert "Choose at least one class" in inspector.saved.value
     inspector.lists[3].value = [0]
     assert titles_of(inspector) == ["4"] and "Flagging" in inspector.said.value
@@ -442,13 +506,13 @@ def test_what_was_not_run_is_said_and_the_rest_is_shown(tmp_path):
 
 
 def test_a_click_puts_the_threshold_there_in_all_panels_and_opens_the_run_below(tmp_path):
-    inspector = Inspector(made_up(tmp_path, images=900, **SMALL | {"trials": 3}))
+    inspector = Inspector(made_up(tmp_path, images=600, **SMALL | {"trials": 3}))
     view(inspector, "Histograms")
     panel = [t for t in shown(inspector.panels)["data"] if t["xaxis"] == "x2"]
     trace = next(t for t in panel if t.get("opacity", 1) < 1)
-    for point in (0, 17, 60):
+    for point in (0, 17, 50):
         threshold, flagged, _, trial = trace["customdata"][point]
-        message = [*trace["meta"], trial, threshold, True]  # as the browser sends it
+        message = ["point", *trace["meta"], trial, threshold, True]  # as the browser sends it
         inspector.panels._handle_custom_msg(message, [])
         assert (inspector.held_out.value, inspector.sides[0].value) == ("4", (PLAIN, "MSP", trial))
         ranking = inspector.page.results.ranking("4", PLAIN, "MSP", trial)
@@ -459,7 +523,7 @@ def test_a_click_puts_the_threshold_there_in_all_panels_and_opens_the_run_below(
     left = inspector.sides[0].value
     inspector.sides[1].value = (ROTATION, "MSP", 0)
     line = shown(inspector.histograms)["layout"]["meta"]["lines"][1]
-    inspector.histograms._handle_custom_msg([*line, 0.5, False], [])
+    inspector.histograms._handle_custom_msg(["point", *line, 0.5, False], [])
     scores = inspector.page.results.ranking("4", ROTATION, "MSP", 0).scores
     lowest = scores[scores >= 0.5].min()  # the threshold that flags the same images
     assert shown(inspector.histograms)["layout"]["shapes"][1]["x0"] == lowest
@@ -537,9 +601,9 @@ def test_saving_writes_what_is_shown_and_says_where(tmp_path):
     inspector = Inspector(made_up(tmp_path, **SMALL))
     inspector.lists[0].value = ["4"]
     inspector.name.value = "../my curves"
-    for ending, head in (("png", b"\x89PNG"), ("pdf", b"%PDF"), ("csv", b"hold_out,")):
+    for ending, head in ((".png", b"\x89PNG"), (".pdf", b"%PDF"), (".csv", b"hold_out,")):
         inspector.save(ending)
-        path = tmp_path / "made_up" / f".._my_curves.{ending}"
+        path = tmp_path / "made_up" / f".._my_curves{ending}"
         assert path.read_bytes().startswith(head) and path.name in inspector.saved.value
     saved = pd.read_csv(path, dtype={"hold_out": str})
     assert set(saved.hold_out) == {"4"} and len(saved) == 2 * 2
@@ -569,14 +633,170 @@ def test_images_are_absent_in_a_sentence_and_present_with_class_prediction_and_s
         assert float(score) == pytest.approx(arrays["msp"][k], rel=1e-3)
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(png))))
         assert np.array_equal(pixels, digits.test.images[k].squeeze())
-    assert len(found) == html.count("<img") > 50 and found[0][1] == "4"
+    assert len(found) == html.count("<img") > 30 and found[0][1] == "4"
     assert f"{ROTATION}, MSP, trial 1, 4 held out" in html
 
 
+def test_the_names_of_own_images_are_those_of_their_files(tmp_path):
+    own = pets(tmp_path, seed=0)
+    where = {"data_root": str(tmp_path / "data")}
+    digest = prepared.digests_of(prepared.load(str(own), tmp_path / "data"))
+    how = {"images": 12, "hold_out": "bee", "trials": 1, "data": digest}
+    inspector = Inspector(made_up(tmp_path / "outputs", dataset=str(own), **how, **where))
+    label = record_of(inspector.experiment, "bee", "rotation", 0).scores("label")["label"]
+    html = view(inspector, "Images")
+    for k in map(int, re.findall('data-image="(\\d+)"', html)):  # made-up labels are in turn
+        assert (
+            f'alt="{["ant", "bee", "cow"][k // 4]}/{k % 4}.png: {("ant", "bee", "cow")[label[k]]}'
+            in html
+        )
+    other = Inspector(inspector.experiment.model_copy(update={"dataset": "digits"}))
+    assert "write its path into `dataset`" in view(other, "Images")
+    said = view(Inspector(made_up(tmp_path, dataset="stl10", hold_out="cat", trials=1)), "Images")
+    assert "stl10 is not prepared here: python -m semlib data prepare stl10" in said
+
+
+def test_a_profile_without_runs_is_said_and_classes_are_chosen_all_or_none(tmp_path):
+    made_up(tmp_path, **SMALL | {"trials": 1})
+    inspector = Inspector(
+        create({"outputs": str(tmp_path), "profile": "made", "dataset": "digits"})
+    )
+    assert "made/ has no finished runs; profiles that have some: made_up" in inspector.warning.value
+    for which, classes in (("none", ()), ("all", ("1", "4"))):
+        inspector._choose_classes(which)
+        assert inspector.lists[0].value == classes
+    assert not Inspector(
+        inspector.experiment.model_copy(update={"profile": "made_up"})
+    ).warning.value
+
+
+# --- the map
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two runs on the tiny data set with its images, and a folder of outputs."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_data(folder / "data")
+    experiment = tiny(
+        folder, methods=["classification", "rotation"], epochs=1, scores=["msp", "energy"]
+    )
+    return experiment, runs.complete(experiment), plan.load(experiment)
+
+
+@pytest.mark.parametrize("statistics", ["mixed", "upright"])
+def test_points_are_the_first_two_principal_components_of_the_features(trained, statistics):
+    _, (record, _), data = trained
+    net = execute.network(record, data)
+    train = record.run.split(data).train.images
+    with metrics.upright(net, train) if statistics == "upright" else nullcontext():
+        features = metrics.features(net, data.test.images).features
+    centred = features - features.mean(0)
+    u, s, _ = np.linalg.svd(centred, full_matrices=False)
+    places = image_map.places_of(record, data, "PCA", statistics)
+    assert np.abs(places) == pytest.approx(np.abs(u[:, :2] * s[:2]), abs=1e-3)
+    (kept,) = record.home.glob(f"map-PCA-{statistics}-{record.weights_sha256[:8]}.npy")
+    kept.write_bytes(b"damaged")
+    assert np.array_equal(image_map.places_of(record, data, "PCA", statistics), places)
+    assert image_map.places_of(record, data, "t-SNE", statistics).shape == (100, 2)
+
+
+def test_a_map_tells_what_either_run_finds_and_the_rank_of_every_image(trained, tmp_path):
+    _, records, data = trained
+    page = plots.image_map(records[0], data, records[1], share=0.3, score="energy")
+    found = [r.scores()["energy"] >= np.sort(r.scores()["energy"])[-30] for r in records]
+    is_anomaly = records[0].scores()["is_anomaly"]
+    expected = {"normal": ~is_anomaly}
+    expected["held out, found by both"] = is_anomaly & found[0] & found[1]
+    expected["held out, found by left and missed by right"] = is_anomaly & found[0] & ~found[1]
+    expected["held out, found by right only"] = is_anomaly & ~found[0] & found[1]
+    expected["held out, found by neither"] = is_anomaly & ~found[0] & ~found[1]
+    seen = {trace["name"].rpartition(" (")[0]: trace for trace in page.figure["data"]}
+    assert {*seen} == {name for name, members in expected.items() if members.any()}
+    for name, trace in seen.items():
+        assert trace["customdata"].tolist() == np.flatnonzero(expected[name]).tolist()
+        for k, text in zip(trace["customdata"], trace["text"], strict=True):
+            ranks = [1 + (r.scores()["msp"] > r.scores()["msp"][k]).sum() for r in records]
+            assert [int(n) for n in re.findall(r"MSP (\d+)", text)] == ranks
+    sheet = np.asarray(Image.open(io.BytesIO(page.sheet)).convert("L"), float)
+    across, side = page.figure["layout"]["meta"]["map"].values()
+    k = 57
+    tile = sheet[k // across * side :, k % across * side :][:side, :side]
+    assert np.abs(tile[4::8, 4::8] - data.test.images[k, 0]).mean() < 8
+    html = page.save(tmp_path / "map.html").read_text()
+    assert len(html) < 6e6 and 'src="http' not in html and page._repr_html_().startswith("<iframe")
+
+
+def test_no_name_is_html_on_a_map(trained):
+    _, (record, _), data = trained
+    nasty = '</script><img src=x onerror="alert(1)">'
+    fields = record.model_dump() | {"classes": [nasty, *record.classes[1:]], "dataset": nasty}
+    changed = store.Record(**fields)
+    changed._home = record._home
+    names = [f"{nasty}{k}" for k in range(100)]
+    html = plots.image_map(changed, data, names=names).html()
+    assert "<img src=x" not in html and "onerror" in html
+
+
+def test_missing_weights_are_said_with_a_command_that_trains_the_same_run(trained, tmp_path):
+    experiment, (record, _), data = trained
+    bare = store.rewrite(record, tmp_path / "bare")
+    shutil.copy(record.home / "scores.npz", bare.home)
+    with pytest.raises(ConfigError, match=r"weights\.pt is not in") as caught:
+        plots.image_map(bare, data)
+    command = shlex.split(str(caught.value).partition("python -m semlib run ")[2])
+    pairs = {command[k + 1]: from_yaml(command[k + 2]) for k in range(1, len(command), 3)}
+    same = create(pairs | {"data_root": experiment.data_root})
+    (run,) = plan.planned(same)
+    assert run.address_for(record.train_digest) == record.address
+    with pytest.raises(ConfigError, match="choose from PCA, t-SNE"):
+        plots.image_map(record, data, plane="UMAP")
+    with pytest.raises(ConfigError, match="choose from msp, energy"):
+        plots.image_map(record, data, score="odin")
+    inspector = Inspector(made_up(tmp_path, **SMALL, images=600))
+    assert "python -m semlib run notebooks/holdout.ipynb" in view(inspector, "Map")
+
+
+def test_lasso_and_clicks_on_the_map_select_and_mark(tmp_path):
+    inspector = Inspector(made_up(tmp_path, images=600, **SMALL))
+    for record in store.finished(inspector.experiment):
+        places = np.random.default_rng(record.trial).normal(size=(600, 2))
+        np.save(record.home / "map-PCA-mixed-none.npy", places.astype(np.float32))
+    view(inspector, "Map")
+    inspector.held_out.value = "4"
+    inspector.map._handle_custom_msg(["images", 3, 14, 500], [])
+    assert inspector.selected.index.tolist() == [3, 14, 500]
+    arrays = arrays_of(inspector.experiment, "4", PLAIN, 0)
+    ranks = inspector.selected[f"{PLAIN}, MSP, trial 0: MSP rank"]
+    assert ranks.tolist() == [1 + (arrays["msp"] > arrays["msp"][k]).sum() for k in (3, 14, 500)]
+    assert inspector.html.value.count("<img") == 3
+    inspector.save("-lasso.csv")
+    saved = pd.read_csv(next(tmp_path.glob("made_up/*-lasso.csv")), dtype={"class": str})
+    assert saved["image"].tolist() == [f"test image {k}" for k in (3, 14, 500)]
+    inspector.map._handle_custom_msg(["image", 14], [])
+    assert "<b>test image 14</b>, 4<br>" in inspector.large.value  # 14 % 10
+    stars = [
+        t for t in shown(inspector.panels)["data"] if t.get("marker", {}).get("symbol") == "star"
+    ]
+    assert len(stars) == 4 and {star["xaxis"] for star in stars} == {"x2"}
+    for star, (method, trial) in zip(
+        stars, itertools.product(METHODS.values(), (0, 1)), strict=True
+    ):
+        arrays = arrays_of(inspector.experiment, "4", method, trial)
+        above = arrays["msp"] >= arrays["msp"][14]
+        assert star["x"] == [pytest.approx(arrays["is_anomaly"][above].sum() / 60)]
+        assert star["y"] == [pytest.approx(arrays["is_anomaly"][above].mean())]
+    rings = shown(inspector.map)["data"][-1]
+    assert rings["customdata"] == [14] and rings["name"] == "chosen"
+    view(inspector, "Histograms")
+    notes = shown(inspector.histograms)["layout"]["annotations"]
+    assert [note["text"] for note in notes[2:]] == ["test image 14"] * 2
+
+
 @pytest.mark.notebook
-@pytest.mark.parametrize("runs", [True, False])
-def test_papermill_executes_the_notebook_and_leaves_a_page(tmp_path, runs):
-    if runs:
+@pytest.mark.parametrize("has_runs", [True, False])
+def test_papermill_executes_the_notebook_and_leaves_a_page(tmp_path, has_runs):
+    if has_runs:
         made_up(tmp_path / "outputs", **SMALL)
     out = tmp_path / "out.ipynb"
     where = {"outputs": str(tmp_path / "outputs"), "profile": "made_up"}
@@ -586,5 +806,5 @@ def test_papermill_executes_the_notebook_and_leaves_a_page(tmp_path, runs):
     outputs = [*itertools.chain(*(cell.get("outputs", ()) for cell in cells))]
     assert [o.output_type for o in outputs] == ["execute_result"]
     page = outputs[0].data["text/html"]
-    for part in ("data:image/png", "Average precision in %") if runs else ("make demo",):
+    for part in ("data:image/png", "Average precision in %") if has_runs else ("make demo",):
         assert part in page

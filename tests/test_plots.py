@@ -338,6 +338,24 @@ def test_learning_curves_are_means_with_a_band_of_one_deviation(tmp_path, classe
             ]
 
 
+def test_learning_curves_end_in_the_numbers_of_the_table(tmp_path):
+    experiment, records = runs(tmp_path, images=20, hold_out=["1", "7"], statistics="upright")
+    for k, record in enumerate(records):
+        history = pd.DataFrame({"epoch": [1, 2], "loss": 1.0, "accuracy": 0.5, "msp": 0.5})
+        ends = {
+            f"{name}@upright": [np.nan, (k + j) / 20] for j, name in enumerate(("accuracy", "msp"))
+        }
+        history.assign(**ends).to_csv(record.home / "history.csv", index=False)
+    for j, axis in enumerate(plots.learning_curves(experiment, records).axes[1:]):
+        means = {}
+        for k, record in enumerate(records):
+            means.setdefault(record.hold_out, []).append(100 * (k + j) / 20)
+        points = axis.collections[-1].get_offsets()
+        expected = [[2, np.mean(numbers)] for numbers in means.values()]
+        np.testing.assert_allclose(sorted(map(list, points)), sorted(expected))
+        assert "diamonds: upright" in axis.get_ylabel()
+
+
 # --- images
 
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from helpers import ROOT, environment
 
-from workbench.batch import lab
+from workbench.batch import notebooks
 from workbench.cli import main
 from workbench.experiment import Experiment, documented
 
@@ -219,7 +219,7 @@ def test_a_users_files_and_profiles_are_ignored_and_the_committed_ones_are_not()
 
 
 def test_make_lab_opens_copies_with_this_kernel_and_leaves_edited_ones(tmp_path, capsys):
-    copies = lab.copy_all(tmp_path)
+    copies = notebooks.copy_all(tmp_path)
     assert {path.name for path in copies} == {path.name for path in ROOT.glob("notebooks/*")}
     for path in copies:
         ours = nbformat.read(ROOT / "notebooks" / path.name, 4)
@@ -230,7 +230,7 @@ def test_make_lab_opens_copies_with_this_kernel_and_leaves_edited_ones(tmp_path,
     copies[0].write_text("edited")
     os.utime(copies[0], (0, 0))
     copies[1].unlink()
-    assert lab.copy_all(tmp_path) == [copies[1]] and copies[0].read_text() == "edited"
+    assert notebooks.copy_all(tmp_path) == [copies[1]] and copies[0].read_text() == "edited"
     assert capsys.readouterr().out.count("stays; delete it") == 1
 
 

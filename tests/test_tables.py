@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import MADE_UP, ROOT, environment, made_up
+from helpers import MADE_UP, ROOT, cells, environment, made_up
 from scipy.stats import ttest_1samp, wilcoxon
 
 from semlib import auxiliary
@@ -23,6 +23,9 @@ from workbench.results.inspector.selection import Results
 from workbench.runs import plan, store
 from workbench.runs.store import Record
 
+FIGURE1 = cells("figure1_learning_curves")
+SEARCH = cells("lambda_search")
+TABLE2 = cells("table2_generalization")
 TABLE3 = tables.published("table3_cifar10")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FIXED = {"recipe": plan.RECIPE, "sources": {}, "address": "f" * 64, "settings": {}, "classes": ()}
@@ -296,7 +299,7 @@ def test_generalisation_is_one_row_a_data_set_beside_table_2():
     for method, accuracy in (("classification", 0.9), ("rotation", 0.96)):
         runs += [cifar10(None, method, t, accuracy=accuracy) for t in (0, 1)]
     here = [(experiment(dataset="cifar10", hold_out="none"), runs)]
-    table = tables.generalization([*here, (experiment(dataset="stl10", hold_out="none"), [])])
+    table = TABLE2.generalization([*here, (experiment(dataset="stl10", hold_out="none"), [])])
     text = show.formatted(table)
     assert text["Rotation-augmented", "Accuracy", "here"].tolist() == ["96.00 ± 0.00", "not run"]
     for method, said in (("Rotation-augmented", "96.54 ± 0.08 88.98 ± 0.30"),
@@ -305,19 +308,19 @@ def test_generalisation_is_one_row_a_data_set_beside_table_2():
     assert show.differences(table)["Rotation-augmented", "Accuracy"].tolist() == ["-0.54 *", ""]
     assert show.counts(table).iloc[0].tolist() == ["1 of 1", "2 of 2"]
     for changes in ({"dataset": "digits"}, {"dataset": "cifar10", "train_per_class": 500}):
-        other = tables.generalization([(experiment(hold_out="none", **changes), [])])
+        other = TABLE2.generalization([(experiment(hold_out="none", **changes), [])])
         assert "paper" not in other.columns.unique("statistic")
 
 
 def test_rank_correlation_is_that_of_the_ranks_of_the_classes_that_have_both():
     """Accuracy falls from class to class while MSP rises; ODIN's are all equal."""
     table, _ = fungi()
-    found = show.rank_correlation(table)
+    found = FIGURE1.rank_correlation(table)
     assert found["here"].xs("MSP", level=1).tolist() == [-1, -1]
     assert found["here"].xs("ODIN", level=1).isna().all()
     ranks = TABLE3.drop("average")[["classification_accuracy", "classification_msp"]].rank()
     rho = 1 - 6 * (ranks.diff(axis=1).iloc[:, 1] ** 2).sum() / (10**3 - 10)
-    found = show.rank_correlation(of_table3([])).loc[("Classification-only", "MSP")]
+    found = FIGURE1.rank_correlation(of_table3([])).loc[("Classification-only", "MSP")]
     assert np.isnan(found["here"])
     assert found["in the paper"] == pytest.approx(rho, abs=0.02)  # of equals
     how = experiment(hold_out="all", methods="classification")
@@ -325,14 +328,14 @@ def test_rank_correlation_is_that_of_the_ranks_of_the_classes_that_have_both():
     found = [record(str(k), "classification", 0, a, 0, b) for k, (a, b) in enumerate(numbers)]
     for one in found[4:]:
         del one.metrics["msp"]
-    rho = show.rank_correlation(tables.by_class(how, found))["here"]
+    rho = FIGURE1.rank_correlation(tables.by_class(how, found))["here"]
     assert rho["Classification-only", "MSP"] == 0.8  # 1 2 3 4 and 2 1 3 4
 
 
 def test_classes_of_another_data_set_are_passed_over_but_not_all():
-    assert {r.hold_out for r in tables.of_classes(experiment(), RECORDS, [1, "cat"])} == {"1"}
+    assert {r.hold_out for r in FIGURE1.of_classes(experiment(), RECORDS, [1, "cat"])} == {"1"}
     with pytest.raises(ConfigError, match="digits has none of cat; choose from 1, 2"):
-        tables.of_classes(experiment(), RECORDS, ["cat"])
+        FIGURE1.of_classes(experiment(), RECORDS, ["cat"])
 
 
 def test_the_weight_of_the_best_mean_is_chosen_once_all_are_run(tmp_path):
@@ -349,14 +352,14 @@ def test_the_weight_of_the_best_mean_is_chosen_once_all_are_run(tmp_path):
     assert table.chosen.tolist() == [False, False, True, False]  # plain has no weight
     text = show.text(table)
     assert text["For the params file"].tolist() == ["", "", "auxiliary_weight: 0.5", ""]
-    tables.save_chosen_weights(table, tmp_path)
-    head, row = (tmp_path / tables.CHOSEN_WEIGHTS).read_text().splitlines()
+    SEARCH.save_chosen_weights(table, tmp_path)
+    head, row = (tmp_path / SEARCH.CHOSEN_WEIGHTS).read_text().splitlines()
     assert head.startswith("dataset,method,auxiliary_weight,")
     assert row.startswith("digits,rotation,0.5,")
     other = table.assign(images=500, accuracy=80.123456789)  # another search
     for found in (other, table, other.assign(dataset="more"), other.assign(chosen=False)):
-        tables.save_chosen_weights(found, tmp_path)
-    kept = pd.read_csv(tmp_path / tables.CHOSEN_WEIGHTS)
+        SEARCH.save_chosen_weights(found, tmp_path)
+    kept = pd.read_csv(tmp_path / SEARCH.CHOSEN_WEIGHTS)
     assert [*zip(kept.dataset, kept.images, strict=True)] == [
         ("digits", "500"),
         ("digits", "all"),
@@ -420,6 +423,13 @@ def test_the_top_of_a_notebook_says_where_values_are_from_and_what_is_not_run():
     assert "The settings are a part of those of `params/fast/few_labels.yaml`." in show.opening(
         "cpu/few_labels", *few
     )
+    named = "params/cpu/table3_cifar10.yaml"
+    given = {"profile": "paper", "settings": [named], "missing": "skip"}
+    made = several(with_file(given, "paper/table2_generalization"))
+    text = show.opening("paper/table2_generalization", *made, settings=[named])
+    assert f"Settings: those of `{named}`, which the cell names." in text
+    over = "of `params/paper/table2_generalization.yaml`: `hold_out = ('none',)`, `trials = 3`."
+    assert f"Over them go, {over} Results are those of `profile = 'paper'`." in text
     text = opening("mine", hold_out=["cat", "dog"], train_per_class=20)
     words = 'params/paper/table3_cifar10.yaml -p hold_out "[cat, dog]" -p train_per_class 20 -p '
     assert f"`python -m semlib grid {words}profile mine` trains them." in text
@@ -444,13 +454,17 @@ def test_a_table_that_mixes_says_so(change, said, monkeypatch, capsys):
     )
     # that the data of several data sets differ goes without saying
     assert rows.split("\n\n")[-1] == (said or "").replace("(6)", "(7)")
+    assert show.summaries([(experiment(), records)]).count(said or "Different") == bool(said)
     monkeypatch.setattr(store, "finished", lambda experiment: records)
     show.print_all([experiment()])
     assert not said or said in capsys.readouterr().out
 
 
 def test_settings_unlike_the_papers_are_a_table():
-    assert show.unlike_paper("table3_cifar10", create({"precision": "bfloat16"})).empty
+    same = show.unlike_paper("table3_cifar10", create({"precision": "bfloat16"}))
+    assert same.to_numpy().tolist() == [
+        ["every setting is that of params/paper/table3_cifar10.yaml"]
+    ]
     unlike = {"epochs": 3, "flip": False, "threads": 1, "precision": "bfloat16"}
     table = show.unlike_paper("table3_cifar10", create(unlike | {"statistics": "upright"}))
     assert table.loc["cifar10"].to_dict("split")["data"] == [
@@ -521,11 +535,17 @@ def test_functions_of_one_name_are_shown_with_their_modules(namesakes):
     assert {*Results(records).scores} == {*scores}
 
 
+def test_where_there_is_no_row_a_sentence_stands():
+    alone = experiment(methods=["classification"], scores=["msp"])
+    table = show.counts(tables.by_class(alone, []))
+    assert "nothing is compared" in table.to_string()
+
+
 @pytest.mark.parametrize("table", [show.formatted, show.counts, show.differences])
 def test_any_table_is_latex_with_booktabs_and_markdown(table):
     shown = table(of_table3(RECORDS))
-    latex = show.latex(shown)
-    assert latex.count("\\toprule") == latex.count("\\bottomrule") == 1 and "±" not in latex
+    latex = shown.to_latex(escape=True)
+    assert latex.count("\\toprule") == latex.count("\\bottomrule") == 1
     lines = show.markdown(shown).splitlines()
     assert len(lines) == 2 + len(shown) and len({line.count("|") for line in lines}) == 1
     assert all(str(value) in lines[2 + k] for k, value in enumerate(shown.iloc[:, 0]))

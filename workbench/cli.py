@@ -252,21 +252,18 @@ def _parameters(args: argparse.Namespace) -> None:
 
 def _cite(args: argparse.Namespace) -> None:
     """BibTeX of what CITATION.cff says."""
-    semlib = from_yaml((ROOT / "CITATION.cff").read_text())
-    for kind, key, cited in (
-        ("inproceedings", "ahmed2020detecting", semlib["preferred-citation"]),
-        ("software", "semlib", semlib),
-    ):
+    ours = from_yaml((ROOT / "CITATION.cff").read_text())
+    for kind, cited in (("inproceedings", ours["preferred-citation"]), ("software", ours)):
         names = []
         for author in cited["authors"]:  # of a group, whose name braces keep whole, or of a person
             how = "{{{name}}}" if "name" in author else "{family-names}, {given-names}"
             names.append(how.format_map(author))
         year = cited.get("year") or str(cited["date-released"])[:4]
-        fields = {"title": f"{{{cited['title']}}}", "author": " and ".join(names), "year": year}
-        fields["booktitle"] = cited.get("collection-title")
-        fields["version"] = cited.get("version")
+        fields = {"title": cited["title"], "author": " and ".join(names), "year": year}
+        fields |= {"booktitle": cited.get("collection-title"), "version": cited.get("version")}
         fields["url"] = cited.get("url") or cited.get("repository-code")
         lines = [f"  {name} = {{{value}}}," for name, value in fields.items() if value]
+        key = f"{cited['title'].split()[0].lower()}{year}"
         print(f"@{kind}{{{key},", *lines, "}", sep="\n")
 
 

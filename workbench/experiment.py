@@ -496,8 +496,8 @@ def from_yaml(text: str) -> Any:
 
 def from_here(name: str, value: Any) -> Any:
     """A parameter of the command line, where relative paths count from the current folder."""
-    if isinstance(value, list):
-        return [from_here(name, part) for part in value]
+    if name == "dataset" and isinstance(value, list):
+        return [from_here(name, part) if isinstance(part, str) else part for part in value]
     if not isinstance(value, str) or value[:1] in ("", "~") or Path.cwd() == ROOT:
         return value
     is_path = name in ("data_root", "ilsvrc") and value not in ("none", "None")

@@ -227,6 +227,31 @@ def _kernels(threads: int | None) -> Generator[str, None, None]:
             yield folder
 
 
+def copy_all(folder: Path = ROOT / "lab") -> list[Path]:
+    """Copy each notebook into the folder, to open in JupyterLab; one that is there stays.
+
+    Lab writes outputs, and its kernel's version, into what it opens: a copy has this machine's
+    kernel and Python from the start, so that opening it changes nothing.
+    """
+    from ipykernel import ipkernel, kernelspec
+
+    folder.mkdir(exist_ok=True)
+    kernel = {"name": "python3", "language": "python"}
+    kernel["display_name"] = kernelspec.get_kernel_dict()["display_name"]
+    language = ipkernel.IPythonKernel.language_info
+    copies = []
+    for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        copy = folder / notebook.name
+        if not copy.exists():
+            text = json.loads(notebook.read_text())
+            text["metadata"] |= {"kernelspec": kernel, "language_info": language}
+            copy.write_text(json.dumps(text, indent=1, ensure_ascii=False) + "\n")
+            copies.append(copy)
+        elif copy.stat().st_mtime < notebook.stat().st_mtime:
+            print(f"{short(copy)} stays; delete it to have the newer {short(notebook)}")
+    return copies
+
+
 def prepare(experiments: Sequence[Experiment]) -> None:
     """Check all experiments and prepare their data, before a job starts; ConfigError, DataError."""
     check(experiments)

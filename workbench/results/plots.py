@@ -22,10 +22,12 @@ from PIL import Image
 
 from semlib.datasets import Dataset
 from workbench.experiment import PAPERS_SCORES, Experiment
-from workbench.files import ROOT, save_atomically
+from workbench.files import save_atomically
 from workbench.images import prepared
 from workbench.images.digests import digests_of
 from workbench.results import show, stats, tables
+from workbench.results.image_map import image_map as image_map
+from workbench.results.image_map import pixels
 from workbench.results.names import label
 from workbench.results.ranking import Ranking
 from workbench.runs import plan
@@ -306,13 +308,13 @@ def gain_by_labels(runs: Runs, method: str | None = None) -> Figure:
         axis.set_title(label(measure) + ("" if measure == "accuracy" else " average precision"))
         axis.set_xticks(numbers, [f"{n:,.0f}\n{below[n]}" for n in numbers])
         axis.minorticks_off()
-        axis.set_xlim(low / 1.4, high * max(1.8, (high / low) ** 0.23))  # room for names
+        axis.set_xlim(low / 1.4, high * max(1.8, (high / low) ** 0.3))  # room for names
         for n in there:
             papers = ", ".join(f"{n:,} in {tables.PAPERS_IMAGES[n]}" for n in there)
             axis.axvline(n, label=f"the paper's numbers: {papers}", **DOTTED)
         if len(lines) <= PANELS:
             _name_lines(axis, lines)
-    _legend(figure, ncols=3)
+    _legend(figure, ncols=2)
     about = f"{first.dataset_name} ({first.profile}, {first.statistics} statistics)"
     figure.suptitle(f"{label(method)} above {label('classification')}, {about}")
     return figure
@@ -445,7 +447,8 @@ def learning_curves(experiment: Experiment, records: Records) -> Figure:
     """Cost, test accuracy and average precision by epoch (the paper's Figure 1).
 
     Mean and a band of one std: over the trials of each class, or, of more than three classes, over
-    classes and trials. Test measures have the mixed batch-norm statistics.
+    classes and trials. Test measures have the mixed batch-norm statistics; where the experiment's
+    table has others, diamonds are its numbers, which only the last epochs have.
     """
     import seaborn as sns  # slow to import
 
@@ -471,6 +474,12 @@ def learning_curves(experiment: Experiment, records: Records) -> Figure:
             how = {"style": "method", "errorbar": "sd", "marker": "o", "markersize": 4}
             sns.lineplot(history.assign(value=value), x="epoch", y="value", ax=axis, **look, **how)
             axis.get_legend().remove()
+        of_table = plan.array_name(column, experiment.statistics)
+        if of_table != column and of_table in history:
+            last = 100 * history.groupby([look["hue"], "epoch"])[of_table].mean().dropna()
+            how = {"x": "epoch", "y": of_table, "marker": "D", "s": 45, "legend": False}
+            sns.scatterplot(last.reset_index(), ax=axis, zorder=3, **look, **how)
+            text += f"; diamonds: {experiment.statistics}, as in the table"
         axis.set(xlabel="epoch", ylabel=text)
         axis.locator_params(axis="x", integer=True)
     _legend(figure, "outside right center")
@@ -573,16 +582,6 @@ def _shortened(text: str, most: int = 24) -> str:
     return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
 
 
-def pixels(image: np.ndarray) -> np.ndarray:
-    """What is shown of an image (C, H, W): its first three channels (H, W, 3), or one (H, W)."""
-    return image[:3].transpose(1, 2, 0) if len(image) >= 3 else image[0]
-
-
-def committed(name: str) -> list[Image.Image]:
-    """A figure of outputs/ in the repository, as a list of one; empty where it isn't there."""
-    return [Image.open(path) for path in [ROOT / "outputs" / name] if path.exists()]
-
-
 def save_for_paper(figure: Figure, path: str | Path, width: str = "page") -> str:
     """Write a figure as <path>.pdf and <path>.svg, as wide as a column or a page; its caption.
 
@@ -598,10 +597,14 @@ def save_for_paper(figure: Figure, path: str | Path, width: str = "page") -> str
         _lay_out_anew(figure, inches)
         for text in figure.findobj(Text):
             text.set_fontsize(min(max(text.get_fontsize(), 7), 8))
-        across = figure.axes[0].get_gridspec().ncols
-        for axis in figure.axes:  # beside an axis stand names
+        rows, columns = figure.axes[0].get_gridspec().get_geometry()
+        added = [0]
+        for axis in figure.axes:
             for text in (axis.title, axis.xaxis.label):
-                text.set_text(_wrapped(text.get_text(), int(12 * inches / across)))
+                before = text.get_text()  # beside an axis stand names: 12 characters an inch
+                text.set_text(_wrapped(before, int(12 * inches / columns)))
+                added.append(text.get_text().count("\n") - before.count("\n"))
+        figure.set_figheight(figure.get_figheight() + 0.15 * rows * sum(sorted(added)[-2:]))
     for ending in ("pdf", "svg"):
         write = partial(figure.savefig, format=ending)
         save_atomically(Path(f"{path}.{ending}"), write)

@@ -182,11 +182,6 @@ def _sentence(column: str, text: str) -> pd.DataFrame:
     return pd.DataFrame({column: [text]}, index=["-"])
 
 
-def latex(table: pd.DataFrame) -> str:
-    """A table as text for a paper: LaTeX, with the rules of booktabs."""
-    return table.to_latex(escape=True, multicolumn_format="c").replace("±", r"$\pm$")
-
-
 def markdown(table: pd.DataFrame) -> str:
     """A table as text in Markdown, each column's title in one line."""
     flat = table.reset_index() if table.index.nlevels > 1 else table
@@ -232,23 +227,6 @@ def _wins(gained: pd.Series) -> str:
         return wins
     interval = f"{found['low']:+.2f} to {found['high']:+.2f}"
     return f"{wins}, {found['difference']:+.2f} ({interval}), p {p_value(found['p'])}"
-
-
-def rank_correlation(table: pd.DataFrame) -> pd.DataFrame:
-    """Spearman's correlation over classes of accuracy with each score, here and in the paper.
-
-    NaN of fewer than three classes, or where all are equal.
-    """
-    parts = tables.parts(without_average(table))
-    rows = {}
-    for (method, measure), part in parts.items():
-        if measure != "accuracy":
-            accuracy = parts[method, "accuracy"].reindex(columns=part.columns)
-            both = part.notna() & accuracy.notna()  # the ranks among the classes that have both
-            rho = part.where(both).rank().corrwith(accuracy.where(both).rank())
-            rows[label(method), label(measure)] = rho.where(both.sum() > 2)
-    found = pd.DataFrame(rows).T.rename(columns={"mean": "here", "paper": "in the paper"})
-    return found[found.columns.intersection(["here", "in the paper"])].round(2)
 
 
 def with_skew(summary: pd.DataFrame, runs: Runs) -> pd.DataFrame:
@@ -361,15 +339,17 @@ def _over_settings(
 ) -> str:
     """Of files that the cell names: what goes over their values, and from where."""
     files = [settings] if isinstance(settings, str) else settings
-    text = f"Settings: those of {' and '.join(f'`{name}`' for name in files)}, which the cell names"
-    named = itertools.chain(*(several(read_parameters(name)) for name in files))
-    over = _changes(notebook, experiments, tuple(named))
-    own = read_parameters(file).keys() if file else ()
-    of_file = ", ".join(f"`{n} = {v!r}`" for n, v in over.items() if n in own and n != "profile")
-    of_cell = ", ".join(f"`{n} = {v!r}`" for n, v in over.items() if n not in own)
-    text += f". Over them go, of `{file}`: {of_file}" if of_file else ""
-    text += f". Over them goes, of the cell: {of_cell}" if of_cell else ""
-    return f"{text}. Results are those of `profile = {experiments[0].profile!r}`."
+    filed = itertools.chain(*(several(read_parameters(name)) for name in files))
+    over = _changes(notebook, experiments, tuple(filed))
+    own = read_parameters(file) if file else {}
+    said = (
+        f"Settings: those of {' and '.join(f'`{name}`' for name in files)}, which the cell names."
+    )
+    for where, names in ((f"`{file}`", [*over.keys() & own]), ("the cell", [*over.keys() - own])):
+        if names:
+            values = ", ".join(f"`{name} = {over[name]!r}`" for name in sorted(names))
+            said += f" Over them go, of {where}: {values}."
+    return f"{said} Results are those of `profile = {experiments[0].profile!r}`."
 
 
 def _changes(

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import pandas as pd
 
-from workbench.experiment import ConfigError, Experiment
+from workbench.experiment import Experiment
 from workbench.files import save_atomically, short
 from workbench.results.frame import Runs, frame
 from workbench.results.names import AVERAGE, average_of, average_row, without_average
@@ -25,7 +25,6 @@ PAPERS_IMAGES = {  # of a class, and where
     1300: "Tables 5, 6 (ImageNet's subsets)",
     5000: "Table 3 (CIFAR-10)",
 }
-CHOSEN_WEIGHTS = "auxiliary_weights.csv"  # in outputs/<profile>/
 LEVELS = ["method", "measure", "statistic"]  # of a table's columns
 
 
@@ -102,10 +101,10 @@ def by_class(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
     printed = paper(e.dataset, classes, e.architecture, e.train_per_class)
     if {*printed.index} != {*classes, AVERAGE}:  # the paper's average is of all classes
         printed = printed.drop(index=AVERAGE, errors="ignore")
-    return _beside(here, printed)
+    return beside(here, printed)
 
 
-def _beside(here: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
+def beside(here: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
     """Means and deviations, with the paper's beside where it has these rows and columns."""
     paper = paper.reindex(here.index).dropna(axis=1, how="all")
     both: dict[Any, pd.DataFrame] = {}
@@ -131,7 +130,7 @@ def by_subset(tables: Mapping[str, pd.DataFrame], paper: pd.DataFrame) -> pd.Dat
         if "paper" in averages[subset].dropna().index.unique("statistic"):
             whole.append(subset)
     paper = paper[paper.index.isin(whole)]
-    return _beside(pd.DataFrame(averages).T, paper).rename_axis(index="Subset")
+    return beside(pd.DataFrame(averages).T, paper).rename_axis(index="Subset")
 
 
 def all_classes(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -139,34 +138,11 @@ def all_classes(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([without_average(table) for table in tables.values()])
 
 
-def generalization(runs: Runs) -> pd.DataFrame:
-    """Table 2: each data set's accuracies with no class held out, beside the paper's."""
-    here = {e.dataset_name: by_class(e, records).loc["none"] for e, records in runs}
-    whole = [e.dataset_name for e, _ in runs if e.train_per_class is None]
-    table = published("table2_generalization").T  # rows cifar10, cifar10_std, stl10, stl10_std
-    means = table.reindex(whole).add_suffix("_accuracy")
-    stds = table.reindex([f"{name}_std" for name in whole]).add_suffix("_accuracy_std")
-    paper = means.join(stds.set_axis(whole))
-    return _beside(pd.DataFrame(here).T, paper).rename_axis(index="Data set")
-
-
 def images_a_class(experiment: Experiment, records: Sequence[Record]) -> float:
     """Training images a class: as asked for, else the data set's mean; NaN if nothing was run."""
     if experiment.train_per_class or not records:
         return float(experiment.train_per_class or math.nan)
     return (records[0].train_images or math.nan) / len(records[0].classes)
-
-
-def of_classes(
-    experiment: Experiment, records: Sequence[Record], classes: Sequence[object]
-) -> list[Record]:
-    """The records of these held-out classes; ConfigError if the data set has none of them."""
-    names = list(map(str, classes))
-    known = [name or "none" for name in plan.held_out(experiment)]
-    if not {*names} & {*known}:
-        has_none = f"{experiment.dataset_name} has none of {', '.join(names)}"
-        raise ConfigError(f"classes: {has_none}; choose from {', '.join(known)}")
-    return [record for record in records if record.hold_out in names]
 
 
 def by_weight(runs: Runs) -> pd.DataFrame:
@@ -188,20 +164,6 @@ def by_weight(runs: Runs) -> pd.DataFrame:
     best = search.accuracy.rank(ascending=False, method="first") == 1
     whole = search.complete.transform("all")
     return table.assign(chosen=best & whole & (table.method != "classification"))
-
-
-def save_chosen_weights(table: pd.DataFrame, folder: Path) -> None:
-    """Write a search's chosen weights into outputs/<profile>/; other searches' stay there."""
-    path = folder / CHOSEN_WEIGHTS
-    rows = table[table.chosen].rename(columns={"weight": "auxiliary_weight"})
-    rows = rows[["dataset", "method", "auxiliary_weight", "accuracy", "images"]]
-    rows = rows.astype({"images": str})
-    if rows.empty:
-        return
-    if path.exists():
-        rows = pd.concat([pd.read_csv(path, dtype=str), rows])
-        rows = rows.drop_duplicates(["dataset", "method", "images"], keep="last")
-    save_atomically(path, lambda file: file.write(rows.to_csv(index=False).encode()))
 
 
 def save(table: pd.DataFrame, path: Path) -> None:

@@ -3,10 +3,11 @@
 import base64
 import io
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,11 +17,13 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 from PIL import Image
 
+from semlib.datasets import Dataset
 from workbench.experiment import Experiment
-from workbench.results import plots, show, tables
+from workbench.results import image_map, plots, show, tables
 from workbench.results.inspector.selection import (
     WHICH,
     Choice,
+    Ranked,
     Results,
     images_of,
     steps,
@@ -28,7 +31,9 @@ from workbench.results.inspector.selection import (
 
 DASHES = ("solid", "5px,3px", "1px,2px", "5px,2px,1px,2px", "9px,3px", "9px,3px,2px,3px")
 COLUMNS = 5  # panels in a row
-ACROSS = 16  # images in a row
+ACROSS = 16  # images in a row, of both sides together
+SHEET = 96  # selected images that are shown
+START = 0.05  # the precisions that axes fit begin at this recall: the first few jump
 FEW = 3  # with more methods or scores than this their numbers do not stand over the panels
 UNSEEN = "#aa3377"  # the held-out class, where colours are not the methods'
 POINT = (
@@ -38,13 +43,23 @@ POINT = (
 AXIS = {"gridcolor": "#80808040", "zeroline": False, "ticklabelstandoff": 3}
 LAYOUT = {  # transparent, for light and dark pages
     **{"paper_bgcolor": "#0000", "plot_bgcolor": "#0000", "hovermode": "closest"},
-    "legend": {"orientation": "h", "yref": "container", "y": 1, "yanchor": "top", "title": None},
+    "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "title": None},
+    "modebar": {"bgcolor": "#0000", "color": "#888", "activecolor": "#444"},
 }
 NUMBERS = {"precision": "{:.2%}", "recall": "{:.2%}", "flagged": "{:.6g}", "missed": "{:.4g}"}
 ABOUT = """Average precision in %: mean and standard deviation over trials (of the average within a
 trial first), and the difference to the first plain classification in points. FPR95: the share of
 normal images at 95 % recall."""
 Side = tuple[str, str, int]  # a method, a score and a trial, to set beside another
+Described = tuple[pd.DataFrame, np.ndarray]
+
+
+class Mark(NamedTuple):
+    """A test image that is shown wherever it is."""
+
+    hold_out: str
+    image: int
+    name: str
 
 
 class Page:
@@ -60,22 +75,39 @@ class Page:
         self.dashes = dict(zip(results.scores, itertools.cycle(DASHES), strict=False))
         self._curves = cache(self._draw_curves)
         self._layout = cache(self._lay_out)
+        self.described = cache(self._describe)
 
     # --- precision-recall curves
 
-    def panels(self, choice: Choice, share: float) -> dict[str, Any]:
-        """A panel for each class: thin trials, their mean and its band, points at the threshold."""
+    def panels(
+        self, choice: Choice, share: float, whole: bool = False, mark: Mark | None = None
+    ) -> dict[str, Any]:
+        """A panel for each class: thin trials, their mean and its band, points at the threshold.
+
+        whole: precision's axes go to 1, else to where curves are. mark: an image to show as stars.
+        """
         traces = [*self._curves(choice)]
         points = self.results.selection(choice, share)
         for which, trials in points.groupby(WHICH, sort=False):
             markers = {"mode": "markers", "marker": {"size": 8}}  # in the line's colour
             traces.append(self._trace(choice, which) | _points(trials) | markers)
-        return {"data": traces, "layout": dict(self._layout(choice))}
+        if mark and mark.hold_out in choice.classes:
+            curves = self.results.curves(choice)
+            for row in tables.rows(curves[curves.hold_out == mark.hold_out]):
+                there = _points(row.ranking.at(mark.image).assign(trial=row.trial))
+                trace = self._trace(choice, (row.hold_out, row.method, row.score))
+                star = {"size": 15, "symbol": "star", "line": {"color": "#fff", "width": 1}}
+                traces.append(trace | there | {"mode": "markers", "marker": star})
+        return {"data": traces, "layout": dict(self._layout(choice, whole))}
 
     def _draw_curves(self, choice: Choice) -> list[dict[str, Any]]:
         traces = []
+        named = set()
         for which, curves in self.results.curves(choice).groupby(WHICH, sort=False):
-            traces += self._curve(self._trace(choice, which), steps(curves))
+            *trials, mean = self._curve(self._trace(choice, which), steps(curves))
+            mean["showlegend"] = mean["name"] not in named
+            named.add(mean["name"])
+            traces += [*trials, mean]
         for k, name in enumerate(choice.classes, 1):
             skew = self.results.skew[name]
             guess: dict[str, Any] = {"x": [0, 1], "y": [skew, skew], "name": "guessing (the skew)"}
@@ -113,30 +145,41 @@ class Page:
         for _, trial in points.groupby("trial"):
             yield trace | _points(trial) | {"line": thin, "opacity": 0.45}
         y = np.append(mean[0], mean)
-        yield trace | {"x": x, "y": y, "line": thick, "showlegend": trace["xaxis"] == "x1"}
+        yield trace | {"x": x, "y": y, "line": thick}
 
-    def _lay_out(self, choice: Choice) -> dict[str, Any]:
+    def _lay_out(self, choice: Choice, whole: bool) -> dict[str, Any]:
         rows, across = _grid(choice)
-        panel = 180 if across > 3 else 330  # pixels
-        gap = 52 + 12 * len(choice.scores)
+        panel = 105 if rows > 1 else 220  # pixels
+        gap = 40 + 12 * self._title(choice.classes[0], choice).count("<br>")
+        curves = len(choice.methods) * len(choice.scores)
+        legend = 42 + 29 * math.ceil((curves + 1) / 3)
         grid = {"rows": rows, "columns": across, "pattern": "independent", "xgap": 0.18}
         layout: dict[str, Any] = {
             "meta": {"said": "Precision-recall curves, whose numbers are in the tables"},
-            "height": (panel + gap) * rows + 60,
-            "margin": {"l": 45, "r": 10, "t": gap + 20, "b": 40},
+            "height": (panel + gap) * rows + legend + 20,
+            "margin": {"l": 45, "r": 10, "t": gap + 20, "b": legend},
             "grid": grid | {"ygap": gap / (gap + panel)},
             "annotations": [],
         }
+        top = 1.02 if whole else self._highest(choice)
         for k, name in enumerate(choice.classes):
             below = "recall" if k + across >= len(choice.classes) else ""
             left = "precision" if k % across == 0 else ""
-            x = {"range": [0, 1], "title": {"text": below, "standoff": 4}}
-            y = {"range": [0, 1.02], "title": {"text": left, "standoff": 4}}
+            x: dict[str, Any] = {"range": [0, 1], "title": {"text": below, "standoff": 4}}
+            y: dict[str, Any] = {"range": [0, top], "title": {"text": left, "standoff": 4}}
+            if k:  # a zoom is of all
+                x["matches"] = "x"
+                y["matches"] = "y"
             layout |= {f"xaxis{k + 1}": AXIS | x, f"yaxis{k + 1}": AXIS | y}
             place = {"x": 0.5, "xref": f"x{k + 1} domain", "y": 1, "yref": f"y{k + 1} domain"}
             title = {"text": self._title(name, choice), "yanchor": "bottom", "showarrow": False}
             layout["annotations"].append(place | title)
         return LAYOUT | layout
+
+    def _highest(self, choice: Choice) -> float:
+        """Where precision's axes end so that curves fit."""
+        points = [ranked.points.loc[START:] for ranked in self.results.curves(choice).ranking]
+        return min(1.02, 1.15 * max(part.precision.max() for part in points))
 
     def _title(self, name: str, choice: Choice) -> str:
         """A class and, in the methods' colours, its average precision (%), one line per score."""
@@ -170,11 +213,14 @@ class Page:
 
     # --- the figures below
 
-    def histograms(self, hold_out: str, sides: Sequence[Side], share: float) -> dict[str, Any]:
+    def histograms(
+        self, hold_out: str, sides: Sequence[Side], share: float, mark: Mark | None = None
+    ) -> dict[str, Any]:
         """Scores of normal and anomalous test images, each side with its threshold to drag."""
         unseen = f"{hold_out}, unseen"
         frames = []
         shapes = []
+        arrows = []
         for k, side in enumerate(sides, 1):
             ranking = self.results.ranking(hold_out, *side)
             for group, chosen in (("normal", ~ranking.is_anomaly), (unseen, ranking.is_anomaly)):
@@ -183,6 +229,10 @@ class Page:
             x = dict.fromkeys(("x0", "x1"), ranking.flagging(share).threshold.item())
             line = {"type": "line", "line": {"color": "#e03030", "width": 3}, "y0": 0, "y1": 1}
             shapes.append(line | x | {"xref": f"x{k}", "yref": "paper"})
+            if mark and np.isfinite(ranking.scores[mark.image]):
+                at = {"x": ranking.scores[mark.image].item(), "y": 0.7, "xref": f"x{k}"}
+                look = {"yref": "paper", "ax": 0, "ay": -45, "arrowhead": 2, "arrowwidth": 2}
+                arrows.append(at | look | {"text": escape(mark.name)})
         colours = {"normal": "#888888", unseen: UNSEEN}
         how = {"histnorm": "percent", "nbins": 60, "barmode": "overlay", "log_y": True}
         how |= {"x": "score", "color": "group", "facet_col": "side"}
@@ -191,7 +241,23 @@ class Page:
         figure.update_yaxes(title="share of the images (%)", col=1).update_layout(shapes=shapes)
         titles = [f"{method}, {score}, trial {trial}" for method, score, trial in sides]
         lines = [[hold_out, *side] for side in sides]
-        return _plain(figure, titles, 330, {"said": "Histograms of scores", "lines": lines})
+        drawn = _plain(figure, titles, 330, {"said": "Histograms of scores", "lines": lines})
+        drawn["layout"]["annotations"] = [*drawn["layout"]["annotations"], *arrows]
+        return drawn
+
+    # --- the map
+
+    def _describe(self, hold_out: str, sides: Sequence[Side], names: tuple) -> Described:
+        """The test images of one or two runs as a table, and what stands beside each on a map."""
+        titles = ["{}, {}, trial {}".format(*side) for side in sides]
+        runs = [self.results.runs[hold_out, method, trial] for method, _, trial in sides]
+        both = dict(zip(titles, runs, strict=True))
+        table = image_map.described(both, self.results.statistics, names)
+        return table, image_map.texts(table)
+
+    def groups(self, hold_out: str, sides: Sequence[Side], share: float) -> np.ndarray:
+        rankings = [self.results.ranking(hold_out, *side) for side in sides]
+        return image_map.groups_of(rankings, share)
 
     # --- tables
 
@@ -203,7 +269,8 @@ class Page:
         for column in table:
             if " ".join(column) == by:
                 classes = classes.sort_values(column, ascending=not falling, kind="stable")
-        style = captioned(pd.concat([classes, average]) if len(classes) > 1 else classes, ABOUT)
+        rows = pd.concat([classes, average]) if len(classes) > 1 else classes
+        style = captioned(rows, f"{ABOUT} {self.results.lacking(choice)}")
         for score in choice.scores if len(choice.methods) > 1 else ():
             means = [column for column in table if column[::2] == (score, "mean")]
             style.highlight_max(means, axis=1, props="font-weight: bold")
@@ -211,14 +278,30 @@ class Page:
         style.format(formats, na_rep="")
         return style
 
-    def at_threshold(self, choice: Choice, share: float, by: Sequence[str] = WHICH) -> Styler:
-        """Precision, recall, flagged and missed images: means over what `by` does not name."""
-        rows = self.results.selection(choice, share).groupby(list(by), sort=False)
-        title = f"Flagging the most anomalous {100 * share:.3g} % of the test images"
-        if by != WHICH:
-            title += f" (means over trials: {len(choice.trials)}, classes: {len(choice.classes)})"
+    def summary(self, choice: Choice, share: float) -> str:
+        """What the threshold does, in a line: means over the same classes and trials for all."""
+        rows = self.results.selection(choice, share)
+        classes, trials = self.results.comparable(choice)
+        rows = rows[rows.hold_out.isin(classes) & rows.trial.isin(trials)]
+        parts = [f"Flagging the most anomalous {100 * share:.3g} % of the test images"]
+        means = rows.groupby(WHICH[1:], sort=False)[[*NUMBERS]].mean()
+        for (method, score), mean in means.iterrows():
+            numbers = ", ".join(f"{name} {NUMBERS[name].format(mean[name])}" for name in NUMBERS)
+            name = escape(f"{method}, {score}")
+            parts.append(f'<b style="color:{self.colours[method]}">{name}</b> {numbers}')
+        there = self.results
+        same = f"Means over the same runs for all: {len(classes)} of {len(there.classes)} classes"
+        same += f", {len(trials)} of {len(there.trials)} trials."
+        return f"{'; '.join(parts)}. {same} {escape(self.results.lacking(choice))}"
+
+    def at_threshold(self, choice: Choice, share: float) -> Styler:
+        """Precision, recall, flagged and missed images of each class: means over its trials."""
+        rows = self.results.selection(choice, share).groupby(WHICH, sort=False)
+        title = f"Flagging the most anomalous {100 * share:.3g} % of the test images. "
+        title += self.results.lacking(choice)
         numbers = NUMBERS | {"anomalies": "{:.0f}"}
-        return captioned(rows[[*numbers]].mean(), title, numbers)
+        table = rows[[*numbers]].mean().assign(trials=rows.size())
+        return captioned(table, title, numbers)
 
     def confusions(self, choice: Choice) -> Styler:
         """What the images of each held-out class are predicted as (%), by each method."""
@@ -231,26 +314,57 @@ class Page:
         title = "The known classes that each held-out class is taken for: % of its test images"
         return captioned(shares, title, "{:.0f}").bar(color=f"{UNSEEN}66", vmin=0, vmax=100)
 
-    def images(self, hold_out: str, side: Side, share: float, experiment: Experiment) -> Styler:
-        """Rows of images, each with its class, the predicted class and its score."""
-        title = "{}, {}, trial {}, {} held out".format(*side, hold_out)
-        test = images_of(self.results.runs[hold_out, side[0], side[2]], experiment)
-        if isinstance(test, str):
-            return captioned(pd.DataFrame(), f"{title}: {test}")
-        ranking = self.results.ranking(hold_out, *side)
-        known = self.results.known
-        rows = {}
-        for said, indices in ranking.examples(share).items():
-            cells = []
-            for k in indices[:ACROSS]:
-                names = [escape(known[array[k]]) for array in (ranking.label, ranking.predicted)]
-                number = f"{ranking.scores[k]:.4g}"
-                told = f"test image {k}: {names[0]}, predicted {names[1]}, score {number}"
-                image = f'<img alt="{told}" title="{told}" src="{_png(test.images[k])}">'
-                cells.append(f"{image}{' → '.join(names)}<br>{number}")
-            rows[f"{said} ({len(indices)})"] = pd.Series(cells, dtype=object)
-        title += ": class → predicted class, score"
-        return captioned(pd.DataFrame(rows).T, title).hide(axis=1)
+    def images(
+        self,
+        hold_out: str,
+        sides: Sequence[Side],
+        share: float,
+        experiment: Experiment,
+        worst: bool = True,
+        number: int = 1,
+    ) -> tuple[str, int]:
+        """A page of rows of images for each side, and how many pages there are."""
+        across = ACROSS // len(sides)
+        parts = []
+        pages = 1
+        for side in sides:
+            title = "{}, {}, trial {}, {} held out".format(*side, hold_out)
+            test = images_of(self.results.runs[hold_out, side[0], side[2]], experiment)
+            if isinstance(test, str):
+                parts.append(captioned(pd.DataFrame(), f"{title}: {test}").to_html())
+                continue
+            ranking = self.results.ranking(hold_out, *side)
+            rows = ranking.examples(share, worst)
+            pages = max(pages, *(math.ceil(len(members) / across) for members in rows.values()))
+            shown = slice((number - 1) * across, number * across)
+            cells = {}
+            for said, members in rows.items():
+                cells[f"{said} ({len(members)})"] = self._cells(ranking, members[shown], *test)
+            parts.append(sheet(cells, title))
+        return f'<div class="sides">{"".join(parts)}</div>', pages
+
+    def _cells(self, ranking: Ranked, members: np.ndarray, data: Dataset, names: Sequence[str]):
+        """Each image with its class, the class that it is taken for, and its score, to click."""
+        for k in members:
+            classes = [self.results.known[array[k]] for array in (ranking.label, ranking.predicted)]
+            number = f"{ranking.scores[k]:.4g}"
+            told = f"{names[k]}: {classes[0]}, predicted {classes[1]}, score {number}"
+            is_file = names[k] != f"test image {k}"
+            name = names[k][-22:] if is_file else classes[0]
+            below = f"{escape(f'{name} → {classes[1]}')}<br>{number}"
+            yield f"{picture(data.test.images[k], told, k)}{below}"
+
+    def selected(self, table: pd.DataFrame, data: Dataset) -> str:
+        """A sheet of the images that were selected on the map; table: their rows of `described`."""
+        if table.empty:
+            return "<p>Select images with the lasso: they are shown here.</p>"
+        cells = []
+        for k, row in table[:SHEET].iterrows():
+            shown = picture(data.test.images[k], row["image"], k)
+            cells.append(f"{shown}{escape(row['image'])}<br>{escape(row['class'])}")
+        rows = {f"{k + 1} to": cells[k : k + ACROSS] for k in range(0, len(cells), ACROSS)}
+        more = f", of which {SHEET} are shown" if len(table) > SHEET else ""
+        return sheet(rows, f"Selected images: {len(table):,}{more}")
 
 
 def _grid(choice: Choice) -> tuple[int, int]:
@@ -285,10 +399,18 @@ def captioned(table: pd.DataFrame, caption: str, how: Any = None) -> Styler:
     return style
 
 
-def _png(image: np.ndarray) -> str:
-    """An image (C, H, W) as the address of a PNG that is in itself."""
-    picture = Image.fromarray(plots.pixels(image))
-    picture.thumbnail((128, 128))
+def sheet(rows: Mapping[str, Iterable[str]], caption: str) -> str:
+    """Rows of images as a table."""
+    table = pd.DataFrame({said: pd.Series([*cells], dtype=object) for said, cells in rows.items()})
+    return captioned(table.fillna("").T, caption).hide(axis="columns").to_html()
+
+
+def picture(image: np.ndarray, told: str, k: int, most: int = 128) -> str:
+    """The k-th test image (C, H, W) as an element whose pixels are in itself."""
+    small = Image.fromarray(plots.pixels(image))
+    small.thumbnail((most, most))
     file = io.BytesIO()
-    picture.save(file, "png", compress_level=1)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    small.save(file, "png", compress_level=1)
+    source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    told = escape(told)
+    return f'<img alt="{told}" title="{told}" data-image="{k}" tabindex="0" src="{source}">'

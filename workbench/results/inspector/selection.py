@@ -9,15 +9,16 @@ import math
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from semlib.datasets import DataError, ImageSet
+from semlib.datasets import DataError, Dataset
 from workbench.experiment import METHODS, Data, Experiment
+from workbench.files import one_line, resolve
+from workbench.images import folder, prepared
 from workbench.images.digests import Digests
 from workbench.results import tables
 from workbench.results.names import average_row, label
@@ -32,7 +33,6 @@ IMAGES = (*Data.model_fields, "dataset", "data")  # what the images of a run dep
 WHICH = ["hold_out", "method", "score"]  # a mean over trials is of these
 MEASURES = ["average_precision", "auroc", "fpr95"]
 POINTS = 120  # drawn of each curve: one panel of ten is some 200 pixels wide
-_load = cache(plan.load)
 _paper = cache(tables.paper)
 
 
@@ -69,7 +69,7 @@ def grouped(records: Iterable[Record], experiment: Experiment) -> dict[str, list
     other = defaultdict(list)
     for title, group in zip(titles, groups.values(), strict=True):
         _, digests = _with_data(group[0], experiment)
-        if digests in (None, group[0].data):
+        if isinstance(digests, str) or digests == group[0].data:
             here[title] += group
         else:
             other[f"{title}, on other data ({group[0].data}) than is here ({digests})"] += group
@@ -111,25 +111,45 @@ def _names(items: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
 # --- the data of a record
 
 
-def _with_data(record: Record, experiment: Experiment) -> tuple[Experiment, Digests | None]:
-    """An experiment on the record's data set, and the digests of that here; None: it isn't here."""
+def _with_data(record: Record, experiment: Experiment) -> tuple[Experiment, Digests | str]:
+    """An experiment on the record's data set, and the digests of that here, or why it isn't."""
     own = {name: record.settings.get(name) for name in ("image_side", "fold", "evaluate_on")}
     known = experiment.dataset_name == record.dataset  # its folder, if it is one of images
     own["dataset"] = experiment.dataset if known else record.dataset
     with_data = experiment.model_copy(update=own)
-    with suppress(DataError, OSError):
-        return with_data, plan.current_digests(with_data)
-    return with_data, None
+    try:
+        here = plan.current_digests(with_data)
+    except (DataError, OSError) as error:
+        return with_data, one_line(error)
+    name = record.dataset
+    if here is None and prepared.is_name(name, with_data.data_root):
+        return with_data, f"{name} is not prepared here: python -m semlib data prepare {name}"
+    todo = "write its path into `dataset` of the parameters, to see its images"
+    return with_data, here or f"{name} is a folder of images that is not known here: {todo}"
 
 
-def images_of(record: Record, experiment: Experiment) -> ImageSet | str:
-    """The test images of a record, or a sentence that says why there are none. No download."""
+def images_of(record: Record, experiment: Experiment) -> tuple[Dataset, list[str]] | str:
+    """A record's data set and the names of its test images, or why there are none. No download."""
     with_data, here = _with_data(record, experiment)
-    if here is None:
-        return f"{record.dataset} is not prepared here, so its images can't be shown."
+    if isinstance(here, str):
+        return here
     if here.test != record.test_digest:
         return f"The images of {record.dataset} here are not those that were scored."
-    return _load(with_data).test
+    return _loaded(with_data)
+
+
+@cache
+def _loaded(experiment: Experiment) -> tuple[Dataset, list[str]]:
+    """A data set and the names of its test images: of a folder's those of the files in test/."""
+    data = plan.load(experiment)
+    root = resolve(experiment.dataset)
+    if (
+        prepared.is_name(experiment.dataset, experiment.data_root)
+        or experiment.evaluate_on != "test"
+    ):
+        return data, [f"test image {k}" for k in range(len(data.test.images))]
+    files = folder.scan(root)["test"]
+    return data, [path.relative_to(root / "test").as_posix() for path, _ in files]
 
 
 # --- one table
@@ -151,15 +171,25 @@ class Ranked(Ranking):
         found = np.unique(np.linspace(1, self.anomalies, POINTS).round().astype(int))  # (P,)
         return self.finding(found).set_axis(found / self.anomalies)
 
-    def examples(self, share: float) -> dict[str, np.ndarray]:
-        """Indices of the images that this threshold gets wrong and of the extremes, worst first."""
+    def at(self, image: int) -> pd.DataFrame:
+        """What the threshold does that is the score of this image, as in `finding`."""
+        return self._thresholds(np.flatnonzero(self.thresholds == self.scores[image]))
+
+    def examples(self, share: float, worst: bool = True) -> dict[str, np.ndarray]:
+        """Indices of images by what this threshold makes of them, and of the extremes.
+
+        worst: those found and those flagged have the highest first, those missed the lowest; else
+        all have those next to the threshold first.
+        """
         flagged = self.scores >= self.flagging(share).threshold.item()
         rising = np.argsort(self.scores, kind="stable")
+        up, down = (-1, 1) if worst else (1, -1)
         return {
-            "Anomalies missed": rising[(self.is_anomaly & ~flagged)[rising]],
-            "Normal images flagged": rising[(~self.is_anomaly & flagged)[rising]][::-1],
-            "Most anomalous": rising[::-1],
-            "Least anomalous": rising,
+            "anomalies found": rising[(self.is_anomaly & flagged)[rising]][::up],
+            "anomalies missed": rising[(self.is_anomaly & ~flagged)[rising]][::down],
+            "normal flagged": rising[(~self.is_anomaly & flagged)[rising]][::up],
+            "highest scores": rising[::-1],
+            "lowest scores": rising,
         }
 
 
@@ -193,15 +223,18 @@ class Results:
         self._scorings = dict(zip(names, scorings.values(), strict=True))
         self.scores = tuple(names)
 
-    def _ranking(self, hold_out: str, method: str, score: str, trial: int) -> Ranked | Any:
-        """None if there is no such run, or it does not have this score."""
+    def key(self, hold_out: str, method: str, score: str, trial: int) -> str | None:
+        """The score's array in the run's record; None if there is no such run, or score of it."""
         record = self.runs.get((hold_out, method, trial))
         key = record.key(self._scorings[score]) if record else None
-        if not record or not key:
-            return None
-        names = [plan.array_name(name, self.statistics) for name in (key, "predicted")]
+        name = plan.array_name(key, self.statistics) if key else None
         # a mean over epochs is absent where one epoch lacks the score
-        return Ranked(record, *names) if names[0] in record.metrics else None
+        return name if record and name in record.metrics else None
+
+    def _ranking(self, hold_out: str, method: str, score: str, trial: int) -> Ranked | Any:
+        key = self.key(hold_out, method, score, trial)
+        predicted = plan.array_name("predicted", self.statistics)
+        return Ranked(self.runs[hold_out, method, trial], key, predicted) if key else None
 
     def published(self, hold_out: str, method: str, score: str) -> tuple[float, float]:
         """The paper's mean and std in percent; NaN where it has none, or other settings."""
@@ -233,16 +266,47 @@ class Results:
         points = [ranked.flagging(share) for ranked in curves.ranking]
         return curves.drop(columns="ranking").join(pd.concat(points, ignore_index=True))
 
+    def comparable(self, choice: Choice) -> tuple[list[str], list[int]]:
+        """The classes and trials that all chosen methods and scores have, all classes if it can be.
+
+        Methods and scores without any run are left out.
+        """
+        curves = self.curves(choice)
+        pairs = curves.groupby(["method", "score"]).ngroups
+        whole = (curves.groupby(["hold_out", "trial"]).size() == pairs).unstack(fill_value=False)
+        whole = whole.reindex([*choice.classes], fill_value=False)
+        whole = whole.loc[:, whole.any()]
+        trials = whole.columns[whole.all()]
+        if len(trials):
+            return [*choice.classes], [*trials]
+        return [*whole.index[whole.all(axis=1)]], [*whole.columns]
+
+    def lacking(self, choice: Choice) -> str:
+        """Which of the chosen runs there are none of, as a sentence; "" if all are there."""
+        lacking = defaultdict(list)
+        for hold_out, method, score, trial in itertools.product(*choice):
+            if self.key(hold_out, method, score, trial) is None:
+                lacking[f"{method}, {score}"].append(f"{hold_out} (trial {trial})")
+        texts = []
+        for pair, runs in lacking.items():
+            more = f" and {len(runs) - 4} more" if len(runs) > 4 else ""
+            texts.append(f"{pair}: {', '.join(runs[:4])}{more}")
+        return f"Not run: {'; '.join(texts)}." if texts else ""
+
     def _average_precisions(self, choice: Choice) -> pd.DataFrame:
         """Percent by held-out class, then the average over them; columns (score, method, kind).
 
-        mean and std are over trials, of the average over the averages of the trials that have all
-        classes. difference is to the first plain classification.
+        mean and std are over trials, of the average over the averages of those trials that have all
+        classes, by each method that has such. difference is to the first plain classification.
         """
         curves = self.curves(choice)
         trials = curves.groupby(["method", "score", "trial"])
         complete = trials.size() == len(choice.classes)
-        averages = trials[MEASURES].mean()[complete].reset_index()
+        by_trial = complete.unstack(fill_value=False)
+        shared = by_trial[by_trial.any(axis=1)].all()  # the same trials in all rows
+        averages = trials[MEASURES].mean()
+        shared = averages.index.isin(shared.index[shared], level="trial")
+        averages = averages[complete & shared].reset_index()
         averages["hold_out"] = average = average_row(choice.classes)
         if set(choice.classes) == set(self.known):  # the paper's average is over all classes
             which = zip(averages.method, averages.score, strict=True)

@@ -16,22 +16,30 @@ from typing import Any, BinaryIO
 import anywidget
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 import traitlets
 from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
+from semlib.datasets import DataError, Dataset
 from workbench.experiment import Experiment
 from workbench.files import ROOT, file_name, save_atomically
+from workbench.results import image_map
 from workbench.results.inspector import selection
-from workbench.results.inspector.page import Page
+from workbench.results.inspector.page import Described, Mark, Page, picture
 from workbench.results.inspector.selection import Choice, Results
 from workbench.runs import plan, store
 
 HERE = Path(__file__).parent
 STYLE = HERE / "style.css"
 NOTHING = "There are no finished runs in {}/ yet: run make demo (minutes) or a table's notebook."
+ABOUT_IMAGE = "Click an image, or a point of a curve or of the map, to see it here."
 CHOOSE = "Choose at least one class, method, score and trial of what was run."
-VIEWS = ("Average precision", "At the threshold", "Histograms", "Images", "Confusions")
+VIEWS = ("Average precision", "At the threshold", "Histograms", "Images", "Map", "Confusions")
+SAVED = {"figure (PDF)": ".pdf", "selection (CSV)": ".csv", "lasso (CSV)": "-lasso.csv"}
+MANY = 30  # classes, of which more are not drawn unasked
+Rows = tuple[list[widgets.Widget], list[widgets.Widget]]  # controls, and what they change
 
 
 class Plotly(anywidget.AnyWidget):
@@ -53,6 +61,7 @@ class Plot(anywidget.AnyWidget):
 
     _esm = Plotly._esm
     figure = traitlets.Unicode('{"data": [], "layout": {"meta": {}}}').tag(sync=True)  # JSON
+    sheet = traitlets.Bytes().tag(sync=True)  # a JPEG of thumbnails
 
     def draw(self, figure: dict[str, Any], *about: Any) -> None:
         """about: what the figure is of; a zoom stays while that does."""
@@ -60,11 +69,19 @@ class Plot(anywidget.AnyWidget):
         self.figure = json.dumps(figure, cls=PlotlyJSONEncoder)
 
 
+class Table(anywidget.AnyWidget):
+    """HTML whose images can be clicked."""
+
+    _esm = HERE / "table.js"
+    value = traitlets.Unicode().tag(sync=True)
+
+
 class Inspector:
     """Precision-recall curves of all finished runs in the experiment's outputs.
 
     It opens at the experiment's profile and data set. In JupyterLab it is a widget; where no kernel
-    runs (an executed notebook) its first view is a page.
+    runs (an executed notebook) its first view is a page. selected: the images that were selected on
+    the map, a row each.
     """
 
     def __init__(self, experiment: Experiment):
@@ -72,7 +89,11 @@ class Inspector:
         self.outputs = experiment.folder.parent
         self._busy = False
         self._page = cache(self._make_page)
-        self.warning, self.said, self.html, self.saved = (widgets.HTML() for _ in range(4))
+        self.warning, self.said, self.saved, self.large = (widgets.HTML() for _ in range(4))
+        self.html = Table()
+        self.selected = pd.DataFrame()
+        self.chosen: int | None = None  # the test image that is shown large
+        self.sheet_of = ""  # the test images whose thumbnails the map has
         self.box = widgets.VBox([shared(), self.warning, self.said]).add_class("semlib")
         self.tables: dict[str, list[store.Record]] = {}
         # the experiment's profile comes first, and is opened
@@ -81,6 +102,11 @@ class Inspector:
             for folder in sorted(folders, key=lambda path: (path != experiment.folder, path)):
                 tables = selection.grouped(store.collect(folder), experiment)
                 self.tables |= {f"{folder.name}: {title}": table for title, table in tables.items()}
+        wanted = [title for title in self.tables if title.startswith(f"{experiment.profile}: ")]
+        if self.tables and not wanted:
+            found = sorted({title.partition(": ")[0] for title in self.tables})
+            said = f"{_short(experiment.folder)}/ has no finished runs; profiles that have some: "
+            self.warning.value += f"<p role='alert'>{escape(said + ', '.join(found))}</p>"
         if self.tables:
             self._build()
             self._react(self._open)
@@ -90,7 +116,7 @@ class Inspector:
     def _repr_mimebundle_(self, **how: Any) -> dict[str, Any]:
         parts = [f"<style>{STYLE.read_text()}</style>", self.said.value, self.warning.value]
         if self.tables and all(self.choice):
-            self._write(file := io.BytesIO(), "png")
+            self._write(file := io.BytesIO(), ".png")
             source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
             parts += [f'<img alt="Precision-recall curves" src="{source}">', self.html.value]
         page = f'<div class="semlib">{"".join(parts)}</div>'
@@ -120,47 +146,65 @@ class Inspector:
 
     def _build(self) -> None:
         drop_down = widgets.Dropdown
-        several = widgets.SelectMultiple
-        row = widgets.HBox
         sizes = {title: selection.counted(records) for title, records in self.tables.items()}
         options = [(f"{title}, {size}", title) for title, size in sizes.items()]
         self.table = drop_down(description="Table", options=options)
+        self.table.value = min(self.tables, key=self._how_far)
         self.beside = drop_down(description="Beside", options=["nothing"])
         self.statistics = drop_down(description="Statistics", options=[*plan.STATISTICS])
         self.statistics.value = self.experiment.statistics
         lists = ("Held-out classes", "Methods", "Scores", "Trials")
-        self.lists = [several(description=text, rows=5) for text in lists]
+        self.lists = [widgets.SelectMultiple(description=text, rows=4) for text in lists]
         limits = {"max": 100.0, "step": 0.1}
-        slider = widgets.FloatSlider(description="Threshold", readout=False, **limits)
+        self.slider = widgets.FloatSlider(description="Threshold", readout=False, **limits)
         self.threshold = widgets.BoundedFloatText(description="flag the top %", min=0.01, **limits)
-        widgets.jslink((self.threshold, "value"), (slider, "value"))  # in the browser, at once
-        self.name = widgets.Text(description="Save as")
-        buttons = []
-        for text, ending in (("figure (PDF)", "pdf"), ("selection (CSV)", "csv")):
-            buttons.append(widgets.Button(description=text, icon="save"))
-            buttons[-1].on_click(lambda _, ending=ending: self.save(ending))
-        self.view = widgets.ToggleButtons(options=VIEWS, style={"button_width": "auto"})
+        widgets.jslink((self.threshold, "value"), (self.slider, "value"))  # in the browser, at once
+        toggles: dict[str, Any] = {"style": {"button_width": "auto"}}
+        self.zoom = widgets.ToggleButtons(options=["fit", "whole"], **toggles)
+        self.view = widgets.ToggleButtons(options=VIEWS, **toggles)
         self.held_out = drop_down(description="Held out")
         self.sides = [drop_down(description=text) for text in ("Left", "Right")]
         self.sort = drop_down(description="Sort by", options=["class"])
         self.falling = widgets.Checkbox(True, description="highest first", indent=False)
-        self.panels = Plot()
-        self.histograms = Plot()
+        self.first = drop_down(description="First", options=["at the threshold", "the worst"])
+        self.number = widgets.BoundedIntText(1, description="Page", min=1, max=1)
+        self.plane = drop_down(description="Plane", options=image_map.PLANES)
+        self.name = widgets.Text(description="Save as")
+        self.panels, self.histograms, self.map = (Plot() for _ in range(3))
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Lay the controls out, and react to them."""
+        row = widgets.HBox
+        every = [_button(text, self._choose_classes, text) for text in ("all", "none")]
+        saves = [_button(text, self.save, ending, "save") for text, ending in SAVED.items()]
         # built once: a control that is made anew would lose the keyboard
         self._sides = row([self.held_out, *self.sides])
         self._sorter = row([self.sort, self.falling])
+        self._pager = row([*self._sides.children, self.first, self.number])
+        self._plane = row([*self._sides.children, self.plane])
+        self.controls = widgets.VBox()
         self.below = widgets.VBox()
         opened = [self.table, self.beside, self.statistics]
-        rows: list[widgets.Widget] = [row(opened), row(self.lists), row([slider, self.threshold])]
-        rows += [self.said, self.panels, row([self.name, *buttons, self.saved])]
-        self.box.children = (*self.box.children[:2], *rows, self.view, self.below)
-        drawn = [*self.lists, self.threshold, self.view]
-        drawn += [*self._sides.children, *self._sorter.children]
+        rows: list[widgets.Widget] = [row(opened)]
+        rows += [row([self.lists[0], widgets.VBox(every), *self.lists[1:]])]
+        rows += [self.said, row([self.slider, self.threshold, self.zoom]), self.panels]
+        rows += [self.view, self.controls]
+        rows += [row([self.below, self.large]).add_class("beside")]
+        rows += [row([self.name, *saves, self.saved])]
+        self.box.children = (*self.box.children[:2], *rows)
+        drawn = [*self.lists, self.threshold, self.zoom, self.view, *self._sides.children]
+        drawn += [*self._sorter.children, self.first, self.number, self.plane]
         for react, controls in ((self._open, opened), (self._draw, drawn)):
             for control in controls:
                 control.observe(lambda _, react=react: self._react(react), "value")
-        for plot in (self.panels, self.histograms):
-            plot.on_msg(lambda _, message, __: self._react(self._point, *message))
+        for shown in (self.panels, self.histograms, self.map, self.html):
+            shown.on_msg(lambda _, message, __: self._react(self._told, *message))
+
+    def _how_far(self, title: str) -> tuple[bool, bool]:
+        """Of the tables the one to open is of the experiment's profile, and then of its data."""
+        is_other = not title.startswith(f"{self.experiment.profile}: ")
+        return is_other, self.tables[title][0].dataset != self.experiment.dataset_name
 
     # --- reacting
 
@@ -171,7 +215,7 @@ class Inspector:
         self._busy = True
         try:
             react(*message)
-        except ValueError as error:  # scores that were damaged or deleted meanwhile
+        except ValueError as error:  # scores that were damaged or deleted meanwhile, no weights
             self.said.value = f"<p role='alert'>{escape(_short(error))}</p>"
         finally:
             self._busy = False
@@ -182,10 +226,14 @@ class Inspector:
         alike = [title for title, table in self.tables.items() if table[0].classes == classes]
         alike.remove(self.table.value)
         _offer(self.beside, ["nothing", *alike])
+        self.chosen = None
+        self.large.value = ABOUT_IMAGE
+        self.selected = pd.DataFrame()
+        self.sides[1].options = ()  # so that it begins with another method than the left
         results = self.page.results
         for control, name in zip(self.lists, Choice._fields, strict=True):
             control.options = getattr(results, name)
-            control.value = control.options[: 1 if name == "scores" else None]
+            control.value = control.options[: {"scores": 1, "classes": MANY}.get(name)]
         for name in results.classes[:1]:
             self.threshold.value = round(100 * results.skew[name], 1)
         self.name.value = file_name("pr_curves", results.dataset, results.statistics)
@@ -206,52 +254,130 @@ class Inspector:
         _offer(self.sides[0], options)
         _offer(self.sides[1], options, *others[:1])
         _offer(self.sort, ["class", *map(" ".join, page.results.average_precisions(choice))])
-        self.panels.draw(page.panels(choice, self.share), page, choice.classes)
-        said = page.at_threshold(choice, self.share, ("method", "score")).to_html()
-        self.said.value = f"<div role='status'>{said}</div>"
-        self.below.children = self._below(page, choice, self.view.value)
+        mark = None if self.chosen is None else self._show(self.chosen)
+        whole = self.zoom.value == "whole"
+        figure = page.panels(choice, self.share, whole, mark)
+        self.panels.draw(figure, page, choice.classes, whole)
+        controls, shown = self._below(page, choice, self.view.value, mark)
+        self.controls.children = controls
+        self.below.children = shown
+        self.said.value = f"<div role='status'>{page.summary(choice, self.share)}</div>"
+
+    def _choose_classes(self, which: str) -> None:
+        self.lists[0].value = self.lists[0].options if which == "all" else ()
+
+    def _told(self, what: str, *message: Any) -> None:
+        """A point, an image or images of a view were clicked, dragged or selected."""
+        if what == "image":
+            (self.chosen,) = message
+            self._draw()
+        else:
+            {"point": self._point, "images": self._images}[what](*message)
 
     def _point(self, hold_out: str, method: str, score: str, trial: float, *at: Any) -> None:
         """Set the threshold to a point of a curve that was clicked, or a line that was dragged."""
         threshold, clicked = at
         side = (method, score, int(trial))
-        scores = self.page.results.ranking(hold_out, *side).scores
-        flagged = max((scores >= threshold).sum(), 1)
-        self.threshold.value = math.floor(1e6 * flagged / len(scores)) / 1e4  # flags as many
+        ranking = self.page.results.ranking(hold_out, *side)
+        flagged = max((ranking.scores >= threshold).sum(), 1)
+        self.threshold.value = math.floor(1e6 * flagged / len(ranking.scores)) / 1e4
         self.held_out.value = hold_out
         if clicked:
             _offer(self.sides[0], [("", side)])
+            here = np.flatnonzero(ranking.scores == threshold).tolist()
+            self.chosen = max(here, key=lambda k: ranking.is_anomaly[k], default=None)
         self._draw()
+
+    def _images(self, *images: int) -> None:
+        """Keep the images that were selected on the map, and show them."""
+        table, _ = self._described()
+        groups = self.page.groups(self.held_out.value, self._chosen_sides(), self.share)
+        self.selected = table.assign(group=groups).iloc[[*images]]
+        self._draw()
+
+    def _show(self, image: int) -> Mark:
+        """Show an image large; what marks it on the curves and in the histograms."""
+        table, texts = self._described()
+        mark = Mark(self.held_out.value, image, table["image"][image])
+        test = self._test()
+        shown = ""
+        if not isinstance(test, str):
+            shown = picture(test[0].test.images[image], mark.name, image)
+        among = f"of {len(table):,} images, {escape(mark.hold_out)} held out"
+        self.large.value = f"<div role='status'>{shown}<p>{texts[image]}<br>{among}</p></div>"
+        return mark
 
     # --- the view below
 
-    def _below(self, page: Page, choice: Choice, view: str) -> list[widgets.Widget]:
+    def _chosen_sides(self) -> tuple:
+        return tuple(dict.fromkeys(side.value for side in self.sides))
+
+    def _test(self) -> tuple[Dataset, list[str]] | str:
+        """The data of the run on the left and its images' names, or why they are not here."""
+        method, _, trial = self.sides[0].value
+        record = self.page.results.runs[self.held_out.value, method, trial]
+        return selection.images_of(record, self.experiment)
+
+    def _described(self) -> Described:
+        test = self._test()
+        names = () if isinstance(test, str) else tuple(test[1])
+        return self.page.described(self.held_out.value, self._chosen_sides(), names)
+
+    def _below(self, page: Page, choice: Choice, view: str, mark: Any) -> Rows:
         hold_out = self.held_out.value
-        sides = [side.value for side in self.sides]
+        sides = self._chosen_sides()
         if view == "Histograms":
-            figure = page.histograms(hold_out, sides, self.share)
+            figure = page.histograms(hold_out, sides, self.share, mark)
             self.histograms.draw(figure, page, hold_out, sides)
-            return [self._sides, self.histograms]
-        controls = []
+            return [self._sides], [self.histograms]
+        if view == "Map":
+            return self._map(page, hold_out, sides)
         if view == "Images":
-            controls = [self._sides]
-            tables = [page.images(hold_out, side, self.share, self.experiment) for side in sides]
-        elif view == "Average precision":
+            how = (self.share, self.experiment, self.first.value == "the worst", self.number.value)
+            self.html.value, self.number.max = page.images(hold_out, sides, *how)
+            return [self._pager], [self.html]
+        controls = []
+        if view == "Average precision":
             controls = [self._sorter]
-            tables = [page.average_precisions(choice, self.sort.value, self.falling.value)]
+            table = page.average_precisions(choice, self.sort.value, self.falling.value)
         elif view == "At the threshold":
-            tables = [page.at_threshold(choice, self.share)]
+            table = page.at_threshold(choice, self.share)
         else:
-            tables = [page.confusions(choice)]
-        self.html.value = "".join(table.to_html() for table in tables)
-        return [*controls, self.html]
+            table = page.confusions(choice)
+        self.html.value = table.to_html()
+        return controls, [self.html]
+
+    def _map(self, page: Page, hold_out: str, sides: tuple) -> Rows:
+        """The test images in a plane of the left run's features, and those that are selected."""
+        test = self._test()
+        method, _, trial = sides[0]
+        record = page.results.runs[hold_out, method, trial]
+        self.said.value = "<p role='status'>Computing the map ...</p>"
+        try:
+            if isinstance(test, str):
+                raise DataError(test)
+            data, _ = test
+            how = (self.plane.value, self.statistics.value)
+            places = image_map.places_of(record, data, *how)
+        except ValueError as error:
+            self.html.value = f"<p role='alert'>{escape(_short(error))}</p>"
+            return [self._plane], [self.html]
+        if self.sheet_of != record.test_digest:
+            self.sheet_of = record.test_digest
+            self.map.sheet = image_map.sheet(data.test.images)
+        groups = page.groups(hold_out, sides, self.share)
+        figure = image_map.figure(places, groups, self._described()[1], self.chosen)
+        figure["layout"] |= {"dragmode": "lasso", "height": 420}
+        self.map.draw(figure, record.home, *how)
+        self.html.value = page.selected(self.selected, data)
+        return [self._plane], [self.map, self.html]
 
     # --- saving
 
     def save(self, ending: str) -> None:
-        """Save the figure (png, pdf) or the selection (csv) in the profile's folder."""
+        """Save the figure (.png, .pdf) or a table (of SAVED) in the profile's folder."""
         name = re.sub(r"[^\w.-]+", "_", self.name.value) or "pr_curves"
-        path = self.outputs / self.table.value.partition(":")[0] / f"{name}.{ending}"
+        path = self.outputs / self.table.value.partition(":")[0] / f"{name}{ending}"
         said = CHOOSE
         try:
             if len(self.page.results.curves(self.choice)):
@@ -262,12 +388,13 @@ class Inspector:
         self.saved.value = f"<p role='status'>{escape(said)}</p>"
 
     def _write(self, file: BinaryIO, ending: str) -> None:
-        if ending == "csv":
+        if ending.endswith("csv"):
             rows = self.page.results.selection(self.choice, self.share)
-            file.write(rows.to_csv(index=False).encode())
+            table = self.selected if ending == SAVED["lasso (CSV)"] else rows
+            file.write(table.to_csv(index=False).encode())
         else:
             figure = self.page.figure(self.choice, self.share)
-            figure.savefig(file, format=ending)
+            figure.savefig(file, format=ending.lstrip("."))
             plt.close(figure)
 
     @contextmanager
@@ -279,6 +406,12 @@ class Inspector:
         lines = "<br>".join(escape(_short(warning.message)) for warning in caught)
         if lines:
             self.warning.value += f"<p role='alert'>{lines}</p>"
+
+
+def _button(text: str, react: Callable, what: str, icon: str = "") -> widgets.Button:
+    button = widgets.Button(description=text, icon=icon)
+    button.on_click(lambda _: react(what))
+    return button
 
 
 def _offer(control: widgets.Dropdown, options: Iterable[Any], start: Any = None) -> None:
