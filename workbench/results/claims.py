@@ -162,6 +162,8 @@ def _gains(runs: Mapping[str, Runs], again: pd.DataFrame) -> list[list[str]]:
             (pair,) = (pair for pair in runs[name] if pair[0].train_per_class == count)
             gains = stats.gains([pair]).set_index(["statistics", "measure"])
             gained = gains.loc["mixed", measure].rename({"gain": "difference"})
+            if math.isnan(gained.difference):  # not all classes have both
+                gained = None
             what = f"{label(measure)}, {count or 'all 5,000'} labels a class, {NETWORKS[name]}, "
             what += show.averaged(pair[1])
             paper = points(again.loc[("Table 3", measure)])

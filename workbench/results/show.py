@@ -28,7 +28,7 @@ from workbench.experiment import (
 )
 from workbench.files import ROOT
 from workbench.results import stats, tables
-from workbench.results.frame import Runs, frame
+from workbench.results.frame import Runs
 from workbench.results.names import label, rows_of, without_average
 from workbench.runs import machine, plan, store
 from workbench.runs.estimate import duration
@@ -61,6 +61,7 @@ FORMATS = {
     "AUROC (%)": "{auroc:.2f}",
     "FPR at 95 % recall (%)": "{fpr95:.2f}",
     "The paper": "{paper:.2f}",
+    "Lacks": "{lacks}",
     "Above in": "{above:.0f} of {classes}",
     "p": "{p}",
     "p by Holm": "{holm}",
@@ -94,7 +95,7 @@ def p_value(value: float) -> str:
 def text(table: pd.DataFrame) -> pd.DataFrame:
     """A table of `stats` (gains, leaderboard, contrasts) or `tables.by_weight` as text.
 
-    Methods and measures by their labels; "-" for NaN, and for means over a part of the classes.
+    Methods and measures by their labels; "-" for NaN.
     """
     board = "average_precision" in table
     table = table.reset_index().rename(columns={"class_low": "low", "class_high": "high"})
@@ -105,7 +106,6 @@ def text(table: pd.DataFrame) -> pd.DataFrame:
     if "paper" in table and table.paper.isna().all():
         table = table.drop(columns="paper")
     if "gain" in table:
-        table.loc[table.classes < table.planned, ["plain", "with", "gain", "low"]] = math.nan
         table["images"] = table.images.map("{:,.0f}".format)
     if "above" in table:
         table["above"] = table.above.where(table.classes > 0)  # of none: "-"
@@ -175,7 +175,8 @@ def counts(table: pd.DataFrame) -> pd.DataFrame:
 
     Here and in the paper. Where six classes or more differ, with the mean difference in points, its
     95 % t-interval over classes, and the p of Wilcoxon's two-sided signed-rank test. The classes of
-    a data set are not quite independent: their trainings share images.
+    a data set are not quite independent: their trainings share images. Of a part of the classes
+    only how many there are.
     """
     parts = _labelled(without_average(table))
     odin, msp, plain = map(label, ("odin", "msp", "classification"))
@@ -200,6 +201,8 @@ def _wins(gained: pd.Series) -> str:
     found = stats.paired(gained)
     if not found["classes"]:
         return ""
+    if found["classes"] < len(gained):
+        return f"no verdict from {found['classes']} of {len(gained)}"
     wins = f"{found['above']} of {found['classes']}"
     if math.isnan(found["p"]):
         return wins
@@ -210,16 +213,16 @@ def _wins(gained: pd.Series) -> str:
 def rank_correlation(table: pd.DataFrame) -> pd.DataFrame:
     """Spearman's correlation over classes of accuracy with each score, here and in the paper.
 
-    NaN of fewer than three classes, or where all are equal.
+    NaN of fewer than three classes, of a part of the table's, or where all are equal.
     """
     parts = tables.parts(without_average(table))
     rows = {}
     for (method, measure), part in parts.items():
         if measure != "accuracy":
             accuracy = parts[method, "accuracy"].reindex(columns=part.columns)
-            both = part.notna() & accuracy.notna()  # the ranks among the classes that have both
-            rho = part.where(both).rank().corrwith(accuracy.where(both).rank())
-            rows[label(method), label(measure)] = rho.where(both.sum() > 2)
+            whole = (part.notna() & accuracy.notna()).all() & (len(part) > 2)
+            rho = part.rank().corrwith(accuracy.rank())
+            rows[label(method), label(measure)] = rho.where(whole)
     found = pd.DataFrame(rows).T.rename(columns={"mean": "here", "paper": "in the paper"})
     return found[found.columns.intersection(["here", "in the paper"])].round(2)
 
@@ -459,7 +462,7 @@ def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:
         time = duration(sum(record.seconds for record in own))
         devices = _counted(record.device for record in own)
         lines = [f"{lines[0][:-1]}, trained in {time} on {devices}."]
-    lines += _whole_trials(experiment, records)
+    lines += _left_out(experiment, records)
     if len(own) < len(records):
         named = _counted(label(record.method) for record in records if record.external)
         lines.append(f"Trained elsewhere, their scores imported, how is not known here: {named}.")
@@ -479,15 +482,19 @@ def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:
     return lines + unlike(records) + store.unused_runs([experiment])
 
 
-def _whole_trials(experiment: Experiment, records: Sequence[Record]) -> list[str]:
-    """A line if averages leave trials out that lack a class, or methods have not as many trials."""
-    long = frame([(experiment, records)]).groupby(["method", "trial"], sort=False)
-    whole = long.hold_out.nunique() == len(plan.held_out(experiment))
-    trials = whole.groupby(level="method", sort=False).agg(["sum", "count"]).query("sum > 0")
-    if (trials["sum"] == trials["count"]).all() and trials["sum"].nunique() < 2:
+def _left_out(experiment: Experiment, records: Sequence[Record]) -> list[str]:
+    """A line if methods have not the same runs: what they lack, and what averages are of."""
+    lacks = tables.lacking(experiment, records)
+    if lacks.empty:
         return []
-    counts = ", ".join(f"{count} with {label(name)}" for name, count in trials["sum"].items())
-    return [f"Averages are of the trials that have every class: {counts}."]
+    counts = lacks.groupby(["method", "why"], sort=False).size()
+    said = [f"{label(method)} {n} ({why})" for (method, why), n in counts.items()]
+    whole = tables.whole(experiment, records)
+    trials = ", ".join(map(str, sorted({record.trial for record in whole})))
+    methods = ", ".join(label(name) for name in {record.method: 0 for record in whole})
+    of = f"averages are of {methods} in trials {trials}" if whole else "no trial has every class"
+    lines = f"Runs that a method lacks and another has: {', '.join(said)}."
+    return [f"{lines} Rows compare the same classes and trials; {of}."]
 
 
 def _not_scored(experiment: Experiment, records: Sequence[Record]) -> list[str]:
