@@ -210,12 +210,15 @@ def _grid(args: argparse.Namespace) -> int:
 
 def _import(args: argparse.Namespace) -> None:
     from workbench.batch import notebooks
+    from workbench.results import show
     from workbench.runs import external
 
     record = external.add(args.scores, notebooks.merged(args.file, args.parameter))
     plain = {name: value for name, value in record.metrics.items() if "@" not in name}
     measured = ", ".join(f"{name} {100 * value:.2f} %" for name, value in plain.items())
     print(f"{short(record.home)}: {measured}")
+    experiment = record.run.experiment.model_copy(update={"scores": tuple(record.scoring)})
+    print(*show.doubts(experiment, [record]), sep="\n", end="")
     print(f'shown in the inspector, and in tables with -p methods "[..., {record.method}]"')
 
 

@@ -18,7 +18,7 @@ from workbench.experiment import Experiment, read_parameters, several
 from workbench.files import ROOT
 from workbench.results import findings, show, stats, tables
 from workbench.results.frame import Runs, frame
-from workbench.results.names import AVERAGE, label
+from workbench.results.names import AVERAGE, label, plain
 from workbench.runs import store
 from workbench.runs.store import Record
 
@@ -79,7 +79,7 @@ def hours(records: Iterable[Record]) -> str:
     """Of training, by device: "H100 0.4, AMD EPYC 0.9"."""
     table = pd.DataFrame([[r.device, r.seconds / 3600] for r in records], columns=["on", "hours"])
     spent = table.groupby(table.on.str.replace("NVIDIA H100.*", "H100", regex=True)).hours.sum()
-    return ", ".join(f"{device} {of:.1f}" for device, of in spent.items())
+    return ", ".join(f"{plain(device)} {of:.1f}" for device, of in spent.items())
 
 
 def read_again() -> pd.DataFrame:

@@ -29,7 +29,7 @@ from workbench.experiment import (
 from workbench.files import ROOT
 from workbench.results import stats, tables
 from workbench.results.frame import Runs
-from workbench.results.names import label, rows_of, without_average
+from workbench.results.names import code, label, plain, rows_of, without_average
 from workbench.runs import machine, plan, store
 from workbench.runs.estimate import duration
 from workbench.runs.store import Record
@@ -289,10 +289,10 @@ def heading(*experiments: Experiment) -> str:
     """Each experiment's title and training in a paragraph of Markdown, for a notebook's top."""
     paragraphs = []
     for e in experiments:
-        training = f"{e.architecture}, {e.epochs} epochs of batches of {e.batch_size}"
+        training = f"{plain(e.architecture)}, {e.epochs} epochs of batches of {e.batch_size}"
         training += f", {e.schedule} schedule, {machine.precision(e)}"
         trials = "1 trial" if e.trials == 1 else f"{e.trials} trials"
-        text = f"**{title(e)}**: {training}, {trials}."
+        text = f"**{plain(title(e))}**: {training}, {trials}."
         if e.profile == "demo":
             text = f"**A demonstration in minutes, not the paper's experiment.** {text}"
         paragraphs.append(text)
@@ -316,15 +316,17 @@ def _origin(notebook: str, file: str | None, experiments: Sequence[Experiment]) 
     if file is None:
         return "Settings: the defaults, and those of the cell; no file is for this profile."
     settings = read_parameters(file).get("settings", ())
-    text = f"those of `{file}`"
+    text = f"those of {code(file)}"
     if settings:
-        text += f", which names {' and '.join(f'`{name}`' for name in settings)}"
+        text += f", which names {' and '.join(map(code, settings))}"
     changes = _changes(notebook, experiments)
     if changes.pop("experiments", None):
         text = f"a part of {text}"
     if not changes:
         return f"The settings are {text}."
-    return f"Settings: {text}, but for {', '.join(f'`{n} = {v!r}`' for n, v in changes.items())}."
+    return (
+        f"Settings: {text}, but for {', '.join(code(f'{n} = {v!r}') for n, v in changes.items())}."
+    )
 
 
 def _changes(notebook: str, experiments: Sequence[Experiment]) -> dict[str, Any]:
@@ -408,7 +410,7 @@ def _command(notebook: str, file: str | None, experiments: Sequence[Experiment])
     if f"/{profile}/" not in file:
         changes["profile"] = profile
     words = [f"-p {name} {_word(value)}" for name, value in changes.items()]
-    return f"`{' '.join(['python -m semlib grid', file, *words])}`"
+    return code(" ".join(["python -m semlib grid", file, *words]))
 
 
 def _word(value: Any) -> str:
@@ -420,7 +422,7 @@ def _word(value: Any) -> str:
 
 def summary(experiment: Experiment, records: Sequence[Record]) -> str:
     """remarks as Markdown."""
-    return "  \n".join(remarks(experiment, records))
+    return "  \n".join(map(plain, remarks(experiment, records)))
 
 
 def summaries(runs: Runs, notebook: str = "") -> str:
@@ -432,7 +434,7 @@ def summaries(runs: Runs, notebook: str = "") -> str:
         return opening(notebook, *(experiment for experiment, _ in runs))
     parts = [f"{heading(e)}  \n{summary(e, records)}" for e, records in runs]
     every = list(itertools.chain.from_iterable(records for _, records in runs))
-    return "\n\n".join([*parts, "  \n".join(unlike(every, one_data_set=False))])
+    return "\n\n".join([*parts, "  \n".join(map(plain, unlike(every, one_data_set=False)))])
 
 
 def unlike(records: Sequence[Record], one_data_set: bool = True) -> list[str]:
@@ -479,6 +481,7 @@ def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:
     if found := str(plan.duplicates(experiment)):
         lines.append(found)
     lines += _not_scored(experiment, records)
+    lines += doubts(experiment, records)
     return lines + unlike(records) + store.unused_runs([experiment])
 
 
@@ -495,6 +498,35 @@ def _left_out(experiment: Experiment, records: Sequence[Record]) -> list[str]:
     of = f"averages are of {methods} in trials {trials}" if whole else "no trial has every class"
     lines = f"Runs that a method lacks and another has: {', '.join(said)}."
     return [f"{lines} Rows compare the same classes and trials; {of}."]
+
+
+def doubts(experiment: Experiment, records: Sequence[Record]) -> list[str]:
+    """What makes numbers doubtful: ties, average precision below chance, accuracy at chance."""
+    tied: list[str] = []
+    below: list[str] = []
+    chance: list[str] = []
+    end = plan.STATISTICS[experiment.statistics]
+    for record in records:
+        found = record.check()
+        trained = len(record.classes) - len(plan.classes_of(record.hold_out))
+        n = found["images"] * record.skew
+        if record.metrics[f"accuracy{end}"] < _most(1 / trained, found["images"] - n):
+            chance.append(label(record.method))
+        keys = {name: record.key(how) for name, how in plan.how_scored(experiment).items()}
+        for name, key in keys.items():
+            which = f"{label(name)} of {label(record.method)}"
+            tied += [which] if f"{key}{end}" in found["tied"] else []
+            value = record.metrics.get(f"{key}{end}", 1)
+            below += [which] if n and _most(value, n) < record.skew else []
+    said = {"More than half of the images share a score (a constant, float16, overflow?)": tied}
+    said["Average precision below the share of anomalies (should the sign be changed?)"] = below
+    said["Accuracy at chance (are predicted and labels numbered alike?)"] = chance
+    return [f"{what}: {_counted(runs)}." for what, runs in said.items() if runs]
+
+
+def _most(share: float, count: float) -> float:
+    """What a share of so many is at most, by two standard errors."""
+    return share + 2 * math.sqrt(share * (1 - share) / count)
 
 
 def _not_scored(experiment: Experiment, records: Sequence[Record]) -> list[str]:

@@ -255,8 +255,8 @@ def leaderboard(found: Measured) -> pd.DataFrame:
 
     images_low to images_high: 95 % over other test images, as many; trial_std: standard deviation
     of that mean over trials; class_low to class_high: 95 % over other held-out classes. auroc,
-    fpr95: as peers report it. paper: the paper's mean. lacks: the runs of `tables.lacking`, counted;
-    the column is there if there are any, and a method that is left out has its rows with NaN.
+    fpr95: as peers report it. paper: the paper's mean. lacks: a column if there are any runs of
+    `tables.lacking`, which it counts; of a method that is left out all else is NaN.
     """
     mean = found.classes.mean()
     half = Z * found.resampled.std()

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from semlib.datasets import Dataset, ImageSet
+from workbench import own
 from workbench.experiment import ConfigError, Experiment, Machine, Scoring, create
 from workbench.files import resolve
 from workbench.images import prepared
@@ -76,6 +77,8 @@ def _record(home: Path) -> Record:
     try:
         record = store.read_record(home)
         record.check()
+        if record.place != plan.place(record, record.address):
+            raise ValueError("its address isn't that of its settings")
         return record
     except ValueError as error:
         do = "name a finished run's folder, which holds record.json and weights.pt"
@@ -90,6 +93,11 @@ def _experiment(record: Record, parameters: Mapping[str, Any]) -> Experiment:
         raise ConfigError(f"{wrong[0]}: is of the finished run; choose from {choices}")
     settings = record.settings | {"dataset": record.dataset}
     settings["scores"] = list(dict.fromkeys(how["score"] for how in record.scoring.values()))
+    for how in () if "scores" in parameters else record.scoring.values():
+        name = how["score"]
+        if ":" in name and not record.external and not own.is_here(name, str(how.get("source"))):
+            changed = f"{name} isn't here as it was when the run was scored"
+            raise ConfigError(f"scores: {changed}; choose others with -p scores")
     for how in reversed(record.scoring.values()):  # of several ODINs the first
         settings |= {name: how[name] for name in ("temperature", "epsilon") if name in how}
     experiment = create(settings | dict(parameters))
