@@ -43,7 +43,8 @@ def record(hold_out, method, trial, msp=0, odin=0, accuracy=0, dataset="digits",
 
 
 def cifar10(hold_out, method, trial, **numbers):
-    return record(hold_out, method, trial, dataset="cifar10", **numbers)
+    data = {"data": tables.PAPERS_DATA["cifar10"]} | numbers
+    return record(hold_out, method, trial, dataset="cifar10", **data)
 
 
 # (class, trial): msp, odin, accuracy of the classifier; trial 2 lacks class 2

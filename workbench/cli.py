@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 from semlib import datasets
 from workbench.experiment import MOST, ConfigError, documented, from_yaml
-from workbench.files import ROOT, one_line, save_atomically, short
+from workbench.files import BESIDE, ROOT, csv_text, one_line, save_atomically, short
 
 # Each command imports what it needs: pandas and torch are slow to import.
 
@@ -63,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add = command("score", _score, "score a folder of images without labels with a finished run")
     add("run", type=Path, help="a run's folder, with its record.json and weights.pt")
-    add("folder", type=Path, help="images in any format that Pillow reads, in folders or not")
+    add("folder", type=Path, help="an image that Pillow reads, or a folder of them")
     add("-o", "--out", type=Path, help="the table, .csv; the contact sheet beside it is a .png")
     add("-p", "--parameter", **PARAMETER)
 
@@ -101,6 +102,7 @@ def _add_data(add: Callable) -> None:
     add("what", choices=("prepare", "check"))
     add("dataset", help="a name, or a folder with train/<class>/* and test/<class>/*")
     add("--root", help="the folder of prepared data sets (default: $SEMLIB_DATA, else data/)")
+    add("--skip-unreadable", action="store_true", help="leave out images that can't be read")
     add("--side", type=side, help="pixels a side (default: own images 32, ImageNet 256)")
     add("--ilsvrc", help="ImageNet: the ILSVRC2012 folder (default: $SEMLIB_ILSVRC)")
 
@@ -149,11 +151,11 @@ def _run(args: argparse.Namespace) -> int:
 
     notebook = notebooks.existing(args.notebook)
     parameters, experiments = notebooks.parameters(notebook, args.file, args.parameter)
-    if not args.checked:
-        notebooks.prepare(experiments)
     out = args.out or notebooks.executed(notebook, experiments[0])
     if out.suffix != ".ipynb" or out.is_dir():
         raise ConfigError(f"--out: {out} isn't a notebook's name (.ipynb)")
+    if not args.checked:
+        notebooks.prepare(experiments, out.parent)
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_suffix(".unfinished.ipynb")  # the last one stays until this has ended
     if said := notebooks.replaces(out, parameters):
@@ -189,7 +191,8 @@ def _execute(
 
     from workbench.batch import gpus, notebooks
 
-    with gpus.claim(args.gpus) if args.gpus else nullcontext():
+    beside = {BESIDE: str(out.parent.absolute())} if args.out else {}
+    with gpus.claim(args.gpus) if args.gpus else nullcontext(), patch.dict(os.environ, beside):
         try:
             done = notebooks.execute(notebook, out, parameters, args.timeout, threads)
             return nbformat.writes(done).encode()
@@ -235,9 +238,11 @@ def _score(args: argparse.Namespace) -> None:
     sheet = out.with_suffix(".png")
     figure = plots.most_anomalous(table, images)
     save_atomically(sheet, lambda file: figure.savefig(file, format="png"))
-    text = table.to_csv(index=False).encode(errors="surrogateescape")  # names of files: any bytes
+    text = csv_text(table, index=False).encode(errors="surrogateescape")  # names: any bytes
     save_atomically(out, lambda file: file.write(text))
-    print(f"{len(table)} images, {given.get('statistics', 'mixed')} statistics: {short(out)}")
+    if len(table) > len(images):
+        print(f"{len(table) - len(images)} of {len(table)} files can't be read: column error")
+    print(f"{len(images)} images, {given.get('statistics', 'mixed')} statistics: {short(out)}")
     print(f"the most anomalous by {table.columns[2]}: {short(sheet)}")
 
 
@@ -249,7 +254,8 @@ def _data(args: argparse.Namespace) -> None:
         side = f" --side {args.side}" if args.side else ""
         command = f"python -m semlib data prepare {args.dataset}{side}"
         raise ConfigError(f"{args.dataset} {why}; prepare it: {command}")
-    data = prepared.load(args.dataset, args.root, args.side, ilsvrc=args.ilsvrc)
+    how = {"ilsvrc": args.ilsvrc, "skip_unreadable": args.skip_unreadable}
+    data = prepared.load(args.dataset, args.root, args.side, **how)
     if checked:
         prepared.check_parts(data)
     _, channels, height, width = data.train.images.shape

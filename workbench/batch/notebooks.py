@@ -227,8 +227,11 @@ def _kernels(threads: int | None) -> Generator[str, None, None]:
             yield folder
 
 
-def prepare(experiments: Sequence[Experiment]) -> None:
-    """Check all experiments and prepare their data, before a job starts; ConfigError, DataError."""
+def prepare(experiments: Sequence[Experiment], out: Path | None = None) -> None:
+    """Check all experiments and prepare their data, before a job starts; ConfigError, DataError.
+
+    out: where the executed notebook goes; the experiments' folder unless given.
+    """
     check(experiments)
     loaded = None
     for e in experiments:
@@ -239,11 +242,13 @@ def prepare(experiments: Sequence[Experiment]) -> None:
                 loaded = which
             runs.check_data(e, data)
     folder = experiments[0].folder
-    try:
-        check_writable(folder)
-    except OSError as error:
-        why = f"can't be written to ({error.strerror}); choose another folder"
-        raise ConfigError(f"outputs: {folder} {why}") from None
+    trains = any(e.missing == "train" for e in experiments)
+    for place in {out or folder, folder if trains else out or folder}:
+        try:
+            check_writable(place)
+        except OSError as error:
+            why = f"can't be written to ({error.strerror}); choose another folder"
+            raise ConfigError(f"outputs: {place} {why}") from None
 
 
 def check(experiments: Sequence[Experiment]) -> None:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from semlib.datasets import Dataset
 from workbench.experiment import PAPERS_SCORES, Experiment
-from workbench.files import ROOT
+from workbench.files import ROOT, result
 from workbench.images import prepared
 from workbench.images.digests import digests_of
 from workbench.results import show, stats, tables
@@ -479,6 +479,7 @@ def most_anomalous(table: pd.DataFrame, images: np.ndarray, count=40, columns=8)
     """The images, uint8 (N, C, H, W), with the highest first score of `runs.new_images`' table."""
     score = table.columns[2]
     cells = []
+    table = table.dropna(subset=[score])  # without files that can't be read, which come last
     ranked = table.reset_index(drop=True).sort_values(score, ascending=False, kind="stable")
     for k, row in ranked[:count].iterrows():
         name = _shortened(row.file.encode(errors="replace").decode())
@@ -568,6 +569,7 @@ def committed(name: str) -> list[Image.Image]:
 
 def save(figure: Figure, path: Path, runs: Runs) -> None:
     """Write a PNG; if the file there shows more of its runs, to <name>.unfinished.png instead."""
+    path = result(path)
     planned = sum(len(plan.planned(experiment)) for experiment, _ in runs)
     share = sum(len(records) for _, records in runs) / planned
     before = 0.0

@@ -11,7 +11,8 @@ from typing import Any, BinaryIO
 import pandas as pd
 
 from workbench.experiment import ConfigError, Experiment
-from workbench.files import save_atomically, short
+from workbench.files import csv_text, result, save_atomically, short
+from workbench.images.digests import Digests
 from workbench.results.frame import Runs, frame
 from workbench.results.names import AVERAGE, average_of, average_row, without_average
 from workbench.runs import plan
@@ -25,6 +26,13 @@ PAPERS_IMAGES = {  # of a class, and where
     1300: "Tables 5, 6 (ImageNet's subsets)",
     5000: "Table 3 (CIFAR-10)",
 }
+PAPERS_DATA = {  # digests of the training and test images
+    "cifar10": Digests(
+        "d55d672a8e56ec42e1ca007bdf565953bcdffb1c3c4f74ee18ac07c80a650e23",
+        "7d8ae806ac8989446414e77068384a0d98824a955531b5b91605bf50da105a73",
+    )
+}
+STL10 = ({1000, 5000}, 8000)  # its training images, in a fold or all, and its test images
 CHOSEN_WEIGHTS = "auxiliary_weights.csv"  # in outputs/<profile>/
 LEVELS = ["method", "measure", "statistic"]  # of a table's columns
 
@@ -64,6 +72,17 @@ def paper(
         for column, value in published("masking_ablation").loc["center_mask"].items():
             table.loc[AVERAGE, f"center_mask_{column}"] = value
     return table if {*table.index} - {AVERAGE} >= {*classes} else pd.DataFrame()
+
+
+def is_papers_data(records: Sequence[Record]) -> bool:
+    """Whether the paper's numbers can be beside: a folder of images may be called cifar10 too."""
+    for record in records:
+        if record.data != PAPERS_DATA.get(record.dataset, record.data):
+            return False
+        counts = (record.train_images in STL10[0], record.check()["images"] == STL10[1])
+        if record.dataset == "stl10" and not all(counts):
+            return False
+    return True
 
 
 def measurements(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
@@ -171,6 +190,8 @@ def by_class(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
     here = here.reindex(columns=pd.MultiIndex.from_product(every, names=LEVELS))
     e = experiment
     printed = paper(e.dataset, classes, e.architecture, e.train_per_class)
+    if not is_papers_data(records):
+        printed = pd.DataFrame()
     if {*printed.index} != {*classes, AVERAGE}:  # the paper's average is of all classes
         printed = printed.drop(index=AVERAGE, errors="ignore")
     table = _beside(here, printed)
@@ -216,7 +237,11 @@ def generalization(runs: Runs) -> pd.DataFrame:
     """Table 2: each data set's accuracies with no class held out, beside the paper's."""
     tables = {e.dataset_name: by_class(e, records) for e, records in runs}
     here = {name: table.loc["none"] for name, table in tables.items()}
-    whole = [e.dataset_name for e, _ in runs if e.train_per_class is None]
+    whole = [
+        e.dataset_name
+        for e, records in runs
+        if e.train_per_class is None and is_papers_data(records)
+    ]
     table = published("table2_generalization").T  # rows cifar10, cifar10_std, stl10, stl10_std
     means = table.reindex(whole).add_suffix("_accuracy")
     stds = table.reindex([f"{name}_std" for name in whole]).add_suffix("_accuracy_std")
@@ -275,7 +300,7 @@ def by_weight(runs: Runs) -> pd.DataFrame:
 
 def save_chosen_weights(table: pd.DataFrame, folder: Path) -> None:
     """Write a search's chosen weights into outputs/<profile>/; other searches' stay there."""
-    path = folder / CHOSEN_WEIGHTS
+    path = result(folder / CHOSEN_WEIGHTS)
     rows = table[table.chosen].rename(columns={"weight": "auxiliary_weight"})
     rows = rows[["dataset", "method", "auxiliary_weight", "accuracy", "images"]]
     rows = rows.astype({"images": str})
@@ -284,7 +309,7 @@ def save_chosen_weights(table: pd.DataFrame, folder: Path) -> None:
     if path.exists():
         rows = pd.concat([pd.read_csv(path, dtype=str), rows])
         rows = rows.drop_duplicates(["dataset", "method", "images"], keep="last")
-    save_atomically(path, lambda file: file.write(rows.to_csv(index=False).encode()))
+    save_atomically(path, lambda file: file.write(csv_text(rows, index=False).encode()))
 
 
 def save(table: pd.DataFrame, path: Path) -> None:
@@ -302,7 +327,8 @@ def save(table: pd.DataFrame, path: Path) -> None:
 
 def save_plain(table: pd.DataFrame, path: Path, decimals: int = 2) -> None:
     """Write a table as CSV; where the file has fewer empty cells, beside it (see save_complete)."""
-    text = table.to_csv(float_format=f"%.{decimals}f")
+    path = result(path)
+    text = csv_text(table, float_format=f"%.{decimals}f")
     before = 0.0
     with suppress(OSError, ValueError):  # no file, or not a table
         before = _filled(path.read_text())

@@ -26,11 +26,11 @@ from workbench.runs.store import Record
 def score(
     home: Path, folder: Path, parameters: Mapping[str, Any]
 ) -> tuple[Record, pd.DataFrame, np.ndarray]:
-    """Score every image in a folder and those below it: the run's record, a table, and the images.
+    """Score a file, or what is in a folder and below: the run's record, a table, and the images.
 
     A row an image: file, as seen from the folder; predicted, a class's name; each score, higher =
     more anomalous, and <score>_percentile: how many percent of the run's normal test images have a
-    lower score, equal ones counted half. The images are made what the data set's are, uint8
+    lower score, equal ones counted half; last those that can't be read, with the `error`. The images are made what the data set's are, uint8
     (N, C, H, W). parameters: dataset (the folder, if the run's is one), and of Scoring and Machine.
     ConfigError or DataError, one line, names what can't be used.
     """
@@ -40,7 +40,7 @@ def score(
     net = execute.network(record, data)
     if digests_of(data).test != record.test_digest:
         raise ConfigError(f"{run.title}: was scored on other test images than {data.name} has now")
-    files, images = prepared.unlabelled(folder, data)
+    files, images, unreadable = prepared.unlabelled(folder, data)
     normal = data.test.images[~run.split(data).is_anomaly]
     # Of detectors a record keeps ranks alone: the normal test images are scored beside the new ones
     predicted, scores = _scores(run, net, data, np.concatenate([normal, images]))
@@ -50,7 +50,11 @@ def score(
     for name, values in scores.items():
         columns[name] = values[count:]
         columns[f"{name}_percentile"] = _percentiles(values[:count], values[count:])
-    return record, pd.DataFrame(columns), images
+    table = pd.DataFrame(columns)
+    if unreadable:
+        rest = pd.DataFrame({"file": [*unreadable], "error": [*unreadable.values()]})
+        table = pd.concat([table, rest], ignore_index=True)
+    return record, table, images
 
 
 def _percentiles(normal: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
 from workbench.experiment import Experiment
-from workbench.files import ROOT, file_name, save_atomically
+from workbench.files import ROOT, csv_text, file_name, save_atomically
 from workbench.results.inspector import selection
 from workbench.results.inspector.page import Page
 from workbench.results.inspector.selection import Choice, Results
@@ -264,7 +264,7 @@ class Inspector:
     def _write(self, file: BinaryIO, ending: str) -> None:
         if ending == "csv":
             rows = self.page.results.selection(self.choice, self.share)
-            file.write(rows.to_csv(index=False).encode())
+            file.write(csv_text(rows, index=False).encode())
         else:
             figure = self.page.figure(self.choice, self.share)
             figure.savefig(file, format=ending)
