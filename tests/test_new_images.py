@@ -105,12 +105,7 @@ def test_what_can_be_read_is_scored_the_rest_is_named_and_a_file_is_enough(on_ti
     (folder / "new" / "text.png").write_text("no picture")
     table = score(folder, record, folder / "new")
     assert table.file.tolist() == ["'=A1.png", "text.png"] and table.msp.notna().tolist() == [1, 0]
-    assert (
-        table.error[1].endswith(
-            "text.png can't be read as an image (cannot identify image file 'text.png')"
-        )
-        or "can't be read as an image" in table.error[1]
-    )
+    assert "text.png can't be read as an image" in table.error[1]
     assert "1 of 2 files can't be read: column error\n1 images" in capsys.readouterr().out
     alone = score(folder, record, folder / "new" / "=A1.png")
     assert alone.file.tolist() == ["'=A1.png"] and alone.msp[0] == table.msp[0]

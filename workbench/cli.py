@@ -281,6 +281,10 @@ def _terminate(*_: object) -> None:
 
 def start() -> None:
     """What `python -m semlib` runs."""
+    try:
+        import fcntl  # noqa: F401 - file locks, without which runs would overwrite each other
+    except ImportError:
+        sys.exit("error: semlib needs Linux or macOS (on Windows its subsystem for Linux)")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # an ASCII terminal has no ±
     signal.signal(signal.SIGTERM, _terminate)

@@ -112,6 +112,10 @@ def _default(notebook: Path, parameter: dict[str, str]) -> Any:
 def merged(files: Sequence[str | Path], pairs: Sequence[Sequence[str]]) -> dict[str, Any]:
     """The parameters of the files and, over them, those of the command line, not yet checked."""
     given: dict[str, Any] = {}
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{name}: is given twice; leave out one -p")
     for file in files:
         given |= read_parameters(existing(file))
     return given | {name: _value(name, text) for name, text in pairs}

@@ -12,7 +12,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageFile, ImageOps
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from semlib.datasets import DataError, Dataset, ImageSet
@@ -25,6 +25,12 @@ LEFTOVERS = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "
 LARGE = 20_000_000  # pixels: a larger JPEG is decoded smaller, others one at a time
 TIFF_COLOURS = {2: 3, 5: 4, 6: 3, 8: 3}  # channels of RGB, CMYK, YCbCr and Lab; of others 1
 WORKERS = min(8, os.cpu_count() or 1)  # each holds an image or two in memory
+# What Pillow says of these is that it doesn't know them, and what to do instead
+HINTS = {".heic": "HEIC: convert it, magick a.heic a.png"}
+HINTS |= {".heif": HINTS[".heic"], ".dcm": "DICOM: save its picture, magick a.dcm a.png"}
+VIDEO = "a video: save frames, ffmpeg -i a b%d.png"
+HINTS |= dict.fromkeys((".mp4", ".avi", ".mov", ".mkv"), VIDEO)
+HINTS |= dict.fromkeys((".tif", ".tiff"), "of more than four bands? save three of them as RGB")
 _one_large = threading.Lock()
 
 
@@ -54,7 +60,9 @@ def _class_folders(root: Path, part: str) -> dict[str, Path]:
     folder = root / part
     if not folder.is_dir():
         there = ", ".join(path.name for path in _entries(root)) or "nothing"
-        raise DataError(f"{root} has no {part}/, only {there}; {LAYOUT}")
+        inside = [path for path in _entries(root) if (path / part).is_dir()]
+        do = f"name {inside[0]}" if inside else LAYOUT
+        raise DataError(f"{root} has no {part}/, only {there}; {do}")
     found: dict[str, Path] = {}
     for path in _entries(folder):
         if not path.is_dir():
@@ -65,6 +73,9 @@ def _class_folders(root: Path, part: str) -> dict[str, Path]:
         found[name] = path
     if not found:
         raise DataError(f"{root} has no class folders in {part}/; {LAYOUT}")
+    (first, *others) = found.values()
+    if not others and all(path.is_dir() for path in _entries(first)):
+        raise DataError(f"{first} holds folders alone: if they are the classes, move them up")
     return found
 
 
@@ -175,6 +186,8 @@ def decode(file: Path, side: int, on_white: list[Path] | None = None) -> np.ndar
         image, is_on_white = _rgb(file, side)
     except Exception as error:  # Pillow raises many kinds
         cause = "too little memory" if isinstance(error, MemoryError) else one_line(error)
+        if isinstance(error, UnidentifiedImageError):
+            cause = HINTS.get(file.suffix.lower(), cause)
         raise DataError(f"{file} can't be read as an image ({cause})") from error
     if is_on_white and on_white is not None:
         on_white.append(file)

@@ -76,7 +76,8 @@ def load(
     side: pixels a side of a folder's images (None: 32) and of ImageNet's (None: 256). fold: one of
     STL-10's 10 predefined folds of training images. validation: part of the training images takes
     the place of the test images, which are not read. ilsvrc: the ILSVRC2012 folder (None:
-    $SEMLIB_ILSVRC). skip_unreadable: leave out files of a folder that can't be read. DataError lists the names, or names the file that can't be read.
+    $SEMLIB_ILSVRC). skip_unreadable: leave out files of a folder that can't be read. DataError
+    lists the names, or names the file that can't be read.
     """
     if fold is not None and (name != "stl10" or fold not in range(10)):
         raise DataError(f"{name} has no fold {fold}; only stl10 has predefined ones, 0 to 9")

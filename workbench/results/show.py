@@ -501,32 +501,28 @@ def _left_out(experiment: Experiment, records: Sequence[Record]) -> list[str]:
 
 
 def doubts(experiment: Experiment, records: Sequence[Record]) -> list[str]:
-    """What makes numbers doubtful: ties, average precision below chance, accuracy at chance."""
-    tied: list[str] = []
-    below: list[str] = []
-    chance: list[str] = []
+    """What makes numbers doubtful: ties, accuracy at chance, scores below it in most runs."""
+    found: dict[str, list[str]] = {"tied": [], "below": [], "accuracy": []}
     end = plan.STATISTICS[experiment.statistics]
     for record in records:
-        found = record.check()
-        trained = len(record.classes) - len(plan.classes_of(record.hold_out))
-        n = found["images"] * record.skew
-        if record.metrics[f"accuracy{end}"] < _most(1 / trained, found["images"] - n):
-            chance.append(label(record.method))
-        keys = {name: record.key(how) for name, how in plan.how_scored(experiment).items()}
-        for name, key in keys.items():
-            which = f"{label(name)} of {label(record.method)}"
-            tied += [which] if f"{key}{end}" in found["tied"] else []
-            value = record.metrics.get(f"{key}{end}", 1)
-            below += [which] if n and _most(value, n) < record.skew else []
-    said = {"More than half of the images share a score (a constant, float16, overflow?)": tied}
-    said["Average precision below the share of anomalies (should the sign be changed?)"] = below
-    said["Accuracy at chance (are predicted and labels numbered alike?)"] = chance
-    return [f"{what}: {_counted(runs)}." for what, runs in said.items() if runs]
-
-
-def _most(share: float, count: float) -> float:
-    """What a share of so many is at most, by two standard errors."""
-    return share + 2 * math.sqrt(share * (1 - share) / count)
+        facts = record.check()
+        chance = 1 / (len(record.classes) - len(plan.classes_of(record.hold_out)))
+        normal = facts["images"] * (1 - record.skew)
+        if record.metrics[f"accuracy{end}"] < chance + 2 * math.sqrt(chance / normal):
+            found["accuracy"].append(label(record.method))
+        for name, how in plan.how_scored(experiment).items():
+            for kind in ("tied", "below"):
+                if f"{record.key(how)}{end}" in facts[kind]:
+                    found[kind].append(f"{label(name)} of {label(record.method)}")
+    runs = Counter(label(record.method) for record in records)
+    counts = Counter(found["below"])
+    most = [name for name in found["below"] if 2 * counts[name] > runs[name.split(" of ")[-1]]]
+    said = {
+        "More than half of the images share a score (constant, float16, overflow?)": found["tied"]
+    }
+    said["Average precision below the share of anomalies (should the sign be changed?)"] = most
+    said["Accuracy at chance (are predicted and labels numbered alike?)"] = found["accuracy"]
+    return [f"{what}: {_counted(names)}." for what, names in said.items() if names]
 
 
 def _not_scored(experiment: Experiment, records: Sequence[Record]) -> list[str]:

@@ -30,8 +30,9 @@ def score(
 
     A row an image: file, as seen from the folder; predicted, a class's name; each score, higher =
     more anomalous, and <score>_percentile: how many percent of the run's normal test images have a
-    lower score, equal ones counted half; last those that can't be read, with the `error`. The images are made what the data set's are, uint8
-    (N, C, H, W). parameters: dataset (the folder, if the run's is one), and of Scoring and Machine.
+    lower score, equal ones counted half; last those that can't be read, with the `error`. The
+    images are made what the data set's are, uint8 (N, C, H, W). parameters: dataset (the folder, if
+    the run's is one), and of Scoring and Machine.
     ConfigError or DataError, one line, names what can't be used.
     """
     record = _record(home)

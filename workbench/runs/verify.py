@@ -21,6 +21,7 @@ KNOWN = "compared_runs.jsonl"  # in the data root: a line for each record that w
 def facts(text: str, record: Any) -> dict[str, Any]:
     """images: how many were scored; tied: scores that more than half of them share with another.
 
+    below: scores by which anomalies are lower than by chance, by three standard errors.
     text: the record's, whose digest is known once it was compared. ValueError names what in the
     record differs from its scores.npz.
     """
@@ -52,14 +53,16 @@ def _compared(record: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     classes = plan.classes_of(record.hold_out)
     expected = {"skew": is_anomaly.mean()}
     tied = []
+    below = []
     for name, values in arrays.items():
         key, statistics = plan.key_and_statistics(name)
         if key == "predicted":
             right = (label == values)[~is_anomaly]
             expected[plan.array_name("accuracy", statistics)] = right.mean()
         elif key not in ("label", "is_anomaly"):
-            expected[name], share = _precision_and_ties(is_anomaly, values)
+            expected[name], share, z = _ranked(is_anomaly, values)
             tied += [name] if share > 0.5 else []
+            below += [name] if z < -3 and expected[name] < is_anomaly.mean() else []
     last = record.settings.get("average_last_epochs", 1)
     if last > 1:
         expected |= record.history().tail(last).mean().to_dict()
@@ -73,17 +76,23 @@ def _compared(record: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     if wrong:
         what = f"{', '.join(wrong)} differ from what scores.npz gives"
         raise ValueError(f"{record.home / 'record.json'} is damaged: {what}")
-    return {"images": len(label), "tied": tied}
+    return {"images": len(label), "tied": tied, "below": below}
 
 
-def _precision_and_ties(is_anomaly: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
-    """Average precision (Eq. 4), NaN without anomalies; the share of images of no score alone.
+def _ranked(is_anomaly: np.ndarray, scores: np.ndarray) -> tuple[float, float, float]:
+    """Average precision (Eq. 4), the share of images of no score alone, and Mann-Whitney's z.
 
-    scikit-learn's would take thirty times as long, and whole profiles are read.
+    NaN without anomalies. scikit-learn would take thirty times as long, and profiles are read.
     """
+    if not is_anomaly.any():
+        return math.nan, 0.0, math.nan
     level = scores if scores.dtype.kind == "u" else np.unique(scores, return_inverse=True)[1]
     images = np.bincount(level)[::-1]
     found = np.bincount(level[is_anomaly], minlength=len(images))[::-1]
     precision = found.cumsum() / np.maximum(images.cumsum(), 1)
-    average = (found * precision).sum() / found.sum() if found.any() else math.nan
-    return float(average), float(images[images > 1].sum() / len(scores))
+    average = (found * precision).sum() / found.sum()
+    normal = images - found
+    lower = normal.sum() - normal.cumsum() + normal / 2  # normal images that each is above
+    auroc = (found * lower).sum() / found.sum() / normal.sum()
+    z = (auroc - 0.5) / math.sqrt((len(scores) + 1) / 12 / found.sum() / normal.sum())
+    return float(average), float(images[images > 1].sum() / len(scores)), float(z)
