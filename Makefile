@@ -1,7 +1,8 @@
 # On a fresh machine with Python >= 3.11: `make demo` runs the benchmark on digits, `make test` the quick tests.
-# Each makes .venv by itself. PYTHON=python3.12 chooses the interpreter, LOCK= the newest releases.
+# Each makes .venv by itself. PYTHON=python3.12 chooses the interpreter, LOCK= the newest releases, CUDA=no the
+# newest releases and PyTorch without CUDA.
 PYTHON ?= python3
-LOCK ?= requirements.lock
+LOCK ?= $(if $(filter no,$(CUDA)),,requirements.lock)
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -55,10 +56,11 @@ bench: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet "pytorch-ood>=0.4"
 	for script in $(BENCHMARKS); do $(BIN)/python $$script || exit 1; done
 
-# make lab LAB="--no-browser --port 9000" on a remote machine
+# Over copies of the notebooks in lab/. make lab LAB="--no-browser --port 9000" on a remote machine
 LAB ?=
 lab: $(VENV)/ready
-	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
+	$(BIN)/python -m workbench.batch.lab
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 
 # The site, in docs/_site: pages, executed notebooks, reference. A warning or a broken link is an error.
 docs: $(VENV)/ready
@@ -72,7 +74,10 @@ lint: $(VENV)/ready
 # The environment of requirements.lock, then semlib itself; LOCK= takes the newest releases instead, after make clean
 $(VENV)/ready: pyproject.toml $(LOCK)
 	$(PYTHON) -m venv $(VENV)
-ifeq ($(LOCK),)
+ifeq ($(CUDA),no)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend cpu --editable ".[test,lab,docs,cluster]"
+else ifeq ($(LOCK),)
 	$(BIN)/python -m pip install --quiet --editable ".[test,lab,docs,cluster]"
 else
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement $(LOCK)

@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable
 
+import joblib
 import numpy as np
 import report
 import torch
@@ -61,7 +62,7 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(unknown)}; choose from {', '.join(NETWORKS)}")
     gpu = args.device.startswith("cuda")
     if args.workers is None:
-        args.workers = machine.cores() if gpu else 1
+        args.workers = joblib.cpu_count() if gpu else 1
     args.steps = args.steps or (100 if gpu else 20)
     if gpu:
         torch.cuda.set_device(torch.device(args.device).index or 0)

@@ -1,17 +1,33 @@
 """Sphinx's settings of the site (`make docs`): Markdown files and executed notebooks."""
 
 import json
+import shutil
+import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+import plotly.express as px
+from matplotlib.colors import to_hex
+
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted(ROOT.glob("outputs/[cfp]*/*.ipynb"))  # of the profiles cpu, fast and paper
+sys.path.insert(0, str(ROOT))
+from workbench.experiment import read_parameters, several  # noqa: E402
+from workbench.results import plots  # noqa: E402
+from workbench.results.names import label  # noqa: E402
+from workbench.runs import store  # noqa: E402
+
+PROFILES = ("cpu", "fast", "paper")  # those whose results are committed
+FOUND = [path for profile in PROFILES for path in sorted((ROOT / "outputs" / profile).glob("*"))]
+NOTEBOOKS = [p for p in FOUND if p.suffix == ".ipynb" and "unfinished" not in p.name]
 EXECUTED = [str(path.relative_to(ROOT).with_suffix("")) for path in NOTEBOOKS]
-PAGES = ("explore", "notebooks", "running", "results", "claims", "findings", "registered")
+MAPS = [path for path in FOUND if path.suffix == ".html"]  # image maps, as plots.image_map saves
+PAGES = ("explore", "curves", "notebooks", "running", "results", "claims", "findings", "registered")
 PAGES += ("statistics",)
 PAGES += ("own_images", "extending", "own_code", "own_network", "external", "parameters", "numbers")
 PAGES += ("paper", "performance", "reference")
 CONTENTS = {
-    "Pages": [f"docs/{page}" for page in PAGES],
+    "Pages": ["notebooks/method", *(f"docs/{page}" for page in PAGES)],
     "Executed notebooks": EXECUTED,
     "The project": ["CONTRIBUTING", "LOG"],
 }
@@ -20,12 +36,15 @@ project = "semlib"
 author = "the semlib authors"
 extensions = ["myst_nb", "sphinx.ext.autodoc"]
 root_doc = "README"
-include_patterns = ["README.md", "LOG.md", "CONTRIBUTING.md"]
+include_patterns = ["README.md", "LOG.md", "CONTRIBUTING.md", "notebooks/method.ipynb"]
 include_patterns += [f"docs/{page}.md" for page in PAGES]
 include_patterns += [f"{page}.ipynb" for page in EXECUTED]
 html_theme = "furo"
 html_title = "semlib"
 html_show_copyright = False
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
+html_extra_path = [str(path) for path in MAPS]
 nb_execution_mode = "off"
 nb_ipywidgets_js: dict = {}  # nothing is loaded from the net
 nb_merge_streams = True
@@ -39,19 +58,79 @@ autodoc_default_options = {
 autodoc_typehints = "none"  # the signature has them
 
 
+START = """
+## Where to start
+
+1. **The method**: [the paper by hand](/notebooks/method.ipynb); loss, update and scores stand in
+   the cells.
+2. **Inspect**: [precision-recall curves](/docs/curves.md) of each held-out class, to point at and
+   zoom into. On your machine [the inspector](/docs/notebooks.md#looking-at-results) adds thresholds
+   and the images behind them.
+3. **A table**: [CIFAR-10 with few labels](/outputs/cpu/few_labels-cifar10.ipynb), and
+   [Table 3](/outputs/cpu/table3_cifar10.ipynb) beside the paper's numbers.
+"""
+
+
 def prepared(app, name, source):
-    """Fold the code of notebooks, and add the table of contents to README."""
+    """Notebooks without their code and named by profile; README's start and table of contents."""
     if name in EXECUTED:
-        notebook = json.loads(source[0])
-        for cell in notebook["cells"]:
-            if cell["cell_type"] == "code":
-                cell["metadata"].setdefault("tags", []).append("hide-input")
-        source[0] = json.dumps(notebook)
+        source[0] = json.dumps(page_of(json.loads(source[0]), name.split("/")[1]))
+    if name == "docs/curves":
+        figure = curves().to_html(full_html=False, include_plotlyjs=True)
+        source[0] += f"\n```{{raw}} html\n{figure}\n```\n"
+        for path in MAPS:
+            source[0] += f"\n- <a href='../{path.name}'>{path.stem}</a>: its images as a map\n"
     if name == "README":
+        before, heading, after = source[0].partition("\n## ")
+        source[0] = f"{before}{START}{heading}{after}"
         for title, names in CONTENTS.items():
             listed = "\n".join(f"/{name}" for name in names)
             source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n{listed}\n```\n"
 
 
+def page_of(notebook, profile):
+    """An executed notebook as a page: named by its profile, of the code the parameters alone."""
+    cells = notebook["cells"]
+    title, *rest = "".join(cells[0]["source"]).split("\n")
+    cells[0]["source"] = "\n".join([f"{title} ({profile})", *rest])
+    for cell in cells:
+        tags = cell["metadata"].setdefault("tags", [])
+        if cell["cell_type"] == "code" and not {"parameters", "injected-parameters"} & {*tags}:
+            tags.append("remove-input")
+    return notebook
+
+
+def curves():
+    """Precision by recall with 500 labels a class: mean over trials, a panel a held-out class."""
+    given = read_parameters("params/cpu/few_labels.yaml")
+    experiment = several(given | {"epochs_by_labels": {500: 100}, "scores": ["msp", "odin"]})[0]
+    recall = np.linspace(0, 1, 101)
+    parts = []
+    for record in store.finished(experiment):
+        for score in experiment.scores:
+            ranking = plots.Ranking(*record.scores("is_anomaly", score).values())
+            exact = plots.precisions(ranking)
+            at = np.ceil(recall * (len(exact) - 1)).astype(int)
+            which = {"held out": record.hold_out, "method": label(record.method)}
+            which |= {"score": label(score), "recall": recall, "precision": exact.to_numpy()[at]}
+            parts.append(pd.DataFrame(which))
+    keys = ["held out", "method", "score", "recall"]
+    table = pd.concat(parts).groupby(keys, sort=False).precision.mean().reset_index()
+    colour = {label(m): to_hex(c) for m, c in plots.colours(experiment.methods).items()}
+    look = {"color": "method", "line_dash": "score", "color_discrete_map": colour}
+    panels = {"facet_col": "held out", "facet_col_wrap": 5, "facet_row_spacing": 0.12}
+    figure = px.line(table, x="recall", y="precision", height=560, **look, **panels)
+    figure.for_each_annotation(lambda note: note.update(text=note.text.split("=")[1]))
+    figure.update_layout(legend={"orientation": "h", "y": -0.15, "title": None})
+    return figure.update_layout(hovermode="x unified", margin={"l": 40, "r": 10, "t": 30, "b": 30})
+
+
+def finished(app, error):
+    """The site's front page is README's."""
+    if error is None and app.builder.format == "html":
+        shutil.copy(Path(app.outdir) / "README.html", Path(app.outdir) / "index.html")
+
+
 def setup(app):
     app.connect("source-read", prepared)
+    app.connect("build-finished", finished)

@@ -46,6 +46,13 @@ def seeded():
         torch.manual_seed(0)
 
 
+@pytest.fixture
+def no_training(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda *args: pytest.fail("trained"))
+
+
 @pytest.fixture(scope="session")
 def cifar10_root(tmp_path_factory):
     """A data root that holds the real cifar10.npz, unpacked once a session."""

@@ -2,13 +2,17 @@
 a user starts it.
 """
 
+import ast
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
+import nbformat
 import numpy as np
 import yaml
 from PIL import Image
@@ -66,6 +70,7 @@ def small(classes, image_shape, heads, mean, std):
 
 FRAGILE = '''
 from pathlib import Path
+from types import ModuleType
 
 BROKEN = Path(__file__).with_name("broken")
 
@@ -153,28 +158,37 @@ def semlib_path(folder: Path) -> str:
 
 
 def environment(**changes: object) -> dict[str, str]:
-    return (
-        os.environ
-        | {"PYTHONPATH": str(ROOT)}
-        | {name: str(value) for name, value in changes.items()}
-    )
+    changed = {name: str(value) for name, value in changes.items()}
+    return os.environ | {"PYTHONPATH": str(ROOT)} | changed
 
 
 def semlib(*words: object, **changes: object) -> subprocess.CompletedProcess:
     """`python -m semlib ...` from the checkout's root; changes: of its environment."""
     command = [sys.executable, "-m", "semlib", *map(str, words)]
-    return subprocess.run(
-        command, cwd=ROOT, env=environment(**changes), capture_output=True, text=True, timeout=900
-    )
+    how = {"cwd": ROOT, "env": environment(**changes), "timeout": 900}
+    return subprocess.run(command, **how, capture_output=True, text=True)
+
+
+def start(*words: object, places: dict, **how) -> subprocess.Popen:
+    """`python -m semlib ...`, not waited for; places: of its environment."""
+    command = [sys.executable, "-m", "semlib", *map(str, words)]
+    return subprocess.Popen(command, cwd=ROOT, env=environment(**places), text=True, **how)
+
+
+def until(condition: Callable[[], object], process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 200
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def contents(folder: Path, but: tuple[str, ...] = ()) -> dict[str, tuple[int, bytes]]:
     """Time and bytes of every file in a folder: to say that nothing there was touched."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in but)
-    return {
-        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
-        for path in files
-    }
+    found = {}
+    for path in folder.rglob("*"):
+        if path.is_file() and path.name not in but:
+            found[str(path.relative_to(folder))] = (path.stat().st_mtime_ns, path.read_bytes())
+    return found
 
 
 def scores(experiment: Experiment) -> dict[tuple, dict[str, bytes]]:
@@ -184,9 +198,8 @@ def scores(experiment: Experiment) -> dict[tuple, dict[str, bytes]]:
     found = {}
     for run in plan.planned(experiment):
         with np.load(run.home / "scores.npz", allow_pickle=False) as file:
-            found[run.hold_out, run.method, run.trial] = {
-                name: file[name].tobytes() for name in file.files
-            }
+            arrays = {name: file[name].tobytes() for name in file.files}
+            found[run.hold_out, run.method, run.trial] = arrays
     return found
 
 
@@ -199,10 +212,8 @@ def made_up(
     Each class has the same number of images; half of all scores are rounded, so that there are
     ties.
     """
-    experiment = create(
-        {"outputs": str(folder), "data_root": str(folder / "no data"), "profile": "made_up"}
-        | changes
-    )
+    places = {"outputs": str(folder), "data_root": str(folder / "no data")}
+    experiment = create(places | {"profile": "made_up"} | changes)
     classes = prepared.classes(experiment.dataset)
     label = np.arange(images) % len(classes) if label is None else label
     label = label.astype(np.int16)
@@ -211,9 +222,8 @@ def made_up(
         rng = np.random.default_rng([seed, k])
         is_anomaly = label == classes.index(run.hold_out)
         known = np.flatnonzero(np.array(classes) != run.hold_out)
-        predicted = np.where(
-            is_anomaly | (rng.random(images) < 0.1), rng.choice(known, images), label
-        ).astype(np.int16)
+        is_wrong = is_anomaly | (rng.random(images) < 0.1)
+        predicted = np.where(is_wrong, rng.choice(known, images), label).astype(np.int16)
         arrays = {"label": label, "predicted": predicted, "is_anomaly": is_anomaly}
         scoring = plan.how_scored(experiment)
         for name in scoring:
@@ -253,3 +263,23 @@ def picture_folder(root: Path, classes=("ant", "bee", "cat"), size=(16, 16), cou
                 colour = (10 * j, 100 * k, 255 if part == "train" else 0)
                 Image.new("RGB", size, colour).save(root / part / name / f"{k}.png")
     return root
+
+
+def cells(notebook: str, run_before: str | None = None) -> ModuleType:
+    """What a notebook's cells import and define, functions and constants; nothing else is run.
+
+    run_before: the id of a cell; those above it are run whole.
+    """
+    made = ModuleType(notebook)
+    made.In = []  # as in IPython: the cells so far
+    whole = run_before is not None
+    read = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4)
+    for cell in (cell for cell in read.cells if cell.cell_type == "code"):
+        whole = whole and cell.id != run_before
+        made.In.append(cell.source)
+        for node in ast.parse(cell.source).body:
+            is_constant = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).isupper()
+            defines = isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef)
+            if whole or is_constant or defines:
+                exec(compile(ast.Module([node], []), notebook, "exec"), vars(made))
+    return made

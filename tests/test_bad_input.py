@@ -5,12 +5,9 @@ only what is no longer of their form can be noticed. Single parameters: test_con
 """
 
 import contextlib
-import hashlib
 import io
 import itertools
-import json
 import os
-import pickle
 import re
 import time
 import warnings
@@ -19,20 +16,18 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-import yaml
 from helpers import ROOT, contents, made_up, parameters, semlib, tiny, tiny_data
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from test_publishers import encoded
-from torchvision.datasets import CIFAR10
 
 from semlib import datasets
 from semlib.datasets import DataError
 from workbench import checkpoint, runs
 from workbench.checkpoint import Checkpoint
 from workbench.cli import main
-from workbench.experiment import ConfigError, Experiment, Several, read_parameters, several
+from workbench.experiment import ConfigError, read_parameters, several
 from workbench.images import folder, prepared
 from workbench.runs import plan, store
 
@@ -122,30 +117,6 @@ def test_a_file_that_holds_no_parameters_is_one_line_at_once(refused, tmp_path, 
     assert is_one_line(error.value, NAMED.get(what, "wrong.yaml")), error.value
     refused("run", ROOT / HOLDOUT, "-f", path, *parameters(outputs=tmp_path / "outputs"))
     assert list(tmp_path.iterdir()) == [path] and time.process_time() - started < 10
-
-
-PIECES = ["epochs", "dataset", "3", "[", "]", "{", "}", "'", '"', "#", "~", "0x", "1:60", ".nan"]
-PIECES += ["2001-99-99", "é", "9" * 5000, "!!set", "!!omap", "!!int", "!!float", "!!bool", "*a"]
-PIECES += ["!!binary", "!!timestamp", "%YAML 9", ": ", "- ", "? ", "| ", "> ", "&a ", "<<: "]
-PIECES += ["\n", "---\n", " ", "\t", "\0", "\ufeff", "\u2028"]
-VALUES = st.text() | st.integers() | st.none() | st.lists(st.text() | st.integers(), max_size=3)
-NAMES = st.sampled_from([*Experiment.model_fields, *Several.model_fields, "epoch"])
-ANY_FILE = st.one_of(
-    st.binary(),
-    st.lists(st.sampled_from(PIECES), max_size=15).map(lambda pieces: "".join(pieces).encode()),
-    st.dictionaries(NAMES, VALUES, min_size=1).map(lambda some: yaml.safe_dump(some).encode()),
-)
-
-
-@few(150)
-@given(content=ANY_FILE)
-def test_any_file_is_parameters_or_one_line(place, content):
-    path = place / "any.yaml"
-    path.write_bytes(content)
-    try:
-        assert several(read_parameters(path))
-    except ConfigError as error:
-        assert is_one_line(error), error
 
 
 # --- the command line
@@ -308,38 +279,6 @@ def state(where, patch):
     return path, lambda: checkpoint.read(path)
 
 
-def unprepared(where):
-    for path in where.glob("*.npz"):
-        path.unlink()
-    return where
-
-
-def cifar10(name):
-    def make(where, patch):
-        home = where / "cifar-10-batches-py"
-        home.mkdir()
-        for batch in [*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"]:
-            (home / batch).write_bytes(pickle.dumps({"data": pixels(2, 3072), "labels": [3, 4]}))
-        meta = {"label_names": list(datasets.CLASSES["cifar10"])}
-        (home / "batches.meta").write_bytes(pickle.dumps(meta))
-        for which in ("train_list", "test_list"):
-            names = [name for name, _ in getattr(CIFAR10, which)]
-            patch.setattr(CIFAR10, which, [[name, md5(home / name)] for name in names])
-        patch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": md5(home / "batches.meta")})
-        patch.setattr("torchvision.datasets.cifar.download_and_extract_archive", offline)
-        return home / name, lambda: prepared.load("cifar10", unprepared(where)), where
-
-    return make
-
-
-def md5(path):
-    return hashlib.md5(path.read_bytes()).hexdigest()
-
-
-def offline(*args, **kwargs):
-    raise OSError("no network")
-
-
 def photograph(kind):
     def make(where, patch):
         path = where / "photograph"
@@ -354,13 +293,9 @@ CHECKED = {  # read exactly or refused
     "prepared data": (own, DataError),
     "prepared data's names": (names, DataError),
     "checkpoint": (state, ValueError),
-    **{name: (cifar10(name), DataError) for name in ("data_batch_2", "test_batch", "batches.meta")},
     **{kind: (photograph(kind), DataError) for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF")},
 }
-UNCHECKED = {
-    "record.json": (record, ValueError),
-    "history.csv": (history, ValueError),
-}
+UNCHECKED = {"record.json": (record, ValueError), "history.csv": (history, ValueError)}
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -383,38 +318,6 @@ def test_a_damaged_file_is_read_exactly_or_named(tmp_path, monkeypatch, one_thre
             assert is_one_line(error, *map(str, named or [path])), error
         else:
             assert kind in UNCHECKED or same(found, expected)
-
-    check()
-
-
-def of_other_images(content, whole):
-    """Whether a record names other test images: it is whole, and not this run's."""
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        digest = json.loads(content)["test_digest"]
-        other = digest != json.loads(whole)["test_digest"]
-        return other and re.fullmatch("[0-9a-f]{64}", digest)
-    return False
-
-
-@pytest.mark.parametrize("name", ["record.json", "scores.npz"])
-def test_a_damaged_run_is_warned_of_and_not_used(tmp_path, name):
-    run = finished(tmp_path)
-    path = run.home / name
-    expected = store.find(run)
-    whole = path.read_bytes()
-
-    @few(30)
-    @given(damaged(whole))
-    def check(content):
-        path.write_bytes(content)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            found = store.find(run)
-        if found is None and not of_other_images(content, whole):
-            (said,) = (warning.message for warning in caught if warning.category is UserWarning)
-            assert is_one_line(said, str(run.home)), said
-        elif found:
-            assert name == "record.json" or found == expected
 
     check()
 

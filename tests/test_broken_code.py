@@ -32,11 +32,6 @@ def place(tmp_path, monkeypatch):
     sys.modules.pop("mine", None)
 
 
-@pytest.fixture
-def no_training(monkeypatch):
-    forbid_steps(monkeypatch)
-
-
 def forbid_steps(monkeypatch):
     monkeypatch.setattr(torch.optim.SGD, "step", lambda *args: pytest.fail("trained"))
 
@@ -72,55 +67,35 @@ def interrupt_scoring(monkeypatch, error, after):
 # --- what users' functions can't change
 
 MEDDLING = {
-    "dropout": [
-        "net.train()",
-        "found = torch.stack([net(images).logsumexp(1) for _ in range(3)]).var(0)",
-    ],
-    "in place": ["logits /= 2", "images.data += 0.5", "found = logits.logsumexp(1)"],
-    "statistics": ["net.train()", "net(images + 1)", "net.eval()", "found = -net(images).amax(1)"],
-    "weights": ["net.heads['classification'].weight.data *= 2", "found = net(images)[:, 0]"],
-    "frozen": [
-        "net.requires_grad_(False)",
-        "torch.set_grad_enabled(False)",
-        "found = images.mean((1, 2, 3))",
-    ],
-    "a hook": [
-        "net.register_forward_hook(lambda *a: a[2] * 0)",
-        "found = net(images)[:, 0] + logits[:, 1]",
-    ],
-    "its graph": [
-        "(found,) = torch.autograd.grad(logits.logsumexp(1).sum(), images)",
-        "found = found.abs().sum((1, 2, 3))",
-    ],
-    "random": [
-        "torch.manual_seed(1), np.random.seed(1), random.seed(1)",
-        "found = logits[:, 0] + torch.rand(len(logits))",
-    ],
+    "dropout": "net.train(); return sum(net(images + 1).logsumexp(1) for _ in range(3))",
+    "in_place": "logits /= 2; images.data += 0.5; return logits.logsumexp(1)",
+    "weights": "net.heads['classification'].weight.data *= 2; return net(images)[:, 0]",
+    "frozen": "net.requires_grad_(False), torch.set_grad_enabled(False); return logits[:, 0]",
+    "hook": "net.register_forward_hook(lambda *a: 0 * a[2]); return (net(images) + logits)[:, 0]",
+    "graph": "return torch.autograd.grad(logits.logsumexp(1).sum(), images)[0].sum((1, 2, 3))",
+    "random": "torch.manual_seed(1), np.random.seed(1); return torch.rand(len(logits))",
 }
 OTHER = "return net(images).logsumexp(1) + torch.rand(len(images))"
-FIRST = ["mine:s", "msp", "odin", "vim", "mine:other"]
-LAST = ["msp", "mine:other", "odin", "mine:s", "vim"]
 
 
-@pytest.mark.parametrize("how", MEDDLING)
-def test_whatever_a_score_does_all_others_and_the_weights_are_as_without_it(place, how):
+def test_whatever_scores_do_all_others_and_the_weights_are_as_without_them(place):
     """In either order, and while training goes on: three epochs are averaged."""
-    meddling = function("s(net, images, logits)", *MEDDLING[how], "return found")
-    write(place, meddling, function("other(net, images)", OTHER))
-    fixed = CLASSIFIER | {"average_last_epochs": 3}
-    plain = tiny(place, profile="plain", scores=["msp", "odin", "vim", "mine:other"], **fixed)
-    runs.complete(plain)
-    (expected,) = scores(plain).values()
+    meddling = []
+    for name, body in MEDDLING.items():
+        meddling.append(function(f"{name}(net, images, logits)", body))
+    write(place, *meddling, function("other(net, images)", OTHER))
+    mine = [f"mine:{name}" for name in MEDDLING]
     found = []
-    for k, order in enumerate((FIRST, LAST)):
-        experiment = tiny(place, profile=f"with{k}", scores=order, **fixed)
-        runs.complete(experiment)
-        (arrays,) = scores(experiment).values()
-        assert {name: arrays[name] for name in expected} == expected
-        for one, other in zip(weights(plain).values(), weights(experiment).values(), strict=True):
-            assert torch.equal(one, other)
-        found.append([arrays[name] for name in arrays if name.startswith("mine:s")])
-    assert found[0] == found[1]
+    for k, order in enumerate(([], mine, mine[::-1])):
+        wanted = [*order[:3], "msp", "odin", *order[3:5], "vim", "mine:other", *order[5:]]
+        how = CLASSIFIER | {"average_last_epochs": 3, "profile": f"p{k}", "scores": wanted}
+        runs.complete(tiny(place, **how))
+        (arrays,) = scores(tiny(place, **how)).values()
+        found.append((arrays, weights(tiny(place, **how))))
+    plain, trained = found[0]
+    for arrays, of_these in found[1:]:
+        assert arrays == found[1][0] and plain.items() <= arrays.items()
+        assert all(torch.equal(of_these[name], weight) for name, weight in trained.items())
 
 
 FITTED = """

@@ -7,6 +7,7 @@ import importlib.util
 import itertools
 import json
 import os
+import platform
 from pathlib import Path
 
 import lab
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from helpers import made_up
 
+from workbench.batch import lab as copies
 from workbench.images import prepared
 from workbench.runs import plan, store
 
@@ -39,6 +41,17 @@ PLACE = """([panel, k]) => {
     const data = [trace.x[k], trace.y[k], ...trace.customdata[k]];
     const left = box.left + x._offset + x.l2p(trace.x[k]);
     return [left, box.top + y._offset + y.l2p(trace.y[k]), data];
+}"""
+# Open a notebook and wait for its kernel: is it unsaved?
+DIRTY = """async path => {
+    const app = window.jupyterapp;
+    await app.restored;
+    const panel = await app.commands.execute("docmanager:open", {path});
+    await panel.context.ready;
+    await panel.sessionContext.ready;
+    await panel.sessionContext.session.kernel.info;
+    await new Promise(resolve => setTimeout(resolve, 2000));
+    return panel.context.model.dirty;
 }"""
 FIRST_LINE = f"() => document.querySelectorAll('{PLOTS}')[1].layout.shapes[0].x0"
 # Lab's own errors on a slow machine: it takes its splash screen away twice, and can't read what a
@@ -264,6 +277,19 @@ def test_with_nothing_to_show_it_says_what_to_run(address, tmp_path):
         lab.execute(page, address, "empty.ipynb")
         page.get_by_text("There are no finished runs in").wait_for(timeout=120_000)
         keep(page, "empty", tmp_path)
+
+
+def test_opening_a_notebook_leaves_it_saved(tmp_path):
+    """A copy as `make lab` makes it; also the committed one, with this kernel's version."""
+    copies.copy_all(tmp_path)
+    ours = json.loads((lab.ROOT / "notebooks" / "table3_cifar10.ipynb").read_text())
+    ours["metadata"]["language_info"]["version"] = platform.python_version()
+    (tmp_path / "committed.ipynb").write_text(json.dumps(ours, indent=1))
+    with lab.server(tmp_path) as address, lab.browser() as page:
+        page.goto(address)
+        page.wait_for_function("() => window.jupyterapp", timeout=120_000)
+        for name in ("committed", "method", "inspect_pr_curves"):
+            assert page.evaluate(DIRTY, f"{name}.ipynb") is False
 
 
 # --- the method by hand

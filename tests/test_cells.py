@@ -134,14 +134,6 @@ def test_a_score_is_added_to_finished_runs(tmp_path):
     assert [how["score"] for how in record.scoring.values()] == ["msp", "cell:score"]
 
 
-def test_a_score_of_a_run_without_its_weights_says_what_to_do(tmp_path):
-    (record,) = made(tmp_path)
-    (record.home / "weights.pt").unlink()
-    said = r"weights were not kept.* another machine's, so it can't be .* -p missing train"
-    with pytest.raises(ConfigError, match=said):
-        made(tmp_path, scores="score")
-
-
 def test_a_loss_that_changes_what_it_names_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="changes a variable of the notebook"):
         made(tmp_path, "    head =", "    global SHARE; SHARE += 1; head =", methods="loss")

@@ -8,23 +8,32 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
-from helpers import ROOT, semlib
+from helpers import ROOT, cells, semlib
 
 from workbench.batch import notebooks
-from workbench.results import claims, tables
+from workbench.results import tables
 from workbench.runs import plan
 
 PAGE = ROOT / "docs" / "claims.md"
 
 
-@pytest.fixture(scope="module")
-def found():
-    return claims.read()
+claims = cells("claims")
 
 
 @pytest.fixture(scope="module")
-def table(found):
-    return claims.table(found)
+def notebook():
+    """The notebook run as far as the table of all claims, which it would write to files."""
+    return cells("claims", run_before="claims-page")
+
+
+@pytest.fixture(scope="module")
+def found(notebook):
+    return notebook.found
+
+
+@pytest.fixture(scope="module")
+def table(notebook):
+    return pd.DataFrame(notebook.rows, columns=claims.COLUMNS)
 
 
 @pytest.mark.parametrize(
@@ -121,17 +130,17 @@ def test_a_rank_correlation_and_its_interval_against_the_formula():
     assert [found["difference"], found["low"], found["high"]] == pytest.approx([rho, *ends])
 
 
-def test_a_second_methods_runs_are_compared_where_all_classes_of_a_trial_are_there(found):
+def test_a_second_methods_runs_are_compared_where_all_classes_of_a_trial_are_there(notebook):
     """By rotation's runs in the place of masking's, which may not be there yet."""
-    experiment, records = found["small"][0]
-    accuracy, msp = claims._masked((experiment, records))
+    experiment, records = notebook.first
+    accuracy, msp = notebook.masked(experiment, records)
     assert (accuracy[3], msp[3]) == ("reproduced", "contradicted")
     assert msp[4] == "+1.36 (+0.38 to +2.34), 8 of 10"
     fewer = [r for r in records if (r.method, r.hold_out, r.trial) != ("rotation", "cat", 1)]
-    assert "trials: 1" in claims._masked((experiment, fewer))[1][2]
+    assert "trials: 1" in notebook.masked(experiment, fewer)[1][2]
     rest = [r for r in fewer if (r.method, r.hold_out) != ("rotation", "cat")]
-    assert claims._masked((experiment, rest))[1][3] == "not tried"
-    assert claims._generalization((experiment, []))[3] == "not tried"
+    assert notebook.masked(experiment, rest)[1][3] == "not tried"
+    assert notebook.generalization(experiment, [])[3] == "not tried"
 
 
 def test_hours_are_those_of_the_records(found):

@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import nbformat
-import numpy as np
 import pytest
 import yaml
 from helpers import ROOT, TINY, contents, environment, parameters, pets, semlib, tiny, tiny_data
@@ -123,6 +122,9 @@ def test_an_executed_notebook_is_a_page_to_read(tmp_path, hold_out):
     options = ["-o", out, "--done", tmp_path / "done"]
     done = run(tmp_path, *options, hold_out=hold_out, **changes)
     assert done.returncode == 0, done.stderr
+    # before it trains, on the terminal: what, and how long by a few steps
+    said = "tiny, classification, rotation: 0 of 2 runs are finished, 2 are missing: "
+    assert said in done.stderr and "of training (by a few steps tried just now)" in done.stderr
     outputs = []
     for cell in nbformat.read(out, 4).cells:
         outputs += cell.get("outputs", ())
@@ -148,22 +150,6 @@ def test_a_notebook_whose_kernel_died_is_kept_so_far(tmp_path):
     assert done.returncode == 1 and "error: DeadKernelError" in done.stderr
     *_, stopped, after = nbformat.read(tmp_path / "demo" / "n.unfinished.ipynb", 4).cells
     assert stopped.metadata.papermill.start_time and not after.metadata.papermill.start_time
-
-
-@pytest.mark.notebook
-def test_a_training_that_fails_leaves_its_traceback(tmp_path):
-    options = ["-o", tmp_path / "out.ipynb", "--done", tmp_path / "done"]
-    done = run(tmp_path, *options, learning_rate=1e12, schedule="step")
-    assert done.returncode == 1 and "error: FloatingPointError: " in done.stderr
-    assert "Traceback" not in done.stderr
-    outputs = []
-    for cell in nbformat.read(tmp_path / "out.unfinished.ipynb", 4).cells:
-        outputs += cell.get("outputs", ())
-    (error,) = [output for output in outputs if output.output_type == "error"]
-    assert error.ename == "FloatingPointError"
-    assert "epoch 1" in error.evalue and "learning rate" in error.evalue
-    assert not (tmp_path / "done").exists() and not (tmp_path / "out.ipynb").exists()
-    assert not [*(tmp_path / "outputs").rglob("record.json")]
 
 
 BEFORE = [
@@ -197,23 +183,3 @@ def test_a_notebook_of_other_parameters_is_replaced_with_a_word(
     changed = "made with other parameters (its runs stay)"
     expected = [f"this replaces {out} and its tables, {changed}: {said}"] if said else []
     assert replaced == expected
-
-
-@pytest.mark.data
-@pytest.mark.slow
-def test_an_epoch_on_cifar10_finds_cats_better_than_chance(cifar10_root, tmp_path):
-    out = tmp_path / "out.ipynb"
-    changes = {"hold_out": "cat", "epochs": 1, "trials": 1, "methods": "classification"}
-    given = parameters(**changes, threads=1, outputs=tmp_path / "outputs")
-    file = ["-f", "params/cpu/table3_cifar10.yaml"]
-    done = semlib("run", NOTEBOOK, *file, *given, "-o", out, SEMLIB_DATA=cifar10_root)
-    assert done.returncode == 0, done.stderr
-    (home,) = (path.parent for path in (tmp_path / "outputs").rglob("record.json"))
-    arrays = dict(np.load(home / "scores.npz", allow_pickle=False))
-    assert {array.shape for array in arrays.values()} == {(10_000,)}
-    assert (arrays["label"][arrays["is_anomaly"]] == 3).all() and arrays["is_anomaly"].sum() == 1000
-    assert (np.bincount(arrays["label"]) == 1000).all() and 3 not in arrays["predicted"]
-    record = json.loads((home / "record.json").read_text())
-    assert record["skew"] == 0.1 < record["metrics"]["msp"] and record["metrics"]["accuracy"] > 0.2
-    text = out.read_text()
-    assert '"image/png"' in text and str(ROOT) not in text and str(cifar10_root) not in text

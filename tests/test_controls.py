@@ -9,18 +9,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
-from helpers import MADE_UP, ROOT, tiny, tiny_data
+from helpers import MADE_UP, ROOT, cells, tiny, tiny_data
 from sklearn.metrics import average_precision_score
 
 from semlib import datasets
 from workbench import results, runs
 from workbench.batch import notebooks
 from workbench.experiment import ConfigError, create
-from workbench.results import controls, plots, show, stats, tables
+from workbench.results import plots, show, stats, tables
 from workbench.results.inspector import selection
 from workbench.runs import plan, store
 
 NOTEBOOK = ROOT / "notebooks" / "controls.ipynb"
+controls = cells("controls")
 CLASSES = [f"class {k}" for k in range(10)]
 
 

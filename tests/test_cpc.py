@@ -201,15 +201,6 @@ def test_the_networks_loss_is_that_of_its_patches_one_by_one(negatives):
     assert auxiliary.cpc(net, images, negatives).item() == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("negatives, candidates", [("image", 36), ("batch", 108)])
-@pytest.mark.parametrize("mode", [True, False])
-def test_at_initialisation_the_loss_is_that_of_chance(negatives, candidates, mode):
-    net = network(seed=1).train(mode)
-    images = torch.rand(3, 3, 224, 224)
-    found = auxiliary.cpc(net, images, negatives).item()
-    assert found == pytest.approx(math.log(candidates), rel=0.1)
-
-
 def test_in_bfloat16_the_logarithm_is_taken_in_float32():
     torch.manual_seed(0)
     predictions = torch.randn(2, 6, 6, 6, 16)

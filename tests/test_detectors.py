@@ -300,22 +300,6 @@ def test_vim_without_a_residual_is_an_error(kind):
         metrics.fit("vim", *vim_case(train))
 
 
-# --- order and number of classes and images
-
-
-@every_detector
-def test_an_image_has_the_same_score_whatever_images_stand_beside_it(name):
-    case = made_up(units=24)
-    score = metrics.fit(name, case.train, case.labels, case.net)
-    together = score(case.test)
-    order = np.random.default_rng(0).permutation(20)
-    for part in (order, order[:7], *np.arange(20)[:, None]):
-        alone = score(metrics.Features(*(array[part] for array in case.test)))
-        assert_same(alone, together[part], 1e-12)
-    others = (np.concatenate([a, 1e3 * a, 0 * a, a[::-1] + 50]) for a in case.test)
-    assert_same(score(metrics.Features(*others))[:20], together, 1e-12)
-
-
 # --- confident logits and empty features
 
 

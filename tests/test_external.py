@@ -62,7 +62,7 @@ def imported(tmp_path_factory):
     subprocess.run(command, cwd=folder, env=environment(), timeout=100, check=True)
     named = re.search(r"-m semlib (import .*)", text)[1]
     named = named.replace("scores.npz", str(folder / "scores.npz")).split()
-    which = {"dataset": "digits", "hold_out": "8", "profile": "demo", "trials": 1}
+    which = {"dataset": "digits", "hold_out": "8", "profile": "mine", "trials": 1}
     labels = prepared.load("digits").test.labels
     experiment = made_up(folder, label=labels, methods="classification", **which)
     assert main([*named, "-p", "outputs", str(folder)]) == 0
@@ -124,12 +124,12 @@ def test_the_documents_command_shows_what_was_imported(tmp_path, capfd):
     what |= {"margin": -labels, "msp": (labels == 8) - 1.0}
     for name in ("7", "8"):
         np.savez(file, hold_out=name, predicted=np.where(labels == int(name), 0, labels), **what)
-        assert main(["import", str(file), *parameters(outputs=tmp_path, profile="demo")]) == 0
+        assert main(["import", str(file), *parameters(outputs=tmp_path, profile="mine")]) == 0
     assert main([*words, *parameters(outputs=tmp_path, trials=1, hold_out="[7,8]")]) == 0
     out = capfd.readouterr().out
     assert re.search(r"^8 .*100\.00", out, flags=re.M) and "perceptron (2)" in out
     assert "2 of 4 runs are finished." in out and not list(tmp_path.rglob("weights.pt"))
-    assert (tmp_path / "demo" / "benchmark-digits-7-8.png").exists()
+    assert (tmp_path / "mine" / "benchmark-digits-7-8.png").exists()
 
 
 NPZ = "isn't an .npz of plain arrays, as numpy.savez writes it"
@@ -222,6 +222,21 @@ def test_what_was_imported_stays(folder, capsys):
     found = store.finished(tiny(folder, methods=METHOD, trials=2))
     assert [(record.trial, record.method) for record in found] == [(0, METHOD), (1, METHOD)]
     assert {path.parent.parent.name for path in folder.rglob("record.json")} == {"external.vit-b16"}
+
+
+def test_several_files_at_once_and_a_wrong_one_leaves_the_others(folder, capsys):
+    files = [scores(folder, f"trial {k}", seed=k, trial=k) for k in range(3)]
+    files.insert(1, scores(folder, "wrong", without=["labels"]))
+    words = [*map(str, files), *parameters(**places(folder))]
+    assert main(["import", *words]) == 2
+    said = capsys.readouterr()
+    assert said.err.count("error:") == 1 and f"{files[1]}: lacks labels" in said.err
+    assert said.out.count("trial_") == 3 and said.out.count("shown in the inspector") == 1
+    assert len(store.finished(tiny(folder, methods=METHOD, trials=3))) == 3
+    files[1].unlink()
+    assert main(["import", *words]) == 2  # a file that isn't there
+    del words[1]
+    assert main(["import", *words]) == 0
 
 
 def test_an_import_waits_for_another_of_the_same_name(folder, capsys, monkeypatch):

@@ -1,11 +1,9 @@
 """Faults that runs and grids survive: signals, disks, clocks, other processes (and test_runs)."""
 
-import itertools
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from functools import partial
 
@@ -14,17 +12,17 @@ import nbformat
 import psutil
 import pytest
 from helpers import (
-    ROOT,
     TINY,
     contents,
-    environment,
     parameters,
     scores,
     semlib,
     semlib_path,
+    start,
     tiny,
     tiny_benchmark,
     tiny_data,
+    until,
 )
 
 from workbench import runs
@@ -64,17 +62,9 @@ def command(folder, *words, **changes):
 
 
 def started(folder, *words, **how):
-    line = [sys.executable, "-m", "semlib", *map(str, words)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    places = environment(SEMLIB_DATA=folder / "data", PYTHONPATH=semlib_path(folder))
-    return subprocess.Popen(line, cwd=ROOT, env=places, **pipes, **how)
-
-
-def until(condition, process, seconds=200):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.05)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    places = {"SEMLIB_DATA": folder / "data", "PYTHONPATH": semlib_path(folder)}
+    return start(*words, places=places, **pipes, **how)
 
 
 def kernels(process):
@@ -157,17 +147,6 @@ def test_a_read_only_folder_is_one_clear_line_before_anything_starts(folder, dis
 # --- time
 
 
-def test_a_clock_that_goes_backwards_changes_nothing(folder, monkeypatch):
-    now = itertools.count(2e9, -1000)
-    monkeypatch.setattr(time, "time", lambda: float(next(now)))
-    runs.complete(experiment := tiny(folder))
-    monkeypatch.undo()
-    runs.complete(whole := tiny(folder, outputs=str(folder / "whole")))
-    assert scores(experiment) == scores(whole)
-    for record in store.finished(experiment):
-        assert 0 < record.seconds < 60 and record.history().seconds.is_monotonic_increasing
-
-
 @pytest.mark.notebook
 def test_a_grid_whose_files_are_of_tomorrow_runs_what_is_missing_alone(folder):
     file, experiment = tiny_benchmark(folder, methods="classification", hold_out=["one", "two"])
@@ -186,49 +165,6 @@ def test_a_grid_whose_files_are_of_tomorrow_runs_what_is_missing_alone(folder):
 
 
 # --- other processes
-
-TWICE = """
-import pathlib, sys, time
-from semlib import training
-from workbench import runs
-from workbench.experiment import create
-name, place, experiment = sys.argv[1], pathlib.Path(sys.argv[2]), create({settings!r})
-train = training.train
-def reported(*args, **options):
-    print("trained", flush=True)
-    return train(*args, **options)
-training.train = reported
-(place / name).touch()
-while not all((place / other).exists() for other in ("first", "second")):
-    time.sleep(0.01)
-runs.complete(experiment)
-"""
-
-
-def both(experiment, place):
-    """How many runs either of two processes trains that complete the experiment at once."""
-    code = TWICE.format(settings=experiment.model_dump(mode="json"))
-    place.mkdir()
-    pipe = {"env": environment(), "stdout": subprocess.PIPE, "text": True}
-    words = [[sys.executable, "-c", code, name, place] for name in ("first", "second")]
-    pair = [subprocess.Popen(line, **pipe) for line in words]
-    try:
-        said = [process.communicate(timeout=200)[0] for process in pair]
-    finally:
-        for process in pair:
-            process.kill()  # one waits for the other
-    assert [process.returncode for process in pair] == [0, 0]
-    return [text.count("trained") for text in said]
-
-
-@pytest.mark.slow
-def test_two_processes_share_the_runs_of_a_table(folder):
-    """What the other one trains is left for last: with several runs neither waits while there is
-    something to do.
-    """
-    experiment = tiny(folder, trials=3, epochs=12)
-    counts = both(experiment, folder / "both")
-    assert sum(counts) == 6 == len(store.finished(experiment)) and min(counts) >= 1
 
 
 @pytest.mark.notebook

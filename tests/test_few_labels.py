@@ -276,8 +276,11 @@ def test_gains_of_both_statistics_and_of_nothing():
     text = show.text(table)
     assert (text.loc["40", "Gain (points)"] == "-").all()
     assert "nan" not in text.to_string().lower()
-    with pytest.raises(ConfigError, match="classification"):
-        stats.gains([(nothing.model_copy(update={"methods": ("rotation",)}), [])])
+    for method in nothing.methods:
+        alone = nothing.model_copy(update={"methods": (method,)})
+        table = stats.gains([(alone, [])])
+        assert table.empty and {"images", "statistics", "measure"} <= {*table}
+        assert "nothing to compare" in show.text(table).to_string()
 
 
 def test_where_a_class_lacks_a_method_no_gain_is_shown():

@@ -6,14 +6,15 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import ROOT
+from helpers import ROOT, cells
 from sklearn.metrics import average_precision_score
 
 from workbench import results
 from workbench.experiment import read_parameters, several
-from workbench.results import findings, tables
+from workbench.results import tables
 from workbench.runs import store
 
+findings = cells("claims")
 LABELLED = {"": "mixed", "@upright": "upright"}
 OF_500 = ("cpu", 500)
 

@@ -11,13 +11,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import helpers
 import nbformat
 import pytest
 import yaml
-from helpers import ROOT, contents, environment, semlib
+from helpers import ROOT, contents, environment, semlib, start, until
 
 from workbench.batch import gpus, grid, notebooks
 from workbench.cli import main
@@ -36,18 +35,6 @@ def prepare(folder, **changes):
     file, experiment = helpers.tiny_benchmark(folder, **{"hold_out": HOLD_OUTS} | changes)
     places = {"SEMLIB_DATA": folder / "data", "PYTHONPATH": helpers.semlib_path(folder)}
     return ["grid", file], places, experiment
-
-
-def start(command, places, **how):
-    words = [sys.executable, "-m", "semlib", *map(str, command)]
-    return subprocess.Popen(words, cwd=ROOT, env=environment(**places), text=True, **how)
-
-
-def until(condition, process):
-    deadline = time.monotonic() + 200
-    while not condition():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def save(path, **values):
@@ -115,7 +102,7 @@ def test_a_killed_grid_goes_on_by_the_same_command(tmp_path):
     how = {"hold_out": ["zero", "two"], "methods": "classification", "epochs": 150}
     command, places, experiment = prepare(tmp_path, **how)
     with (tmp_path / "log").open("w") as log:
-        killed = start(command, places, stdout=log, stderr=log, start_new_session=True)
+        killed = start(*command, places=places, stdout=log, stderr=log, start_new_session=True)
     until(lambda: list(tmp_path.rglob("checkpoint.pt")), killed)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()

@@ -26,10 +26,10 @@ from nbclient import NotebookClient
 
 from semlib.datasets import DataError
 from workbench import runs
-from workbench.batch import notebooks
+from workbench.batch import grid, notebooks
 from workbench.cli import main
 from workbench.images import checks
-from workbench.runs import machine, store
+from workbench.runs import store
 
 HOLDOUT = "notebooks/holdout.ipynb"
 
@@ -96,31 +96,6 @@ def pictures(notebook):
     return [out["data"]["image/png"] for out in outputs if "image/png" in out.get("data", {})]
 
 
-TWO = "150000 100000"
-THREE = "300000 100000"
-FOUR = "400000 100000"
-QUOTAS = {
-    "a limit": ("0::/", {"cpu.max": TWO}, 2),
-    "no limit": ("0::/", {"cpu.max": "max 100000"}, None),
-    "of a group above": ("0::/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": THREE}, 3),
-    "the least of all": ("0::/a/b", {"a/b/cpu.max": FOUR, "a/cpu.max": TWO}, 2),
-    "nothing there": ("3:cpuset:/", {}, None),
-}
-
-
-@pytest.mark.parametrize("case", QUOTAS)
-def test_a_containers_quota_is_what_counts_as_cores(tmp_path, monkeypatch, case):
-    of, files, cores = QUOTAS[case]
-    (tmp_path / "cgroup").write_text(of + "\n")
-    for name, text in files.items():
-        (tmp_path / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "fs" / name).write_text(text + "\n")
-    assert machine.quota(tmp_path / "fs", tmp_path / "cgroup") == cores
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64), raising=False)
-    monkeypatch.setattr(machine, "quota", lambda: cores)
-    assert machine.cores() == (cores or 64)
-
-
 def test_a_containers_memory_is_what_counts_as_free(tmp_path, monkeypatch):
     """Of its group and those above; files kept in memory while nothing else needs it are free."""
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 10**9}))
@@ -161,8 +136,9 @@ def test_system_wide_start_up_files_stay_out_of_a_kernel(tmp_path, monkeypatch):
 def test_a_grid_has_as_many_jobs_as_the_quota_allows_and_a_kernel_as_many_threads(
     tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(machine, "quota", lambda: 3)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64), raising=False)
+    for place in (grid, notebooks):
+        monkeypatch.setattr(place, "cpu_count", lambda: 3)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setenv("SEMLIB_DATA", str(tiny_data(tmp_path / "data")))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     file, _ = tiny_benchmark(tmp_path, hold_out="all", device="cpu")
@@ -226,5 +202,6 @@ def test_an_installed_package_says_what_needs_the_checkout_and_does_the_rest(tmp
     code += f"e = create({settings | {'missing': 'train'}}); print(len(runs.complete(e)), e.folder)"
     done = python("-c", code)
     estimate, last = done.stdout.splitlines()
-    assert estimate.startswith("0 of 1 runs are finished, 1 are missing"), done.stderr
+    said = "digits, classification: 0 of 1 runs are finished, 1 are missing"
+    assert estimate.startswith(said), done.stderr
     assert last.split() == ["1", str(tmp_path / "outputs" / "paper")]

@@ -77,6 +77,19 @@ def test_the_runs_own_test_images_score_as_in_its_record(trained, statistics):
         assert percentile == pytest.approx(100 * roc_auc_score(is_anomaly, kept), abs=0.01)
 
 
+def test_without_a_word_the_statistics_are_those_of_the_runs_table(tmp_path, capsys):
+    tiny_data(tmp_path / "data")
+    how = {"methods": "classification", "epochs": 1, "statistics": "upright"}
+    (record,) = runs.complete(tiny(tmp_path, **how))
+    images = pets(tmp_path, seed=0) / "test"
+    found = score(tmp_path, record, images)
+    assert "upright statistics" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(
+        found, score(tmp_path, record, images, *parameters(statistics="upright"))
+    )
+    assert not found.equals(score(tmp_path, record, images, *parameters(statistics="mixed")))
+
+
 def test_the_percentiles_of_many_images_take_little_memory():
     normal, values = (np.random.default_rng(k).integers(0, 50, 5000) for k in range(2))
     tracemalloc.start()

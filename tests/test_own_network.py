@@ -44,11 +44,6 @@ def place(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-@pytest.fixture
-def no_training(monkeypatch):
-    monkeypatch.setattr(execute.training, "train", lambda *args, **options: pytest.fail("trained"))
-
-
 def own(place, **changes):
     return tiny(place, architecture="small_net:small", **changes)
 
@@ -109,11 +104,6 @@ def test_only_detectors_that_need_a_linear_heads_weights_refuse_another(place, m
     said = "small_net:small: vim needs a linear classification head, not Sequential"
     with pytest.raises(ConfigError, match=said):
         runs.complete(own(place, methods="rotation", scores=("msp", "vim")))
-
-
-def test_patches_need_semlibs_network(place):
-    with pytest.raises(ConfigError, match="cpc needs a network that encodes patches"):
-        runs.complete(own(place, methods="cpc"))
 
 
 @pytest.mark.filterwarnings("ignore:epochs")

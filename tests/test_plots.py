@@ -1,6 +1,7 @@
 """Figures of records against literal computations of what they draw, and which images they show."""
 
 import itertools
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -112,7 +113,7 @@ def test_of_many_classes_those_are_drawn_whose_methods_differ_most(tmp_path, mon
 # --- gains over plain classification
 
 
-@pytest.mark.parametrize("trials", [1, 2])
+@pytest.mark.parametrize("trials", [1, 2, 3])
 def test_each_class_and_the_mean_have_their_gain_and_its_interval(tmp_path, trials):
     experiment, records = runs(tmp_path, hold_out=["1", "7", "8"], trials=trials)
     table = stats.gains_by_class(experiment, records, resamples=40)
@@ -121,11 +122,11 @@ def test_each_class_and_the_mean_have_their_gain_and_its_interval(tmp_path, tria
         rows = table[table.score == score].set_index("hold_out")
         for hold_out in experiment.hold_out:
             members = [r for r in records if r.hold_out == hold_out]
-            value, deviation = literal_gain(members, score, counts)
-            interval = [value, value - 1.959964 * deviation, value + 1.959964 * deviation]
-            assert rows.loc[hold_out, ["difference", "low", "high"]].tolist() == pytest.approx(
-                interval
-            )
+            value, half = literal_gain(members, score, counts)
+            interval = [value, value - half, value + half]
+            found = rows.loc[hold_out, ["difference", "low", "high"]].tolist()
+            assert found == pytest.approx(interval, nan_ok=True)
+            assert np.isnan(half) == (trials == 1)
         values = rows.difference[:-1]
         half = students_t.ppf(0.975, 2) * values.std() / 3**0.5
         mean = [values.mean(), values.mean() - half, values.mean() + half]
@@ -133,23 +134,46 @@ def test_each_class_and_the_mean_have_their_gain_and_its_interval(tmp_path, tria
     part = stats.gains_by_class(experiment, [r for r in records if r is not records[-1]])
     missing = part.query("hold_out == 'average'").difference
     assert missing.isna().all() == (trials == 1)
-    said = "one trial" if trials == 1 else "mean of 2 trials"
-    assert said in plots.gain_by_class(experiment, records).get_suptitle()
+    said = ["one trial", "nothing is claimed of a class"]
+    if trials > 1:
+        said = [f"mean of {trials} trials", "over test images and trainings"]
+    title = plots.gain_by_class(experiment, records).get_suptitle()
+    assert all(text in title for text in said)
 
 
 def literal_gain(records, score, counts):
-    """Rotation minus classification in points, and its std over resamples of the test images."""
+    """Rotation minus classification in points, and half its interval, NaN of one trial."""
     found = {"rotation": [], "classification": []}
     for record in records:
         arrays = record.scores()
         weights = [np.ones(len(counts)), *counts.T]
         ranked = arrays["is_anomaly"], arrays[score]
         found[record.method].append(
-            [average_precision_score(*ranked, sample_weight=w) for w in weights]
+            [100 * average_precision_score(*ranked, sample_weight=w) for w in weights]
         )
-    means = {method: 100 * np.mean(aps, axis=0) for method, aps in found.items()}
-    value, *resampled = means["rotation"] - means["classification"]
-    return value, np.std(resampled, ddof=1)
+    trials = np.array(found["rotation"]) - found["classification"]  # (trials, 1 + resamples)
+    value, *resampled = trials.mean(axis=0)
+    if len(trials) == 1:
+        return value, np.nan
+    images = 1.959964 * np.std(resampled, ddof=1)
+    deviation = np.std(trials[:, 0], ddof=1) / len(trials) ** 0.5
+    return value, np.hypot(images, students_t.ppf(0.975, len(trials) - 1) * deviation)
+
+
+@pytest.mark.parametrize(("trials", "images"), [(2, 0.5), (2, 1), (3, 0.2), (3, 1), (5, 1)])
+def test_an_interval_over_images_and_trainings_covers_as_often_as_it_says(trials, images):
+    """Of a true 0: the images' deviation is known, that of a training, 1, is not."""
+    draws = np.random.default_rng(0)
+    columns = range(4000)
+    shared = images * draws.normal(size=4000)  # all trials are scored on the same images
+    index = pd.MultiIndex.from_product([["cat"], range(trials)], names=["hold_out", "trial"])
+    each = pd.DataFrame(shared + draws.normal(size=(trials, 4000)), index, columns)
+    deviation = pd.DataFrame(images, ["cat"], columns)
+    half = stats.both_sources(deviation, each).loc["cat"]
+    covered = (each.mean().abs() <= half).mean()
+    assert 0.94 < covered < 0.995
+    of_images = (each.mean().abs() <= 1.96 * images).mean()
+    assert of_images < 0.93  # why it must be about both
 
 
 def test_the_figure_draws_every_gain_of_the_table_in_its_methods_colour(tmp_path):
@@ -157,6 +181,7 @@ def test_the_figure_draws_every_gain_of_the_table_in_its_methods_colour(tmp_path
     experiment, records = runs(tmp_path, methods=methods, scores=["msp", "odin", "energy", "knn"])
     figure = plots.gain_by_class(experiment, records)
     table = stats.gains_by_class(experiment, records)
+    each = stats.gains_by_trial(experiment, records)
     colour = plots.colours(methods)
     assert "the first 3 of 4 scores" in figure.get_suptitle()
     assert [axis.get_title() for axis in figure.axes] == ["MSP", "ODIN", "Energy"]
@@ -164,11 +189,13 @@ def test_the_figure_draws_every_gain_of_the_table_in_its_methods_colour(tmp_path
         heights = set()
         for k, method in enumerate(methods[1:]):
             rows = table[(table.score == score) & (table.method == method)]
-            dots, mean = axis.lines[2 * k : 2 * k + 2]
+            *trials, dots, mean = axis.lines[4 * k : 4 * k + 4]  # two trials
+            drawn = np.concatenate([line.get_xdata()[:-1] for line in trials]).tolist()
+            assert sorted(drawn) == sorted(each[method, score].dropna())
             assert [*dots.get_xdata(), *mean.get_xdata()] == rows.difference.tolist()
             ends = [bar[:, 0] for bar in axis.collections[k].get_segments()]
             np.testing.assert_allclose(ends, rows[["low", "high"]])
-            assert dots.get_color() == mean.get_color() == colour[method]
+            assert trials[0].get_color() == dots.get_color() == mean.get_color() == colour[method]
             heights |= {*dots.get_ydata(), *mean.get_ydata()}
         assert len(heights) == 3 * 3  # methods, and two classes and the mean
     legend = {text.get_text() for text in figure.legends[0].texts}
@@ -393,3 +420,68 @@ def test_a_file_is_replaced_by_a_figure_of_as_many_runs_and_one_of_fewer_lies_be
     assert Image.open(path).info[plots.SHARE] == "1.0" and beside.exists()
     plots.save(figure, path, [(experiment, records)])
     assert not beside.exists()
+
+
+# --- for a paper, and on a screen
+
+MEASURED = {"hold_out": [str(k) for k in range(8)], "images": 200}
+FIGURES = {
+    "precision_recall": plots.precision_recall,
+    "gain_by_class": plots.gain_by_class,
+    "learning_curves": plots.learning_curves,
+    "gain_by_labels": lambda *run: plots.gain_by_labels([run]),
+    "forest": lambda *run: forest(stats.measured([run])),
+    "prevalence": lambda *run: plots.prevalence(stats.measured([run])),
+}
+
+
+def forest(found):
+    return plots.forest(found, stats.contrasts(found).query("against == 'msp'"))
+
+
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory):
+    """An experiment with eight held-out classes and its records."""
+    return runs(tmp_path_factory.mktemp("eight"), **MEASURED)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_text_can_be_read_on_a_screen_and_in_print(eight, name, tmp_path, monkeypatch):
+    """Of 1280 pixels a notebook leaves 1000 to a figure; in print 7 points, inside the figure."""
+    history = {"epoch": [1, 2], "loss": [2.0, 1.0], "accuracy": [0.5, 0.9], "msp": [0.2, 0.3]}
+    monkeypatch.setattr(store.Record, "history", lambda record: pd.DataFrame(history))
+    figure = FIGURES[name](*eight)
+    colours = {to_hex(line.get_color()) for axis in figure.axes for line in axis.lines}
+    pixels = min(figure.dpi, 1000 / figure.get_figwidth()) / 72
+    assert min(written(figure).values()) * pixels >= 9
+    for width, inches in plots.WIDTHS.items():
+        figure = FIGURES[name](*eight)
+        title = figure.get_suptitle()
+        assert plots.save_for_paper(figure, tmp_path / width, width) == title
+        pdf = (tmp_path / f"{width}.pdf").read_bytes()
+        assert b"/CIDFontType2" in pdf and b"/Type3" not in pdf
+        box = [float(number) for number in re.search(rb"MediaBox \[([^]]*)\]", pdf)[1].split()]
+        assert box[2] == pytest.approx(72 * inches, abs=1)
+        svg = (tmp_path / f"{width}.svg").read_text()
+        assert "<text" in svg and "DejaVu Sans" in svg
+        assert min(written(figure).values()) >= 7
+        inside = figure.bbox.padded(3)
+        for text in written(figure):
+            ends = text.get_window_extent()
+            assert inside.contains(*ends.min) and inside.contains(*ends.max), text
+        drawn = {to_hex(line.get_color()) for axis in figure.axes for line in axis.lines}
+        assert drawn == colours
+    with pytest.raises(ValueError, match="column, page"):
+        plots.save_for_paper(figure, tmp_path / "x", "poster")
+
+
+def written(figure) -> dict[Text, float]:
+    """The figure's texts that can be seen, and their sizes in points."""
+    figure.canvas.draw()
+    beyond = set()  # labels of ticks outside the view are not drawn
+    for axis in [*(p.xaxis for p in figure.axes), *(p.yaxis for p in figure.axes)]:
+        low, high = sorted(axis.get_view_interval())
+        ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+        beyond |= {tick.label1 for tick in ticks if not low <= tick.get_loc() <= high}
+    shown = [text for text in figure.findobj(Text) if text.get_visible() and text not in beyond]
+    return {text: text.get_fontsize() for text in shown if text.get_window_extent().width > 0}

@@ -7,14 +7,16 @@ import warnings
 
 import numpy as np
 import pytest
+from helpers import cells
 from PIL import Image
 from torchvision.datasets import STL10
 
 from semlib import datasets
 from semlib.datasets import DataError, imagenet, ood
 from workbench.images import ilsvrc, prepared
-from workbench.results import imagenet_subsets, plots
+from workbench.results import plots
 
+table1 = cells("table1_imagenet_subsets")
 RANDOM = np.random.default_rng(0)
 
 
@@ -244,18 +246,18 @@ def test_a_missing_class_is_named_and_a_missing_folder_says_what_to_do(root, tmp
 def test_table_1_counts_what_is_here_and_shows_samples_of_it(root, tmp_path, monkeypatch):
     wnid, name = next(iter(SPIDERS.items()))
     (root / "val" / wnid / "0.JPEG").unlink()
-    counts = {subset: imagenet_subsets.counted(subset) for subset in imagenet.SUBSETS}
+    counts = {subset: table1.counted(subset) for subset in imagenet.SUBSETS}
     assert counts["imagenet_spider"].loc[name].tolist() == [2, 0]
     assert counts["imagenet_dog"].to_numpy().sum() == 0
-    sizes = imagenet_subsets.sizes(counts)
+    sizes = table1.table_1(counts)
     assert sizes.loc["spider"].tolist() == [6, 6, 12, 7800, 5, 300]
     assert sizes.loc["dog"].tolist() == [0, 12, 0, 14864, 0, 600]
-    members = imagenet_subsets.members(counts)
+    members = table1.table_7(counts)
     assert members["spider"][0] == f"{name} (2 + 0)" and members["dog"][0] == "Ibizan hound"
-    shown = imagenet_subsets.samples("imagenet_spider", 1)
+    shown = table1.samples_of("imagenet_spider", 1)
     assert list(shown) == list(SPIDERS.values())
     assert {images.shape for images in shown.values()} == {(1, 3, 256, 256)}
-    cars = imagenet_subsets.samples("imagenet_car", 1)
+    cars = table1.samples_of("imagenet_car", 1)
     assert len(cars["cab"]) == 0
     none = {"none": np.empty((0, 3, 8, 8), np.uint8)}
     assert len(plots.samples(shown | none, "spiders").axes) == 7
@@ -263,14 +265,14 @@ def test_table_1_counts_what_is_here_and_shows_samples_of_it(root, tmp_path, mon
     assert "no images of it here" in text.get_text()
     monkeypatch.setenv("SEMLIB_ILSVRC", str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="nowhere is no folder"):
-        imagenet_subsets.counted("imagenet_spider")
+        table1.counted("imagenet_spider")
 
 
 def test_table_1_counts_a_prepared_file_where_there_is_no_folder(root, tmp_path, monkeypatch):
     prepared.load("imagenet_spider", tmp_path / "data")
-    before = imagenet_subsets.samples("imagenet_spider", 1)
+    before = table1.samples_of("imagenet_spider", 1)
     monkeypatch.delenv("SEMLIB_ILSVRC")
-    counts = imagenet_subsets.counted("imagenet_spider", data_root=tmp_path / "data")
+    counts = table1.counted("imagenet_spider", data_root=tmp_path / "data")
     assert counts.to_numpy().tolist() == [[2, 1]] * 6
-    after = imagenet_subsets.samples("imagenet_spider", 1, data_root=tmp_path / "data")
+    after = table1.samples_of("imagenet_spider", 1, data_root=tmp_path / "data")
     assert all((before[name] == after[name]).all() for name in before)

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import report
+from helpers import cells
 
 from workbench import results
 from workbench.cli import main
 from workbench.experiment import read_parameters, several
-from workbench.results import claims, controls, findings, show, stats, tables
+from workbench.results import show, stats, tables
 from workbench.results.names import label
 from workbench.runs import store
 
@@ -26,6 +27,8 @@ PAGES = {path.stem: path.read_text() for path in (ROOT / "docs").glob("*.md")}
 TEXT = "\n".join([README, *PAGES.values()])
 PYTHON = re.findall(r"```python\n(.*?)```", PAGES["extending"], flags=re.S)
 SMALL = ["-p", "epochs", "1", "-p", "trials", "1", "-p", "hold_out", "8"]
+controls = cells("controls")
+findings = cells("claims")
 CLAIM = ["msp", "odin", "accuracy"]
 
 
@@ -227,7 +230,7 @@ def test_an_exact_max_t_test_of_the_detectors(few):
 @pytest.fixture(scope="module")
 def few():
     """The experiments of params/cpu and params/fast/few_labels.yaml that have committed runs."""
-    found = claims.read()
+    found = findings.read()
     return [pair for pair in (*found["small"], *found["large"]) if pair[1]]
 
 
@@ -393,7 +396,13 @@ def test_the_site_is_built_without_a_warning_and_loads_nothing_from_the_net(tmp_
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     pages = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*.html")}
-    wanted = {"README.html", "docs/reference.html", "outputs/cpu/few_labels-cifar10.html"}
-    assert wanted <= set(pages)
+    wanted = {"index.html", "docs/reference.html", "outputs/cpu/few_labels-cifar10.html"}
+    assert wanted <= set(pages) and "Where to start" in pages["index.html"]
+    titles = [re.search("<title>(.*?)</title>", pages[name])[1] for name in sorted(pages)]
+    assert len({*titles}) == len(titles) - 1  # index.html is README.html
+    profiles = {name.split("/")[1] for name in pages if name.startswith("outputs/")}
+    assert profiles == {"cpu", "fast", "paper"}
+    assert not [name for name, text in pages.items() if "Show code cell source" in text]
+    assert "Plotly.newPlot" in pages["docs/curves.html"]
     for name, text in pages.items():
         assert not re.search(r'(src|<link[^>]+href)="(https?:)?//', text), name

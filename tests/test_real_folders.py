@@ -14,7 +14,6 @@ from PIL import Image, ImageCms
 
 from semlib.datasets import Dataset, ImageSet
 from workbench import runs
-from workbench.batch import grid
 from workbench.cli import main
 from workbench.experiment import ConfigError, create
 from workbench.files import file_name
@@ -236,19 +235,6 @@ def test_distinct_things_have_distinct_files_and_short_names():
     assert file_name("few_labels", "20_a_class") == "few_labels-20_a_class"
 
 
-def test_jobs_of_a_grid_have_distinct_short_names():
-    classes = ["a b", "a_b", "+", "*", "x" * 200, "x" * 201]
-    parts = [create({"dataset": "/x/own", "hold_out": name}) for name in classes]
-    found = grid.names(parts, "class")
-    assert len(set(found)) == len(found) and max(map(len, found)) < 150
-    alone = [grid.names([part], "class")[0] for part in parts]
-    assert alone == found  # whatever else is run with it
-    same = create({"dataset": "digits", "hold_out": "3"})
-    others = [same.model_copy(update=change) for change in ({"epochs": 2}, {"hold_out": ("3-0",)})]
-    assert len(set(grid.names([same, *others], "class"))) == 3
-    assert grid.names([same], "class") == ["holdout-digits-3"]
-
-
 @pytest.mark.parametrize("dataset", ["..", "../", ".", "/", "/tmp/.."])
 def test_records_stay_in_runs_whatever_the_data_sets_path(tmp_path, dataset):
     try:
@@ -258,14 +244,6 @@ def test_records_stay_in_runs_whatever_the_data_sets_path(tmp_path, dataset):
         return
     place = plan.Run(experiment, "cat", "rotation", 0).home.relative_to(tmp_path / "paper" / "runs")
     assert place.parts[1:3] == ("cat", "rotation") and ".." not in place.parts
-
-
-@pytest.mark.parametrize("value", ["no", "1.5", "2024-01-01", "null"])
-def test_a_class_that_yaml_takes_for_something_else_is_to_be_quoted(tmp_path, say, value):
-    tiny_data(tmp_path / "data")
-    (tmp_path / "x.yaml").write_text(f"hold_out: {value}\n")
-    words = ["-f", tmp_path / "x.yaml", *few(tmp_path, hold_out=None)]
-    refused(say("run", "notebooks/holdout.ipynb", *words), "hold_out", "quotes")
 
 
 # --- pixels
@@ -468,14 +446,9 @@ def test_a_damaged_file_may_be_deleted_and_one_that_only_can_not_be_read_not(
     def barred(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    memory = type("Memory", (), {"available": 1000})
-    changes = {"numpy.load": (barred, "Permission denied")}
-    changes["psutil.virtual_memory"] = (lambda: memory, "GB of memory")
-    for name, (function, said) in changes.items():
-        with monkeypatch.context() as patch:
-            patch.setattr(name, function)
-            error = check_tiny(say)[2]
-            assert said in error and "delete" not in error
+    monkeypatch.setattr("numpy.load", barred)
+    error = check_tiny(say)[2]
+    assert "Permission denied" in error and "delete" not in error
 
 
 # --- memory and disk
@@ -559,12 +532,6 @@ def test_a_folder_named_by_dots_has_its_own_name(tmp_path, say, monkeypatch):
     monkeypatch.chdir(root / "notes")
     status, out, _ = prepare(say, "..")
     assert status == 0 and "own: 6 training" in out
-
-
-@pytest.mark.parametrize("side", ["0", "7", "-3", "1.5", "wide", "10001"])
-def test_a_wrong_side_is_told_the_right_ones(say, side):
-    status, _, error = say("data", "prepare", "digits", f"--side={side}")
-    assert status == 2 and "--side: should be a whole number from 8 to 10000" in error
 
 
 def test_stopping_a_preparation_says_nothing_of_checkpoints(tmp_path, say, monkeypatch):

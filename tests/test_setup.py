@@ -3,6 +3,8 @@
 import ast
 import graphlib
 import itertools
+import os
+import platform
 import re
 import subprocess
 import sys
@@ -13,6 +15,8 @@ import pytest
 import yaml
 from helpers import ROOT, environment
 
+from workbench.batch import lab
+from workbench.cli import main
 from workbench.experiment import Experiment, documented
 
 # Of the workbench 5,200 and of the tests 11,000 are wanted: these two should be lowered.
@@ -200,6 +204,42 @@ def test_notebooks_are_committed_bare(path):
     assert "papermill" not in notebook.metadata
     assert not [cell for cell in code if "papermill" in cell.metadata]
     assert str(ROOT) not in path.read_text()
+
+
+def test_a_users_files_and_profiles_are_ignored_and_the_committed_ones_are_not():
+    def ignored(*names):
+        command = ["git", "check-ignore", "--no-index", *names]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.split()
+
+    users = ["outputs/birds/benchmark-birds.csv", "my_score.py", "scores.npz", "table3.ipynb"]
+    users += ["lab/method.ipynb", "score-birds.csv", "outputs/cpu/table3.unfinished.ipynb"]
+    assert ignored(*users) == users
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    assert ignored(*done.stdout.split("\n")[:-1]) in ([], ["outputs/demo/kills.log"])
+
+
+def test_make_lab_opens_copies_with_this_kernel_and_leaves_edited_ones(tmp_path, capsys):
+    copies = lab.copy_all(tmp_path)
+    assert {path.name for path in copies} == {path.name for path in ROOT.glob("notebooks/*")}
+    for path in copies:
+        ours = nbformat.read(ROOT / "notebooks" / path.name, 4)
+        copy = nbformat.read(path, 4)
+        assert copy.cells == ours.cells
+        assert copy.metadata.language_info.version == platform.python_version()
+        assert {*copy.metadata.language_info} == {*ours.metadata.language_info}
+    copies[0].write_text("edited")
+    os.utime(copies[0], (0, 0))
+    copies[1].unlink()
+    assert lab.copy_all(tmp_path) == [copies[1]] and copies[0].read_text() == "edited"
+    assert capsys.readouterr().out.count("stays; delete it") == 1
+
+
+def test_cite_prints_bibtex_of_the_paper_and_of_semlib(capsys):
+    assert main(["cite"]) == 0
+    paper, ours = capsys.readouterr().out.split("\n}\n")[:2]
+    assert paper.startswith("@inproceedings{") and "Ahmed, Faruk and Courville, Aaron" in paper
+    assert "Detecting Semantic Anomalies" in paper and "year = {2020}" in paper
+    assert ours.startswith("@software{") and f"version = {{{PROJECT['version']}}}" in ours
 
 
 def test_every_parameter_is_documented_at_its_field_and_on_the_page():

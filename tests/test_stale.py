@@ -7,16 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import (
-    OWN_NETWORK,
-    ROOT,
-    contents,
-    finish,
-    parameters,
-    pets,
-    semlib,
-    semlib_path,
-)
+from helpers import ROOT, contents, finish, parameters, pets, semlib, semlib_path
 
 from workbench.batch import notebooks
 from workbench.images import prepared
@@ -58,28 +49,6 @@ def finished(text: str) -> tuple[int, int]:
 
 
 @pytest.mark.notebook
-def test_two_folders_of_one_name_are_two_data_sets(tmp_path, command):
-    first, second = (pets(tmp_path / name, seed) for seed, name in enumerate("ab"))
-    of_first = command(dataset=first)
-    before = records(tmp_path)
-    said = command(dry=True, dataset=second)
-    other = r"1 finished run in \S+ not used: of other data \(\S+\) than is here now"
-    assert finished(said) == (0, 1) and re.search(other, said)
-    of_second = command(dataset=second)
-    assert finished(of_second) == (1, 1) and "not used: of other data" in of_second
-    after = records(tmp_path)
-    assert before.items() < after.items() and len(after) == 2
-    by_data = {(r["train_digest"], r["test_digest"]): r["metrics"] for r in after.values()}
-    for text, dataset in ((of_first, first), (of_second, second)):
-        metrics = by_data[prepared.digests_of(prepared.load(str(dataset), tmp_path / "data", 8))]
-        for name in ("msp@upright", "odin@upright", "accuracy@upright"):
-            assert f"{100 * metrics[name]:.2f}" in text
-        assert finished(command(dry=True, dataset=dataset)) == (1, 1)
-    command(dataset=first)
-    assert records(tmp_path) == after
-
-
-@pytest.mark.notebook
 def test_a_folder_that_grows_is_trained_or_only_scored_anew(tmp_path, command):
     folder = pets(tmp_path / "a", 0)
     command(dataset=folder)
@@ -101,66 +70,6 @@ def test_a_folder_that_grows_is_trained_or_only_scored_anew(tmp_path, command):
     assert finished(command(dry=True, dataset=folder)) == (1, 1)  # as it was: found again
 
 
-TASK = """
-from aid import weight
-
-def task(net, images):
-    return weight() * net(images, head="mine").square().mean()
-
-task.heads = {"mine": 2}
-
-def score(logits):
-    return -logits.double().amax(1)
-"""
-
-
-@pytest.mark.notebook
-def test_edits_of_a_users_code_change_what_depends_on_them(tmp_path, command):
-    aid, mine, net = (tmp_path / f"{name}.py" for name in ("aid", "mine", "own"))
-    aid.write_text("def weight():\n    return 1.0\n")
-    mine.write_text(TASK)
-    net.write_text(OWN_NETWORK)
-    how = {"dataset": pets(tmp_path / "a", 0), "methods": "mine:task", "architecture": "own:small"}
-    how |= {"scores": "[msp, mine:score]"}
-    command(**how)
-    (first,) = records(tmp_path).values()
-
-    def edit(file, old, new):
-        file.write_text(file.read_text().replace(old, new))
-
-    edit(aid, "1.0", "1.0  # the usual")
-    edit(mine, "def score(logits):", "# My score\ndef score(\n    logits,\n):")
-    edit(net, "def forward(self, ", "def forward(  # as it must be\n        self, ")
-    assert finished(command(dry=True, **how)) == (1, 1)  # words and layout change nothing
-    edit(mine, "-logits", "-2 * logits")
-    assert finished(command(dry=True, **how)) == (0, 1)  # lacks the score
-    assert finished(command(dry=True, **how | {"scores": "msp"})) == (1, 1)
-    command(**how)
-    (again,) = records(tmp_path).values()
-    assert again["trained at"] == first["trained at"]
-    assert again["scoring"].items() > first["scoring"].items()
-    for file, *words, name in (
-        (aid, "1.0", "2.0", "mine:task"),
-        (net, "ReLU", "Tanh", "own:small"),
-    ):
-        edit(file, *words)
-        said = command(dry=True, **how)
-        assert finished(said) == (0, 1) and f"another version of {name}" in said
-        assert finished(command(**how)) == (1, 1)
-    assert len(records(tmp_path)) == 3
-
-
-@pytest.mark.notebook
-def test_precisions_lie_side_by_side(tmp_path, command):
-    folder = pets(tmp_path / "a", 0)
-    for precision in ("float32", "bfloat16"):
-        assert finished(command(dry=True, dataset=folder, precision=precision)) == (0, 1)
-        command(dataset=folder, precision=precision)
-        assert finished(command(dry=True, dataset=folder, precision=precision)) == (1, 1)
-    assert {record["precision"] for record in records(tmp_path).values()} == {"float32", "bfloat16"}
-    assert finished(command(dry=True, dataset=folder, precision="auto")) == (1, 1)  # one of the two
-
-
 @pytest.mark.notebook
 def test_nothing_does_not_replace_a_table_a_figure_or_a_notebook(tmp_path, command):
     how = {"dataset": pets(tmp_path / "a", 0)}
@@ -180,17 +89,6 @@ def test_nothing_does_not_replace_a_table_a_figure_or_a_notebook(tmp_path, comma
     command(**how)  # another complete table takes the place
     after = contents(tmp_path / "outputs")
     assert not left.exists() and all(after[name] != before[name] for name in made)
-
-
-def test_runs_of_an_older_recipe_are_counted_in_a_dry_run(tmp_path, command):
-    home = tmp_path / "outputs" / "stale" / "runs" / "pets" / "bee" / "classification"
-    for k in (1, 2):
-        (home / f"trial_0-{k:08}").mkdir(parents=True)
-        text = json.dumps({"recipe": 1, "method": "classification"})
-        (home / f"trial_0-{k:08}" / "record.json").write_text(text)
-    said = command(dry=True, dataset=pets(tmp_path / "a", 0))
-    assert finished(said) == (0, 1) and said.count("2 finished runs in") == 1
-    assert "of recipe 1, and semlib trains by recipe 2" in said
 
 
 @pytest.mark.parametrize("table", ["table3_cifar10", "table4_stl10", "masking_ablation"])

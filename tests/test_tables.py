@@ -561,3 +561,13 @@ def test_functions_of_one_name_are_shown_with_their_modules(namesakes):
     labels = [one.get_text() for one in figure.legends[0].get_texts()]
     assert len({*labels}) == 3 * 5 + 1 and "task (name_b), energy (name_a)" in labels
     assert {*Results(records).scores} == {*scores}
+
+
+@pytest.mark.parametrize("table", [show.formatted, show.counts, show.differences])
+def test_any_table_is_latex_with_booktabs_and_markdown(table):
+    shown = table(of_table3(RECORDS))
+    latex = show.latex(shown)
+    assert latex.count("\\toprule") == latex.count("\\bottomrule") == 1 and "±" not in latex
+    lines = show.markdown(shown).splitlines()
+    assert len(lines) == 2 + len(shown) and len({line.count("|") for line in lines}) == 1
+    assert all(str(value) in lines[2 + k] for k, value in enumerate(shown.iloc[:, 0]))

@@ -78,7 +78,8 @@ def _definition(name: str, value: Any, parts: Parts, user: str) -> Any:
     if value.__name__ == "<lambda>":
         raise ConfigError(f"{user}: {name} is a lambda; write it with def")
     source = _source(value, user)
-    namespace = _namespace(value)
+    functions = [_undecorated(value)] if inspect.isfunction(value) else _methods(value)
+    namespace = next((function.__globals__ for function in functions), {})
     inside = _around(name, value, parts, user)
     for other in _global_names(symtable.symtable(source, value.__name__, "exec")):
         if other in namespace and other not in inside:
@@ -104,11 +105,6 @@ def _undecorated(function: Any) -> Any:
     return inspect.unwrap(
         function, stop=lambda f: getattr(f, "__globals__", {}).get("__name__") == "__main__"
     )
-
-
-def _namespace(value: Any) -> dict[str, Any]:
-    functions = [_undecorated(value)] if inspect.isfunction(value) else _methods(value)
-    return next((f.__globals__ for f in functions), {})
 
 
 def _methods(value: type) -> Iterator[types.FunctionType]:

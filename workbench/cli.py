@@ -5,18 +5,17 @@ import atexit
 import gc
 import io
 import itertools
-import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
 from semlib import datasets
-from workbench.experiment import MOST, ConfigError, documented, from_yaml
+from workbench.experiment import MOST, ConfigError, documented, from_here, from_yaml
 from workbench.files import BESIDE, ROOT, csv_text, one_line, save_atomically, short
 
 # Each command imports what it needs: pandas and torch are slow to import.
@@ -26,8 +25,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 a run failed, 2 a wrong parameter (nothing was run), 130 stopped."""
     args = _parser().parse_args(arguments)
     try:
-        if Path.cwd() != ROOT:
-            _count_from_here(args)
         return args.command(args) or 0
     except (ConfigError, datasets.DataError, OSError, MemoryError) as error:
         print(f"error: {one_line(error, 4000) or 'too little memory'}", file=sys.stderr)
@@ -58,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_data(command("data", _data, "prepare a data set, or check a prepared one"))
 
     add = command("import", _import, "scores of a network that was trained elsewhere, as a record")
-    add("scores", type=Path, help="an .npz of labels, predicted and scores (docs/external.md)")
+    add("scores", type=Path, nargs="+", help="an .npz each of labels, predicted and scores")
     add("-f", "--file", **FILE)
     add("-p", "--parameter", **PARAMETER)
 
@@ -69,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     add("-p", "--parameter", **PARAMETER)
 
     command("parameters", _parameters, "list every parameter: type, default, meaning")
+    command("cite", _cite, "BibTeX of the paper and of semlib")
     return parser
 
 
@@ -122,28 +120,6 @@ def _devices(text: str) -> list[str]:
     return [] if names == ["none"] else names
 
 
-def _count_from_here(args: argparse.Namespace) -> None:
-    """Make relative paths in parameters absolute: elsewhere they count from the checkout's root."""
-    if args.command is _data:
-        args.root = _from_here("data_root", args.root or "")
-        args.ilsvrc = _from_here("ilsvrc", args.ilsvrc or "")
-        args.dataset = _from_here("dataset", args.dataset)
-    elif "parameter" in args:
-        args.parameter = [(name, _from_here(name, text)) for name, text in args.parameter]
-
-
-def _from_here(name: str, text: str) -> str:
-    if name == "dataset" and text.startswith("["):
-        with suppress(ValueError):  # not YAML: refused where it is read
-            return json.dumps([_from_here(name, str(part)) for part in from_yaml(text)])
-    is_path = name in ("data_root", "ilsvrc")
-    if name == "dataset":  # of others' texts, which can be long, is_dir may raise
-        is_path = os.sep in text or (text not in datasets.CLASSES and Path(text).is_dir())
-    if not is_path or text.startswith("~") or text in ("", "none", "None", "null"):
-        return text
-    return str(Path(text).absolute())
-
-
 def _run(args: argparse.Namespace) -> int:
     from workbench.batch import notebooks
     from workbench.results import show
@@ -161,8 +137,7 @@ def _run(args: argparse.Namespace) -> int:
     if said := notebooks.replaces(out, parameters):
         print(said)
     print(f"executing {short(notebook)} -> {short(out)}", flush=True)
-    executed = _execute(notebook, unfinished, parameters, experiments[0].threads, args)
-    if executed is None:
+    if not _executed(notebook, unfinished, parameters, experiments[0].threads, args):
         return 1
     # The records decide: a notebook whose kernel was killed looks completed.
     missing = [store.missing(e) for e in experiments if e.missing == "train"]
@@ -173,8 +148,7 @@ def _run(args: argparse.Namespace) -> int:
         kept = f"{short(out)} stays, this notebook is {short(unfinished)}"
         print(f"nothing is finished with these settings: {kept}")
     else:
-        save_atomically(out, lambda file: file.write(executed))
-        unfinished.unlink(missing_ok=True)
+        unfinished.replace(out)
     if args.done:
         save_atomically(args.done, lambda file: None)
     elif "missing" in parameters:
@@ -182,11 +156,10 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _execute(
+def _executed(
     notebook: Path, out: Path, parameters: dict, threads: int | None, args: argparse.Namespace
-) -> bytes | None:
-    """The executed notebook's text; None, after printing the error, if it failed."""
-    import nbformat
+) -> bool:
+    """Whether all cells ended; else the error is printed."""
     from papermill.exceptions import PapermillExecutionError
 
     from workbench.batch import gpus, notebooks
@@ -194,15 +167,15 @@ def _execute(
     beside = {BESIDE: str(out.parent.absolute())} if args.out else {}
     with gpus.claim(args.gpus) if args.gpus else nullcontext(), patch.dict(os.environ, beside):
         try:
-            done = notebooks.execute(notebook, out, parameters, args.timeout, threads)
-            return nbformat.writes(done).encode()
+            notebooks.execute(notebook, out, parameters, args.timeout, threads)
+            return True
         except PapermillExecutionError as error:
             where = f"its traceback is in {short(out)}"
             print(f"error: {error.ename}: {error.evalue}\n{where}", file=sys.stderr)
         except Exception as error:  # a dead kernel, a timeout, a full disk
             where = f"the notebook so far is {short(out)}"
             print(f"error: {type(error).__name__}: {error}\n{where}", file=sys.stderr)
-    return None
+    return False
 
 
 def _grid(args: argparse.Namespace) -> int:
@@ -211,18 +184,29 @@ def _grid(args: argparse.Namespace) -> int:
     return grid.main(args)
 
 
-def _import(args: argparse.Namespace) -> None:
+def _import(args: argparse.Namespace) -> int:
     from workbench.batch import notebooks
     from workbench.results import show
     from workbench.runs import external
 
-    record = external.add(args.scores, notebooks.merged(args.file, args.parameter))
-    plain = {name: value for name, value in record.metrics.items() if "@" not in name}
-    measured = ", ".join(f"{name} {100 * value:.2f} %" for name, value in plain.items())
-    print(f"{short(record.home)}: {measured}")
-    experiment = record.run.experiment.model_copy(update={"scores": tuple(record.scoring)})
-    print(*show.doubts(experiment, [record]), sep="\n", end="")
-    print(f'shown in the inspector, and in tables with -p methods "[..., {record.method}]"')
+    given = notebooks.merged(args.file, args.parameter)
+    methods = []
+    for file in args.scores:
+        try:
+            record = external.add(file, given)
+        except (ConfigError, datasets.DataError) as error:  # the other files all the same
+            print(f"error: {one_line(error, 4000)}", file=sys.stderr)
+            continue
+        plain = {name: value for name, value in record.metrics.items() if "@" not in name}
+        measured = ", ".join(f"{name} {100 * value:.2f} %" for name, value in plain.items())
+        print(f"{short(record.home)}: {measured}")
+        experiment = record.run.experiment.model_copy(update={"scores": tuple(record.scoring)})
+        for said in show.doubts(experiment, [record]):
+            print(said)
+        methods.append(record.method)
+    if named := ", ".join(dict.fromkeys(methods)):
+        print(f'shown in the inspector, and in tables with -p methods "[..., {named}]"')
+    return 0 if len(methods) == len(args.scores) else 2
 
 
 def _score(args: argparse.Namespace) -> None:
@@ -242,28 +226,30 @@ def _score(args: argparse.Namespace) -> None:
     save_atomically(out, lambda file: file.write(text))
     if len(table) > len(images):
         print(f"{len(table) - len(images)} of {len(table)} files can't be read: column error")
-    print(f"{len(images)} images, {given.get('statistics', 'mixed')} statistics: {short(out)}")
+    used = given.get("statistics", record.statistics)
+    print(f"{len(images)} images, {used} statistics: {short(out)}")
     print(f"the most anomalous by {table.columns[2]}: {short(sheet)}")
 
 
 def _data(args: argparse.Namespace) -> None:
-    from workbench.images import prepared
+    from workbench.images import checks, prepared
 
+    which = (from_here("dataset", args.dataset), from_here("data_root", args.root), args.side)
     checked = args.what == "check"
-    if checked and (why := prepared.unprepared(args.dataset, args.root, args.side)):
+    if checked and (why := prepared.unprepared(*which)):
         side = f" --side {args.side}" if args.side else ""
-        command = f"python -m semlib data prepare {args.dataset}{side}"
-        raise ConfigError(f"{args.dataset} {why}; prepare it: {command}")
-    how = {"ilsvrc": args.ilsvrc, "skip_unreadable": args.skip_unreadable}
-    data = prepared.load(args.dataset, args.root, args.side, **how)
+        command = f"python -m semlib data prepare {which[0]}{side}"
+        raise ConfigError(f"{which[0]} {why}; prepare it: {command}")
+    how = {"ilsvrc": from_here("ilsvrc", args.ilsvrc), "skip_unreadable": args.skip_unreadable}
+    data = prepared.load(*which, **how)
     if checked:
-        prepared.check_parts(data)
+        checks.check_parts(data)
     _, channels, height, width = data.train.images.shape
     counts = f"{len(data.train)} training and {len(data.test)} test images"
     print(f"{data.name}: {counts} of {channels}x{height}x{width}")
     print(f"digest {prepared.digests_of(data)} (training images, test images)")
     print(f"{len(data.classes)} classes: {', '.join(data.classes)}")
-    if found := str(prepared.duplicates(args.dataset, args.root, args.side)):
+    if found := str(prepared.duplicates(*which)):
         print(found)
     if height != width:
         print(f"the images are not square: rotation needs crop_side, at most {min(height, width)}")
@@ -273,6 +259,26 @@ def _data(args: argparse.Namespace) -> None:
 
 def _parameters(args: argparse.Namespace) -> None:
     print(documented())
+
+
+def _cite(args: argparse.Namespace) -> None:
+    """BibTeX of what CITATION.cff says."""
+    semlib = from_yaml((ROOT / "CITATION.cff").read_text())
+    for kind, key, cited in (
+        ("inproceedings", "ahmed2020detecting", semlib["preferred-citation"]),
+        ("software", "semlib", semlib),
+    ):
+        names = []
+        for author in cited["authors"]:  # of a group, whose name braces keep whole, or of a person
+            how = "{{{name}}}" if "name" in author else "{family-names}, {given-names}"
+            names.append(how.format_map(author))
+        year = cited.get("year") or str(cited["date-released"])[:4]
+        fields = {"title": f"{{{cited['title']}}}", "author": " and ".join(names), "year": year}
+        fields["booktitle"] = cited.get("collection-title")
+        fields["version"] = cited.get("version")
+        fields["url"] = cited.get("url") or cited.get("repository-code")
+        lines = [f"  {name} = {{{value}}}," for name, value in fields.items() if value]
+        print(f"@{kind}{{{key},", *lines, "}", sep="\n")
 
 
 def _terminate(*_: object) -> None:

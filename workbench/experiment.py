@@ -18,8 +18,9 @@ import pydantic
 import yaml
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
+from semlib.datasets import CLASSES
 from semlib.metrics import DETECTORS
-from workbench.files import file_name, folder_name, one_line, resolve
+from workbench.files import ROOT, file_name, folder_name, one_line, resolve
 
 METHODS = ("classification", "rotation", "center_mask", "cpc")
 PAPERS_SCORES = ("msp", "odin")
@@ -506,6 +507,18 @@ def _whole_numbers(node: Any) -> Iterator[str]:
     for part in node.value if isinstance(node, yaml.CollectionNode) else ():
         for inner in part if isinstance(part, tuple) else (part,):
             yield from _whole_numbers(inner)
+
+
+def from_here(name: str, value: Any) -> Any:
+    """A parameter of the command line, where relative paths count from the current folder."""
+    if isinstance(value, list):
+        return [from_here(name, part) for part in value]
+    if not isinstance(value, str) or value[:1] in ("", "~") or Path.cwd() == ROOT:
+        return value
+    is_path = name in ("data_root", "ilsvrc") and value not in ("none", "None")
+    if name == "dataset":  # of others' texts, which can be long, is_dir may raise
+        is_path = "/" in value or (value not in CLASSES and Path(value).is_dir())
+    return str(Path(value).absolute()) if is_path else value
 
 
 def read_parameters(path: str | Path) -> dict[str, Any]:

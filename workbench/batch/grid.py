@@ -9,18 +9,22 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 import yaml
+from joblib import cpu_count
+from tqdm import tqdm
 
-from workbench.batch import gpus, notebooks, progress
+from workbench.batch import gpus, notebooks
 from workbench.experiment import ConfigError, Experiment
 from workbench.files import CHECKOUT, ROOT, file_name, one_line, save_atomically, short
-from workbench.results import show
-from workbench.runs import estimate, machine, plan, store
+from workbench.results import show, tables
+from workbench.results.names import label
+from workbench.runs import estimate, plan, store
 
 WORKFLOW = ROOT / "workflow"
 HOLDOUT = ROOT / "notebooks" / "holdout.ipynb"
@@ -110,9 +114,9 @@ class Grid:
         first = self.experiments[0]
         self.devices = _devices(args, first)
         if args.on == "local":
-            usual = 1 if first.device.startswith("cuda") else machine.cores()
+            usual = 1 if first.device.startswith("cuda") else cpu_count()
             self.side_by_side = args.jobs or len(self.devices) or usual
-            self.threads = first.threads or max(1, machine.cores() // self.side_by_side)
+            self.threads = first.threads or max(1, cpu_count() // self.side_by_side)
         else:
             settings = yaml.safe_load((self.profile / "config.yaml").read_text())
             self.side_by_side = args.jobs or settings.get("jobs", 1)
@@ -168,8 +172,8 @@ class Grid:
         config: dict[str, Any] = {"run": run, "threads": self.threads, "jobs": {}}
         config |= {"folder": str(self.folder), "gpus": 1 if self.devices else 0}
         # What isn't at its default, and what the notebook's own cell or file would set otherwise
-        own = notebooks.filed(notebooks.own_file(HOLDOUT), self.folder.name)
-        cell = own | {*notebooks.parameters_cell(HOLDOUT)}
+        own = notebooks.own_parameters(HOLDOUT, self.folder.name)
+        cell = {*own, *notebooks.parameters_cell(HOLDOUT)}
         holdouts = {}
         for e, name in self.names.items():
             given = e.model_dump(mode="json", exclude_defaults=True)
@@ -212,7 +216,7 @@ class Grid:
         parts = {self._file(name, "done"): e for e, name in self.names.items()}
         tables = {self._file(name, "done"): self.folder / f"{name}.ipynb" for name in self.tables}
         try:
-            return progress.watch(process, parts, tables)
+            return _watch(process, parts, tables)
         except KeyboardInterrupt as stopped:
             below = psutil.Process(process.pid).children(recursive=True)
             if stopped.args:  # SIGTERM; a terminal's Ctrl-C has reached all of them already
@@ -235,6 +239,41 @@ class Grid:
             print(f"failed: {name}: {_cause(log)}")
         logs = f"{len(failed)} failed; each job's log: {short(self.where)}/NAME.log"
         print(f"{logs}; the same command runs only what failed again")
+
+
+def _watch(
+    snakemake: subprocess.Popen, parts: Mapping[Path, Experiment], pages: Mapping[Path, Path]
+) -> int:
+    """Wait for Snakemake, print a line for each job that ends, and a bar of jobs; its exit status.
+
+    parts, and the tables' notebooks, by the `done` file that each writes at its end.
+    """
+    running = [done for done in (*parts, *pages) if not done.exists()]
+    status = None
+    with tqdm(total=len(running), unit="job", disable=None, leave=False) as bar:
+        while status is None:
+            with suppress(subprocess.TimeoutExpired):
+                status = snakemake.wait(timeout=1.0)
+            for done in filter(Path.exists, list(running)):
+                running.remove(done)
+                text = _line(parts[done]) if done in parts else short(pages[done])
+                tqdm.write(text, file=sys.stdout)
+                sys.stdout.flush()
+                bar.update()
+    return status
+
+
+def _line(job: Experiment) -> str:
+    """A finished job: data set, held-out classes, each method's mean of the first score, time."""
+    records = store.finished(job)
+    nothing = job.hold_out == ("none",)
+    measure = "accuracy" if nothing else job.scores[0]
+    means = tables.measurements(job, records).groupby("method", sort=False)[measure].mean()
+    values = ", ".join(f"{mean:.2f} {label(m, job.methods)}" for m, mean in means.items())
+    name = " ".join([job.dataset_name, *job.images_a_class])
+    hold_out = "nothing" if nothing else ", ".join(job.hold_out)
+    seconds = show.duration(sum(record.seconds for record in records))
+    return f"{name}, {hold_out} held out: {label(measure, job.scores)} {values}; {seconds}"
 
 
 def _profile(on: str) -> Path:

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from joblib import cpu_count
+
 from workbench import runs
 from workbench.experiment import (
     ConfigError,
     Experiment,
     Machine,
     Several,
+    from_here,
     from_yaml,
     nullable,
     parameters_file,
@@ -28,7 +31,7 @@ from workbench.experiment import (
     with_file,
 )
 from workbench.files import ROOT, check_writable, one_line, short
-from workbench.runs import machine, plan
+from workbench.runs import plan
 
 START_TIMEOUT = 600  # seconds that a kernel may take to start, on a slow file system say
 # ipykernel_launcher without the settings and start-up files of /etc/ipython, /usr/local/etc/ipython
@@ -61,14 +64,13 @@ def parameters(
         if name not in cell and name not in Experiment.model_fields:
             raise ConfigError(unknown_parameter(name, tuple(cell)))
     values = {name: _default(notebook, cell[name]) for name in cell}
-    own = own_file(notebook)
-    for name in filed(own, given.get("profile", values.get("profile"))):
+    for name in own_parameters(notebook, given.get("profile", values.get("profile"))):
         if name in given and given[name] is None and nullable(name):
             given[name] = "none"
     known = Experiment.model_fields.keys() | Several.model_fields.keys()
     values = {n: v for n, v in values.items() if n in known and (v is not None or nullable(n))}
     over = {name: given[name] for name in given if name in known}
-    return given, several(with_file(values | over, own) | over)
+    return given, several(with_file(values | over, own_file(notebook)) | over)
 
 
 def own_file(notebook: Path) -> str:
@@ -80,10 +82,11 @@ def own_file(notebook: Path) -> str:
     return found[1] if found else ""
 
 
-def filed(own: str, profile: Any) -> set[str]:
+def own_parameters(notebook: Path, profile: Any = None) -> dict[str, Any]:
     """The parameters that a notebook's own file sets in this profile."""
+    own = own_file(notebook)
     file = parameters_file(own, profile) if own else None
-    return {*read_parameters(file)} if file else set()
+    return read_parameters(file) if file else {}
 
 
 def parameters_cell(notebook: Path) -> dict[str, Any]:
@@ -118,7 +121,7 @@ def merged(files: Sequence[str | Path], pairs: Sequence[Sequence[str]]) -> dict[
             raise ConfigError(f"{name}: is given twice; leave out one -p")
     for file in files:
         given |= read_parameters(existing(file))
-    return given | {name: _value(name, text) for name, text in pairs}
+    return given | {name: from_here(name, _value(name, text)) for name, text in pairs}
 
 
 def _value(name: str, text: str) -> Any:
@@ -144,10 +147,7 @@ def existing(path: str | Path) -> Path:
 def executed(notebook: Path, experiment: Experiment) -> Path:
     """Where the executed notebook goes; its name has the data set only if it is about one alone."""
     cell = parameters_cell(notebook)
-    own = own_file(notebook)
-    file = parameters_file(own, None) if own else None
-    usual = read_parameters(file).get("dataset") if file else ""
-    if "dataset" not in cell or isinstance(usual, list):
+    if "dataset" not in cell or isinstance(own_parameters(notebook).get("dataset"), list):
         return experiment.folder / notebook.name
     if "epochs_by_labels" in cell:
         experiment = experiment.model_copy(update={"train_per_class": None})
@@ -222,8 +222,8 @@ def _kernels(threads: int | None) -> Generator[str, None, None]:
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         }
-        if not threads and machine.quota() and "OMP_NUM_THREADS" not in os.environ:
-            threads = machine.cores()  # PyTorch would count the host's
+        if not threads and cpu_count() < os.cpu_count() and "OMP_NUM_THREADS" not in os.environ:
+            threads = cpu_count()  # PyTorch would count the host's, not the container's
         if threads:
             changes |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
         with patch.dict(os.environ, changes), chdir(ROOT):

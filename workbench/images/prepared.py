@@ -30,12 +30,9 @@ from workbench.files import (
 )
 from workbench.images import folder
 from workbench.images import ilsvrc as imagenet_files
-from workbench.images.checks import check_memory, check_parts, class_name
+from workbench.images.checks import check_memory, class_name
 from workbench.images.digests import Digests, Duplicates, digests_of, duplicates_of
-from workbench.images.folder import unlabelled
-
-__all__ = ["Digests", "check_parts", "classes", "data_root", "digests", "digests_of", "duplicates",
-           "exists", "is_name", "load", "read", "unlabelled", "unprepared", "write"]  # fmt: skip
+from workbench.images.folder import unlabelled as unlabelled
 
 SIDE = 32  # pixels of a folder's prepared images
 KEYS = ("classes", "train_images", "train_labels", "test_images", "test_labels")

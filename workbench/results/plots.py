@@ -3,6 +3,7 @@
 import math
 import re
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,11 +18,12 @@ import pandas as pd
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from semlib.datasets import Dataset
 from workbench.experiment import PAPERS_SCORES, Experiment
-from workbench.files import ROOT, result
+from workbench.files import ROOT, result, save_atomically
 from workbench.images import prepared
 from workbench.images.digests import digests_of
 from workbench.results import show, stats, tables
@@ -31,6 +33,7 @@ from workbench.runs import plan
 from workbench.runs.store import Record
 
 plt.style.use("default")  # a machine's matplotlibrc may ask for TeX that is not installed
+plt.rcParams |= {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}  # TrueType, text
 if "ipykernel" in sys.modules:
     # Now, not at the first figure: it makes pyplot interactive, which rc_context would undo
     plt.switch_backend(plt.get_backend())
@@ -43,6 +46,7 @@ if "ipykernel" in sys.modules and plt.get_backend().lower() == "agg":
 SHARE = "semlib: share of runs finished"  # key in a figure file's metadata
 KNOWN = ("classification", "rotation", "cpc", "center_mask")  # the same colours in every figure
 STYLES = ("-", (0, (4, 1.5)), ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (2, 1)))  # one for each score
+WIDTHS = {"column": 3.3, "page": 7.0}  # inches, in AAAI's style
 PANELS = 12  # at most this many are drawn
 CURVES = 6
 ROWS = 30
@@ -182,7 +186,7 @@ def _draw_curves(axis: Axes, table: pd.DataFrame, colour: Mapping, style: Mappin
         texts.append(f"{score} {show.mean_std(percent.mean(), percent.std())}")
     high = pairs.average_precision.mean().mean() > 50
     look: dict[str, Any] = {"labelcolor": "linecolor", "handlelength": 0, "labelspacing": 0.2}
-    look["fontsize"] = 6.5
+    look["fontsize"] = 7
     skew = table["skew"].iloc[0]
     look["bbox_to_anchor"] = (0, skew, 1, 1 - skew)  # the dotted line crosses no number
     look["loc"] = "lower left" if high else "upper right"  # away from the curves
@@ -201,12 +205,15 @@ def precisions(ranking: Ranking) -> pd.Series:
 def gain_by_class(experiment: Experiment, records: Records, most: int = ROWS) -> Figure:
     """Each method's gain over plain classification, a row for each held-out class and their mean.
 
-    A panel for each of the first three scores; points of average precision. Bars are 95 %, of a
-    class over test images, of the mean over held-out classes. Hollow: the paper's gain.
+    A panel for each of the first three scores; points of average precision. Small dots are trials.
+    Bars are 95 %: of a class over test images and trainings, and none of one trial; of the mean
+    over held-out classes. Hollow: the paper's gain.
     """
     scores = experiment.scores[:3]
     held_out = plan.held_out(experiment)
-    table = stats.gains_by_class(experiment.model_copy(update={"scores": scores}), records, most)
+    drawn = experiment.model_copy(update={"scores": scores})
+    table = stats.gains_by_class(drawn, records, most)
+    trials = stats.gains_by_trial(drawn, records)
     if table.difference.isna().all():
         said = "not run with both classification and another method, no gain"
         return _note(f"{experiment.dataset_name}: {said}")
@@ -219,14 +226,9 @@ def gain_by_class(experiment: Experiment, records: Records, most: int = ROWS) ->
     figure, axes = _panels((1, len(scores)), *size, sharex=True, sharey=True)
     for (axis, score), method in product(zip(axes, scores, strict=True), methods):
         rows = table[(table.score == score) & (table.method == method)]
-        ink: dict[str, Any] = {"color": colours(methods)[method]}
         y = rows.hold_out.map(places) + step * (methods.index(method) + 0.5) - 0.35
-        axis.hlines(y, rows.low, rows.high, **ink)
-        axis.plot(rows.difference[:-1], y[:-1], "o", ms=4.5, label=label(method, methods), **ink)
-        axis.plot(rows.difference[-1:], y[-1:], "D", ms=6, **ink)
-        if rows.paper.notna().any():
-            name = "the paper's difference"
-            axis.plot(rows.paper, y, "o", ms=7.5, fillstyle="none", label=name, **ink)
+        each = trials[method, score].unstack().reindex(rows.hold_out)  # (rows, trials)
+        _draw_gains(axis, rows, each, y, label(method, methods), colours(methods)[method])
     for axis, score in zip(axes, scores, strict=True):
         axis.set(title=label(score, scores), xlabel="points of average precision")
         axis.axvline(0, **ZERO)
@@ -240,20 +242,39 @@ def gain_by_class(experiment: Experiment, records: Records, most: int = ROWS) ->
         title += f": {classes} of {len(held_out)}, where the differences are largest"
     if len(scores) < len(experiment.scores):
         title += f"; the first {len(scores)} of {len(experiment.scores)} scores"
-    bars = "bars: 95 %, class: over test images, given the networks, mean: over held-out classes"
+    bars = "bars: 95 %; a class: over test images and trainings (small dots)"
+    if table.low[table.hold_out.isin(held_out)].isna().all():
+        bars = "of one trial nothing is claimed of a class; bar: 95 %"
+    bars += "; the mean: over held-out classes"
     about = f"{show.title(experiment)}, {show.averaged(records)}"
     figure.suptitle(f"{title}\n({about})\n{bars}")
     return figure
 
 
+def _draw_gains(axis: Axes, rows: pd.DataFrame, trials: pd.DataFrame, y, name, colour) -> None:
+    """One method's gains by one score at heights y, the last row that of the mean."""
+    ink: dict[str, Any] = {"color": colour}
+    axis.hlines(y, rows.low, rows.high, linewidth=1.2, alpha=0.6, **ink)
+    axis.plot(trials, y, "o", ms=4, mew=0, alpha=0.6, **ink)
+    axis.plot(rows.difference[:-1], y[:-1], "o", ms=5, label=name, **ink)
+    axis.plot(rows.difference[-1:], y[-1:], "D", ms=6, **ink)
+    if rows.paper.notna().any():
+        of_paper = {"fillstyle": "none", "label": "the paper's difference"}
+        axis.plot(rows.paper, y, "o", ms=7.5, **of_paper, **ink)
+
+
 @styled
-def gain_by_labels(runs: Runs, method: str = "rotation") -> Figure:
+def gain_by_labels(runs: Runs, method: str | None = None) -> Figure:
     """The method's gain over plain classification by the number of training images a class.
 
     Panels for MSP, ODIN and accuracy, in points: a thin line for each held-out class, a thick one
     for the mean of all, with its 95 % interval over classes. Dotted: the paper's numbers of images.
+    method: by default the first that isn't plain classification.
     """
     first = runs[0][0]
+    method = method or next((name for name in first.methods if name != "classification"), "")
+    if not method or "classification" not in first.methods:
+        return _note(f"{first.dataset_name}: one method alone, no gain")
     scores = set.intersection(*({*experiment.scores} for experiment, _ in runs))
     measures = [name for name in ("msp", "odin", "accuracy") if name in {*scores, "accuracy"}]
     sized = [(tables.images_a_class(*run), run) for run in runs]
@@ -270,8 +291,7 @@ def gain_by_labels(runs: Runs, method: str = "rotation") -> Figure:
     low = numbers[0]
     high = numbers[-1]
     there = [n for n in tables.PAPERS_IMAGES if low / 1.5 < n < high * 1.5]
-    papers = ", ".join(f"{n:,} in {tables.PAPERS_IMAGES[n]}" for n in there)
-    figure, axes = _panels((1, len(measures)), 4.4 * len(measures), 4.4)
+    figure, axes = _panels((1, len(measures)), 3.7 * len(measures), 4.4)
     for axis, measure in zip(axes, measures, strict=True):
         gains = [stats.gain(table, method, measure) for table in found]
         lines = pd.concat(gains, axis=1).set_axis(numbers, axis=1)  # (classes, numbers of images)
@@ -288,6 +308,7 @@ def gain_by_labels(runs: Runs, method: str = "rotation") -> Figure:
         axis.minorticks_off()
         axis.set_xlim(low / 1.4, high * max(1.8, (high / low) ** 0.23))  # room for names
         for n in there:
+            papers = ", ".join(f"{n:,} in {tables.PAPERS_IMAGES[n]}" for n in there)
             axis.axvline(n, label=f"the paper's numbers: {papers}", **DOTTED)
         if len(lines) <= PANELS:
             _name_lines(axis, lines)
@@ -308,7 +329,7 @@ def _name_lines(axis: Axes, lines: pd.DataFrame) -> None:
         apart = 0.037 * (high - low) * np.arange(len(ends))
         y = isotonic_regression(ends.to_numpy() - apart) + apart  # moved as little as possible
         y += max(low - y[0], 0) + min(high - y[-1], 0)
-        look: dict[str, Any] = {"va": "center", "color": "0.4", "fontsize": 7}
+        look: dict[str, Any] = {"va": "center", "color": "0.4", "fontsize": 7.5}
         look |= {"xytext": (5, 0), "textcoords": "offset points", "annotation_clip": False}
         look |= {"bbox": {"color": "white", "pad": 0.3}}
         for name, height in zip(ends.index, y, strict=True):
@@ -412,7 +433,7 @@ def probes(found: stats.Measured, table: pd.DataFrame, score: str | None = None)
             name += ", 95 % over held-out classes"
             axis.errorbar(x, y, label=name, color=colours([*detected])[method], **bars)
         for (_, name), *at in zip(both, x, detected.iloc[:, 0], strict=True):
-            axis.annotate(name, at, (4, -9), textcoords="offset points", fontsize=7)
+            axis.annotate(name, at, (4, -9), textcoords="offset points", fontsize=7.5)
         axis.set_xlabel(f"{probe}: average precision (%), 95 % over test images")
         axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), fontsize=7.5)
     axes[0].set_ylabel(f"{label(score)}: average precision (%), mean of trials")
@@ -447,7 +468,7 @@ def learning_curves(experiment: Experiment, records: Records) -> Figure:
         look = {"hue": "held out", "palette": "colorblind"}
     panels = {"loss": "cost (training)", "accuracy": "test accuracy (%), mixed statistics"}
     panels["msp"] = "average precision, MSP (%), mixed statistics"
-    figure, axes = _panels((1, 3), 13, 3.8)
+    figure, axes = _panels((1, 3), 12, 3.8)
     for axis, (column, text) in zip(axes, panels.items(), strict=True):
         if column in history:
             value = history[column] * (1 if column == "loss" else 100)
@@ -471,11 +492,11 @@ def samples(images: Mapping[str, np.ndarray], title: str) -> Figure:
     rows = {}
     for name, members in images.items():
         rows[name if len(members) else f"{name}\n(not here)"] = [(image, "") for image in members]
-    return _sheet(rows, title, 1.65)
+    return _sheet(rows, title)
 
 
 @styled
-def most_anomalous(table: pd.DataFrame, images: np.ndarray, count=40, columns=8) -> Figure:
+def most_anomalous(table: pd.DataFrame, images: np.ndarray, count=42, columns=7) -> Figure:
     """The images, uint8 (N, C, H, W), with the highest first score of `runs.new_images`' table."""
     score = table.columns[2]
     cells = []
@@ -492,7 +513,7 @@ def most_anomalous(table: pd.DataFrame, images: np.ndarray, count=40, columns=8)
 
 @styled
 def ranked_images(
-    record: Record, data: Dataset, score: str = "msp", count: int = 10, statistics: str = "mixed"
+    record: Record, data: Dataset, score: str = "msp", count: int = 8, statistics: str = "mixed"
 ) -> Figure:
     """The most and the least anomalous test images, two rows of anomalies and two of normal ones.
 
@@ -535,7 +556,7 @@ def _sheet(rows: Mapping[str, Sequence], title: str, side: float = 1.25) -> Figu
     """Rows of images, each a pair of pixels (C, H, W) and a caption; side: inches of an image."""
     columns = max(map(len, rows.values()))
     lines = max(len(caption.splitlines()) for _, caption in chain(*rows.values()))
-    above = 0.11 * lines / side
+    above = 0.12 * lines / side
     size = (max(6, side * columns + 1), side * (1 + above) * len(rows) + 0.4)
     figure, axes = _panels((len(rows), 1), *size)  # not an axis an image: they are slow to make
     for axis, (text, cells) in zip(axes, rows.items(), strict=True):
@@ -546,7 +567,7 @@ def _sheet(rows: Mapping[str, Sequence], title: str, side: float = 1.25) -> Figu
             height, width = np.array(image.shape[1:]) / max(image.shape[1:]) * 0.47
             place = (k + 0.5 - width, k + 0.5 + width, 0.5 + height, 0.5 - height)
             axis.imshow(pixels(image), cmap="gray", vmin=0, vmax=255, extent=place)
-            axis.text(k + 0.5, 0.5 - height, caption, fontsize=6.5, ha="center", va="bottom")
+            axis.text(k + 0.5, 0.5 - height, caption, fontsize=7.5, ha="center", va="bottom")
     figure.suptitle(title)
     return figure
 
@@ -565,6 +586,63 @@ def pixels(image: np.ndarray) -> np.ndarray:
 def committed(name: str) -> list[Image.Image]:
     """A figure of outputs/ in the repository, as a list of one; empty where it isn't there."""
     return [Image.open(path) for path in [ROOT / "outputs" / name] if path.exists()]
+
+
+def save_for_paper(figure: Figure, path: str | Path, width: str = "page") -> str:
+    """Write a figure as <path>.pdf and <path>.svg, as wide as a column or a page; its caption.
+
+    The figure takes this form: its title, which is returned, is left to the caption, and panels
+    that would be too narrow stand in further rows. No text is smaller than 7 points; it stays text.
+    """
+    if width not in WIDTHS:
+        raise ValueError(f"width: should be one of {', '.join(WIDTHS)}, not {width!r}")
+    inches = WIDTHS[width]
+    caption = figure.get_suptitle()
+    figure.suptitle("")
+    with plt.rc_context(STYLE):
+        _lay_out_anew(figure, inches)
+        for text in figure.findobj(Text):
+            text.set_fontsize(min(max(text.get_fontsize(), 7), 8))
+        across = figure.axes[0].get_gridspec().ncols
+        for axis in figure.axes:  # beside an axis stand names
+            for text in (axis.title, axis.xaxis.label):
+                text.set_text(_wrapped(text.get_text(), int(12 * inches / across)))
+    for ending in ("pdf", "svg"):
+        write = partial(figure.savefig, format=ending)
+        save_atomically(Path(f"{path}.{ending}"), write)
+    return caption
+
+
+def _wrapped(text: str, most: int) -> str:
+    lines = [textwrap.fill(line, most, break_on_hyphens=False) for line in text.splitlines()]
+    return "\n".join(lines)
+
+
+def _lay_out_anew(figure: Figure, inches: float) -> None:
+    """Put the panels into as many columns as the width has room for, and the legend below."""
+    panels = figure.axes
+    rows, columns = panels[0].get_gridspec().get_geometry()
+    width, height = figure.get_size_inches()
+    across = min(columns, max(1, int(inches * columns / (0.75 * width))))
+    down = math.ceil(len(panels) / across)
+    grid = figure.add_gridspec(down, across)
+    xlabel = panels[-1].get_xlabel()
+    ylabel = panels[0].get_ylabel()
+    for k, axis in enumerate(panels):
+        axis.set_subplotspec(grid[k])
+        first = k % across == 0
+        last = k + across >= len(panels)
+        if axis.get_shared_y_axes().joined(axis, panels[0]):
+            axis.tick_params(labelleft=first)
+            axis.set_ylabel(ylabel if first else "")
+        if axis.get_shared_x_axes().joined(axis, panels[0]):
+            axis.tick_params(labelbottom=last)
+            axis.set_xlabel(xlabel if last else "")
+    figure.set_size_inches(inches, 0.8 * height * down / rows)
+    for legend in [*figure.legends]:
+        longest = max(len(text.get_text()) for text in legend.get_texts())
+        legend.remove()
+        _legend(figure, ncols=max(1, int(inches / (0.6 + 0.055 * longest))))
 
 
 def save(figure: Figure, path: Path, runs: Runs) -> None:

@@ -97,6 +97,8 @@ def text(table: pd.DataFrame) -> pd.DataFrame:
 
     Methods and measures by their labels; "-" for NaN.
     """
+    if table.empty:
+        return _sentence("Difference", "nothing to compare: one method, or none that was run")
     board = "average_precision" in table
     table = table.reset_index().rename(columns={"class_low": "low", "class_high": "high"})
     for name in table.columns.intersection(["method", "measure", "score", "against"]):
@@ -164,10 +166,27 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
             mark = np.select([limit.isna(), points.abs() > limit], [" ?", " *"], "")
             texts[column] = (points.map("{:+.2f}".format) + mark).where(points.notna(), "")
     if not texts:
-        nothing = "the paper has no numbers of this data set"
-        return pd.DataFrame({"Difference": [nothing]}, index=["-"])
+        return _sentence("Difference", "the paper has no numbers of this data set")
     text = pd.DataFrame(texts).set_axis(rows_of(table))
     return text.rename_axis(table.index.name or "Anomaly")
+
+
+def _sentence(column: str, text: str) -> pd.DataFrame:
+    """What is shown in place of a table without rows."""
+    return pd.DataFrame({column: [text]}, index=["-"])
+
+
+def latex(table: pd.DataFrame) -> str:
+    """A table as text for a paper: LaTeX, with the rules of booktabs."""
+    return table.to_latex(escape=True, multicolumn_format="c").replace("±", r"$\pm$")
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table as text in Markdown, each column's title in one line."""
+    flat = table.reset_index() if table.index.nlevels > 1 else table
+    if flat.columns.nlevels > 1:
+        flat = flat.set_axis([", ".join(filter(None, names)) for names in flat.columns], axis=1)
+    return flat.to_markdown(index=table.index.nlevels == 1, disable_numparse=True)
 
 
 def counts(table: pd.DataFrame) -> pd.DataFrame:
@@ -187,6 +206,8 @@ def counts(table: pd.DataFrame) -> pd.DataFrame:
             methods[f"{method}: {measure} above {plain}"] = part - parts[plain, measure]
         if measure == odin and (method, msp) in parts:
             detectors[f"{method}: {odin} above {msp}"] = part - parts[method, msp]
+    if not {**methods, **detectors}:
+        return _sentence("Verdict", "one method and one score: nothing is compared")
     text = pd.DataFrame("", index=[*methods, *detectors], columns=["here", "in the paper"])
     for name, gained in (methods | detectors).items():
         text.loc[name, "here"] = _wins(gained["mean"]) or "not run"
@@ -299,20 +320,25 @@ def heading(*experiments: Experiment) -> str:
     return "\n\n".join(paragraphs)
 
 
-def opening(notebook: str, *experiments: Experiment) -> str:
+def opening(notebook: str, *experiments: Experiment, settings: Any = None) -> str:
     """A notebook's top as Markdown: its heading, where values come from, losses, what is not run.
 
-    notebook: as of `parameters_file`. The headings of several experiments are in `summaries`.
+    notebook: as of `parameters_file`. settings: the files that its cell names, None for those of
+    the notebook's file. The headings of several experiments are in `summaries`.
     """
     file = parameters_file(notebook, experiments[0].profile)
     parts = [heading(*experiments)] if len(experiments) == 1 else []
-    parts += [_origin(notebook, file, experiments), *losses(*experiments)]
+    parts += [_origin(notebook, file, experiments, settings), *losses(*experiments)]
     if experiments[0].missing == "skip":
         parts.append(_not_run(notebook, file, experiments))
     return "\n\n".join(filter(None, parts))
 
 
-def _origin(notebook: str, file: str | None, experiments: Sequence[Experiment]) -> str:
+def _origin(
+    notebook: str, file: str | None, experiments: Sequence[Experiment], settings: Any = None
+) -> str:
+    if settings:
+        return _over_settings(notebook, file, experiments, settings)
     if file is None:
         return "Settings: the defaults, and those of the cell; no file is for this profile."
     settings = read_parameters(file).get("settings", ())
@@ -329,12 +355,32 @@ def _origin(notebook: str, file: str | None, experiments: Sequence[Experiment]) 
     )
 
 
-def _changes(notebook: str, experiments: Sequence[Experiment]) -> dict[str, Any]:
+def _over_settings(
+    notebook: str, file: str | None, experiments: Sequence[Experiment], settings: Any
+) -> str:
+    """Of files that the cell names: what goes over their values, and from where."""
+    files = [settings] if isinstance(settings, str) else settings
+    text = f"Settings: those of {' and '.join(map(code, files))}, which the cell names"
+    named = itertools.chain(*(several(read_parameters(name)) for name in files))
+    over = _changes(notebook, experiments, tuple(named))
+    own = read_parameters(file).keys() if file else ()
+    of_file = ", ".join(
+        code(f"{n} = {v!r}") for n, v in over.items() if n in own and n != "profile"
+    )
+    of_cell = ", ".join(code(f"{n} = {v!r}") for n, v in over.items() if n not in own)
+    text += f". Over them go, of `{file}`: {of_file}" if of_file else ""
+    text += f". Over them goes, of the cell: {of_cell}" if of_cell else ""
+    return f"{text}. Results are those of `profile = {experiments[0].profile!r}`."
+
+
+def _changes(
+    notebook: str, experiments: Sequence[Experiment], filed: tuple[Experiment, ...] = ()
+) -> dict[str, Any]:
     """The choices that are not those of the notebook's file; a list where experiments differ.
 
-    Each experiment is compared with the one of the file that it is most like.
+    Each experiment is compared with the one of the file, or of `filed`, that it is most like.
     """
-    filed = several(with_file({"profile": experiments[0].profile}, notebook))
+    filed = filed or several(with_file({"profile": experiments[0].profile}, notebook))
     found: dict[str, list[Any]] = {}
     for experiment in experiments:
         for name in min((_unlike(experiment, other) for other in filed), key=len):
@@ -425,16 +471,18 @@ def summary(experiment: Experiment, records: Sequence[Record]) -> str:
     return "  \n".join(map(plain, remarks(experiment, records)))
 
 
-def summaries(runs: Runs, notebook: str = "") -> str:
+def summaries(runs: Runs, notebook: str = "", settings: Any = None) -> str:
     """Each experiment's heading and summary as Markdown, then in what their runs differ.
 
-    notebook: `opening` of these experiments comes first, and alone if nothing is run.
+    notebook, settings: `opening` of these experiments comes first, and alone if nothing is run.
     """
-    if notebook and not any(records for _, records in runs):
-        return opening(notebook, *(experiment for experiment, _ in runs))
-    parts = [f"{heading(e)}  \n{summary(e, records)}" for e, records in runs]
+    first = [opening(notebook, *(e for e, _ in runs), settings=settings)] if notebook else []
+    if first and not any(records for _, records in runs):
+        return first[0]
+    parts = [*first] + [f"{heading(e)}  \n{summary(e, records)}" for e, records in runs]
     every = list(itertools.chain.from_iterable(records for _, records in runs))
-    return "\n\n".join([*parts, "  \n".join(map(plain, unlike(every, one_data_set=False)))])
+    among = unlike(every, one_data_set=False) if len(runs) > 1 else []
+    return "\n\n".join([*parts, "  \n".join(map(plain, among))])
 
 
 def unlike(records: Sequence[Record], one_data_set: bool = True) -> list[str]:
@@ -551,5 +599,7 @@ def unlike_paper(notebook: str, *experiments: Experiment) -> pd.DataFrame:
             row = [experiment.dataset_name, name, getattr(experiment, name), getattr(paper, name)]
             if row[2] != row[3]:
                 rows.append(row)
+    if not rows:
+        return _sentence("Setting", f"every setting is that of params/paper/{notebook}.yaml")
     table = pd.DataFrame(rows, columns=["Data set", "Setting", "here", f"params/paper/{notebook}"])
     return table.set_index(["Data set", "Setting"]).map(str)

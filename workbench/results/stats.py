@@ -3,7 +3,8 @@
 Three sources of uncertainty are kept apart, and each column's name says which it is about: other
 test images of the same classes, given the trained networks (`images_`: a bootstrap); another
 training (`trial_`: the standard deviation over trials); another held-out class (`class_`, or low
-and high: a t-interval over classes). Tables are in percent.
+and high: a t-interval over classes). Of one class's gain low and high are about the first two
+together (`both_sources`). Tables are in percent.
 """
 
 import itertools
@@ -38,7 +39,9 @@ BOARD = ["average_precision", "images_low", "images_high", "trial_std", "class_l
 BOARD += ["auroc", "fpr95", "paper"]
 CONTRAST = ["family", "method", "score", "against", "difference", "low", "high"]
 CONTRAST += ["images_low", "images_high", "above", "classes", "p", "holm", "max_t"]
-GAINS = ["method", "score", "hold_out", "difference", "low", "high", "paper"]
+GAIN = ["images", "statistics", "method", "measure", "plain", "with", "gain", "low", "high"]
+GAIN += ["above", "classes", "planned", "p"]
+GAINS = ["method", "score", "hold_out", "difference", "low", "high", "trials", "paper"]
 
 
 # --- differences over held-out classes
@@ -85,12 +88,12 @@ def gains(runs: Runs) -> pd.DataFrame:
 
     Points: plain and with, means over the held-out classes; gain, low to high, above, classes and p
     as in `paired`, NaN of a part of the classes; planned: classes in all. images: of training a
-    class.
+    class. No row of an experiment that lacks classification or another method.
     """
     rows = []
     for experiment, records in runs:
         if "classification" not in experiment.methods:
-            raise ConfigError("methods: gains are over classification; name it among the methods")
+            continue
         images = tables.images_a_class(experiment, records)
         for statistics in plan.STATISTICS:
             of_statistics = experiment.model_copy(update={"statistics": statistics})
@@ -106,11 +109,24 @@ def gains(runs: Runs) -> pd.DataFrame:
                 row |= {"with": both[method, measure]} | paired(gained)
                 row |= {"planned": len(means), "p": row.pop("p")}
                 if row["classes"] < row["planned"]:
-                    row |= dict.fromkeys(
-                        ("plain", "with", "difference", "low", "high", "p"), math.nan
-                    )
+                    unknown = ("plain", "with", "difference", "low", "high", "p")
+                    row |= dict.fromkeys(unknown, math.nan)
                 rows.append(row)
-    return pd.DataFrame(rows).rename(columns={"difference": "gain"})
+    return pd.DataFrame(rows).rename(columns={"difference": "gain"}).reindex(columns=GAIN)
+
+
+def gains_by_trial(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
+    """How far each method is above plain classification in each trial that has both, in points.
+
+    Rows (hold_out, trial), columns (method, score).
+    """
+    runs = tables.measurements(experiment, records).set_index(["hold_out", "trial", "method"])
+    runs = runs.unstack("method")  # columns (measure, method)
+    found = {}
+    for method, score in itertools.product(experiment.methods, experiment.scores):
+        both = runs.reindex(columns=[(score, method), (score, "classification")])
+        found[method, score] = both.iloc[:, 0] - both.iloc[:, 1]
+    return pd.DataFrame(found)
 
 
 def gains_by_class(
@@ -119,8 +135,8 @@ def gains_by_class(
     """How far each method is above plain classification, by score and class, then for their mean.
 
     Points, means over the trials that both have; NaN where not run, the mean's of a part of the
-    classes. low to high: 95 %, of a class over test images, given the networks (a paired
-    bootstrap); of the mean over held-out classes. paper: the paper's difference. Of more classes
+    classes. low to high: 95 %, of a class over test images and trainings (`both_sources`), NaN of
+    one trial; of the mean over held-out classes. paper: the paper's difference. Of more classes
     than `most` those with the largest differences; the mean is of all.
     """
     others = [method for method in experiment.methods if method != "classification"]
@@ -135,7 +151,8 @@ def gains_by_class(
     shown = gained.index.isin(gained.abs().max(axis=1).fillna(-1).nlargest(most).index)
     compared = tables.shared(experiment, records)
     here = [record for record in compared if record.hold_out in gained.index[shown]]
-    half = Z * _deviations(experiment, here, resamples)
+    deviations = _deviations(experiment, here, resamples)
+    half = both_sources(deviations, gains_by_trial(experiment, here))
     parts = tables.parts(table)
     found: dict[Any, pd.DataFrame] = {}
     for method, score in pairs:
@@ -150,6 +167,21 @@ def gains_by_class(
             rows.loc[average] = math.nan
         found[method, score] = rows
     return pd.concat(found, names=[*PAIR, "hold_out"]).reset_index()
+
+
+def both_sources(images: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
+    """Half the 95 % interval of a mean over trials, over other test images and other trainings.
+
+    images: the mean's deviation over test images, (hold_out, column). trials: each trial's value,
+    (hold_out, trial) by column. Half the interval of either source, the trainings' by Student's t,
+    added as squares (MOVER; Zou & Donner 2008): at least 95 %. NaN of one trial.
+    """
+    from scipy.stats import t
+
+    groups = trials.groupby("hold_out")
+    count = groups.count()
+    trainings = groups.sem() * t.ppf(0.975, count - 1)
+    return np.hypot(Z * images, trainings)
 
 
 def _deviations(experiment: Experiment, records: Sequence[Record], resamples: int) -> pd.DataFrame:

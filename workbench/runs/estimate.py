@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ import pandas as pd
 from workbench.experiment import Experiment
 from workbench.runs import machine, plan, store
 from workbench.runs.plan import Run
+from workbench.runs.store import Record
+
+Found = Iterable[tuple[Run, Record | None]]
 
 
 def duration(seconds: float) -> str:
@@ -30,21 +33,24 @@ def seconds_by_kind(experiment: Experiment) -> tuple[pd.Series, str]:
     return frame.groupby("kind").seconds.median(), ", ".join(sorted(frame.device.unique()))
 
 
-def of_missing(experiment: Experiment, measure: Callable[[Run], float] | None = None) -> str:
+def of_missing(
+    experiment: Experiment, found: Found, measure: Callable[[Run], float] | None = None
+) -> str:
     """How much an experiment trains and how long it takes: a line before it does.
 
-    measure: estimates the seconds of a run of which no record tells, NaN if it can't.
+    found: its runs, each with its record. measure: estimates the seconds of a run of which no
+    record tells, NaN if it can't.
     """
     seconds, devices = seconds_by_kind(experiment)
-    unknown = {}
-    if measure:
-        _, to_train, _ = _work([experiment])
-        unknown = {_kind(run): run for run in to_train.values() if _kind(run) not in seconds.index}
-        measured = {kind: measure(run) for kind, run in unknown.items()}
-        seconds = pd.concat([seconds, pd.Series(measured, dtype=float)])
     by = [f"medians on {devices}"] if devices else []
-    by += ["a few steps tried just now"] if unknown else []
-    said = text([experiment], seconds, 1)
+    work = _work(found)
+    kinds = {_kind(run): run for run in work[1].values()}
+    unknown = kinds.keys() - {*seconds.index}
+    if measure and unknown:
+        measured = {kind: measure(kinds[kind]) for kind in unknown}
+        seconds = pd.concat([seconds, pd.Series(measured, dtype=float)])
+        by.append("a few steps tried just now")
+    said = _said(work, seconds, 1)
     return f"{said} (by {', '.join(by)})" if by else said
 
 
@@ -55,7 +61,12 @@ def _kind(run: Any) -> str:
 
 def text(experiments: Sequence[Experiment], seconds: pd.Series, jobs: int) -> str:
     """How many runs are finished and how many missing, and the time that these will take."""
-    planned, to_train, to_score = _work(experiments)
+    training = [e for e in experiments if e.missing == "train"]
+    return _said(_work(itertools.chain(*map(store.progress, training))), seconds, jobs)
+
+
+def _said(work: tuple, seconds: pd.Series, jobs: int) -> str:
+    planned, to_train, to_score = work
     if not planned:
         return "trains nothing, shows what is finished"
     left = len(to_train) + len(to_score)
@@ -76,21 +87,20 @@ def text(experiments: Sequence[Experiment], seconds: pd.Series, jobs: int) -> st
     return text
 
 
-def _work(experiments: Sequence[Experiment]) -> tuple[set[Path], dict[Path, Run], dict[Path, Any]]:
+def _work(found: Found) -> tuple[set[Path], dict[Path, Run], dict[Path, list[str]]]:
     """The homes of planned runs; the runs to train; by their weights the scores that runs lack."""
     planned: set[Path] = set()
     to_train: dict[Path, Run] = {}
     to_score: dict[Path, list[str]] = {}
-    for experiment in experiments:
-        for run, record in store.progress(experiment) if experiment.missing == "train" else ():
-            if run.external:
-                continue
-            planned.add(run.home)
-            scores = store.missing_scores(record, experiment)
-            # Trained runs may lack a record of their scores on the test images that are here
-            trained = record or (store.trained(run) if run.data else None)
-            if trained is None:
-                to_train[run.home] = run
-            elif scores:
-                to_score.setdefault(trained.run_home / "weights.pt", []).extend(scores)
+    for run, record in found:
+        if run.external:
+            continue
+        planned.add(run.home)
+        scores = store.missing_scores(record, run.experiment)
+        # Trained runs may lack a record of their scores on the test images that are here
+        trained = record or (store.trained(run) if run.data else None)
+        if trained is None:
+            to_train[run.home] = run
+        elif scores:
+            to_score.setdefault(trained.run_home / "weights.pt", []).extend(scores)
     return planned, to_train, to_score

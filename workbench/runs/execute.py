@@ -30,9 +30,9 @@ from workbench.checkpoint import Checkpoint
 from workbench.experiment import ConfigError, Experiment
 from workbench.files import ROOT, remove_leftovers, save_atomically
 from workbench.images.digests import digests_of
-from workbench.runs import build, estimate, machine, plan, scoring, store
+from workbench.runs import build, estimate, machine, scoring, store
 from workbench.runs.checks import check, check_data
-from workbench.runs.live import Live, watched
+from workbench.runs.live import Live, announce, watched
 from workbench.runs.plan import Run, load
 from workbench.runs.scoring import MSP, Scorer
 from workbench.runs.store import Record
@@ -52,36 +52,40 @@ def complete(experiment: Experiment, **functions: Any) -> list[Record]:
     raised at the end lists such runs: FloatingPointError, or ConfigError where a finished run can't
     be scored anew. What a user's task raised is raised as it is.
     """
-    experiment = using(experiment, **functions)
+    if functions:
+        experiment = using(experiment, **functions)
     check(experiment)
+    found = store.progress(experiment)
     if experiment.missing == "train":
-        _train_missing(experiment)
-    return store.finished(experiment)
+        missing = store.to_do(experiment, found)
+        for run, record in found:
+            if record and run not in missing:  # its process may have been killed just after it
+                Checkpoint(run.home / CHECKPOINT).remove()
+                (run.home / store.OWNER).unlink(missing_ok=True)
+                remove_leftovers(run.home)
+        if missing:
+            _train_missing(experiment, found)
+            found = store.progress(experiment)
+    return [record for _, record in found if record]
 
 
-def _train_missing(experiment: Experiment) -> None:
-    missing = store.missing(experiment)
-    if missing:
-        data = load(experiment)
-        check_data(experiment, data)
-        missing = store.missing(experiment, digests_of(data))
-    for run in plan.planned(experiment):
-        if run not in missing:  # its process may have been killed just after it wrote the record
-            Checkpoint(run.home / CHECKPOINT).remove()
-            (run.home / store.OWNER).unlink(missing_ok=True)
-            remove_leftovers(run.home)
-    if not missing:
-        return
+def _train_missing(experiment: Experiment, found: list[tuple[Run, Record | None]]) -> None:
+    data = load(experiment)
+    check_data(experiment, data)
+    if found[0][0].data != digests_of(data):  # it had to be fetched
+        found = store.progress(experiment, digests_of(data))
     if experiment.compile:
         torch.compiler.reset()  # past eight compiled networks in a process PyTorch compiles no more
     shown = Live("loss", "accuracy, %", "average precision of MSP, %") if watched() else None
-    measure = partial(_seconds, data=data) if shown else None
-    print(estimate.of_missing(experiment, measure), flush=True)
-    errors = _finish_all(missing, data, shown)
+    measure = partial(_seconds, data=data) if "ipykernel" in sys.modules else None
+    what = f"{experiment.dataset_name}, {', '.join(experiment.methods)}"
+    announce(f"{what}: {estimate.of_missing(experiment, found, measure)}")
+    failed = _finish_all(store.to_do(experiment, found), data, shown)
     _clear_progress()
     if shown and shown.lines:
-        shown.draw_anew()
-    _raise(errors)
+        shown.draw(anew=True)
+    if failed:
+        _raise(failed)
 
 
 def _seconds(run: Run, data: Dataset) -> float:
@@ -107,12 +111,10 @@ def _seconds(run: Run, data: Dataset) -> float:
     return each * len(split.train) * run.experiment.epochs
 
 
-def _finish_all(
-    runs: list[Run], data: Dataset, shown: Live | None = None
-) -> list[tuple[Run, Exception]]:
-    """Finish each run; those that could not be, with the reason."""
+def _finish_all(runs: list[Run], data: Dataset, shown: Live | None) -> dict[Run, Exception]:
+    """Finish each run; why those that could not be were not."""
     queue = deque((run, False) for run in runs)
-    errors = []
+    failed = {}
     while queue:
         run, wait = queue.popleft()
         if shown:
@@ -124,25 +126,22 @@ def _finish_all(
         except Exception as error:  # a user's task can raise any
             if ":" not in run.method and not isinstance(error, FloatingPointError | ConfigError):
                 raise
-            errors.append((run, error))
-    return errors
+            failed[run] = error
+    return failed
 
 
-def _raise(errors: list[tuple[Run, Exception]]) -> None:
-    """Raise what a user's task raised first; else one error with all messages; nothing for none."""
-    kind = ConfigError
+def _raise(failed: dict[Run, Exception]) -> None:
+    """Raise what a user's task raised first, else one error with all messages."""
+    kind: type[Exception] = ConfigError
     messages = []
-    for run, error in errors:
+    for run, error in failed.items():
+        if not isinstance(error, FloatingPointError | ConfigError):
+            error.add_note(f"not finished: {'; '.join(run.title for run in failed)}")
+            raise error
         if isinstance(error, FloatingPointError):
             kind = FloatingPointError
-            messages.append(f"{run.title}: {error}")
-        elif isinstance(error, ConfigError):
-            messages.append(str(error))
-        else:
-            error.add_note(f"not finished: {'; '.join(run.title for run, _ in errors)}")
-            raise error
-    if messages:
-        raise kind("; ".join(messages))
+        messages.append(str(error) if isinstance(error, ConfigError) else f"{run.title}: {error}")
+    raise kind("; ".join(messages))
 
 
 def finish(run: Run, data: Dataset, wait: bool = True, shown: Live | None = None) -> Record:
@@ -213,27 +212,19 @@ def _states(
 
     quiet: no progress bar.
     """
-    device = machine.device(run.experiment)
+    e = run.experiment
+    device = machine.device(e)
     if saved:
         net.to(device).to(memory_format=torch.channels_last)
         net.load_state_dict(saved["net"])
         yield saved
     torch.backends.cudnn.benchmark = True  # the fastest convolutions for shapes that stay the same
-    states = training.train(
-        net,
-        split.train,
-        build.recipe(run),
-        build.loss(run),
-        seed=run.trial,
-        transform=build.transform(run, split),
-        device=device,
-        compile=run.experiment.compile,
-        resume=saved,
-    )
+    how: dict[str, Any] = {"seed": run.trial, "device": device, "compile": e.compile}
+    how |= {"transform": build.transform(run, split), "resume": saved}
+    states = training.train(net, split.train, build.recipe(run), build.loss(run), **how)
     title = f"{run.hold_out or 'none'}, {run.method}, trial {run.trial}"
-    how = {"initial": saved["epoch"] if saved else 0, "unit": "epoch", "mininterval": 1}
-    how["disable"] = quiet
-    for state in tqdm(states, title, run.experiment.epochs, leave=False, **how):
+    bar = {"initial": saved["epoch"] if saved else 0, "mininterval": 1, "disable": quiet}
+    for state in tqdm(states, title, e.epochs, leave=False, unit="epoch", **bar):
         yield state.state_dict()
 
 
@@ -258,6 +249,7 @@ def _write(run: Run, net: nn.Module, scorer: Scorer, history: list, hardware: di
         scoring=scorer.scored,
         scores_sha256=sha256,
         weights_sha256=hashlib.sha256(weights.getbuffer()).hexdigest(),
+        statistics=e.statistics,
         skew=float(scorer.split.is_anomaly.mean()),
         train_images=len(data.train),
         drawn_images=len(drawn),

@@ -1,6 +1,7 @@
 """A figure in a notebook that grows while something trains."""
 
 import io
+import os
 import sys
 import time
 from collections import defaultdict
@@ -17,8 +18,18 @@ def watched() -> bool:
     from IPython import get_ipython
 
     kernel = getattr(get_ipython(), "kernel", None)
-    asked = kernel.get_parent().get("content", {}) if kernel else {}
-    return bool(asked.get("allow_stdin"))
+    return bool(kernel and kernel.get_parent().get("content", {}).get("allow_stdin"))
+
+
+def announce(text: str) -> None:
+    """Print a line, in a notebook that Papermill executes also on the terminal of who started it.
+
+    There the cell's output is seen only once the notebook is written.
+    """
+    print(text, flush=True)
+    terminal = getattr(sys.stderr, "_original_stdstream_copy", None)  # ipykernel's
+    if terminal is not None and not watched():
+        os.write(terminal, f"{text}\n".encode())
 
 
 class Live:
@@ -31,54 +42,46 @@ class Live:
     def __init__(self, *measures: str) -> None:
         self.measures = measures
         self.title = ""
-        self.lines: dict[str, list[tuple[float, ...]]] = {}
-        self.past: dict[str, list[list[tuple[float, ...]]]] = defaultdict(list)  # drawn pale
+        # Of each name its lines of (epoch, value of each measure); all but the last are drawn pale
+        self.lines: dict[str, list[list[tuple[float, ...]]]] = defaultdict(list)
         self._cell = None
         self._handle: Any = None
+        self._next = 0.0  # when it may be drawn again
         self._added = False  # something since the last drawing
-        self._drawn = 0.0
-        self._cost = FIRST
 
     def add(self, name: str, epoch: float, *values: float) -> None:
         """A point of each measure. An epoch that is not after the last begins a line anew."""
         from IPython import get_ipython
 
-        line = self.lines.setdefault(name, [])
-        if line and epoch <= line[-1][0]:
-            self.past[name].append(line)
-            line = self.lines[name] = []
-        line.append((epoch, *values))
+        lines = self.lines[name]
+        if not lines or epoch <= lines[-1][-1][0]:
+            lines.append([])
+        lines[-1].append((epoch, *values))
         self._added = True
         shell = get_ipython()
         if shell is None:
             return
-        now = time.perf_counter()
         if self._cell != shell.execution_count:
             self._cell = shell.execution_count
             self._handle = None
-            self._drawn = now
+            self._next = time.perf_counter() + FIRST / SHARE
             shell.events.register("post_run_cell", self._finish)
-        if now - self._drawn >= self._cost / SHARE:
+        if time.perf_counter() >= self._next:
             self.draw()
 
-    def draw(self) -> None:
-        """Draw, or draw anew, in the cell that runs."""
+    def draw(self, anew: bool = False) -> None:
+        """Draw in the cell that runs; anew: as another output, where the cell's were cleared."""
         from IPython.display import Image, display
 
         began = time.perf_counter()
         picture = Image(self.png(), format="png", width=90 * 3.1 * len(self.measures))
-        if self._handle is None:
+        if self._handle is None or anew:
             self._handle = display(picture, display_id=True)
         else:
             self._handle.update(picture)
         self._added = False
-        self._drawn = time.perf_counter()
-        self._cost = self._drawn - began
-
-    def draw_anew(self) -> None:
-        """Draw as a new output: the cell's were cleared."""
-        self._handle = None
-        self.draw()
+        now = time.perf_counter()
+        self._next = now + (now - began) / SHARE
 
     def png(self) -> bytes:
         from matplotlib.figure import Figure
@@ -88,8 +91,8 @@ class Live:
         figure.subplots_adjust(0.05, 0.17, 0.98, 0.8 if self.title else 0.88, wspace=0.2)
         axes = figure.subplots(1, len(self.measures), squeeze=False)[0]
         for column, (axis, measure) in enumerate(zip(axes, self.measures, strict=True), 1):
-            for k, (name, line) in enumerate(self.lines.items()):
-                for before in self.past[name]:
+            for k, (name, (*past, line)) in enumerate(self.lines.items()):
+                for before in past:
                     _draw(axis, before, column, color=f"C{k}", alpha=0.25, linewidth=0.8)
                 _draw(axis, line, column, color=f"C{k}", marker=".", label=name)
             axis.set_title(measure, fontsize=9)

@@ -1,7 +1,5 @@
 """What this machine computes on, and in which precision. Looking at results imports no torch."""
 
-import math
-import os
 import platform
 import re
 from contextlib import suppress
@@ -51,23 +49,6 @@ def set_up(experiment: Experiment) -> dict[str, Any]:
         torch.set_num_threads(experiment.threads)
     used = {"device": device_name(device(experiment)), "threads": torch.get_num_threads()}
     return used | {"precision": precision(experiment)}
-
-
-def cores() -> int:
-    """The CPU cores that this process may use: of its affinity and of its container's quota."""
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(here, quota() or here)
-
-
-def quota(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/self/cgroup")) -> int | None:
-    """The CPU cores that this process's control groups allow, rounded up; None without a limit."""
-    limits = []
-    mine = re.search("^0::/(.*)", of.read_text(), re.MULTILINE) if of.exists() else None
-    for group in (root / mine[1], *(root / mine[1]).parents) if mine else ():
-        with suppress(OSError, ValueError):  # no such file; "max", which is no limit
-            allowed, period = map(int, (group / "cpu.max").read_text().split())
-            limits.append(math.ceil(allowed / period))
-    return min(limits, default=None)
 
 
 def device_name(device: str) -> str:

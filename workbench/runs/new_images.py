@@ -32,7 +32,8 @@ def score(
     more anomalous, and <score>_percentile: how many percent of the run's normal test images have a
     lower score, equal ones counted half; last those that can't be read, with the `error`. The
     images are made what the data set's are, uint8 (N, C, H, W). parameters: dataset (the folder, if
-    the run's is one), and of Scoring and Machine.
+    the run's is one), and of Scoring and Machine; batch norm's statistics are by default those of
+    the table for which the run was trained.
     ConfigError or DataError, one line, names what can't be used.
     """
     record = _record(home)
@@ -96,7 +97,7 @@ def _experiment(record: Record, parameters: Mapping[str, Any]) -> Experiment:
     if wrong := sorted(set(parameters) - may):
         choices = ", ".join(sorted(may))
         raise ConfigError(f"{wrong[0]}: is of the finished run; choose from {choices}")
-    settings = record.settings | {"dataset": record.dataset}
+    settings = record.settings | {"dataset": record.dataset, "statistics": record.statistics}
     settings["scores"] = list(dict.fromkeys(how["score"] for how in record.scoring.values()))
     for how in () if "scores" in parameters else record.scoring.values():
         name = how["score"]

@@ -72,7 +72,7 @@ class Run:
     trial: int
     data: Digests | None = None
 
-    @property
+    @cached_property
     def dataset(self) -> str:
         return self.experiment.dataset_name
 
@@ -83,7 +83,7 @@ class Run:
         held_out = f"{self.hold_out or 'nothing'} held out"
         return f"{self.dataset}{few}, {held_out}, {self.method}, trial {self.trial}"
 
-    @property
+    @cached_property
     def external(self) -> bool:
         """Whether its scores are imported: semlib neither trains nor scores it."""
         return self.method.startswith(EXTERNAL)
@@ -113,7 +113,7 @@ class Run:
     def address(self) -> str:
         return self.address_for(self.data.train if self.data else "")
 
-    @property
+    @cached_property
     def home(self) -> Path:
         return self.experiment.folder / "runs" / place(self, self.address)
 

@@ -1,26 +1,46 @@
-"""A network's scores of all test images, as a run keeps them."""
+"""A network's scores of all test images, as a run keeps them.
+
+Users' scores can do anything: they are given copies, so that neither the network nor other scores
+change, and what they raise becomes a ScoreError.
+"""
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from semlib import metrics
 from semlib.datasets import Dataset, augmentation
 from semlib.metrics import Features
 from semlib.randomness import seeded
 from workbench import own
+from workbench.files import one_line
 from workbench.runs import plan
-from workbench.runs.guard import ScoreError, check_shape, guarded
 from workbench.runs.plan import Run, array_name
 
 # Every record has it: learning curves show it, and it costs nothing
 MSP = {"msp": {"score": "msp", "version": plan.VERSIONS["msp"]}}
+
+
+class ScoreError(ValueError):
+    """A score that can't be computed; `name` says which."""
+
+    def __init__(self, name: str, what: object) -> None:
+        colon = "" if isinstance(what, str) else ":"
+        super().__init__(f"score {name}{colon} {failure(what)}")
+        self.name = name
+
+
+def failure(error: object) -> str:
+    """What a user's function raised, or a sentence, in one line."""
+    said = error if isinstance(error, str | ValueError) else f"{type(error).__name__}: {error}"
+    return one_line(said)
 
 
 class Scorer:
@@ -113,6 +133,43 @@ def is_fitted(function: Callable) -> bool:
     return "train" in inspect.signature(function).parameters
 
 
+def guarded(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same score for `metrics.score`: ScoreError if it fails or isn't one number an image."""
+    wanted = inspect.signature(function).parameters
+
+    def compute(**given: Any) -> Tensor:
+        count = len(given["logits"])
+        try:
+            with torch.set_grad_enabled(torch.is_grad_enabled()):  # which a function may change
+                if ":" in name:
+                    given = _copies(given, wanted)
+                values = function(**{key: given[key] for key in given if key in wanted})
+        except Exception as error:  # a user's function can raise any
+            raise ScoreError(name, error) from error
+        if not isinstance(values, Tensor):
+            raise ScoreError(name, f"should be a tensor, not a {type(values).__name__}")
+        _check_shape(name, values.shape, count)
+        return values.clone()
+
+    # metrics.score gives what the parameters name, and with images logits that have a graph
+    given = ["net", "logits", *({"images"} & wanted.keys())]
+    parameters = [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY) for key in given]
+    compute.__signature__ = inspect.Signature(parameters)  # ty: ignore[missing-attribute]
+    return compute
+
+
+def _copies(given: dict[str, Any], wanted: Container[str]) -> dict[str, Any]:
+    copies = {"net": given["net"], "logits": given["logits"].clone()}
+    if "net" in wanted:
+        copies["net"] = copy.deepcopy(given["net"])
+    if "images" in given:
+        images = given["images"]
+        copies["images"] = images.detach().clone().requires_grad_(images.requires_grad)
+        if "logits" in wanted:
+            copies["logits"] = copies["net"](copies["images"])
+    return copies
+
+
 def fit(
     name: str,
     function: Callable,
@@ -122,17 +179,20 @@ def fit(
     test: Features,
 ) -> np.ndarray:
     """Fit a score on training features; its values (N,) for the test images. ScoreError."""
-    if not isinstance(function, partial):  # a user's function gets copies, as from metrics.score
-        train, test = (Features(*map(np.copy, part)) for part in (train, test))
-        labels = labels.copy()
-        net = copy.deepcopy(net)
+    if ":" in name:
+        train, labels, net, test = copy.deepcopy((train, labels, net, test))
     try:
         with seeded(0, next(net.parameters()).device):
             values = np.array(function(train=train, labels=labels, net=net)(test), np.float64)
     except Exception as error:  # a user's function can raise any
         raise ScoreError(name, error) from error
-    check_shape(name, values.shape, len(test.logits))
+    _check_shape(name, values.shape, len(test.logits))
     return values
+
+
+def _check_shape(name: str, shape: tuple[int, ...], count: int) -> None:
+    if tuple(shape) != (count,):
+        raise ScoreError(name, f"should be ({count},), one number an image, not {tuple(shape)}")
 
 
 def check_numbers(name: str, values: np.ndarray) -> None:

@@ -118,6 +118,7 @@ class Record(BaseModel):
     scoring: dict[str, dict[str, Any]]  # score's key in scores.npz -> how it was computed
     scores_sha256: dict[str, str]  # of each array in scores.npz, and of the file
     weights_sha256: str | None = None  # of weights.pt, kept or not
+    statistics: str = "mixed"  # batch norm's in the table for which it was trained
     skew: float
     train_images: int | None = None  # of the whole data set
     drawn_images: int | None = None  # trained on: without the held-out class, of train_per_class
@@ -252,11 +253,13 @@ def finished(experiment: Experiment) -> list[Record]:
 
 def missing(experiment: Experiment, data: Digests | None = None) -> list[Run]:
     """The runs to train or to score: not finished, or without one of the experiment's scores."""
-    return [
-        run
-        for run, record in progress(experiment, data)
-        if not run.external and (record is None or missing_scores(record, experiment))
-    ]
+    return to_do(experiment, progress(experiment, data))
+
+
+def to_do(settings: Scoring, found: Iterable[tuple[Run, Record | None]]) -> list[Run]:
+    """Of runs with their records those to train or to score with these settings."""
+    trained = (pair for pair in found if not pair[0].external)
+    return [run for run, record in trained if not record or missing_scores(record, settings)]
 
 
 def missing_scores(record: Record | None, settings: Scoring) -> dict[str, dict[str, Any]]:
