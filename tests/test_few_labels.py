@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from helpers import ROOT, tiny, tiny_data
-from test_tables import record
+from test_tables import record, without_files  # noqa: F401 - a fixture
 
 from semlib import datasets
 from semlib.datasets import DataError, Dataset, ImageSet
