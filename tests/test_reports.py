@@ -57,7 +57,7 @@ FINE = np.random.default_rng(0).normal(2.0 * (LABELS == 1))
 DOUBTFUL = {
     "float16": ({"energy": (500 + FINE).astype(np.float16)}, "More than half of the images share"),
     "overflow": ({"mine": np.where(FINE > 1, np.inf, -np.inf)}, "More than half of the images"),
-    "a constant": ({"mine": np.zeros(100)}, "share a score (constant, float16?): mine"),
+    "a constant": ({"mine": np.zeros(100)}, "share a score (constant, float16, overflow?): mine"),
     "the sign": ({"energy": -FINE}, "below the share of anomalies (should the sign be changed?)"),
     "shifted classes": ({"predicted": (LABELS > 1) * 2}, None),
     "other numbers": ({"predicted": np.array([3, 3, 0, 2])[LABELS]}, "Accuracy at chance (are pre"),
