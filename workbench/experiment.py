@@ -9,7 +9,7 @@ import difflib
 import re
 import reprlib
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -422,7 +422,7 @@ def several_from_parameters(
     known = [*Experiment.model_fields, *Several.model_fields]
     names = set(namespace) - {"In"}
     if cells := namespace.get("In"):  # IPython's cells so far: start-up files set other names
-        names &= _assigned(cells)
+        names &= _assigned(cells, {*known, *also})
     if not {"experiment", "experiments"} & set(namespace):
         for name in sorted(names - {*known, *also}):
             plain = isinstance(namespace[name], str | int | float | list | tuple | None)
@@ -469,15 +469,18 @@ def nullable(name: str) -> bool:
     return field is not None and type(None) in get_args(field.annotation)
 
 
-def _assigned(cells: list[str]) -> set[str]:
-    """The names that the cells' code sets."""
-    names = set()
+def _assigned(cells: list[str], known: set[str]) -> set[str]:
+    """The names that are set by cells of parameters: those that set one, and Papermill's."""
+    found: set[str] = set()
     for cell in cells:
+        names: set[str] = set()
         with suppress(SyntaxError):  # %magic, or a cell that failed
             for statement in ast.parse(cell).body:
                 targets = statement.targets if isinstance(statement, ast.Assign) else []
                 names |= {target.id for target in targets if isinstance(target, ast.Name)}
-    return names
+        if names & known or cell.startswith("# Parameters"):
+            found |= names
+    return found
 
 
 def from_yaml(text: str) -> Any:
@@ -491,7 +494,19 @@ def from_yaml(text: str) -> Any:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"{name} is there twice")
+    for number in _whole_numbers(root):
+        if not re.fullmatch("[-+]?(0|[1-9][0-9]*)", number):  # YAML's 010 is 8, and 1:30 is 90
+            raise ValueError(f"{number} isn't written as a number is; of a name put it in quotes")
     return value
+
+
+def _whole_numbers(node: Any) -> Iterator[str]:
+    """What YAML takes for a whole number, in a node and below."""
+    if isinstance(node, yaml.ScalarNode) and node.tag.endswith(":int"):
+        yield node.value
+    for part in node.value if isinstance(node, yaml.CollectionNode) else ():
+        for inner in part if isinstance(part, tuple) else (part,):
+            yield from _whole_numbers(inner)
 
 
 def from_here(name: str, value: Any) -> Any:

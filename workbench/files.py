@@ -1,5 +1,7 @@
 """Where files lie, and writing them whole or not at all."""
 
+from __future__ import annotations
+
 import errno
 import hashlib
 import os
@@ -11,10 +13,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import psutil
 
+if TYPE_CHECKING:  # slow to import
+    import pandas as pd
+
+RESULTS = "SEMLIB_RESULTS"  # the folder of the notebook that `run` executes
 _above = Path(__file__).resolve().parents[1]
 CHECKOUT = (_above / "pyproject.toml").exists()  # else installed: no notebooks/, params/, workflow/
 # JupyterLab and Papermill start kernels in different folders, so paths in notebooks and parameter
@@ -65,6 +71,25 @@ def fingerprint(path: Path) -> tuple[int, int, int, int] | None:
     return None
 
 
+def result(path: Path) -> Path:
+    """Where a notebook's table or figure goes: beside the executed notebook, with `run -o` too."""
+    folder = os.environ.get(RESULTS)
+    return Path(folder) / path.name if folder else path
+
+
+def csv_text(table: pd.DataFrame, **how: Any) -> str:
+    """A table as CSV; an apostrophe is before text that spreadsheets would take for a formula."""
+
+    def guarded(value: Any) -> Any:
+        is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@"))
+        return f"'{value}" if is_formula else value
+
+    table = table.map(guarded)
+    if table.index.nlevels == 1:
+        table = table.set_axis(table.index.map(guarded))
+    return table.to_csv(**how)
+
+
 def check_writable(folder: Path, needed: int = 0) -> None:
     """Make the folder; OSError if it can't be written to or has less than `needed` bytes free."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +114,8 @@ def save_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)
-        Path(part).chmod(0o644)
+        with suppress(OSError):  # exFAT, CIFS
+            Path(part).chmod(0o644)
         Path(part).replace(path)
     except Exception as error:
         # torch.save hides a full disk behind an error of its own
