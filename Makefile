@@ -53,7 +53,7 @@ kills: $(VENV)/ready
 # On an otherwise idle machine; writes benchmarks/*.json. cpc_learning.py is an experiment, report.py their output
 BENCHMARKS := $(filter-out %/report.py %/cpc_learning.py,$(wildcard benchmarks/*.py))
 bench: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet "pytorch-ood>=0.4"
+	$(BIN)/python -m pip install --quiet "pytorch-ood>=0.4" faiss-cpu
 	for script in $(BENCHMARKS); do $(BIN)/python $$script || exit 1; done
 
 # Over copies of the notebooks in lab/. make lab LAB="--no-browser --port 9000" on a remote machine

@@ -13,6 +13,7 @@ from matplotlib.colors import to_hex
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from workbench.experiment import read_parameters, several  # noqa: E402
+from workbench.images import prepared  # noqa: E402
 from workbench.results import plots  # noqa: E402
 from workbench.results.names import label  # noqa: E402
 from workbench.runs import store  # noqa: E402
@@ -21,7 +22,8 @@ PROFILES = ("cpu", "fast", "paper")  # those whose results are committed
 FOUND = [path for profile in PROFILES for path in sorted((ROOT / "outputs" / profile).glob("*"))]
 NOTEBOOKS = [p for p in FOUND if p.suffix == ".ipynb" and "unfinished" not in p.name]
 EXECUTED = [str(path.relative_to(ROOT).with_suffix("")) for path in NOTEBOOKS]
-MAPS = [path for path in FOUND if path.suffix == ".html"]  # image maps, as plots.image_map saves
+# Runs whose images have places in a plane, as image_map keeps them
+MAPPED = sorted(ROOT.glob("outputs/cpu/runs/cifar10/*/classification/*/map-PCA-mixed-*.npy"))
 PAGES = ("explore", "curves", "notebooks", "running", "results", "claims", "findings", "registered")
 PAGES += ("statistics",)
 PAGES += ("own_images", "extending", "own_code", "own_network", "external", "parameters", "numbers")
@@ -44,7 +46,6 @@ html_title = "semlib"
 html_show_copyright = False
 html_static_path = ["site.css"]
 html_css_files = ["site.css"]
-html_extra_path = [str(path) for path in MAPS]
 nb_execution_mode = "off"
 nb_ipywidgets_js: dict = {}  # nothing is loaded from the net
 nb_merge_streams = True
@@ -70,15 +71,15 @@ START = """**Where to start**
 """
 
 
-def prepared(app, name, source):
+def as_pages(app, name, source):
     """Notebooks without their code and named by profile; README's start and table of contents."""
     if name in EXECUTED:
         source[0] = json.dumps(page_of(json.loads(source[0]), name.split("/")[1]))
     if name == "docs/curves":
         figure = curves().to_html(full_html=False, include_plotlyjs=True)
         source[0] += f"\n```{{raw}} html\n{figure}\n```\n"
-        for path in MAPS:
-            source[0] += f"\n- <a href='../{path.name}'>{path.stem}</a>: its images as a map\n"
+        if MAPPED and images_here():
+            source[0] += "\n<a href='../map.html'>The map</a>: the test images of one run.\n"
     if name == "README":
         title, about, after = source[0].split("\n\n", 2)
         source[0] = "\n\n".join([title, about, START, after])
@@ -99,6 +100,10 @@ def page_of(notebook, profile):
         if cell["cell_type"] == "code" and not {"parameters", "injected-parameters"} & {*tags}:
             tags.append("remove-input")
     return notebook
+
+
+def images_here():
+    return prepared.exists("cifar10", None, None)
 
 
 def curves():
@@ -127,11 +132,17 @@ def curves():
 
 
 def finished(app, error):
-    """The site's front page is README's."""
-    if error is None and app.builder.format == "html":
-        shutil.copy(Path(app.outdir) / "README.html", Path(app.outdir) / "index.html")
+    """The site's front page is README's; where the images are here, the map of one run."""
+    if error or app.builder.format != "html":
+        return
+    folder = Path(app.outdir)
+    shutil.copy(folder / "README.html", folder / "index.html")
+    if MAPPED and images_here():
+        record = store.read_record(MAPPED[0].parent)
+        data = prepared.load(record.dataset)
+        plots.image_map(record, data).save(folder / "map.html")
 
 
 def setup(app):
-    app.connect("source-read", prepared)
+    app.connect("source-read", as_pages)
     app.connect("build-finished", finished)

@@ -197,15 +197,8 @@ def _optimizer(net: nn.Module, recipe: Recipe, task: str) -> SGD:
         if parts[0] != "heads" or (parts[1] == "classification") == (task == "classification"):
             parameters.append(parameter)
     cuda = parameters[0].device.type == "cuda"
-    return SGD(
-        parameters,
-        lr=recipe.learning_rate,
-        momentum=0.9,
-        nesterov=True,
-        weight_decay=recipe.weight_decay,
-        fused=cuda,
-        foreach=not cuda,
-    )
+    how: dict[str, Any] = {"momentum": 0.9, "nesterov": True, "weight_decay": recipe.weight_decay}
+    return SGD(parameters, lr=recipe.learning_rate, fused=cuda, foreach=not cuda, **how)
 
 
 def _check_finite(losses: Tensor, net: nn.Module, recipe: Recipe, epoch: int) -> None:

@@ -356,7 +356,8 @@ def test_a_map_shows_images_at_the_pointer_and_selects_them(page, experiment):
     plot.evaluate("plot => plot.scrollIntoView({block: 'center'})")
     page.wait_for_timeout(1000)
     box = plot.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    x = box["x"] + box["width"] / 2
+    y = box["y"] + box["height"] / 2
     page.mouse.move(x - 90, y - 60)
     page.mouse.down()
     for dx, dy in ((90, -60), (90, 60), (-90, 60), (-90, -60)):

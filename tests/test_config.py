@@ -269,13 +269,15 @@ def test_a_committed_params_file_is_valid_and_names_its_command(path):
 def test_every_notebook_has_parameters_for_every_profile():
     """Not those for any data, for others' files or to look at; few_labels isn't the paper's.
 
-    controls is of few_labels' runs; claims reads the committed records of several profiles.
+    controls is of few_labels' runs; claims reads the committed records of several profiles;
+    pretrained needs no GPU.
     """
     few = {"few_labels", "controls"}
-    own = few | {"method", "benchmark", "holdout", "inspect_pr_curves", "claims"}
+    own = few | {"method", "benchmark", "holdout", "inspect_pr_curves", "claims", "pretrained"}
     tables = {path.stem for path in NOTEBOOKS} - own
     wanted = set(itertools.product(("paper", "fast", "demo"), tables))
     wanted |= set(itertools.product(("cpu", "fast", "demo"), few))
+    wanted |= {("cpu", "pretrained"), ("demo", "pretrained")}
     assert wanted <= {(path.parent.name, path.stem) for path in PARAMS}
 
 
@@ -314,7 +316,7 @@ ABOUT_ALL = [path.stem for path in TAGGED if path.stem not in ("holdout", "inspe
 @pytest.mark.parametrize("notebook", ABOUT_ALL)
 def test_a_notebooks_defaults_are_the_runs_of_its_params_file(notebook):
     others = {"benchmark": "demo/benchmark", "few_labels": "cpu/few_labels"}
-    others |= {"claims": "cpu/claims", "controls": "cpu/controls"}
+    others |= {name: f"cpu/{name}" for name in ("claims", "controls", "pretrained")}
     params = ROOT / "params" / f"{others.get(notebook, f'paper/{notebook}')}.yaml"
     path = ROOT / "notebooks" / f"{notebook}.ipynb"
     _, opened = notebooks.parameters(path, [], [])

@@ -26,7 +26,7 @@ DEMOS = {path.stem: path.read_text() for path in sorted((ROOT / "params/demo").g
 IMAGENET = [name for name in DEMOS if "imagenet" in DEMOS[name] and "table1" not in name]
 TABLES = ["benchmark", "few_labels", "masking_ablation"]
 TABLES += [path.stem for path in (ROOT / "notebooks").glob("table[3-6]_*.ipynb")]
-UNTRAINED = ("table1_imagenet_subsets", "appendix_d_baseline")
+UNTRAINED = ("table1_imagenet_subsets", "appendix_d_baseline", "pretrained")
 
 
 @pytest.fixture(scope="module")

@@ -11,23 +11,16 @@ def pad(images: np.ndarray, padding: int) -> np.ndarray:
     return np.pad(images, ((0, 0), (0, 0), sides, sides), mode="reflect") if padding else images
 
 
-def crop(
-    images: Tensor, index: Tensor, top: Tensor, left: Tensor, height: int, width: int
-) -> Tensor:
-    """Crop image index[i] at (top[i], left[i]): (N, C, H, W) -> (n, C, height, width)."""
-    # unfold is a view, no copy: (N, C, tops, lefts, height, width)
-    return images.unfold(2, height, 1).unfold(3, width, 1)[index, :, top, left]
-
-
 def random_crop(
     images: Tensor, index: Tensor, height: int, width: int, generator: Generator
 ) -> Tensor:
-    """Crop each of images[index] at a random place, uniform over all places."""
+    """Crop each of images[index] anywhere: (N, C, H, W) -> (n, C, height, width)."""
     top, left = (
         torch.randint(whole - side + 1, index.shape, generator=generator, device=images.device)
         for whole, side in zip(images.shape[2:], (height, width), strict=True)
     )
-    return crop(images, index, top, left, height, width)
+    # unfold is a view, no copy: (N, C, tops, lefts, height, width)
+    return images.unfold(2, height, 1).unfold(3, width, 1)[index, :, top, left]
 
 
 def random_flip(images: Tensor, generator: Generator) -> Tensor:

@@ -22,10 +22,6 @@ SUBSETS = {  # subset -> synset -> name
     for subset, classes in TABLE_7.items()
 }
 # Table 1: training and test images
-COUNTS = {
-    "imagenet_dog": (14864, 600),
-    "imagenet_car": (13000, 500),
-    "imagenet_snake": (11700, 450),
-    "imagenet_spider": (7800, 300),
-    "imagenet_fungus": (7800, 300),
-}
+COUNTS = {"imagenet_dog": (14864, 600), "imagenet_car": (13000, 500)}
+COUNTS |= {"imagenet_snake": (11700, 450)}
+COUNTS |= dict.fromkeys(("imagenet_spider", "imagenet_fungus"), (7800, 300))

@@ -125,6 +125,5 @@ def _download(name: str, where: Path, source: Source) -> None:
     except Exception as error:
         (where / source.archive).unlink(missing_ok=True)
         todo = f"put {source.archive}, or its folder {source.folder}, into {where}"
-        raise NotAvailable(
-            f"{name} could not be downloaded from {link} ({error}); {todo}"
-        ) from error
+        said = f"{name} could not be downloaded from {link} ({error})"
+        raise NotAvailable(f"{said}; {todo}") from error

@@ -94,9 +94,8 @@ def _downloaded(name: str, root: Path, parts: Iterable[Any]) -> list[Any]:
     except Exception as error:  # torchvision and urllib raise many kinds
         todo = f"run again when online, or put a prepared {name}.npz into {root}"
         said = " ".join(str(error).split())
-        raise DataError(
-            f"{name} is missing or damaged and could not be downloaded ({said}); {todo}"
-        ) from error
+        what = f"{name} is missing or damaged and could not be downloaded ({said})"
+        raise DataError(f"{what}; {todo}") from error
 
 
 PUBLISHERS = {"digits": digits, "cifar10": cifar10, "stl10": stl10}

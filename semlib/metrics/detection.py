@@ -24,10 +24,8 @@ def average_precision(is_anomaly: ArrayLike, scores: ArrayLike) -> float:
         raise ValueError(f"{np.isnan(scores).sum()} of {len(scores)} scores are NaN")
     for kind, members in (("anomalous", is_anomaly == 1), ("normal", is_anomaly == 0)):
         if not members.any():
-            raise ValueError(
-                f"average precision needs anomalous and normal images; none of {len(scores)} "
-                f"is {kind}"
-            )
+            needed = "average precision needs anomalous and normal images"
+            raise ValueError(f"{needed}; none of {len(scores)} is {kind}")
     # scikit-learn takes close scores for equal, and refuses infinite ones; ranks are neither
     ranks = np.unique(scores, return_inverse=True)[1]
     return float(average_precision_score(is_anomaly.astype(bool), ranks))

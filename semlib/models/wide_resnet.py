@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -67,13 +67,7 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self,
-        inputs: int,
-        width: int,
-        stride: int,
-        dropout: float,
-        norm_batch: int | None,
-        cpc: bool,
+        self, inputs: int, width: int, stride: int, dropout: float, norm_batch: Any, cpc: bool
     ):
         super().__init__()
         norm = ConditionalBatchNorm if cpc else BatchNorm

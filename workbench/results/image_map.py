@@ -220,8 +220,8 @@ def _features(record: Record, data: Dataset, statistics: str) -> np.ndarray:
     net = execute.network(record, data)
     run = record.run
     net = net.to(machine.device(run.experiment))
-    train, test = run.split(data).train.images, data.test.images
-    train, test = (augmentation.centre(part, run.experiment.crop_side) for part in (train, test))
+    parts = (run.split(data).train.images, data.test.images)
+    train, test = (augmentation.centre(part, run.experiment.crop_side) for part in parts)
     with metrics.upright(net, train) if statistics == "upright" else nullcontext():
         return metrics.features(net, test).features
 
@@ -285,10 +285,13 @@ def _grid(count: int) -> dict[str, int]:
     return {"across": int(np.ceil(count**0.5)), "side": 32 if count > MANY else 64}
 
 
+def pixels(image: np.ndarray) -> np.ndarray:
+    """What is shown of an image (C, H, W): its first three channels (H, W, 3), or one (H, W)."""
+    return image[:3].transpose(1, 2, 0) if len(image) >= 3 else image[0]
+
+
 def sheet(images: np.ndarray) -> bytes:
     """All images (N, C, H, W) in the rows of one JPEG, which `figure` tells how to cut."""
-    from workbench.results.plots import pixels
-
     across, side = _grid(len(images)).values()
     whole = Image.new("RGB", (across * side, -(-len(images) // across) * side), "white")
     for k, image in enumerate(images):

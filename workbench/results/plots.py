@@ -28,6 +28,7 @@ from workbench.images import prepared
 from workbench.images.digests import digests_of
 from workbench.results import show, stats, tables
 from workbench.results.image_map import image_map as image_map
+from workbench.results.image_map import pixels
 from workbench.results.names import label
 from workbench.results.ranking import Ranking
 from workbench.runs import plan
@@ -584,11 +585,6 @@ def _shortened(text: str, most: int = 24) -> str:
     """The text; the middle of one of more than so many characters is left out."""
     half = most // 2 - 1
     return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
-
-
-def pixels(image: np.ndarray) -> np.ndarray:
-    """What is shown of an image (C, H, W): its first three channels (H, W, 3), or one (H, W)."""
-    return image[:3].transpose(1, 2, 0) if len(image) >= 3 else image[0]
 
 
 def save_for_paper(figure: Figure, path: str | Path, width: str = "page") -> str:

@@ -60,6 +60,12 @@ FORMATS = {
     "Std over trials": "{trial_std:.2f}",
     "AUROC (%)": "{auroc:.2f}",
     "FPR at 95 % recall (%)": "{fpr95:.2f}",
+    "AUROC against right (%)": "{auroc_right:.2f}",
+    "AUROC against mistaken (%)": "{auroc_mistaken:.2f}",
+    "AURC (%)": "{aurc:.2f}",
+    "AUGRC (%)": "{augrc:.2f}",
+    "OSCR (%)": "{oscr:.2f}",
+    "Oracle (%)": "{oracle:.2f}",
     "The paper": "{paper:.2f}",
     "Lacks": "{lacks}",
     "Above in": "{above:.0f} of {classes}",
@@ -105,8 +111,8 @@ def text(table: pd.DataFrame) -> pd.DataFrame:
         table[name] = table[name].map(partial(label, among=table[name].unique()))
     for name in table.columns.intersection(["p", "holm", "max_t"]):
         table[name] = [p_value(p).removeprefix("= ") for p in table[name]]
-    if "paper" in table and table.paper.isna().all():
-        table = table.drop(columns="paper")
+    absent = table.columns[table.isna().all()]
+    table = table.drop(columns=absent.intersection(["paper", "oracle"]))
     if "gain" in table:
         table["images"] = table.images.map("{:,.0f}".format)
     if "above" in table:

@@ -27,8 +27,10 @@ def announce(text: str) -> None:
     There the cell's output is seen only once the notebook is written.
     """
     print(text, flush=True)
-    terminal = getattr(sys.stderr, "_original_stdstream_copy", None)  # ipykernel's
-    if terminal is not None and not watched():
+    kernels = sys.modules.get("ipykernel.iostream")
+    if kernels and isinstance(sys.stderr, kernels.OutStream) and not watched():
+        # where a kernel takes what is written to 2, it keeps what 2 was
+        terminal = getattr(sys.stderr, "_original_stdstream_copy", None) or 2
         os.write(terminal, f"{text}\n".encode())
 
 

@@ -183,7 +183,8 @@ class Inspector:
         self._sorter = row([self.sort, self.falling])
         self._pager = row([*self._sides.children, self.first, self.number])
         self._plane = row([*self._sides.children, self.plane])
-        self.controls, self.below = widgets.VBox(), widgets.VBox()
+        self.controls = widgets.VBox()
+        self.below = widgets.VBox()
         opened = [self.table, self.beside, self.statistics]
         rows: list[widgets.Widget] = [row(opened)]
         rows += [row([self.lists[0], widgets.VBox(every), *self.lists[1:]])]

@@ -1,0 +1,63 @@
+"""What any score of a network's features could reach: a linear classifier that is shown anomalies.
+
+It is no detector. It is trained on test images and on which of them are anomalies, so that its
+average precision says whether the features tell the held-out class apart (Li et al., ICML 2025).
+"""
+
+from contextlib import nullcontext
+
+import numpy as np
+import pandas as pd
+
+from semlib.metrics import average_precision
+from workbench.results.frame import Runs
+from workbench.runs import plan
+
+STRENGTH = 0.003  # C of logistic regression on standardised features
+FOLDS = 5
+
+
+def precision(features: np.ndarray, is_anomaly: np.ndarray) -> float:
+    """Average precision (%) of the held-out class by the features (N, D) of the test images.
+
+    Logistic regression of normal against anomalous images, cross-validated: each image is scored by
+    a classifier that was not fitted on it. NaN with fewer anomalies than FOLDS.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if is_anomaly.sum() < FOLDS:
+        return float("nan")
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=1000))
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+    how = {"cv": folds, "method": "decision_function"}
+    scores = cross_val_predict(classifier, features, is_anomaly, **how)
+    return 100 * average_precision(is_anomaly, scores)
+
+
+def of_runs(runs: Runs) -> pd.Series:
+    """`precision` by method, data set and held-out class, means over the trials.
+
+    Of the runs whose weights are kept, where their images are here; else empty.
+    """
+    from semlib import metrics
+    from workbench.runs import network
+
+    rows = []
+    for experiment, records in runs:
+        kept = [r for r in records if r.hold_out and (r.run_home / "weights.pt").exists()]
+        if not kept or plan.current_digests(experiment) != kept[0].data:
+            continue
+        data = plan.load(experiment)
+        for record in kept:
+            net = network(record, data)
+            train = record.run.split(data).train.images
+            upright = experiment.statistics == "upright"
+            with metrics.upright(net, train) if upright else nullcontext():
+                features = metrics.features(net, data.test.images).features
+            reached = precision(features, record.scores("is_anomaly")["is_anomaly"])
+            rows.append([record.method, record.dataset, record.hold_out, reached])
+    names = ["method", "dataset", "hold_out"]
+    return pd.DataFrame(rows, columns=[*names, "oracle"]).groupby(names, sort=False).oracle.mean()
