@@ -24,7 +24,7 @@ from sklearn.metrics import average_precision_score
 from workbench.batch import grid
 from workbench.cli import main
 from workbench.experiment import several_from_parameters
-from workbench.files import csv_text, save_atomically
+from workbench.files import save_atomically
 from workbench.images import prepared
 from workbench.results import tables
 from workbench.results.inspector.selection import Results
@@ -135,7 +135,9 @@ def test_a_folder_wins_when_it_is_named_with_a_slash_else_a_line_says_what_was_t
 
 def test_cells_of_a_table_are_no_formulas_in_a_spreadsheet():
     values = pd.DataFrame({"file": ["=1+1", "+2", "-3", "@x", "a=b", ""], "x": -1.5})
-    found = pd.read_csv(io.StringIO(csv_text(values.set_index("file"))), keep_default_na=False)
+    found = pd.read_csv(
+        io.StringIO(tables.csv_text(values.set_index("file"))), keep_default_na=False
+    )
     assert found.file.tolist() == ["'=1+1", "'+2", "'-3", "'@x", "a=b", ""]
     assert found.x.tolist() == [-1.5] * 6
 

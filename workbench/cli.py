@@ -14,7 +14,7 @@ from pathlib import Path
 
 from semlib import datasets
 from workbench.experiment import MOST, ConfigError, documented, from_here, from_yaml
-from workbench.files import ROOT, csv_text, one_line, save_atomically, short
+from workbench.files import ROOT, one_line, save_atomically, short
 
 # Each command imports what it needs: pandas and torch are slow to import.
 
@@ -208,7 +208,7 @@ def _import(args: argparse.Namespace) -> int:
 
 def _score(args: argparse.Namespace) -> None:
     from workbench.batch import notebooks
-    from workbench.results import plots
+    from workbench.results import plots, tables
     from workbench.runs import new_images
 
     if args.out and (args.out.suffix != ".csv" or args.out.is_dir()):
@@ -219,7 +219,7 @@ def _score(args: argparse.Namespace) -> None:
     sheet = out.with_suffix(".png")
     figure = plots.most_anomalous(table, images)
     save_atomically(sheet, lambda file: figure.savefig(file, format="png"))
-    text = csv_text(table, index=False).encode(errors="surrogateescape")  # names: any bytes
+    text = tables.csv_text(table, index=False).encode(errors="surrogateescape")  # any bytes
     save_atomically(out, lambda file: file.write(text))
     if len(table) > len(images):
         print(f"{len(table) - len(images)} of {len(table)} files can't be read: column error")

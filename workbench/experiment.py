@@ -9,8 +9,9 @@ import difflib
 import re
 import reprlib
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -494,19 +495,17 @@ def from_yaml(text: str) -> Any:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"{name} is there twice")
-    for number in _whole_numbers(root):
-        if not re.fullmatch("[-+]?(0|[1-9][0-9]*)", number):  # YAML's 010 is 8, and 1:30 is 90
-            raise ValueError(f"{number} isn't written as a number is; of a name put it in quotes")
+    _check_numbers(text)
     return value
 
 
-def _whole_numbers(node: Any) -> Iterator[str]:
-    """What YAML takes for a whole number, in a node and below."""
-    if isinstance(node, yaml.ScalarNode) and node.tag.endswith(":int"):
-        yield node.value
-    for part in node.value if isinstance(node, yaml.CollectionNode) else ():
-        for inner in part if isinstance(part, tuple) else (part,):
-            yield from _whole_numbers(inner)
+def _check_numbers(text: str) -> None:
+    """ValueError for whole numbers that YAML reads in a way of its own: 010 is 8, 1:30 is 90."""
+    tag = partial(yaml.resolver.Resolver().resolve, yaml.ScalarNode, implicit=(True, False))
+    for token in yaml.scan(text):
+        value = token.value if isinstance(token, yaml.ScalarToken) and token.plain else ""
+        if tag(value).endswith("int") and not re.fullmatch("[-+]?(0|[1-9][0-9]*)", value):
+            raise ValueError(f"{value} isn't written as a number is; of a name put it in quotes")
 
 
 def from_here(name: str, value: Any) -> Any:

@@ -1,7 +1,5 @@
 """Where files lie, and writing them whole or not at all."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os
@@ -13,12 +11,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import BinaryIO
 
 import psutil
-
-if TYPE_CHECKING:  # slow to import
-    import pandas as pd
 
 RESULTS = "SEMLIB_RESULTS"  # the folder of the notebook that `run` executes
 _above = Path(__file__).resolve().parents[1]
@@ -75,19 +70,6 @@ def result(path: Path) -> Path:
     """Where a notebook's table or figure goes: beside the executed notebook, with `run -o` too."""
     folder = os.environ.get(RESULTS)
     return Path(folder) / path.name if folder else path
-
-
-def csv_text(table: pd.DataFrame, **how: Any) -> str:
-    """A table as CSV; an apostrophe is before text that spreadsheets would take for a formula."""
-
-    def guarded(value: Any) -> Any:
-        is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@"))
-        return f"'{value}" if is_formula else value
-
-    table = table.map(guarded)
-    if table.index.nlevels == 1:
-        table = table.set_axis(table.index.map(guarded))
-    return table.to_csv(**how)
 
 
 def check_writable(folder: Path, needed: int = 0) -> None:

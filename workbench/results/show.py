@@ -79,6 +79,11 @@ FORMATS = {
     "For the params file": "{line}",
 }
 INDEX = [*FORMATS][:10]
+DOUBTS = {
+    "tied": "More than half of the images share a score (constant, float16, overflow?)",
+    "below": "Average precision below the share of anomalies (should the sign be changed?)",
+    "accuracy": "Accuracy at chance (are predicted and labels numbered alike?)",
+}
 
 
 # --- tables
@@ -532,7 +537,7 @@ def _left_out(experiment: Experiment, records: Sequence[Record]) -> list[str]:
 
 def doubts(experiment: Experiment, records: Sequence[Record]) -> list[str]:
     """What makes numbers doubtful: ties, accuracy at chance, scores below it in most runs."""
-    found: dict[str, list[str]] = {"tied": [], "below": [], "accuracy": []}
+    found: dict[str, list[str]] = {kind: [] for kind in DOUBTS}
     end = plan.STATISTICS[experiment.statistics]
     for record in records:
         facts = record.check()
@@ -546,13 +551,8 @@ def doubts(experiment: Experiment, records: Sequence[Record]) -> list[str]:
                     found[kind].append(f"{label(name)} of {label(record.method)}")
     runs = Counter(label(record.method) for record in records)
     counts = Counter(found["below"])
-    most = [name for name in found["below"] if 2 * counts[name] > runs[name.split(" of ")[-1]]]
-    said = {
-        "More than half of the images share a score (constant, float16, overflow?)": found["tied"]
-    }
-    said["Average precision below the share of anomalies (should the sign be changed?)"] = most
-    said["Accuracy at chance (are predicted and labels numbered alike?)"] = found["accuracy"]
-    return [f"{what}: {_counted(names)}." for what, names in said.items() if names]
+    found["below"] = [n for n in found["below"] if 2 * counts[n] > runs[n.split(" of ")[-1]]]
+    return [f"{DOUBTS[kind]}: {_counted(names)}." for kind, names in found.items() if names]
 
 
 def _not_scored(experiment: Experiment, records: Sequence[Record]) -> list[str]:

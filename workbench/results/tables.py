@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import pandas as pd
 
 from workbench.experiment import Experiment
-from workbench.files import csv_text, result, save_atomically, short
+from workbench.files import result, save_atomically, short
 from workbench.images.digests import Digests
 from workbench.results.frame import Runs, frame
 from workbench.results.names import AVERAGE, average_of, average_row, without_average
@@ -265,6 +265,19 @@ def by_weight(runs: Runs) -> pd.DataFrame:
     best = search.accuracy.rank(ascending=False, method="first") == 1
     whole = search.complete.transform("all")
     return table.assign(chosen=best & whole & (table.method != "classification"))
+
+
+def csv_text(table: pd.DataFrame, **how: Any) -> str:
+    """A table as CSV; an apostrophe is before text that spreadsheets would take for a formula."""
+
+    def guarded(value: Any) -> Any:
+        is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@"))
+        return f"'{value}" if is_formula else value
+
+    table = table.map(guarded)
+    if table.index.nlevels == 1:
+        table = table.set_axis(table.index.map(guarded))
+    return table.to_csv(**how)
 
 
 def save(table: pd.DataFrame, path: Path) -> None:

@@ -89,10 +89,9 @@ def _ranked(is_anomaly: np.ndarray, scores: np.ndarray) -> tuple[float, float, f
     level = scores if scores.dtype.kind == "u" else np.unique(scores, return_inverse=True)[1]
     images = np.bincount(level)[::-1]
     found = np.bincount(level[is_anomaly], minlength=len(images))[::-1]
-    precision = found.cumsum() / np.maximum(images.cumsum(), 1)
-    average = (found * precision).sum() / found.sum()
-    normal = images - found
-    lower = normal.sum() - normal.cumsum() + normal / 2  # normal images that each is above
-    auroc = (found * lower).sum() / found.sum() / normal.sum()
-    z = (auroc - 0.5) / math.sqrt((len(scores) + 1) / 12 / found.sum() / normal.sum())
+    anomalies = found.sum()
+    place = images.cumsum() - (images - 1) / 2  # of each level, 1 for the highest
+    average = (found * found.cumsum() / np.maximum(images.cumsum(), 1)).sum() / anomalies
+    higher = (len(scores) + 1) / 2 - (found * place).sum() / anomalies
+    z = higher / math.sqrt((len(scores) + 1) * (len(scores) - anomalies) / 12 / anomalies)
     return float(average), float(images[images > 1].sum() / len(scores)), float(z)
