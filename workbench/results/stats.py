@@ -309,12 +309,10 @@ def leaderboard(found: Measured) -> pd.DataFrame:
     board = board.sort_values(["place", "average_precision"], ascending=[True, False])
     if found.lacks.empty:
         return board[BOARD]
-    counts = found.lacks.groupby("method").why.value_counts()
-    texts = {}
-    for (method, why), count in counts.items():
-        texts[method] = f"{texts.get(method, '')} runs: {count} ({why})".strip()
+    kinds = found.lacks.groupby("method").why
+    texts = kinds.agg(lambda why: f"runs: {len(why)} ({', '.join(why.unique())})")
     scores = dict.fromkeys(itertools.chain(*(experiment.scores for experiment, _ in found.runs)))
-    absent = [pair for pair in itertools.product(texts, scores) if pair not in board.index]
+    absent = [pair for pair in itertools.product(texts.index, scores) if pair not in board.index]
     board = board.reindex([*board.index, *absent])
     return board[BOARD].assign(lacks=[texts.get(method, "") for method, _ in board.index])
 

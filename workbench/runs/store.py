@@ -51,12 +51,6 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what some network f
 _checked: dict[Any, dict[str, Any]] = {}
 
 
-def _line(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("should be one line of printable text")
-    return text
-
-
 def _name(text: str) -> str:
     if text != folder_name(text):
         raise ValueError("should be a folder's name, not a path")
@@ -81,7 +75,7 @@ def _settings(settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-Line = Annotated[str, AfterValidator(_line)]
+Line = Annotated[str, Field(pattern=r"^[^\p{C}\p{Zl}\p{Zp}]*$")]  # of characters that are seen
 Name = Annotated[Line, AfterValidator(_name)]
 # Data, network and training alone: whoever runs it chooses what is run, where and how it is scored
 NOT_SETTINGS = {*Which.model_fields, *Scoring.model_fields, *Machine.model_fields}

@@ -30,10 +30,9 @@ def facts(text: str, record: Any) -> dict[str, Any]:
     key = hashlib.sha256(text.encode()).hexdigest()
     if key not in known:
         known[key] = _compared(record, record.scores())
-        with suppress(OSError):  # where nothing can be written each process compares
-            if path.parent.is_dir():
-                with path.open("a") as file:
-                    file.write(json.dumps({key: known[key]}) + "\n")
+        # where nothing can be written each process compares
+        with suppress(OSError), path.open("a") as file:
+            file.write(json.dumps({key: known[key]}) + "\n")
     return known[key]
 
 
