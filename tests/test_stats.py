@@ -425,14 +425,15 @@ def test_where_no_method_has_all_classes_nothing_is_shown_as_a_number(runs):
     apart = [r for r in records if (r.method == "rotation") == (r.hold_out in "01234")]
     found = stats.measured([(experiment, apart)], resamples=2)
     gained = stats.contrasts(found)
+    sentence = show.text(pd.DataFrame())
     for table in (stats.leaderboard(found), gained):
         text = show.text(table).drop(columns=["Above in", "Lacks"], errors="ignore")
-        assert set(text.to_numpy().ravel()) <= {"-", ""}
+        assert set(text.to_numpy().ravel()) <= {"-", "", sentence.iloc[0, 0]}
     assert "not run" in plots.forest(found, gained).axes[0].texts[0].get_text()
     nothing = stats.measured([(experiment, [])], resamples=2)
     probes = pd.DataFrame(columns=pd.MultiIndex.from_product([["p"], ["average_precision"]]))
     tables = [stats.leaderboard(nothing), stats.contrasts(nothing)]
-    assert all(table.empty and show.text(table).empty for table in tables)
+    assert all(table.empty and show.text(table).equals(sentence) for table in tables)
     assert stats.correlations(nothing, probes).empty and stats.by_prevalence(nothing).T.empty
     figures = [plots.forest(nothing, tables[1]), plots.prevalence(nothing)]
     for figure in (*figures, plots.probes(nothing, probes)):

@@ -109,7 +109,7 @@ def text(table: pd.DataFrame) -> pd.DataFrame:
     Methods and measures by their labels; "-" for NaN.
     """
     if table.empty:
-        return _sentence("Difference", "nothing to compare: one method, or none that was run")
+        return _sentence("Difference", "nothing to compare: one method, or none with every class")
     board = "average_precision" in table
     table = table.reset_index().rename(columns={"class_low": "low", "class_high": "high"})
     for name in table.columns.intersection(["method", "measure", "score", "against"]):
