@@ -35,7 +35,7 @@ def scores(folder, name="scores", seed=0, without=(), **changes):
     labels = np.arange(100) // 25
     arrays = {"dataset": "tiny", "hold_out": "one", "method": "vit-b16", "labels": labels}
     arrays["predicted"] = np.where(labels == 1, 3, labels)
-    arrays["msp"] = random.normal(labels == 1).round(1)
+    arrays["msp"] = random.normal(labels == 1).round(1) - 9
     arrays["energy"] = random.normal(size=100).round(1)
     arrays["margin"] = random.integers(0, 9, 100)
     kept = {key: value for key, value in (arrays | changes).items() if key not in without}
@@ -63,7 +63,8 @@ def imported(tmp_path_factory):
     named = re.search(r"-m semlib (import .*)", text)[1]
     named = named.replace("scores.npz", str(folder / "scores.npz")).split()
     which = {"dataset": "digits", "hold_out": "8", "profile": "mine", "trials": 1}
-    experiment = made_up(folder, 600, methods="classification", **which)
+    labels = prepared.load("digits").test.labels
+    experiment = made_up(folder, label=labels, methods="classification", **which)
     assert main([*named, "-p", "outputs", str(folder)]) == 0
     methods = ("classification", "external:perceptron")
     names = ("msp", "energy", "external:margin")
@@ -120,7 +121,7 @@ def test_the_documents_command_shows_what_was_imported(tmp_path, capfd):
     labels = prepared.load("digits").test.labels
     file = tmp_path / "scores.npz"
     what = {"dataset": "digits", "method": "perceptron", "labels": labels, "energy": labels}
-    what |= {"margin": -labels, "msp": (labels == 8).astype(float)}
+    what |= {"margin": -labels, "msp": (labels == 8) - 1.0}
     for name in ("7", "8"):
         np.savez(file, hold_out=name, predicted=np.where(labels == int(name), 0, labels), **what)
         assert main(["import", str(file), *parameters(outputs=tmp_path, profile="mine")]) == 0

@@ -110,6 +110,20 @@ def test_the_first_class_can_be_the_held_out_one(tmp_path):
     assert table.predicted[0] in ("one", "two", "three") and table.notna().all(axis=None)
 
 
+def test_what_can_be_read_is_scored_the_rest_is_named_and_a_file_is_enough(on_tiny, capsys):
+    """A name that a spreadsheet would take for a formula gets an apostrophe."""
+    folder, record = on_tiny
+    grey(folder / "new")
+    (folder / "new" / "a.png").rename(folder / "new" / "=A1.png")
+    (folder / "new" / "text.png").write_text("no picture")
+    table = score(folder, record, folder / "new")
+    assert table.file.tolist() == ["'=A1.png", "text.png"] and table.msp.notna().tolist() == [1, 0]
+    assert "text.png can't be read as an image" in table.error[1]
+    assert "1 of 2 files can't be read: column error\n1 images" in capsys.readouterr().out
+    alone = score(folder, record, folder / "new" / "=A1.png")
+    assert alone.file.tolist() == ["'=A1.png"] and alone.msp[0] == table.msp[0]
+
+
 def test_images_of_another_size_and_in_colour_are_prepared_as_the_data_set_is(on_tiny):
     """The shorter side to 8 pixels, the centre, grey; hidden files and Windows' are passed over."""
     folder, record = on_tiny
@@ -209,6 +223,7 @@ def refusing(tmp_path_factory):
     for name in ("new", "empty", "spoilt"):
         grey(folder / name)
     (folder / "empty" / "a.png").rename(folder / "empty" / ".hidden")
+    (folder / "spoilt" / "a.png").rename(folder / "spoilt" / "text.png")
     (folder / "spoilt" / "text.png").write_text("no picture")
     return folder, record
 
@@ -250,7 +265,7 @@ def test_a_run_without_its_weights_or_its_images_is_refused(on_tiny, capsys):
     refused(folder, capsys, words, ("its weights were not kept (keep_weights)", "another profile"))
     labels = prepared.load("tiny", folder / "data").test.labels
     what = {"dataset": "tiny", "hold_out": "one", "method": "new", "labels": labels}
-    np.savez(folder / "new.npz", **what, predicted=labels * (labels != 1), msp=labels)
+    np.savez(folder / "new.npz", **what, predicted=labels * (labels != 1), msp=-labels)
     places = {"outputs": str(folder), "data_root": str(folder / "data")}
     words[0] = str(external.add(folder / "new.npz", places).home)
     refused(folder, capsys, words, ("external:new", "was trained elsewhere", "choose a run"))

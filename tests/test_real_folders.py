@@ -125,6 +125,15 @@ def test_of_many_damaged_files_ten_are_named_and_the_rest_counted(tmp_path, say)
     assert status == 2 and error.count("\n") == 1 and not [*tmp_path.glob("data/*.npz")]
     assert "14 of 48 images" in error and "and 4 more" in error
     assert error.count("can't be read as an image") == 10
+    (listed,) = tmp_path.glob("data/*.unreadable.txt")
+    assert f"all are in {listed}; data prepare --skip-unreadable" in error
+    assert listed.read_text().count("can't be read as an image") == 14
+    with pytest.warns(UserWarning, match="left out 14 of 48 images"):
+        status, out, _ = prepare(say, root, "--skip-unreadable")
+    assert status == 0 and "24 training and 10 test images" in out
+    assert prepare(say, root)[1] == out  # later commands take what was prepared
+    Image.new("RGB", (9, 9)).save(root / "test" / "ant" / "0.png")
+    refused(prepare(say, root), "13 of 48 images")
 
 
 # --- names
@@ -342,7 +351,7 @@ BROKEN_EXIF = {
 def test_damaged_metadata_neither_keep_an_image_from_being_read_nor_warn(tmp_path, ending, exif):
     image = Image.new("RGB", (16, 16), (200, 100, 50))
     image.save(tmp_path / f"x.{ending}", exif=b"Exif\0\0" + exif)
-    (pixels,) = folder.decode_all([tmp_path / f"x.{ending}"], 16, "x")
+    (pixels,), _ = folder.decode_all([tmp_path / f"x.{ending}"], 16, "x")
     assert np.abs(pixels[:, 8, 8].astype(int) - [200, 100, 50]).max() < 9
 
 

@@ -456,6 +456,7 @@ def test_without_the_data_runs_are_matched_by_their_settings_if_they_are_of_one_
         run = replace(run, data=prepared.Digests(train_digest, record.test_digest))
         shutil.copytree(record.home, run.home)
         names = {"dataset": "stl10", "hold_out": "cat", "address": run.address}
+        names["classes"] = ("zero", "cat", "two", "three")
         store.rewrite(record, run.home, **names, train_digest=train_digest)
 
     for record in first:

@@ -103,7 +103,7 @@ def test_a_gpus_records_are_found_on_a_machine_without_one(tmp_path, table):
     run = replace(run, data=prepared.Digests("1" * 64, "2" * 64))
     label = np.arange(20) % 10
     arrays = {"label": label, "predicted": label, "is_anomaly": label == 0, "msp": np.arange(20.0)}
-    made = finish(run, (), arrays, {"msp": {}})
+    made = finish(run, prepared.classes(run.dataset), arrays, {"msp": {}})
     gpu = made.model_dump() | {"device": "NVIDIA H100 80GB HBM3", "precision": "bfloat16"}
     store.write_record(run.home, **gpu)
     (record,) = store.finished(experiment)

@@ -382,18 +382,25 @@ def test_fifteen_contrasts_over_ten_classes_are_significant_only_by_a_win_in_all
     assert table[["holm", "max_t"]].loc["knn"].isna().all()
 
 
-def test_a_class_that_lacks_a_run_is_left_out_and_data_sets_are_pooled(runs, tmp_path):
+def test_compared_rows_are_of_all_classes_and_the_same_trials_and_data_sets_are_pooled(
+    runs, tmp_path
+):
+    """A method that lacks a class is left out, and so is a trial that it lacks: it is said."""
     experiment, records = runs[0]
-    fewer = [r for r in records if (r.hold_out, r.method) != ("3", "rotation")]
-    part = stats.measured([(experiment, fewer)], resamples=3)
-    assert [name for _, name in part.classes.index] == [*"012456789"]
-    assert stats.contrasts(part).classes.eq(9).all()
-    without = stats.measured([(experiment, [r for r in records if r.hold_out != "3"])], resamples=3)
-    pd.testing.assert_frame_equal(stats.leaderboard(part), stats.leaderboard(without))
-    short = [r for r in records if (r.hold_out, r.method, r.trial) != ("3", "rotation", 1)]
-    board = stats.leaderboard(stats.measured([(experiment, short)], resamples=3))
-    assert board.trial_std["rotation"].isna().all()  # of whole trials
-    assert board.trial_std["classification"].notna().all()
+    for lacking, kept in (
+        ([r for r in records if (r.hold_out, r.method) == ("3", "rotation")], "method"),
+        ([r for r in records if (r.hold_out, r.method, r.trial) == ("3", "rotation", 1)], "trial"),
+    ):
+        fewer = [r for r in records if r not in lacking]
+        part = stats.measured([(experiment, fewer)], resamples=3)
+        whole = [r for r in records if getattr(r, kept) in ("classification", 0)]
+        board = stats.leaderboard(part)
+        expected = stats.leaderboard(stats.measured([(experiment, whole)], resamples=3))
+        shown = board.dropna(how="all", subset=stats.BOARD)[stats.BOARD]
+        pd.testing.assert_frame_equal(shown, expected)
+        assert board.lacks["rotation"].eq(f"runs: {len(lacking)} (not run)").all()
+        assert board.lacks["classification"].eq("").all() and len(board) == 2 * len(SCORES)
+        assert stats.contrasts(part).classes.eq(10).all()
     other = made_up(tmp_path, images=150, dataset="cifar10", trials=1, scores=SCORES)
     pairs = [(experiment, records), (other, store.collect(other.folder))]
     both, *each = (stats.measured(those, resamples=3) for those in (pairs, pairs[:1], pairs[1:]))
@@ -413,19 +420,20 @@ def test_the_papers_numbers_stand_beside_those_of_its_data_set_alone(tmp_path):
     assert (show.text(board)["The paper"] != "-").sum() == 4  # MSP and ODIN of two methods
 
 
-def test_where_no_class_has_all_methods_nothing_is_shown_as_a_number(runs):
+def test_where_no_method_has_all_classes_nothing_is_shown_as_a_number(runs):
     experiment, records = runs[0]
     apart = [r for r in records if (r.method == "rotation") == (r.hold_out in "01234")]
     found = stats.measured([(experiment, apart)], resamples=2)
     gained = stats.contrasts(found)
+    sentence = show.text(pd.DataFrame())
     for table in (stats.leaderboard(found), gained):
-        text = show.text(table).drop(columns="Above in", errors="ignore")
-        assert set(text.to_numpy().ravel()) <= {"-", ""}
+        text = show.text(table).drop(columns=["Above in", "Lacks"], errors="ignore")
+        assert set(text.to_numpy().ravel()) <= {"-", "", sentence.iloc[0, 0]}
     assert "not run" in plots.forest(found, gained).axes[0].texts[0].get_text()
     nothing = stats.measured([(experiment, [])], resamples=2)
     probes = pd.DataFrame(columns=pd.MultiIndex.from_product([["p"], ["average_precision"]]))
     tables = [stats.leaderboard(nothing), stats.contrasts(nothing)]
-    assert all(table.empty and show.text(table).empty for table in tables)
+    assert all(table.empty and show.text(table).equals(sentence) for table in tables)
     assert stats.correlations(nothing, probes).empty and stats.by_prevalence(nothing).T.empty
     figures = [plots.forest(nothing, tables[1]), plots.prevalence(nothing)]
     for figure in (*figures, plots.probes(nothing, probes)):

@@ -28,9 +28,23 @@ SEARCH = cells("lambda_search")
 TABLE2 = cells("table2_generalization")
 TABLE3 = tables.published("table3_cifar10")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-FIXED = {"recipe": plan.RECIPE, "sources": {}, "address": "f" * 64, "settings": {}, "classes": ()}
+DIGITS = tuple("0123456789")
+FIXED = {
+    "recipe": plan.RECIPE,
+    "sources": {},
+    "address": "f" * 64,
+    "settings": {},
+    "classes": DIGITS,
+}
 FIXED |= {"scores_sha256": {}, "skew": 0.1, "precision": "float32", "threads": 1, "versions": {}}
 FIXED |= {"commit": None, "finished": "", "seconds": 60.0, "device": "abacus"}
+
+
+@pytest.fixture(autouse=True)
+def without_files(monkeypatch):
+    """Records are made here that no file lies behind."""
+    facts = {"images": 100, "tied": [], "below": []}
+    monkeypatch.setattr(Record, "check", lambda record: facts)
 
 
 def experiment(**changes):
@@ -46,7 +60,8 @@ def record(hold_out, method, trial, msp=0, odin=0, accuracy=0, dataset="digits",
 
 
 def cifar10(hold_out, method, trial, **numbers):
-    return record(hold_out, method, trial, dataset="cifar10", **numbers)
+    data = {"data": tables.PAPERS_DATA["cifar10"]} | numbers
+    return record(hold_out, method, trial, dataset="cifar10", **data)
 
 
 # (class, trial): msp, odin, accuracy of the classifier; trial 2 lacks class 2
@@ -112,7 +127,7 @@ def test_the_frame_of_a_profile_has_all_its_scores_and_the_settings_that_differ(
 
 
 def test_by_class_is_the_mean_within_a_trial_then_over_trials():
-    table = tables.by_class(experiment(), RECORDS)
+    table = tables.by_class(experiment(), RECORDS[:-1])
     assert list(table.index) == ["1", "2", "average"]
     for k, measure in enumerate(("msp", "odin", "accuracy")):
         one = [100 * CLASSIFICATION["1", t][k] for t in (0, 1, 2)]
@@ -126,10 +141,48 @@ def test_by_class_is_the_mean_within_a_trial_then_over_trials():
     assert table["classification", "msp", "mean"]["average"] == pytest.approx(30)  # of 20 and 40
 
 
+def test_compared_rows_have_the_same_classes_and_trials_also_of_scores_and_imports(tmp_path):
+    """Half of the rotation's runs, one not scored by ODIN: nowhere a mean of more than it has."""
+    runs = []
+    for trial, name in itertools.product((0, 1), "123456"):
+        value = int(name) / 100 + trial / 10
+        runs.append(record(name, "classification", trial, value, value, 0.9))
+        if trial == 0 or name in "12":
+            runs.append(record(name, "rotation", trial, value + 0.3, value + 0.3, 0.95))
+    which = experiment(hold_out=list("123456"))
+    table = tables.by_class(which, runs)
+    averages = table.loc["average"].xs("mean", level="statistic").drop("accuracy", level="measure")
+    assert averages.to_dict() == pytest.approx(
+        {(m, s): 3.5 + 30 * (m == "rotation") for m in which.methods for s in ("msp", "odin")}
+    )
+    assert table["classification", "msp", "mean"].to_dict() == pytest.approx(
+        {"1": 6, "2": 7, "3": 3, "4": 4, "5": 5, "6": 6, "average": 3.5}
+    )
+    (verdict,) = {*show.counts(table).query("index.str.contains('above Class')").here[:2]}
+    assert verdict.startswith("6 of 6, +30.00")
+    tables.save(table, tmp_path / "table.csv")
+    lacks = pd.read_csv(tmp_path / "table.csv", index_col=0).lacks
+    assert lacks["3"] == "rotation trial 1 (not run)" and lacks["average"] == "of trials 0"
+    assert lacks.isna().tolist() == [True] * 2 + [False] * 5
+    del runs[1].metrics["odin"]  # of rotation: class 1, trial 0
+    table = tables.by_class(which, runs)
+    averages = table.loc["average"].xs("mean", level="statistic")
+    assert averages["rotation"].isna().all()
+    assert averages["classification", "msp"] == pytest.approx(8.5)
+    assert table.attrs["lacks"]["1"] == "rotation trial 0 (not scored)"
+    part = [one for one in runs if one.hold_out != "6" or one.method == "classification"]
+    counts = show.counts(tables.by_class(which, part)).here
+    assert "no verdict from 5 of 6" in counts.to_list()
+    few = which.model_copy(update={"train_per_class": 20})
+    rows = stats.gains([(few, part)]).query("statistics == 'mixed'")
+    assert rows[["plain", "with", "gain", "p"]].isna().all(axis=None)
+    assert rows.classes.tolist() == [5, 5, 5]
+
+
 def test_one_trial_has_no_deviation_and_no_trial_is_not_run():
     text = show.formatted(tables.by_class(experiment(), RECORDS))
     assert list(text.index) == ["1", "2", "Average"]
-    plain = ["40.00 ± 43.59", "45.00 ± 21.21", "30.00 ± 14.14"]
+    plain = ["10.00", "45.00 ± 21.21", "30.00 ± 14.14"]  # of class 1 the trial that rotation has
     assert list(text["Classification-only", "MSP"]) == plain
     assert list(text["Rotation-augmented", "ODIN"]) == ["60.00", "not run", "not run"]
     nothing = show.formatted(tables.by_class(experiment(), []))
@@ -230,7 +283,7 @@ def test_wins_are_counted_here_and_in_the_paper():
     counts = show.counts(of_table3(runs))
     detector = counts.loc["Rotation-augmented: ODIN above MSP"]
     gain = counts.loc["Rotation-augmented: ODIN above Classification-only"]
-    assert detector["here"] == "1 of 3" and gain["here"] == "not run"
+    assert detector["here"] == "no verdict from 3 of 10" and gain["here"] == "not run"
     assert detector["in the paper"].startswith("7 of 10, ")  # not automobile, horse, ship
     gains = (TABLE3.rotation_odin - TABLE3.classification_odin).drop("average")
     p = wilcoxon(gains).pvalue
@@ -306,7 +359,7 @@ def test_generalisation_is_one_row_a_data_set_beside_table_2():
                          ("Classification-only", "95.87 ± 0.05 85.51 ± 0.17")):  # fmt: skip
         assert " ".join(text[method, "Accuracy", "paper"]) == said
     assert show.differences(table)["Rotation-augmented", "Accuracy"].tolist() == ["-0.54 *", ""]
-    assert show.counts(table).iloc[0].tolist() == ["1 of 1", "2 of 2"]
+    assert show.counts(table).iloc[0].tolist() == ["no verdict from 1 of 2", "2 of 2"]
     for changes in ({"dataset": "digits"}, {"dataset": "cifar10", "train_per_class": 500}):
         other = TABLE2.generalization([(experiment(hold_out="none", **changes), [])])
         assert "paper" not in other.columns.unique("statistic")
@@ -329,7 +382,7 @@ def test_rank_correlation_is_that_of_the_ranks_of_the_classes_that_have_both():
     for one in found[4:]:
         del one.metrics["msp"]
     rho = FIGURE1.rank_correlation(tables.by_class(how, found))["here"]
-    assert rho["Classification-only", "MSP"] == 0.8  # 1 2 3 4 and 2 1 3 4
+    assert rho.isna().all()  # of four of the six classes nothing is said
 
 
 def test_classes_of_another_data_set_are_passed_over_but_not_all():
@@ -381,11 +434,14 @@ def test_the_weight_of_the_best_mean_is_chosen_once_all_are_run(tmp_path):
 def test_remarks_say_how_much_was_run_and_on_what():
     lines = show.remarks(experiment(), RECORDS)
     said = "6 of 12 runs are finished, trained in 6 min on abacus (6)."
-    averages = "Averages are of the trials that have every class: 2 with Classification-only"
-    assert lines == [said, f"{averages}."]
+    lacks = "Runs that a method lacks and another has: Rotation-augmented {} (not run). Rows "
+    lacks += (
+        "compare the same classes and trials; averages are of Classification-only{} in trials {}."
+    )
+    assert lines == [said, lacks.format(4, "", "0, 1")]
     other = record("2", "rotation", 0, 0.5, 0.6, 0.98, data=MADE_UP)
     _, line, warning = show.remarks(experiment(), [*RECORDS, other])
-    assert line == f"{averages}, 1 with Rotation-augmented."
+    assert line == lacks.format(3, ", Rotation-augmented", 0)
     assert warning.startswith("NOT COMPARABLE")
     assert f"{plan.current_digests(experiment())} (6), dddddddd-eeeeeeee (1)" in warning
     assert "0 of 12 runs" in show.summary(experiment(), [])

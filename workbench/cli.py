@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add = command("score", _score, "score a folder of images without labels with a finished run")
     add("run", type=Path, help="a run's folder, with its record.json and weights.pt")
-    add("folder", type=Path, help="images in any format that Pillow reads, in folders or not")
+    add("folder", type=Path, help="an image that Pillow reads, or a folder of them")
     add("-o", "--out", type=Path, help="the table, .csv; the contact sheet beside it is a .png")
     add("-p", "--parameter", **PARAMETER)
 
@@ -98,6 +98,7 @@ def _add_data(add: Callable) -> None:
     add("what", choices=("prepare", "check"))
     add("dataset", help="a name, or a folder with train/<class>/* and test/<class>/*")
     add("--root", help="the folder of prepared data sets (default: $SEMLIB_DATA, else data/)")
+    add("--skip-unreadable", action="store_true", help="leave out images that can't be read")
     add("--side", type=side, help="pixels a side (default: own images 32, ImageNet 256)")
     add("--ilsvrc", help="ImageNet: the ILSVRC2012 folder (default: $SEMLIB_ILSVRC)")
 
@@ -124,11 +125,11 @@ def _run(args: argparse.Namespace) -> int:
 
     notebook = notebooks.existing(args.notebook)
     parameters, experiments = notebooks.parameters(notebook, args.file, args.parameter)
-    if not args.checked:
-        notebooks.prepare(experiments)
     out = args.out or notebooks.executed(notebook, experiments[0])
     if out.suffix != ".ipynb" or out.is_dir():
         raise ConfigError(f"--out: {out} isn't a notebook's name (.ipynb)")
+    if not args.checked:
+        notebooks.prepare(experiments, out.parent)
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_suffix(".unfinished.ipynb")  # the last one stays until this has ended
     if said := notebooks.replaces(out, parameters):
@@ -182,6 +183,7 @@ def _grid(args: argparse.Namespace) -> int:
 
 def _import(args: argparse.Namespace) -> int:
     from workbench.batch import notebooks
+    from workbench.results import show
     from workbench.runs import external
 
     given = notebooks.merged(args.file, args.parameter)
@@ -195,6 +197,9 @@ def _import(args: argparse.Namespace) -> int:
         plain = {name: value for name, value in record.metrics.items() if "@" not in name}
         measured = ", ".join(f"{name} {100 * value:.2f} %" for name, value in plain.items())
         print(f"{short(record.home)}: {measured}")
+        experiment = record.run.experiment.model_copy(update={"scores": tuple(record.scoring)})
+        for said in show.doubts(experiment, [record]):
+            print(said)
         methods.append(record.method)
     if named := ", ".join(dict.fromkeys(methods)):
         print(f'shown in the inspector, and in tables with -p methods "[..., {named}]"')
@@ -203,7 +208,7 @@ def _import(args: argparse.Namespace) -> int:
 
 def _score(args: argparse.Namespace) -> None:
     from workbench.batch import notebooks
-    from workbench.results import plots
+    from workbench.results import plots, tables
     from workbench.runs import new_images
 
     if args.out and (args.out.suffix != ".csv" or args.out.is_dir()):
@@ -214,10 +219,12 @@ def _score(args: argparse.Namespace) -> None:
     sheet = out.with_suffix(".png")
     figure = plots.most_anomalous(table, images)
     save_atomically(sheet, lambda file: figure.savefig(file, format="png"))
-    text = table.to_csv(index=False).encode(errors="surrogateescape")  # names of files: any bytes
+    text = tables.csv_text(table, index=False).encode(errors="surrogateescape")  # any bytes
     save_atomically(out, lambda file: file.write(text))
+    if len(table) > len(images):
+        print(f"{len(table) - len(images)} of {len(table)} files can't be read: column error")
     used = given.get("statistics", record.statistics)
-    print(f"{len(table)} images, {used} statistics: {short(out)}")
+    print(f"{len(images)} images, {used} statistics: {short(out)}")
     print(f"the most anomalous by {table.columns[2]}: {short(sheet)}")
 
 
@@ -230,7 +237,8 @@ def _data(args: argparse.Namespace) -> None:
         side = f" --side {args.side}" if args.side else ""
         command = f"python -m semlib data prepare {which[0]}{side}"
         raise ConfigError(f"{which[0]} {why}; prepare it: {command}")
-    data = prepared.load(*which, ilsvrc=from_here("ilsvrc", args.ilsvrc))
+    how = {"ilsvrc": from_here("ilsvrc", args.ilsvrc), "skip_unreadable": args.skip_unreadable}
+    data = prepared.load(*which, **how)
     if checked:
         checks.check_parts(data)
     _, channels, height, width = data.train.images.shape
@@ -273,6 +281,10 @@ def _terminate(*_: object) -> None:
 
 def start() -> None:
     """What `python -m semlib` runs."""
+    try:
+        import fcntl  # noqa: F401 - file locks, without which runs would overwrite each other
+    except ImportError:
+        sys.exit("error: semlib needs Linux or macOS (on Windows its subsystem for Linux)")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # an ASCII terminal has no ±
     signal.signal(signal.SIGTERM, _terminate)

@@ -11,6 +11,7 @@ import reprlib
 import unicodedata
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -422,7 +423,7 @@ def several_from_parameters(
     known = [*Experiment.model_fields, *Several.model_fields]
     names = set(namespace) - {"In"}
     if cells := namespace.get("In"):  # IPython's cells so far: start-up files set other names
-        names &= _assigned(cells)
+        names &= _assigned(cells, {*known, *also})
     if not {"experiment", "experiments"} & set(namespace):
         for name in sorted(names - {*known, *also}):
             plain = isinstance(namespace[name], str | int | float | list | tuple | None)
@@ -469,15 +470,18 @@ def nullable(name: str) -> bool:
     return field is not None and type(None) in get_args(field.annotation)
 
 
-def _assigned(cells: list[str]) -> set[str]:
-    """The names that the cells' code sets."""
-    names = set()
+def _assigned(cells: list[str], known: set[str]) -> set[str]:
+    """The names that are set by cells of parameters: those that set one, and Papermill's."""
+    found: set[str] = set()
     for cell in cells:
+        names: set[str] = set()
         with suppress(SyntaxError):  # %magic, or a cell that failed
             for statement in ast.parse(cell).body:
                 targets = statement.targets if isinstance(statement, ast.Assign) else []
                 names |= {target.id for target in targets if isinstance(target, ast.Name)}
-    return names
+        if names & known or cell.startswith("# Parameters"):
+            found |= names
+    return found
 
 
 def from_yaml(text: str) -> Any:
@@ -491,7 +495,17 @@ def from_yaml(text: str) -> Any:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"{name} is there twice")
+    _check_numbers(text)
     return value
+
+
+def _check_numbers(text: str) -> None:
+    """ValueError for whole numbers that YAML reads in a way of its own: 010 is 8, 1:30 is 90."""
+    tag = partial(yaml.resolver.Resolver().resolve, yaml.ScalarNode, implicit=(True, False))
+    for token in yaml.scan(text):
+        value = token.value if isinstance(token, yaml.ScalarToken) and token.plain else ""
+        if tag(value).endswith("int") and not re.fullmatch("[-+]?(0|[1-9][0-9]*)", value):
+            raise ValueError(f"{value} isn't written as a number is; of a name put it in quotes")
 
 
 def from_here(name: str, value: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import psutil
 
+RESULTS = "SEMLIB_RESULTS"  # the folder of the notebook that `run` executes
 _above = Path(__file__).resolve().parents[1]
 CHECKOUT = (_above / "pyproject.toml").exists()  # else installed: no notebooks/, params/, workflow/
 # JupyterLab and Papermill start kernels in different folders, so paths in notebooks and parameter
@@ -65,6 +66,12 @@ def fingerprint(path: Path) -> tuple[int, int, int, int] | None:
     return None
 
 
+def result(path: Path) -> Path:
+    """Where a notebook's table or figure goes: beside the executed notebook, with `run -o` too."""
+    folder = os.environ.get(RESULTS)
+    return Path(folder) / path.name if folder else path
+
+
 def check_writable(folder: Path, needed: int = 0) -> None:
     """Make the folder; OSError if it can't be written to or has less than `needed` bytes free."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +96,8 @@ def save_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             write(file)
-        Path(part).chmod(0o644)
+        with suppress(OSError):  # exFAT, CIFS
+            Path(part).chmod(0o644)
         Path(part).replace(path)
     except Exception as error:
         # torch.save hides a full disk behind an error of its own

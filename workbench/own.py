@@ -33,6 +33,8 @@ _loaded: dict[str, Files] = {}  # by module: it and the user's modules that it i
 _digests: dict[str, tuple[Files, str]] = {}
 # Functions of a notebook's cells, by cell:name, each with a function that gives its digest now
 of_cells: dict[str, tuple[Callable[..., Any], Callable[[], str]]] = {}
+if str(ROOT) not in sys.path:
+    sys.path.append(str(ROOT))  # in JupyterLab a kernel's own folder is notebooks/
 
 
 def function(name: str) -> Callable[..., Any]:
@@ -46,8 +48,6 @@ def function(name: str) -> Callable[..., Any]:
             raise ConfigError(f"{name} isn't defined here; run its cell and runs.using again")
         return of_cells[name][0]
     module, _, attribute = name.partition(":")
-    if str(ROOT) not in sys.path:
-        sys.path.append(str(ROOT))  # in JupyterLab a kernel's own folder is notebooks/
     try:
         found = getattr(_imported(module), attribute)
     except Exception as error:  # a user's module can raise any
@@ -75,6 +75,15 @@ def digest(name: str) -> str:
         found = _digest(_closure(module, attribute))
         _digests[name] = (_loaded[module], found)
     return found
+
+
+def is_here(name: str, digest: str) -> bool:
+    """Whether the source of a function has this digest here; nothing of it is imported."""
+    if name in of_cells:
+        return of_cells[name][1]() == digest
+    module, _, attribute = name.partition(":")
+    path = _source(module)
+    return path is not None and _digest(_closure(module, attribute)) == digest
 
 
 def module_digest(module: str) -> str:
@@ -143,10 +152,20 @@ def _closure(module: str, attribute: str | None) -> dict[str, list[ast.stmt]]:
 def _source(module: str) -> Path | None:
     """The file of a module; None if it is built in, not there, or a folder without __init__.py."""
     with suppress(Exception):  # a parent that isn't a package, or one that raises
-        spec = importlib.util.find_spec(module)
+        spec = _spec(module)
         if spec and spec.has_location and spec.origin and Path(spec.origin).is_file():
             return Path(spec.origin)
     return None
+
+
+def _spec(module: str) -> Any:
+    """The spec of a module, as importlib's find_spec; packages that it lies in aren't imported."""
+    if module in sys.modules:
+        return sys.modules[module].__spec__
+    package = module.rpartition(".")[0]
+    above = _spec(package).submodule_search_locations if package else None
+    found = (finder.find_spec(module, above) for finder in sys.meta_path)
+    return next(filter(None, found), None)
 
 
 def _is_users(path: Path) -> bool:

@@ -2,8 +2,10 @@
 
 import argparse
 import fcntl
+import glob
 import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -230,7 +232,11 @@ class Grid:
         failed = [name for name in names if not self._file(name, "done").exists()]
         failed = [name for name in failed if name not in self.tables] or failed
         for name in failed[:MOST_SHOWN]:
-            print(f"failed: {name}: {_cause(self._file(name, 'log'))}")
+            log = self._file(name, "log")
+            if words := _clusters_words(log):
+                with log.open("a") as file:
+                    file.write(f"error: {words}\n")
+            print(f"failed: {name}: {_cause(log)}")
         logs = f"{len(failed)} failed; each job's log: {short(self.where)}/NAME.log"
         print(f"{logs}; the same command runs only what failed again")
 
@@ -301,6 +307,15 @@ def _cause(log: Path) -> str:
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     notebook = [line for line in lines if line.endswith(".unfinished.ipynb")]
     return f"{one_line((errors or lines)[-1])} ({[short(log), *notebook][-1]})"
+
+
+def _clusters_words(log: Path) -> str:
+    """What SLURM said of a job that it refused (in Snakemake's log) or ended (in its own)."""
+    own = sorted(log.parent.glob(f".snakemake/slurm_logs/*/{glob.escape(log.stem)}/*.log"))
+    logs = [*own[-1:], *([] if log.exists() else [log.with_name("snakemake.log")])]
+    said = [line for file in logs if file.exists() for line in _lines(file)]
+    words = [line for line in said if re.search(r"\b(sbatch|srun|slurmstepd): (error|fatal)", line)]
+    return one_line("; ".join(dict.fromkeys(words)))
 
 
 def _lines(log: Path) -> list[str]:

@@ -30,7 +30,7 @@ from workbench.experiment import (
     unknown_parameter,
     with_file,
 )
-from workbench.files import ROOT, check_writable, one_line, short
+from workbench.files import RESULTS, ROOT, check_writable, one_line, short
 from workbench.runs import plan
 
 START_TIMEOUT = 600  # seconds that a kernel may take to start, on a slow file system say
@@ -115,6 +115,10 @@ def _default(notebook: Path, parameter: dict[str, str]) -> Any:
 def merged(files: Sequence[str | Path], pairs: Sequence[Sequence[str]]) -> dict[str, Any]:
     """The parameters of the files and, over them, those of the command line, not yet checked."""
     given: dict[str, Any] = {}
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{name}: is given twice; leave out one -p")
     for file in files:
         given |= read_parameters(existing(file))
     return given | {name: from_here(name, _value(name, text)) for name, text in pairs}
@@ -182,7 +186,7 @@ def execute(
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
     # From ROOT: the executed notebook keeps them, and should name no folders of this machine
     paths = [literal(short(path)) for path in (notebook, out)]
-    with _kernels(threads) as folder:
+    with _kernels(threads, out.parent.absolute()) as folder:
         return papermill.execute_notebook(
             *paths,
             parameters,
@@ -197,11 +201,12 @@ def execute(
 
 
 @contextmanager
-def _kernels(threads: int | None) -> Generator[str, None, None]:
+def _kernels(threads: int | None, results: Path) -> Generator[str, None, None]:
     """An environment in which kernels are alike on every machine; yields a folder for sockets.
 
     python3 is this interpreter, whatever kernelspecs are installed; the IPython profile is empty,
-    figures appear in the notebook, and the current folder is ROOT.
+    figures appear in the notebook, and the current folder is ROOT. results: where `files.result`
+    puts tables and figures.
     """
     # A socket's name has at most 103 characters, and a cluster's $TMPDIR can be long
     base = "/tmp" if len(tempfile.gettempdir()) > 75 else None
@@ -215,6 +220,7 @@ def _kernels(threads: int | None) -> Generator[str, None, None]:
             "JUPYTER_PATH": os.pathsep.join([folder, *filter(None, [os.getenv("JUPYTER_PATH")])]),
             "JUPYTER_RUNTIME_DIR": f"{folder}/runtime",
             "IPYTHONDIR": f"{folder}/ipython",
+            RESULTS: str(results),
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         }
@@ -252,8 +258,11 @@ def copy_all(folder: Path = ROOT / "lab") -> list[Path]:
     return copies
 
 
-def prepare(experiments: Sequence[Experiment]) -> None:
-    """Check all experiments and prepare their data, before a job starts; ConfigError, DataError."""
+def prepare(experiments: Sequence[Experiment], out: Path | None = None) -> None:
+    """Check all experiments and prepare their data, before a job starts; ConfigError, DataError.
+
+    out: where the executed notebook goes; the experiments' folder unless given.
+    """
     check(experiments)
     loaded = None
     for e in experiments:
@@ -264,11 +273,13 @@ def prepare(experiments: Sequence[Experiment]) -> None:
                 loaded = which
             runs.check_data(e, data)
     folder = experiments[0].folder
-    try:
-        check_writable(folder)
-    except OSError as error:
-        why = f"can't be written to ({error.strerror}); choose another folder"
-        raise ConfigError(f"outputs: {folder} {why}") from None
+    trains = any(e.missing == "train" for e in experiments)
+    for place in {out or folder, folder if trains else out or folder}:
+        try:
+            check_writable(place)
+        except OSError as error:
+            why = f"can't be written to ({error.strerror}); choose another folder"
+            raise ConfigError(f"outputs: {place} {why}") from None
 
 
 def check(experiments: Sequence[Experiment]) -> None:

@@ -12,7 +12,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageCms, ImageFile, ImageOps
+from PIL import Image, ImageCms, ImageFile, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from semlib.datasets import DataError, Dataset, ImageSet
@@ -25,6 +25,12 @@ LEFTOVERS = ("thumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin", "
 LARGE = 20_000_000  # pixels: a larger JPEG is decoded smaller, others one at a time
 TIFF_COLOURS = {2: 3, 5: 4, 6: 3, 8: 3}  # channels of RGB, CMYK, YCbCr and Lab; of others 1
 WORKERS = min(8, os.cpu_count() or 1)  # each holds an image or two in memory
+# What Pillow says of these is that it doesn't know them, and what to do instead
+HINTS = {".heic": "HEIC: convert it, magick a.heic a.png"}
+HINTS |= {".heif": HINTS[".heic"], ".dcm": "DICOM: save its picture, magick a.dcm a.png"}
+VIDEO = "a video: save frames, ffmpeg -i a b%d.png"
+HINTS |= dict.fromkeys((".mp4", ".avi", ".mov", ".mkv"), VIDEO)
+HINTS |= dict.fromkeys((".tif", ".tiff"), "of more than four bands? save three of them as RGB")
 _one_large = threading.Lock()
 
 
@@ -54,7 +60,9 @@ def _class_folders(root: Path, part: str) -> dict[str, Path]:
     folder = root / part
     if not folder.is_dir():
         there = ", ".join(path.name for path in _entries(root)) or "nothing"
-        raise DataError(f"{root} has no {part}/, only {there}; {LAYOUT}")
+        inside = [path for path in _entries(root) if (path / part).is_dir()]
+        do = f"name {inside[0]}" if inside else LAYOUT
+        raise DataError(f"{root} has no {part}/, only {there}; {do}")
     found: dict[str, Path] = {}
     for path in _entries(folder):
         if not path.is_dir():
@@ -65,6 +73,9 @@ def _class_folders(root: Path, part: str) -> dict[str, Path]:
         found[name] = path
     if not found:
         raise DataError(f"{root} has no class folders in {part}/; {LAYOUT}")
+    (first, *others) = found.values()
+    if not others and all(path.is_dir() for path in _entries(first)):
+        raise DataError(f"{first} holds folders alone: if they are the classes, move them up")
     return found
 
 
@@ -99,57 +110,71 @@ def listing(root: Path) -> str:
     return sha.hexdigest()
 
 
-def read(root: Path, side: int) -> Dataset:
-    """Decode all images of a user's folder, as `decode` does."""
+def read(root: Path, side: int) -> tuple[Dataset, dict[Path, str]]:
+    """Decode all images of a user's folder, as `decode` does; why the others can't be read."""
     members = scan(root)
     files, labels = zip(*members["train"], *members["test"], strict=True)
-    whole = ImageSet(decode_all(files, side, root.name), np.array(labels, np.int64))
-    count = len(members["train"])
-    return Dataset(root.name, whole[:count], whole[count:], classes(root))
+    pixels, wrong = decode_all(files, side, root.name)
+    kept = [label for file, label in zip(files, labels, strict=True) if file not in wrong]
+    whole = ImageSet(pixels, np.array(kept, np.int64))
+    count = sum(file not in wrong for file, _ in members["train"])
+    return Dataset(root.name, whole[:count], whole[count:], classes(root)), wrong
 
 
-def unlabelled(root: Path, data: Dataset) -> tuple[list[str], np.ndarray]:
-    """The names and pixels of every image in a folder and below, prepared like the data set's."""
+def unlabelled(root: Path, data: Dataset) -> tuple[list[str], np.ndarray, dict[str, str]]:
+    """The names and pixels of a file, or of every image in a folder and below.
+
+    Prepared like the data set's. Last, by its name why each other one can't be read.
+    """
     channels, height, width = data.test.images.shape[1:]
     if channels not in (1, 3) or height != width:
         shape = f"{channels} of {width}x{height} pixels"
         raise DataError(f"{root}: images can be made squares of 1 or 3 channels, not {shape}")
-    found = images(root) if root.is_dir() else []
+    found = images(root) if root.is_dir() else [root] if root.is_file() else []
     if not found:
         raise DataError(f"{root} holds no image; name a folder of images")
-    pixels = decode_all(found, height, root.name)
+    pixels, wrong = decode_all(found, height, root.name)
+    if len(wrong) == len(found):
+        raise DataError(refusal(wrong, len(found)))
     if channels == 1:
         grey = [Image.fromarray(image.transpose(1, 2, 0)).convert("L") for image in pixels]
         pixels = np.stack([np.asarray(image)[None] for image in grey])
-    return [path.relative_to(root).as_posix() for path in found], pixels
+    above = root if root.is_dir() else root.parent
+    names = {path: path.relative_to(above).as_posix() for path in found}
+    unreadable = {names[path]: why for path, why in wrong.items()}
+    return [names[path] for path in found if path not in wrong], pixels, unreadable
 
 
-def decode_all(files: Sequence[Path], side: int, what: str) -> np.ndarray:
-    """Decode files in parallel into uint8 (N, 3, side, side). DataError names wrong ones."""
+def refusal(wrong: dict[Path, str], count: int) -> str:
+    """Ten of the files that can't be read with the reason, and how many more there are."""
+    first = [wrong[path] for path in sorted(wrong)[:10]]
+    more = f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""
+    return f"{len(wrong)} of {count} images: {'; '.join(first)}{more}"
+
+
+def decode_all(files: Sequence[Path], side: int, what: str) -> tuple[np.ndarray, dict[Path, str]]:
+    """Decode files in parallel into uint8 (N, 3, side, side); why each other one can't be read."""
     count = len(files)
     check_memory(count * 3 * side**2, f"{what}: {count:,} images of {side}x{side} pixels")
     pixels = np.empty((count, 3, side, side), np.uint8)
-    wrong: list[str] = []
+    wrong: dict[Path, str] = {}
     on_white: list[Path] = []
 
     def attempt(k: int) -> None:
         try:
             pixels[k] = decode(files[k], side, on_white)
         except DataError as error:
-            wrong.append(str(error))
+            wrong[files[k]] = str(error)
 
     # Pillow works outside the interpreter's lock; its warnings of metadata would be one an image
     with warnings.catch_warnings(), ThreadPoolExecutor(WORKERS) as pool:
         warnings.filterwarnings("ignore", module="PIL")
         done = pool.map(attempt, range(count))
         list(tqdm(done, desc=what, total=count, unit="image", leave=False))
-    if wrong:
-        more = f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""
-        raise DataError(f"{len(wrong)} of {count} images: {'; '.join(sorted(wrong)[:10])}{more}")
     if on_white:
         said = f"{what}: {len(on_white)} of {count} images have transparent parts, now white"
         warnings.warn(f"{said}; {min(on_white)} is one", stacklevel=2)
-    return pixels
+    return pixels[[file not in wrong for file in files]] if wrong else pixels, wrong
 
 
 def decode(file: Path, side: int, on_white: list[Path] | None = None) -> np.ndarray:
@@ -161,6 +186,8 @@ def decode(file: Path, side: int, on_white: list[Path] | None = None) -> np.ndar
         image, is_on_white = _rgb(file, side)
     except Exception as error:  # Pillow raises many kinds
         cause = "too little memory" if isinstance(error, MemoryError) else one_line(error)
+        if isinstance(error, UnidentifiedImageError):
+            cause = HINTS.get(file.suffix.lower(), cause)
         raise DataError(f"{file} can't be read as an image ({cause})") from error
     if is_on_white and on_white is not None:
         on_white.append(file)

@@ -9,7 +9,7 @@ import numpy as np
 from semlib.datasets import DataError, Dataset, ImageSet
 from semlib.datasets.imagenet import COUNTS, SUBSETS
 from workbench.files import resolve
-from workbench.images.folder import decode_all, images
+from workbench.images.folder import decode_all, images, refusal
 
 SIDE = 256  # pixels: shorter side and centre crop (Appendix A); training crops 224 of them
 
@@ -48,7 +48,10 @@ def prepare(name: str, side: int = SIDE, root: str | Path | None = None) -> Data
     if absent:
         todo = "docs/notebooks.md says how to unpack the publisher's tar files"
         raise DataError(f"{source(root)} has no images of {', '.join(absent)}; {todo}")
-    whole = ImageSet(decode_all(files, side, name), np.array(labels, np.int64))
+    pixels, wrong = decode_all(files, side, name)
+    if wrong:
+        raise DataError(refusal(wrong, len(files)))
+    whole = ImageSet(pixels, np.array(labels, np.int64))
     train = whole[: counts[0]]
     test = whole[counts[0] :]
     return Dataset(name, train, test, tuple(SUBSETS[name].values()))

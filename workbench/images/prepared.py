@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
@@ -65,17 +66,23 @@ def load(
     fold: Number = None,
     validation: bool = False,
     ilsvrc: str | None = None,
+    skip_unreadable: bool = False,
 ) -> Dataset:
     """The data set of that name: built in, a prepared NAME.npz in the data root, or a folder.
 
     side: pixels a side of a folder's images (None: 32) and of ImageNet's (None: 256). fold: one of
     STL-10's 10 predefined folds of training images. validation: part of the training images takes
     the place of the test images, which are not read. ilsvrc: the ILSVRC2012 folder (None:
-    $SEMLIB_ILSVRC). DataError lists the names, or names the file that can't be read.
+    $SEMLIB_ILSVRC). skip_unreadable: leave out files of a folder that can't be read. DataError
+    lists the names, or names the file that can't be read.
     """
     if fold is not None and (name != "stl10" or fold not in range(10)):
         raise DataError(f"{name} has no fold {fold}; only stl10 has predefined ones, 0 to 9")
-    data = _part(_prepare(name, root, side, ilsvrc), folder_name(name), fold, validation)
+    if is_name(name, root, side) and (Path(name).is_dir() or resolve(name).is_dir()):
+        said = f"dataset {name}: the data set of that name is taken, not the folder {name} here"
+        warnings.warn(f"{said}; ./{name} names the folder", stacklevel=2)
+    path = _prepare(name, root, side, ilsvrc, skip_unreadable)
+    data = _part(path, folder_name(name), fold, validation)
     if name in SUBSETS and not validation:
         imagenet_files.warn_if_fewer(data)
     return data
@@ -88,10 +95,12 @@ def _part(path: Path, name: str, fold: Number, validation: bool) -> Dataset:
     return _with_validation(data) if validation else data
 
 
-def _prepare(name: str, root: Root, side: Number, ilsvrc: str | None = None) -> Path:
+def _prepare(
+    name: str, root: Root, side: Number, ilsvrc: str | None = None, skip: bool = False
+) -> Path:
     """The prepared file, written if it isn't there; the digits need none."""
     if not is_name(name, root, side):
-        return _prepare_folder(name, root, side)
+        return _prepare_folder(name, root, side, skip)
     path = prepared_path(name, root, side)
     if path.exists() or name == "digits":
         return path
@@ -108,8 +117,11 @@ def _prepare(name: str, root: Root, side: Number, ilsvrc: str | None = None) -> 
     return path
 
 
-def _prepare_folder(name: str, root: Root, side: Number) -> Path:
-    """The prepared file of a folder of images, made anew if the folder has changed."""
+def _prepare_folder(name: str, root: Root, side: Number, skip: bool) -> Path:
+    """The prepared file of a folder of images, made anew if the folder has changed.
+
+    Beside it <name>.unreadable.txt lists files that can't be read: DataError, unless `skip`.
+    """
     source = resolve(name)
     if not source.is_dir():
         made = [path.stem for path in sorted(data_root(root).glob("*.npz"))]
@@ -121,7 +133,17 @@ def _prepare_folder(name: str, root: Root, side: Number) -> Path:
     if _listed(path) != listing:
         count = sum(map(len, folder.scan(source).values()))
         check_writable(path.parent, count * 3 * (side or SIDE) ** 2)
-        write(path, folder.read(source, side or SIDE), source=np.array(listing))
+        data, wrong = folder.read(source, side or SIDE)
+        if wrong:
+            said = folder.refusal(wrong, count)
+            lines = path.with_suffix(".unreadable.txt")
+            text = "\n".join(wrong[file] for file in sorted(wrong)) + "\n"
+            save_atomically(lines, lambda file: file.write(text.encode(errors="backslashreplace")))
+            if not skip:
+                do = "data prepare --skip-unreadable leaves them out"
+                raise DataError(f"{said}; all are in {lines}; {do}")
+            warnings.warn(f"left out {said}; all are in {lines}", stacklevel=4)
+        write(path, data, source=np.array(listing))
     return path
 
 

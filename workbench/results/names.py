@@ -1,8 +1,11 @@
 """How methods, measures and rows are called where they are shown."""
 
+import re
 from collections.abc import Iterable
 
 import pandas as pd
+
+pd.set_option("display.html.use_mathjax", False)  # a class may be called $x$
 
 LABELS = {"classification": "Classification-only", "rotation": "Rotation-augmented"}
 LABELS |= {"cpc": "CPC-augmented", "center_mask": "Random-center-masked", "accuracy": "Accuracy"}
@@ -25,6 +28,20 @@ def label(name: str, among: Iterable[str] = ()) -> str:
     others = [LABELS.get(other, other.rpartition(":")[2]) for other in among if other != name]
     alike = shown.casefold() in map(str.casefold, others)
     return f"{shown} ({module})" if module and alike else shown
+
+
+def plain(text: str) -> str:
+    """The text in Markdown as it stands: names are no HTML, links, pictures or formulas there.
+
+    The spans keep MathJax from joining two $ or a backslash with what follows.
+    """
+    return re.sub(r"[]<>&`*|[$\\]", lambda found: f"<span>&#{ord(found[0])};</span>", text)
+
+
+def code(text: str) -> str:
+    """The text as code in Markdown, between more backticks than it has."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{text}{fence}" if len(fence) == 1 else f"{fence} {text} {fence}"
 
 
 def average_row(classes: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ import math
 import re
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -22,7 +23,7 @@ from PIL import Image
 
 from semlib.datasets import Dataset
 from workbench.experiment import PAPERS_SCORES, Experiment
-from workbench.files import save_atomically
+from workbench.files import result, save_atomically
 from workbench.images import prepared
 from workbench.images.digests import digests_of
 from workbench.results import show, stats, tables
@@ -123,7 +124,7 @@ def precision_recall(experiment: Experiment, records: Records, curves: int = CUR
     means = means.xs((experiment.scores[0], "mean"), axis=1, level=("measure", "statistic"))
     spread = (means.max(axis=1) - means.min(axis=1)).fillna(-1)
     classes = [name for name in held_out if name in spread.nlargest(PANELS).index]
-    drawn = [record for record in records if record.hold_out in classes]
+    drawn = [r for r in tables.shared(experiment, records) if r.hold_out in classes]
     rows = []
     for method, (score, how) in product(experiment.methods, scores.items()):
         for record in drawn:
@@ -235,8 +236,7 @@ def gain_by_class(experiment: Experiment, records: Records, most: int = ROWS) ->
         axis.axvline(0, **ZERO)
         axis.axhline(classes - 0.4, color="0.6", linewidth=0.8)
         axis.grid(axis="y", color="0.93")
-    mean = "mean" if table.whole.all() else "mean of those run"
-    axes[0].set(yticks=[*places.values()], yticklabels=[*names[:-1], mean])
+    axes[0].set(yticks=[*places.values()], yticklabels=[*names[:-1], "mean"])
     axes[0].set_ylim(classes + 0.9, -0.6)
     _legend(figure, ncols=3)
     title = f"How far each method is above {label('classification').lower()}, by held-out class"
@@ -447,13 +447,17 @@ def learning_curves(experiment: Experiment, records: Records) -> Figure:
     """Cost, test accuracy and average precision by epoch (the paper's Figure 1).
 
     Mean and a band of one std: over the trials of each class, or, of more than three classes, over
-    classes and trials. Test measures have the mixed batch-norm statistics; where the experiment's
-    table has others, diamonds are its numbers, which only the last epochs have.
+    classes and trials; of the runs that all methods have. Test measures have the mixed batch-norm
+    statistics; where the experiment's table has others, diamonds are its numbers, which only the
+    last epochs have.
     """
     import seaborn as sns  # slow to import
 
+    own = [record for record in records if not record.external]
+    methods = {record.method for record in own}
+    runs = Counter((record.hold_out, record.trial) for record in own)
     parts = []
-    for record in (record for record in records if not record.external):
+    for record in (r for r in own if runs[r.hold_out, r.trial] == len(methods)):
         name = re.sub("^_", " _", record.hold_out or "none")  # legends leave out _...
         method = label(record.method, experiment.methods)
         parts.append(record.history().assign(**{"held out": name, "method": method}))
@@ -505,6 +509,7 @@ def most_anomalous(table: pd.DataFrame, images: np.ndarray, count=42, columns=7)
     """The images, uint8 (N, C, H, W), with the highest first score of `runs.new_images`' table."""
     score = table.columns[2]
     cells = []
+    table = table.dropna(subset=[score])  # without files that can't be read, which come last
     ranked = table.reset_index(drop=True).sort_values(score, ascending=False, kind="stable")
     for k, row in ranked[:count].iterrows():
         name = _shortened(row.file.encode(errors="replace").decode())
@@ -645,6 +650,7 @@ def _lay_out_anew(figure: Figure, inches: float) -> None:
 
 def save(figure: Figure, path: Path, runs: Runs) -> None:
     """Write a PNG; if the file there shows more of its runs, to <name>.unfinished.png instead."""
+    path = result(path)
     planned = sum(len(plan.planned(experiment)) for experiment, _ in runs)
     share = sum(len(records) for _, records in runs) / planned
     before = 0.0

@@ -28,8 +28,8 @@ from workbench.experiment import (
 )
 from workbench.files import ROOT
 from workbench.results import stats, tables
-from workbench.results.frame import Runs, frame
-from workbench.results.names import label, rows_of, without_average
+from workbench.results.frame import Runs
+from workbench.results.names import code, label, plain, rows_of, without_average
 from workbench.runs import machine, plan, store
 from workbench.runs.estimate import duration
 from workbench.runs.store import Record
@@ -67,6 +67,7 @@ FORMATS = {
     "OSCR (%)": "{oscr:.2f}",
     "Oracle (%)": "{oracle:.2f}",
     "The paper": "{paper:.2f}",
+    "Lacks": "{lacks}",
     "Above in": "{above:.0f} of {classes}",
     "p": "{p}",
     "p by Holm": "{holm}",
@@ -78,6 +79,11 @@ FORMATS = {
     "For the params file": "{line}",
 }
 INDEX = [*FORMATS][:10]
+DOUBTS = {
+    "tied": "More than half of the images share a score (constant, float16, overflow?)",
+    "below": "Average precision below the share of anomalies (should the sign be changed?)",
+    "accuracy": "Accuracy at chance (are predicted and labels numbered alike?)",
+}
 
 
 # --- tables
@@ -100,10 +106,10 @@ def p_value(value: float) -> str:
 def text(table: pd.DataFrame) -> pd.DataFrame:
     """A table of `stats` (gains, leaderboard, contrasts) or `tables.by_weight` as text.
 
-    Methods and measures by their labels; "-" for NaN, and for means over a part of the classes.
+    Methods and measures by their labels; "-" for NaN.
     """
     if table.empty:
-        return _sentence("Difference", "nothing to compare: one method, or none that was run")
+        return _sentence("Difference", "nothing to compare: one method, or none with every class")
     board = "average_precision" in table
     table = table.reset_index().rename(columns={"class_low": "low", "class_high": "high"})
     for name in table.columns.intersection(["method", "measure", "score", "against"]):
@@ -113,7 +119,6 @@ def text(table: pd.DataFrame) -> pd.DataFrame:
     absent = table.columns[table.isna().all()]
     table = table.drop(columns=absent.intersection(["paper", "oracle"]))
     if "gain" in table:
-        table.loc[table.classes < table.planned, ["plain", "with", "gain", "low"]] = math.nan
         table["images"] = table.images.map("{:,.0f}".format)
     if "above" in table:
         table["above"] = table.above.where(table.classes > 0)  # of none: "-"
@@ -195,7 +200,8 @@ def counts(table: pd.DataFrame) -> pd.DataFrame:
 
     Here and in the paper. Where six classes or more differ, with the mean difference in points, its
     95 % t-interval over classes, and the p of Wilcoxon's two-sided signed-rank test. The classes of
-    a data set are not quite independent: their trainings share images.
+    a data set are not quite independent: their trainings share images. Of a part of the classes
+    only how many there are.
     """
     parts = _labelled(without_average(table))
     odin, msp, plain = map(label, ("odin", "msp", "classification"))
@@ -222,6 +228,8 @@ def _wins(gained: pd.Series) -> str:
     found = stats.paired(gained)
     if not found["classes"]:
         return ""
+    if found["classes"] < len(gained):
+        return f"no verdict from {found['classes']} of {len(gained)}"
     wins = f"{found['above']} of {found['classes']}"
     if math.isnan(found["p"]):
         return wins
@@ -291,10 +299,10 @@ def heading(*experiments: Experiment) -> str:
     """Each experiment's title and training in a paragraph of Markdown, for a notebook's top."""
     paragraphs = []
     for e in experiments:
-        training = f"{e.architecture}, {e.epochs} epochs of batches of {e.batch_size}"
+        training = f"{plain(e.architecture)}, {e.epochs} epochs of batches of {e.batch_size}"
         training += f", {e.schedule} schedule, {machine.precision(e)}"
         trials = "1 trial" if e.trials == 1 else f"{e.trials} trials"
-        text = f"**{title(e)}**: {training}, {trials}."
+        text = f"**{plain(title(e))}**: {training}, {trials}."
         if e.profile == "demo":
             text = f"**A demonstration in minutes, not the paper's experiment.** {text}"
         paragraphs.append(text)
@@ -323,15 +331,17 @@ def _origin(
     if file is None:
         return "Settings: the defaults, and those of the cell; no file is for this profile."
     settings = read_parameters(file).get("settings", ())
-    text = f"those of `{file}`"
+    text = f"those of {code(file)}"
     if settings:
-        text += f", which names {' and '.join(f'`{name}`' for name in settings)}"
+        text += f", which names {' and '.join(map(code, settings))}"
     changes = _changes(notebook, experiments)
     if changes.pop("experiments", None):
         text = f"a part of {text}"
     if not changes:
         return f"The settings are {text}."
-    return f"Settings: {text}, but for {', '.join(f'`{n} = {v!r}`' for n, v in changes.items())}."
+    return (
+        f"Settings: {text}, but for {', '.join(code(f'{n} = {v!r}') for n, v in changes.items())}."
+    )
 
 
 def _over_settings(
@@ -342,12 +352,10 @@ def _over_settings(
     filed = itertools.chain(*(several(read_parameters(name)) for name in files))
     over = _changes(notebook, experiments, tuple(filed))
     own = read_parameters(file) if file else {}
-    said = (
-        f"Settings: those of {' and '.join(f'`{name}`' for name in files)}, which the cell names."
-    )
+    said = f"Settings: those of {' and '.join(map(code, files))}, which the cell names."
     for where, names in ((f"`{file}`", [*over.keys() & own]), ("the cell", [*over.keys() - own])):
         if names:
-            values = ", ".join(f"`{name} = {over[name]!r}`" for name in sorted(names))
+            values = ", ".join(code(f"{name} = {over[name]!r}") for name in sorted(names))
             said += f" Over them go, of {where}: {values}."
     return f"{said} Results are those of `profile = {experiments[0].profile!r}`."
 
@@ -435,7 +443,7 @@ def _command(notebook: str, file: str | None, experiments: Sequence[Experiment])
     if f"/{profile}/" not in file:
         changes["profile"] = profile
     words = [f"-p {name} {_word(value)}" for name, value in changes.items()]
-    return f"`{' '.join(['python -m semlib grid', file, *words])}`"
+    return code(" ".join(["python -m semlib grid", file, *words]))
 
 
 def _word(value: Any) -> str:
@@ -447,7 +455,7 @@ def _word(value: Any) -> str:
 
 def summary(experiment: Experiment, records: Sequence[Record]) -> str:
     """remarks as Markdown."""
-    return "  \n".join(remarks(experiment, records))
+    return "  \n".join(map(plain, remarks(experiment, records)))
 
 
 def summaries(runs: Runs, notebook: str = "", settings: Any = None) -> str:
@@ -461,7 +469,7 @@ def summaries(runs: Runs, notebook: str = "", settings: Any = None) -> str:
     parts = [*first] + [f"{heading(e)}  \n{summary(e, records)}" for e, records in runs]
     every = list(itertools.chain.from_iterable(records for _, records in runs))
     among = unlike(every, one_data_set=False) if len(runs) > 1 else []
-    return "\n\n".join([*parts, "  \n".join(among)])
+    return "\n\n".join([*parts, "  \n".join(map(plain, among))])
 
 
 def unlike(records: Sequence[Record], one_data_set: bool = True) -> list[str]:
@@ -491,7 +499,7 @@ def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:
         time = duration(sum(record.seconds for record in own))
         devices = _counted(record.device for record in own)
         lines = [f"{lines[0][:-1]}, trained in {time} on {devices}."]
-    lines += _whole_trials(experiment, records)
+    lines += _left_out(experiment, records)
     if len(own) < len(records):
         named = _counted(label(record.method) for record in records if record.external)
         lines.append(f"Trained elsewhere, their scores imported, how is not known here: {named}.")
@@ -508,18 +516,43 @@ def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:
     if found := str(plan.duplicates(experiment)):
         lines.append(found)
     lines += _not_scored(experiment, records)
+    lines += doubts(experiment, records)
     return lines + unlike(records) + store.unused_runs([experiment])
 
 
-def _whole_trials(experiment: Experiment, records: Sequence[Record]) -> list[str]:
-    """A line if averages leave trials out that lack a class, or methods have not as many trials."""
-    long = frame([(experiment, records)]).groupby(["method", "trial"], sort=False)
-    whole = long.hold_out.nunique() == len(plan.held_out(experiment))
-    trials = whole.groupby(level="method", sort=False).agg(["sum", "count"]).query("sum > 0")
-    if (trials["sum"] == trials["count"]).all() and trials["sum"].nunique() < 2:
+def _left_out(experiment: Experiment, records: Sequence[Record]) -> list[str]:
+    """A line if methods have not the same runs: what they lack, and what averages are of."""
+    lacks = tables.lacking(experiment, records)
+    if lacks.empty:
         return []
-    counts = ", ".join(f"{count} with {label(name)}" for name, count in trials["sum"].items())
-    return [f"Averages are of the trials that have every class: {counts}."]
+    counts = lacks.groupby(["method", "why"], sort=False).size()
+    said = [f"{label(method)} {n} ({why})" for (method, why), n in counts.items()]
+    whole = tables.whole(experiment, records)
+    trials = ", ".join(map(str, sorted({record.trial for record in whole})))
+    methods = ", ".join(label(name) for name in {record.method: 0 for record in whole})
+    of = f"averages are of {methods} in trials {trials}" if whole else "no trial has every class"
+    lines = f"Runs that a method lacks and another has: {', '.join(said)}."
+    return [f"{lines} Rows compare the same classes and trials; {of}."]
+
+
+def doubts(experiment: Experiment, records: Sequence[Record]) -> list[str]:
+    """What makes numbers doubtful: ties, accuracy at chance, scores below it in most runs."""
+    found: dict[str, list[str]] = {kind: [] for kind in DOUBTS}
+    end = plan.STATISTICS[experiment.statistics]
+    for record in records:
+        facts = record.check()
+        chance = 1 / (len(record.classes) - len(plan.classes_of(record.hold_out)))
+        normal = facts["images"] * (1 - record.skew)
+        if record.metrics[f"accuracy{end}"] < chance + 2 * math.sqrt(chance / normal):
+            found["accuracy"].append(label(record.method))
+        for name, how in plan.how_scored(experiment).items():
+            for kind in ("tied", "below"):
+                if f"{record.key(how)}{end}" in facts[kind]:
+                    found[kind].append(f"{label(name)} of {label(record.method)}")
+    runs = Counter(label(record.method) for record in records)
+    counts = Counter(found["below"])
+    found["below"] = [n for n in found["below"] if 2 * counts[n] > runs[n.split(" of ")[-1]]]
+    return [f"{DOUBTS[kind]}: {_counted(names)}." for kind, names in found.items() if names]
 
 
 def _not_scored(experiment: Experiment, records: Sequence[Record]) -> list[str]:

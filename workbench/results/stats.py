@@ -41,7 +41,7 @@ CONTRAST = ["family", "method", "score", "against", "difference", "low", "high"]
 CONTRAST += ["images_low", "images_high", "above", "classes", "p", "holm", "max_t"]
 GAIN = ["images", "statistics", "method", "measure", "plain", "with", "gain", "low", "high"]
 GAIN += ["above", "classes", "planned", "p"]
-GAINS = ["method", "score", "hold_out", "difference", "low", "high", "trials", "paper", "whole"]
+GAINS = ["method", "score", "hold_out", "difference", "low", "high", "trials", "paper"]
 
 
 # --- differences over held-out classes
@@ -86,9 +86,9 @@ def gain(table: pd.DataFrame, method: str, measure: str) -> pd.Series:
 def gains(runs: Runs) -> pd.DataFrame:
     """How far each method is above plain classification, by experiment, statistics and measure.
 
-    Points: plain and with, means over the held-out classes that have both; gain, low to high,
-    above, classes and p as in `paired`; planned: classes in all. images: of training a class. No
-    row of an experiment that lacks classification or another method.
+    Points: plain and with, means over the held-out classes; gain, low to high, above, classes and p
+    as in `paired`, NaN of a part of the classes; planned: classes in all. images: of training a
+    class. No row of an experiment that lacks classification or another method.
     """
     rows = []
     for experiment, records in runs:
@@ -103,11 +103,15 @@ def gains(runs: Runs) -> pd.DataFrame:
                 if method == "classification":
                     continue
                 gained = gain(table, method, measure)
-                both = means.loc[gained.index].mean()
+                both = means.mean(skipna=False)
                 row = {"images": images, "statistics": statistics, "method": method}
                 row |= {"measure": measure, "plain": both["classification", measure]}
                 row |= {"with": both[method, measure]} | paired(gained)
-                rows.append(row | {"planned": len(means), "p": row.pop("p")})
+                row |= {"planned": len(means), "p": row.pop("p")}
+                if row["classes"] < row["planned"]:
+                    unknown = ("plain", "with", "difference", "low", "high", "p")
+                    row |= dict.fromkeys(unknown, math.nan)
+                rows.append(row)
     return pd.DataFrame(rows).rename(columns={"difference": "gain"}).reindex(columns=GAIN)
 
 
@@ -130,10 +134,10 @@ def gains_by_class(
 ) -> pd.DataFrame:
     """How far each method is above plain classification, by score and class, then for their mean.
 
-    Points, means over trials; NaN where not run. low to high: 95 %, of a class over test images and
-    trainings (`both_sources`), NaN of one trial; of the mean over held-out classes. paper: the
-    paper's difference. whole: whether the mean is of all classes, and each of as many trials. Of
-    more classes than `most` those with the largest differences; the mean is of all.
+    Points, means over the trials that both have; NaN where not run, the mean's of a part of the
+    classes. low to high: 95 %, of a class over test images and trainings (`both_sources`), NaN of
+    one trial; of the mean over held-out classes. paper: the paper's difference. Of more classes
+    than `most` those with the largest differences; the mean is of all.
     """
     others = [method for method in experiment.methods if method != "classification"]
     comparable = others and len(others) < len(experiment.methods)
@@ -145,7 +149,8 @@ def gains_by_class(
     gained = pd.DataFrame({pair: gain(table, *pair) for pair in pairs})
     gained = gained.reindex(without_average(table).index)
     shown = gained.index.isin(gained.abs().max(axis=1).fillna(-1).nlargest(most).index)
-    here = [record for record in records if record.hold_out in gained.index[shown]]
+    compared = tables.shared(experiment, records)
+    here = [record for record in compared if record.hold_out in gained.index[shown]]
     deviations = _deviations(experiment, here, resamples)
     half = both_sources(deviations, gains_by_trial(experiment, here))
     parts = tables.parts(table)
@@ -156,12 +161,10 @@ def gains_by_class(
         rows = points[shown].to_frame("difference")
         rows["low"] = rows.difference - half[method, score]
         rows["high"] = rows.difference + half[method, score]
-        rows.loc[average] = [points.mean(), *t_interval(points.dropna())]
+        rows.loc[average] = [points.mean(), *t_interval(points)]
         rows["paper"] = above.get("paper", math.nan)
         if points.isna().any():
-            rows.loc[average, "paper"] = math.nan  # the paper's mean is of all classes
-        # the table's average is of whole trials
-        rows["whole"] = bool(np.isclose(points.mean(skipna=False), above["mean"][average]))
+            rows.loc[average] = math.nan
         found[method, score] = rows
     return pd.concat(found, names=[*PAIR, "hold_out"]).reset_index()
 
@@ -204,13 +207,15 @@ class Measured(NamedTuple):
     rankings: pd.DataFrame  # a row a ranking, which RANKED tells apart, columns MEASURES
     classes: pd.DataFrame  # mean average precisions: rows (dataset, hold_out), columns PAIR
     resampled: pd.DataFrame  # the means of its columns with other test images, a row a resample
+    lacks: pd.DataFrame = pd.DataFrame(columns=["method", "why"])  # of tables.lacking
 
 
 def measured(runs: Runs, resamples: int = 200, seed: int = 0) -> Measured:
     """Rank the test images of every run by every score, with each experiment's statistics.
 
-    Held-out classes of several data sets are pooled; one that lacks a method or score is left out.
-    The bootstrap draws the images of each class apart, the same for all methods, trials, scores and
+    Of the trials in which every method has every class; held-out classes of several data sets are
+    pooled. A method without such a trial, or a score that lacks a data set, is left out. The
+    bootstrap draws the images of each class apart, the same for all methods, trials, scores and
     held-out classes. ConfigError if a data set comes twice.
     """
     names = [experiment.dataset_name for experiment, _ in runs]
@@ -218,10 +223,12 @@ def measured(runs: Runs, resamples: int = 200, seed: int = 0) -> Measured:
         if (count := names.count(name)) > 1:
             said = f"{name} has {count}, name one"
             raise ConfigError(f"epochs_by_labels: detectors are compared on one; {said}")
-    rankings, drawn = _ranked(runs, resamples, seed)
-    classes = _by_class(rankings.average_precision).dropna()
-    means = drawn[drawn.index.droplevel(PAIR).isin(classes.index)].groupby(level=PAIR).mean()
-    return Measured(runs, rankings, classes, means.reindex(classes.columns).T)
+    compared = [(experiment, tables.whole(experiment, records)) for experiment, records in runs]
+    rankings, drawn = _ranked(compared, resamples, seed)
+    classes = _by_class(rankings.average_precision).dropna(axis=1)
+    means = drawn.groupby(level=PAIR).mean()
+    lacks = pd.concat([tables.lacking(experiment, records) for experiment, records in runs])
+    return Measured(runs, rankings, classes, means.reindex(classes.columns).T, lacks)
 
 
 def _ranked(runs: Runs, resamples: int, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -280,7 +287,8 @@ def leaderboard(found: Measured) -> pd.DataFrame:
 
     images_low to images_high: 95 % over other test images, as many; trial_std: standard deviation
     of that mean over trials; class_low to class_high: 95 % over other held-out classes. auroc,
-    fpr95: as peers report it. paper: the paper's mean.
+    fpr95: as peers report it. paper: the paper's mean. lacks: a column if there are any runs of
+    `tables.lacking`, which it counts; of a method that is left out all else is NaN.
     """
     mean = found.classes.mean()
     half = Z * found.resampled.std()
@@ -299,7 +307,14 @@ def leaderboard(found: Measured) -> pd.DataFrame:
     board["paper"] = paper.mean(skipna=False).to_numpy()
     board["place"] = board.groupby(level="method", sort=False).ngroup()
     board = board.sort_values(["place", "average_precision"], ascending=[True, False])
-    return board[BOARD]
+    if found.lacks.empty:
+        return board[BOARD]
+    kinds = found.lacks.groupby("method").why
+    texts = kinds.agg(lambda why: f"runs: {len(why)} ({', '.join(why.unique())})")
+    scores = dict.fromkeys(itertools.chain(*(experiment.scores for experiment, _ in found.runs)))
+    absent = [pair for pair in itertools.product(texts.index, scores) if pair not in board.index]
+    board = board.reindex([*board.index, *absent])
+    return board[BOARD].assign(lacks=[texts.get(method, "") for method, _ in board.index])
 
 
 def contrasts(found: Measured) -> pd.DataFrame:

@@ -11,7 +11,8 @@ from typing import Any, BinaryIO
 import pandas as pd
 
 from workbench.experiment import Experiment
-from workbench.files import save_atomically, short
+from workbench.files import result, save_atomically, short
+from workbench.images.digests import Digests
 from workbench.results.frame import Runs, frame
 from workbench.results.names import AVERAGE, average_of, average_row, without_average
 from workbench.runs import plan
@@ -25,6 +26,13 @@ PAPERS_IMAGES = {  # of a class, and where
     1300: "Tables 5, 6 (ImageNet's subsets)",
     5000: "Table 3 (CIFAR-10)",
 }
+PAPERS_DATA = {  # digests of the training and test images
+    "cifar10": Digests(
+        "d55d672a8e56ec42e1ca007bdf565953bcdffb1c3c4f74ee18ac07c80a650e23",
+        "7d8ae806ac8989446414e77068384a0d98824a955531b5b91605bf50da105a73",
+    )
+}
+STL10 = ({1000, 5000}, 8000)  # its training images, in a fold or all, and its test images
 LEVELS = ["method", "measure", "statistic"]  # of a table's columns
 
 
@@ -65,6 +73,18 @@ def paper(
     return table if {*table.index} - {AVERAGE} >= {*classes} else pd.DataFrame()
 
 
+def is_papers_data(records: Sequence[Record]) -> bool:
+    """Whether the paper's numbers can be beside: a folder of images may be called cifar10 too."""
+    for record in records:
+        if record.data != PAPERS_DATA.get(record.dataset, record.data):
+            return False
+        if record.dataset == "stl10":
+            images = record.check()["images"]
+            if record.train_images not in STL10[0] or images != STL10[1]:
+                return False
+    return True
+
+
 def measurements(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
     """A row a run: hold_out, method, trial, then each score's average precision and accuracy."""
     long = frame([(experiment, records)])
@@ -74,34 +94,109 @@ def measurements(experiment: Experiment, records: Sequence[Record]) -> pd.DataFr
     return wide.reindex(columns=[*experiment.scores, "accuracy"]).reset_index()
 
 
+def _there(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
+    """Whether a run is finished with every score that its method has here.
+
+    A row a (hold_out, trial) of any method, a column a method that was run.
+    """
+    values = measurements(experiment, records).set_index(["hold_out", "trial", "method"])
+    values = values.unstack("method").dropna(axis=1, how="all")
+    return values.notna().T.groupby(level="method", sort=False).all().T
+
+
+def _of(records: Sequence[Record], there: pd.DataFrame) -> list[Record]:
+    """The records of the runs that are True in a table like `_there`."""
+    runs = there.stack()
+    names = [(record.hold_out or "none", record.trial, record.method) for record in records]
+    return [record for record, name in zip(records, names, strict=True) if runs.get(name)]
+
+
+def shared(experiment: Experiment, records: Sequence[Record]) -> list[Record]:
+    """The runs whose numbers stand in one row: of each class the trials that every method has.
+
+    A method without any run of the class doesn't count.
+    """
+    if not records:
+        return []
+    there = _there(experiment, records)
+    absent = ~there.groupby(level="hold_out").transform("any")
+    return _of(records, there[(there | absent).all(axis=1)])
+
+
+def whole(experiment: Experiment, records: Sequence[Record]) -> list[Record]:
+    """The runs that averages are of: the trials in which every method has every class.
+
+    A method without such a trial doesn't count: its runs are not among them.
+    """
+    if not records:
+        return []
+    there = _there(experiment, records)
+    every = there.groupby(level="trial").sum() == len(plan.held_out(experiment))
+    every = every.loc[:, every.any()]
+    trials = every.index[every.all(axis=1)]
+    in_trials = there.index.isin(trials, level="trial")
+    return _of(records, there.loc[in_trials, every.columns])
+
+
+def lacking(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
+    """The runs that a method lacks and another one has: hold_out, method, trial and why."""
+    rows = []
+    if records:
+        there = _there(experiment, records)
+        there = there[there.any(axis=1)]
+        finished = {(r.hold_out or "none", r.trial, r.method) for r in records}
+        for (hold_out, trial, method), is_there in there.stack().items():
+            if not is_there:
+                scored = (hold_out, trial, method) not in finished
+                rows.append([hold_out, method, trial, "not run" if scored else "not scored"])
+    return pd.DataFrame(rows, columns=["hold_out", "method", "trial", "why"])
+
+
+def _said(experiment: Experiment, records: Sequence[Record]) -> dict[str, str]:
+    """`lacking` as a text by row of `by_class`: rotation trial 1 (not run), rotation trial 2..."""
+    lacks = lacking(experiment, records)
+    texts = lacks.method + " trial " + lacks.trial.astype(str) + " (" + lacks.why + ")"
+    said = texts.groupby(lacks.hold_out).agg(", ".join).to_dict()
+    if said:
+        trials = sorted({record.trial for record in whole(experiment, records)})
+        of = f"of trials {', '.join(map(str, trials))}" if trials else "no trial has every class"
+        said[average_row(said)] = of
+    return said
+
+
 def by_class(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
     """The paper's hold-out table (Tables 3, 4, Appendix B, C): a row a class, then the average.
 
     Columns (method, measure, statistic), the statistic one of mean, std, paper, paper_std; NaN
-    where nothing was run. std: over trials, NaN of one. The average is the mean over classes within
-    a trial, then mean and std over the trials that have all classes. With no class held out the
-    one row is "none", and the one measure accuracy.
+    where nothing was run. std: over trials, NaN of one. A row has the same trials of every method
+    (`shared`). The average is the mean over classes within a trial, then mean and std over the
+    trials in which every method has all classes (`whole`). With no class held out the one row is
+    "none", and the one measure accuracy. attrs["lacks"]: what rows leave out.
     """
     classes = [name or "none" for name in plan.held_out(experiment)]
     average = average_row(classes)
     index = classes if classes == ["none"] else [*classes, average]
     measures = ["accuracy"] if classes == ["none"] else [*experiment.scores, "accuracy"]
-    long = frame([(experiment, records)])
-    long = long[long.statistics == experiment.statistics]
-    trials = long.pivot(index="hold_out", columns=["method", "measure", "trial"], values="value")
-    trials = trials.reindex(index)
-    if average in index:
-        trials.loc[average] = trials.loc[classes].mean(skipna=False)
-    by_pair = trials.T.groupby(level=["method", "measure"])
-    here = pd.concat({"mean": by_pair.mean().T, "std": by_pair.std().T}, axis=1)
-    here = here.reorder_levels([1, 2, 0], axis=1).rename_axis(index=None)
+    run = ["hold_out", "trial", "method"]
+    of_classes = measurements(experiment, shared(experiment, records)).set_index(run)[measures]
+    averages = measurements(experiment, whole(experiment, records)).set_index(run)[measures]
+    averages = averages.groupby(level=["trial", "method"]).mean()
+    averages = pd.concat({average: averages}, names=["hold_out"])
+    rows = pd.concat([of_classes, averages]).groupby(level=["hold_out", "method"])
+    here = pd.concat({"mean": rows.mean(), "std": rows.std()}, axis=1, names=["statistic"])
+    here = here.rename_axis(columns=["statistic", "measure"]).unstack("method")
+    here = here.reorder_levels(LEVELS, axis=1).reindex(index).rename_axis(index=None)
     every = [experiment.methods, measures, ["mean", "std"]]
     here = here.reindex(columns=pd.MultiIndex.from_product(every, names=LEVELS))
     e = experiment
     printed = paper(e.dataset, classes, e.architecture, e.train_per_class)
+    if not is_papers_data(records):
+        printed = pd.DataFrame()
     if {*printed.index} != {*classes, AVERAGE}:  # the paper's average is of all classes
         printed = printed.drop(index=AVERAGE, errors="ignore")
-    return beside(here, printed)
+    table = beside(here, printed)
+    table.attrs["lacks"] = _said(experiment, records)
+    return table
 
 
 def beside(here: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
@@ -148,12 +243,18 @@ def images_a_class(experiment: Experiment, records: Sequence[Record]) -> float:
 def by_weight(runs: Runs) -> pd.DataFrame:
     """Validation accuracy by data set, method and auxiliary weight, mean and std over trials.
 
-    runs: the experiments of auxiliary_weights. chosen: a method's best weight, the first of
-    equals, once all its runs are there.
+    runs: the experiments of auxiliary_weights, of each data set the trials that all of them have.
+    chosen: a method's best weight, the first of equals, once all its runs are there.
     """
     table = []
+    trials: dict[str, set[int]] = {}
     for experiment, records in runs:
-        accuracy = measurements(experiment, records).accuracy
+        if records:
+            of_this = {record.trial for record in records}
+            trials.setdefault(experiment.dataset, of_this).intersection_update(of_this)
+    for experiment, records in runs:
+        compared = [r for r in records if r.trial in trials[experiment.dataset]]
+        accuracy = measurements(experiment, compared).accuracy
         row: dict[str, Any] = {"dataset": experiment.dataset_name}
         row["images"] = experiment.train_per_class or "all"
         row |= {"method": experiment.methods[0], "weight": experiment.auxiliary_weight}
@@ -166,15 +267,36 @@ def by_weight(runs: Runs) -> pd.DataFrame:
     return table.assign(chosen=best & whole & (table.method != "classification"))
 
 
+def csv_text(table: pd.DataFrame, **how: Any) -> str:
+    """A table as CSV; an apostrophe is before text that spreadsheets would take for a formula."""
+
+    def guarded(value: Any) -> Any:
+        is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@"))
+        return f"'{value}" if is_formula else value
+
+    table = table.map(guarded)
+    if table.index.nlevels == 1:
+        table = table.set_axis(table.index.map(guarded))
+    return table.to_csv(**how)
+
+
 def save(table: pd.DataFrame, path: Path) -> None:
-    """Write a table of by_class as CSV: each mean, its std, the paper's mean and std."""
+    """Write a table of by_class as CSV: each mean, its std, the paper's mean and std.
+
+    If rows leave something out, a last column `lacks` says what.
+    """
+    lacks = table.attrs.get("lacks", {})
     names = ["_".join(column).removesuffix("_mean") for column in table.columns]
-    save_plain(table.set_axis(names, axis=1).rename_axis(index="hold_out"), path)
+    table = table.set_axis(names, axis=1).rename_axis(index="hold_out")
+    if lacks:
+        table = table.assign(lacks=table.index.map(lacks).fillna(""))
+    save_plain(table, path)
 
 
 def save_plain(table: pd.DataFrame, path: Path, decimals: int = 2) -> None:
     """Write a table as CSV; where the file has fewer empty cells, beside it (see save_complete)."""
-    text = table.to_csv(float_format=f"%.{decimals}f")
+    path = result(path)
+    text = csv_text(table, float_format=f"%.{decimals}f")
     before = 0.0
     with suppress(OSError, ValueError):  # no file, or not a table
         before = _filled(path.read_text())
@@ -198,5 +320,5 @@ def save_complete(
 def _filled(text: str) -> float:
     """The share of numbers in a CSV that are there; deviations and the paper's don't count."""
     table = pd.read_csv(io.StringIO(text), index_col=0)
-    own = table[[name for name in table if not str(name).endswith(("_std", "_paper"))]]
+    own = table[[name for name in table if not str(name).endswith(("_std", "_paper", "lacks"))]]
     return float(own.apply(pd.to_numeric, errors="coerce").notna().to_numpy().mean())

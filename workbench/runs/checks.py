@@ -8,7 +8,7 @@ from semlib import datasets, models
 from semlib.datasets import Dataset
 from semlib.models.cpc import patches
 from workbench import own
-from workbench.experiment import EXTERNAL, ConfigError, Experiment, Training
+from workbench.experiment import EXTERNAL, RANKED, ConfigError, Experiment, Training
 from workbench.images.checks import check_parts
 from workbench.runs import external, machine, plan, tries
 from workbench.runs.plan import Run
@@ -57,6 +57,10 @@ def check_data(experiment: Experiment, data: Dataset) -> None:
         if scores or ":" in method or ":" in experiment.architecture:
             tries.attempt(Run(experiment, classes[0], method, experiment.first_trial), data, scores)
         scores = []  # once is enough
+    detectors = [name for name in experiment.scores if name in RANKED]
+    if detectors and experiment.trained_methods and len(data.train) < tries.MADE_UP:
+        method = experiment.trained_methods[0]
+        tries.fit(Run(experiment, classes[0], method, experiment.first_trial), data, detectors)
 
 
 def _check_sizes(experiment: Experiment, data: Dataset, classes: list[str | None]) -> None:

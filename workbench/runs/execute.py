@@ -333,8 +333,8 @@ def _unusable(run: Run, record: Record, data: Dataset, weights: Path) -> str | N
     if digests_of(data).train != record.train_digest:
         now = f"{data.name} has now ({digests_of(data)})"
         return f"was trained on other images ({record.data}) than {now}"
-    if run.sources != record.sources:
-        return f"was trained with another version of {', '.join(run.sources)}"
+    if edited := record.edited():
+        return f"was trained with another version of {', '.join(edited)}"
     if hashlib.sha256(weights.read_bytes()).hexdigest() != record.weights_sha256:
         return f"{weights} is damaged or another run's; choose another profile to train it again"
     return None

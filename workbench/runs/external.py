@@ -128,6 +128,8 @@ def _checked(run: Run, arrays: Arrays, scores: Mapping, data: Dataset) -> dict[s
     kept = {"predicted": predicted.astype(np.int16)}
     for name, how in plan.how_scored(run.experiment).items():
         values = _numbers(scores[name], arrays[scores[name]])
+        is_msp = "is minus the largest probability, never positive; change its sign or name"
+        _require(name != "msp" or not (values > 0).any(), f"msp: {is_msp}")
         kept[name] = scoring.ranks(values) if how.get("stored") == "ranks" else values
     again = {plan.array_name(name, "upright"): kept[name] for name in kept}
     is_anomaly = np.array([data.classes[k] == run.hold_out for k in label])
@@ -137,9 +139,11 @@ def _checked(run: Run, arrays: Arrays, scores: Mapping, data: Dataset) -> dict[s
 def _numbers(name: str, values: np.ndarray) -> np.ndarray:
     wanted = f"{name}: should be {len(values)} numbers, higher = more anomalous"
     _require(values.dtype.kind in "fiu", f"{wanted}, not {values.dtype}")
-    values = values.astype(np.float64)
     _require(not np.isnan(values).any(), f"{wanted}, not {np.isnan(values).sum()} NaN")
-    return values
+    doubles = values.astype(np.float64)
+    if len(np.unique(doubles)) < len(np.unique(values)):  # whole numbers beyond 2^53, long doubles
+        return scoring.ranks(values).astype(np.float64)
+    return doubles
 
 
 def _write(run: Run, arrays: dict, data: Dataset, sha256: str) -> Record:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from semlib.datasets import Dataset, ImageSet
+from workbench import own
 from workbench.experiment import ConfigError, Experiment, Machine, Scoring, create
 from workbench.files import resolve
 from workbench.images import prepared
@@ -25,13 +26,14 @@ from workbench.runs.store import Record
 def score(
     home: Path, folder: Path, parameters: Mapping[str, Any]
 ) -> tuple[Record, pd.DataFrame, np.ndarray]:
-    """Score every image in a folder and those below it: the run's record, a table, and the images.
+    """Score a file, or what is in a folder and below: the run's record, a table, and the images.
 
     A row an image: file, as seen from the folder; predicted, a class's name; each score, higher =
     more anomalous, and <score>_percentile: how many percent of the run's normal test images have a
-    lower score, equal ones counted half. The images are made what the data set's are, uint8
-    (N, C, H, W). parameters: dataset (the folder, if the run's is one), and of Scoring and Machine;
-    batch norm's statistics are by default those of the table for which the run was trained.
+    lower score, equal ones counted half; last those that can't be read, with the `error`. The
+    images are made what the data set's are, uint8 (N, C, H, W). parameters: dataset (the folder, if
+    the run's is one), and of Scoring and Machine; batch norm's statistics are by default those of
+    the table for which the run was trained.
     ConfigError or DataError, one line, names what can't be used.
     """
     record = _record(home)
@@ -40,7 +42,7 @@ def score(
     net = execute.network(record, data)
     if digests_of(data).test != record.test_digest:
         raise ConfigError(f"{run.title}: was scored on other test images than {data.name} has now")
-    files, images = prepared.unlabelled(folder, data)
+    files, images, unreadable = prepared.unlabelled(folder, data)
     normal = data.test.images[~run.split(data).is_anomaly]
     # Of detectors a record keeps ranks alone: the normal test images are scored beside the new ones
     predicted, scores = _scores(run, net, data, np.concatenate([normal, images]))
@@ -50,7 +52,11 @@ def score(
     for name, values in scores.items():
         columns[name] = values[count:]
         columns[f"{name}_percentile"] = _percentiles(values[:count], values[count:])
-    return record, pd.DataFrame(columns), images
+    table = pd.DataFrame(columns)
+    if unreadable:
+        rest = pd.DataFrame({"file": [*unreadable], "error": [*unreadable.values()]})
+        table = pd.concat([table, rest], ignore_index=True)
+    return record, table, images
 
 
 def _percentiles(normal: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -77,6 +83,8 @@ def _record(home: Path) -> Record:
     try:
         record = store.read_record(home)
         record.check()
+        if record.place != plan.place(record, record.address):
+            raise ValueError("its address isn't that of its settings")
         return record
     except ValueError as error:
         do = "name a finished run's folder, which holds record.json and weights.pt"
@@ -91,6 +99,11 @@ def _experiment(record: Record, parameters: Mapping[str, Any]) -> Experiment:
         raise ConfigError(f"{wrong[0]}: is of the finished run; choose from {choices}")
     settings = record.settings | {"dataset": record.dataset, "statistics": record.statistics}
     settings["scores"] = list(dict.fromkeys(how["score"] for how in record.scoring.values()))
+    for how in () if "scores" in parameters else record.scoring.values():
+        name = how["score"]
+        if ":" in name and not record.external and not own.is_here(name, str(how.get("source"))):
+            changed = f"{name} isn't here as it was when the run was scored"
+            raise ConfigError(f"scores: {changed}; choose others with -p scores")
     for how in reversed(record.scoring.values()):  # of several ODINs the first
         settings |= {name: how[name] for name in ("temperature", "epsilon") if name in how}
     experiment = create(settings | dict(parameters))

@@ -25,20 +25,60 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
 
-from workbench.experiment import EXTERNAL, ConfigError, Experiment, Scoring, create
-from workbench.files import fingerprint, one_line, save_atomically, short
+from workbench import own
+from workbench.experiment import (
+    EXTERNAL,
+    ConfigError,
+    Experiment,
+    Machine,
+    Scoring,
+    Which,
+    create,
+)
+from workbench.files import fingerprint, folder_name, one_line, save_atomically, short
+from workbench.images.checks import class_name
 from workbench.images.digests import Digests
-from workbench.runs import plan
+from workbench.runs import plan, verify
 from workbench.runs.plan import Run
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 OWNER = "run.owner"  # a file that says who holds the run's lock
 PATIENCE = 5.0  # seconds of waiting for a lock until it is said for whom
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what some network file systems answer
-# scores.npz files that were whole, with their fingerprints and the digests that were asked for
-_checked: set[Any] = set()
+# by scores.npz files, with their fingerprints, and records that were whole
+_checked: dict[Any, dict[str, Any]] = {}
+
+
+def _name(text: str) -> str:
+    if text != folder_name(text):
+        raise ValueError("should be a folder's name, not a path")
+    return text
+
+
+def _classes(names: tuple[str, ...]) -> tuple[str, ...]:
+    if names != tuple({class_name(name, "classes"): name for name in names}.values()):
+        raise ValueError("should name each class only once")
+    return names
+
+
+def _held_out(names: str) -> str:
+    for name in plan.classes_of(names):
+        class_name(name, "hold_out")
+    return names
+
+
+def _settings(settings: dict[str, Any]) -> dict[str, Any]:
+    if wrong := settings.keys() & NOT_SETTINGS:
+        raise ValueError(f"{', '.join(sorted(wrong))} is no setting of data, network or training")
+    return settings
+
+
+Line = Annotated[str, Field(pattern=r"^[^\p{C}\p{Zl}\p{Zp}]*$")]  # of characters that are seen
+Name = Annotated[Line, AfterValidator(_name)]
+# Data, network and training alone: whoever runs it chooses what is run, where and how it is scored
+NOT_SETTINGS = {*Which.model_fields, *Scoring.model_fields, *Machine.model_fields}
 
 
 class Outdated(ValueError):
@@ -56,16 +96,18 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: int
-    dataset: str
-    hold_out: str | None
-    method: str
+    dataset: Name
+    hold_out: Annotated[str, AfterValidator(_held_out)] | None
+    method: Line
     trial: int
-    address: str
-    settings: dict[str, Any]  # those that the weights depend on
+    address: Digest
+    # those that the weights depend on
+    settings: Annotated[dict[str, Any], AfterValidator(_settings)]
     sources: dict[str, str]  # digest of each of the user's functions that training called
     train_digest: Digest
     test_digest: Digest
-    classes: tuple[str, ...]  # of the data set, numbered by `label` and `predicted` in scores.npz
+    # of the data set, numbered by `label` and `predicted` in scores.npz
+    classes: Annotated[tuple[str, ...], AfterValidator(_classes)]
     metrics: dict[str, float]  # accuracy, and each score's average precision; again @upright
     scoring: dict[str, dict[str, Any]]  # score's key in scores.npz -> how it was computed
     scores_sha256: dict[str, str]  # of each array in scores.npz, and of the file
@@ -76,12 +118,12 @@ class Record(BaseModel):
     drawn_images: int | None = None  # trained on: without the held-out class, of train_per_class
     drawn_sha256: Digest | None = None  # of their indices in the data set, int64
     seconds: float  # of training
-    device: str
-    precision: str
+    device: Line
+    precision: Line
     threads: int
-    versions: dict[str, str]
-    commit: str | None  # + where semlib, workbench, params, notebooks or workflow differed from it
-    finished: str = Field(default_factory=now)
+    versions: dict[str, Line]
+    commit: Line | None  # + where semlib, workbench, params, notebooks or workflow differed from it
+    finished: Line = Field(default_factory=now)
     # SHA-256 of the file of imported scores; device and precision are then unknown, seconds 0
     external: Digest | None = None
 
@@ -112,6 +154,12 @@ class Record(BaseModel):
         experiment = create(self.settings | {"dataset": self.dataset})
         return Run(experiment, self.hold_out, self.method, self.trial)
 
+    def edited(self) -> list[str]:
+        """The user's functions of its training that are not here as they were. Imports nothing."""
+        names = (self.method, str(self.settings.get("architecture", "")))
+        named = {name for name in names if ":" in name} | self.sources.keys()
+        return [name for name in named if not own.is_here(name, self.sources.get(name, ""))]
+
     def key(self, how: Mapping[str, Any]) -> str | None:
         """The key of the score that was computed in this way, or None."""
         return next((key for key, other in self.scoring.items() if other == dict(how)), None)
@@ -131,16 +179,20 @@ class Record(BaseModel):
         wanted = {name: self.scores_sha256[name] for name in names} if names else self.scores_sha256
         return read_scores(self._home / "scores.npz", wanted)
 
-    def check(self) -> None:
-        """ValueError if scores.npz is damaged; an unchanged file is read once a process."""
+    def check(self) -> dict[str, Any]:
+        """`verify.facts`. ValueError if scores.npz is damaged or differs from the record.
+
+        An unchanged file is read once a process.
+        """
         path = self._home / "scores.npz"
         now = fingerprint(path)
-        asked = (path, now, *self.scores_sha256.items())
+        asked = (path, now, text := self.model_dump_json())
         if now is None or asked not in _checked:
             whole = now and hashlib.sha256(path.read_bytes()).hexdigest()
             if whole != self.scores_sha256.get(path.name):
                 self.scores()  # a killed process may have added arrays and not written the record
-            _checked.add(asked)
+            _checked[asked] = verify.facts(text, self)
+        return _checked[asked]
 
     def history(self) -> pd.DataFrame:
         """history.csv: losses, test accuracy, average precisions and seconds of evaluated epochs.
@@ -190,7 +242,7 @@ def _on_any_data(run: Run) -> dict[str, Record]:
 
 def finished(experiment: Experiment) -> list[Record]:
     """The records of the experiment's runs that are finished."""
-    return [record for _, record in progress(experiment) if record]
+    return _alike([record for _, record in progress(experiment) if record])
 
 
 def missing(experiment: Experiment, data: Digests | None = None) -> list[Run]:
@@ -261,11 +313,31 @@ def collect(profile: Path) -> list[Record]:
             home = profile / "runs" / record.place
             if not (home.exists() and home.samefile(record.run_home)):  # Cat may be cat here
                 raise ValueError(f"{path} is of another run: it was moved, copied or changed")
+            record.check()
             records.append(record)
     if outdated:
         said = f"{len(outdated)} records in {short(profile)}, {outdated[0]}"
         warnings.warn(f"not shown: {said}", stacklevel=2)
-    return records
+    return _alike(records)
+
+
+def _alike(records: list[Record]) -> list[Record]:
+    """Without those whose classes or labels differ from others' of the same test images.
+
+    A warning names each.
+    """
+    kinds = [(r.test_digest, r.classes, r.scores_sha256["label"]) for r in records]
+    usual: dict[str, Any] = {}
+    for kind, _ in Counter(kinds).most_common():
+        usual.setdefault(kind[0], kind)
+    kept = []
+    for record, kind in zip(records, kinds, strict=True):
+        with _damage_warned("not shown", []):
+            if usual[record.test_digest] != kind:
+                others = "labels or classes differ from other runs' of the same test images"
+                raise ValueError(f"{record.home / 'record.json'}: {others}")
+            kept.append(record)
+    return kept
 
 
 @contextmanager

@@ -55,6 +55,22 @@ def attempt(run: Run, data: Dataset, scores: list[str]) -> None:
         raise ConfigError(f"{doing}: {failure(error)} ({tried})") from error
 
 
+def fit(run: Run, data: Dataset, names: list[str]) -> None:
+    """ConfigError, one line, if there are too few training images to fit one of these detectors."""
+    split = run.split(data)
+    labels = split.train.labels
+    net = build.network(run, split)
+    few = augmentation.centre(split.train.images[:2], run.experiment.crop_side)
+    draw = np.random.default_rng(0).standard_normal
+    made_up = [draw((len(labels), part.shape[1])) for part in metrics.features(net, few)]
+    for name in names:
+        try:
+            metrics.fit(name, Features(*made_up), labels, net)
+        except ValueError as error:
+            why = f"{error}, for there are {len(labels)} training images"
+            raise ConfigError(f"scores: {why}; leave {name} out") from None
+
+
 def _spread(images: np.ndarray) -> np.ndarray:
     """A few images from all over the data set."""
     return images[:: max(1, len(images) // FEW)][:FEW]

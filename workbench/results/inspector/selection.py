@@ -243,6 +243,7 @@ class Results:
         network = record.settings.get("architecture", "")
         few = record.settings.get("train_per_class")
         usual = all(scoring[name] == DEFAULTS[name] for name in scoring.keys() & DEFAULTS.keys())
+        usual = usual and tables.is_papers_data([record])
         paper = _paper(self.dataset, self.known, network, few) if usual else {}
         column = f"{record.method}_{scoring['score']}"
         columns = [paper.get(name, {}) for name in (column, f"{column}_std")]

@@ -25,7 +25,7 @@ from plotly.utils import PlotlyJSONEncoder
 from semlib.datasets import DataError, Dataset
 from workbench.experiment import Experiment
 from workbench.files import ROOT, file_name, save_atomically
-from workbench.results import image_map
+from workbench.results import image_map, tables
 from workbench.results.inspector import selection
 from workbench.results.inspector.page import Described, Mark, Page, picture
 from workbench.results.inspector.selection import Choice, Results
@@ -391,7 +391,7 @@ class Inspector:
         if ending.endswith("csv"):
             rows = self.page.results.selection(self.choice, self.share)
             table = self.selected if ending == SAVED["lasso (CSV)"] else rows
-            file.write(table.to_csv(index=False).encode())
+            file.write(tables.csv_text(table, index=False).encode())
         else:
             figure = self.page.figure(self.choice, self.share)
             figure.savefig(file, format=ending.lstrip("."))

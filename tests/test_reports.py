@@ -1,0 +1,326 @@
+"""What was reported from the field: each a wrong number, or a place where nothing worked."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import (
+    ROOT,
+    contents,
+    environment,
+    made_up,
+    parameters,
+    picture_folder,
+    semlib,
+    semlib_path,
+    tiny_data,
+)
+from sklearn.metrics import average_precision_score
+
+from workbench.batch import grid
+from workbench.cli import main
+from workbench.experiment import several_from_parameters
+from workbench.files import save_atomically
+from workbench.images import prepared
+from workbench.results import tables
+from workbench.results.inspector.selection import Results
+from workbench.runs import store
+
+SMALL = {"architecture": "wrn-10-1", "batch_size": 8, "norm_batch": "none", "epochs": 1}
+SMALL |= {"trials": 1, "methods": "classification", "missing": "train", "profile": "test"}
+
+
+# --- imported scores
+
+
+def imported(folder, capsys, **changes):
+    """Import random scores of the tiny data set with the class one held out: status and output."""
+    tiny_data(folder / "data")
+    rng = np.random.default_rng(0)
+    labels = np.arange(100) // 25
+    arrays = {"dataset": "tiny", "hold_out": "one", "method": "vit", "labels": labels}
+    arrays["predicted"] = np.where(labels == 1, 3, labels)
+    arrays["energy"] = rng.normal(labels == 1)
+    np.savez(folder / "scores.npz", **arrays | changes)
+    where = {"outputs": folder / "outputs", "data_root": folder / "data", "profile": "test"}
+    status = main(["import", str(folder / "scores.npz"), *parameters(**where)])
+    said = capsys.readouterr()
+    return status, said.out + said.err
+
+
+LABELS = np.arange(100) // 25
+FINE = np.random.default_rng(0).normal(2.0 * (LABELS == 1))
+DOUBTFUL = {
+    "float16": ({"energy": (500 + FINE).astype(np.float16)}, "More than half of the images share"),
+    "overflow": ({"mine": np.where(FINE > 1, np.inf, -np.inf)}, "More than half of the images"),
+    "a constant": ({"mine": np.zeros(100)}, "share a score (constant, float16, overflow?): mine"),
+    "the sign": ({"energy": -FINE}, "below the share of anomalies (should the sign be changed?)"),
+    "shifted classes": ({"predicted": (LABELS > 1) * 2}, None),
+    "other numbers": ({"predicted": np.array([3, 3, 0, 2])[LABELS]}, "Accuracy at chance (are pre"),
+    "fine": ({"energy": FINE}, None),
+}
+
+
+@pytest.mark.parametrize("what", DOUBTFUL)
+def test_ties_the_wrong_sign_and_accuracy_at_chance_are_one_line(tmp_path, capsys, what):
+    changes, said = DOUBTFUL[what]
+    status, text = imported(tmp_path, capsys, **changes)
+    lines = [line for line in text.splitlines() if "(" in line and "?)" in line]
+    assert status == 0 and len(lines) == (said is not None)
+    assert not said or said in lines[0]
+
+
+def test_a_positive_msp_is_refused_and_large_whole_numbers_are_ranked_as_given(tmp_path, capsys):
+    status, text = imported(tmp_path, capsys, msp=1 - np.arange(100) / 100)
+    assert status == 2 and "msp: is minus the largest probability, never positive" in text
+    ranks = np.argsort(np.argsort(FINE, kind="stable"), kind="stable")
+    for k, numbers in enumerate((2**53 + ranks, np.longdouble(2**53) * 2 + ranks)):
+        changes = {"mine": numbers, "energy": numbers, "method": f"m{k}"}
+        assert imported(tmp_path, capsys, **changes)[0] == 0
+        (record,) = [r for r in store.collect(tmp_path / "outputs/test") if r.method[-1] == str(k)]
+        expected = average_precision_score(LABELS == 1, ranks)
+        assert record.metrics["external:mine"] == pytest.approx(expected)
+        assert record.metrics["energy"] == pytest.approx(expected)
+
+
+def test_a_class_none_is_refused_and_labels_are_those_of_other_runs(tmp_path):
+    for name in ("none", "all"):
+        with pytest.raises(prepared.DataError, match="can't be a class's name"):
+            data = prepared.load("digits", tmp_path)
+            own = prepared.replace(data, classes=(name, *data.classes[1:]))
+            prepared.write(tmp_path / "own.npz", own)
+            prepared.load("own", tmp_path)
+    experiment = made_up(tmp_path, 60, dataset="digits", hold_out=["3", "4"], trials=1)
+    other = made_up(tmp_path, 70, dataset="digits", hold_out="5", methods="rotation", trials=1)
+    with pytest.warns(UserWarning, match="labels or classes differ from other runs'"):
+        assert len(store.collect(experiment.folder)) == 4
+    assert len(store.finished(other)) == 1  # by itself
+
+
+# --- names
+
+
+def test_a_folder_called_cifar10_never_has_the_papers_numbers_beside_it(tmp_path):
+    own = made_up(
+        tmp_path / "own", 60, dataset="cifar10", trials=1, data=store.Digests("1" * 64, "2" * 64)
+    )
+    real = made_up(tmp_path / "real", 60, dataset="cifar10", trials=1)
+    for experiment, beside in ((own, False), (real, True)):
+        records = store.finished(experiment)
+        table = tables.by_class(experiment, records)
+        assert ("paper" in table.columns.unique("statistic")) == beside
+        paper = Results(records).published("cat", "Rotation-augmented", "MSP")
+        assert np.isnan(paper[0]) != beside
+    stl10 = made_up(tmp_path / "stl10", 60, dataset="stl10", trials=1)
+    table = tables.by_class(stl10, store.finished(stl10))
+    assert "paper" not in table.columns.unique("statistic")
+
+
+def test_a_folder_wins_when_it_is_named_with_a_slash_else_a_line_says_what_was_taken(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEMLIB_DATA", str(tmp_path / "data"))
+    picture_folder(tmp_path / "digits")
+    with pytest.warns(UserWarning, match="the data set of that name is taken, not the folder"):
+        assert main(["data", "prepare", "digits"]) == 0
+    assert "10 classes" in capsys.readouterr().out
+    assert main(["data", "prepare", "./digits"]) == 0
+    assert "3 classes: ant, bee, cat" in capsys.readouterr().out
+
+
+def test_cells_of_a_table_are_no_formulas_in_a_spreadsheet():
+    values = pd.DataFrame({"file": ["=1+1", "+2", "-3", "@x", "a=b", ""], "x": -1.5})
+    found = pd.read_csv(
+        io.StringIO(tables.csv_text(values.set_index("file"))), keep_default_na=False
+    )
+    assert found.file.tolist() == ["'=1+1", "'+2", "'-3", "'@x", "a=b", ""]
+    assert found.x.tolist() == [-1.5] * 6
+
+
+# --- hints
+
+
+def layout(root, where, name="a.png"):
+    for part in ("train", "test"):
+        path = root / where.replace("PART", part)
+        path.mkdir(parents=True)
+        (path / name).write_text("no picture")
+
+
+HINTS = {
+    "one level too deep": ("birds/PART/ant", "a.png", "name {root}/birds"),
+    "train in train": ("PART/PART/ant", "a.png", "train holds folders alone"),
+    "images between": (
+        "PART/images/ant",
+        "a.png",
+        "images holds folders alone: if they are the cl",
+    ),
+    "HEIC": ("PART/ant", "a.heic", "HEIC: convert it"),
+    "bands": ("PART/ant", "a.tif", "of more than four bands? save three"),
+    "DICOM": ("PART/ant", "a.dcm", "DICOM: save its picture"),
+    "a video": ("PART/ant", "a.mp4", "a video: save frames"),
+}
+
+
+@pytest.mark.parametrize("hint", HINTS)
+def test_a_hint_says_what_to_do(tmp_path, monkeypatch, capsys, hint):
+    where, name, said = HINTS[hint]
+    monkeypatch.setenv("SEMLIB_DATA", str(tmp_path / "data"))
+    layout(tmp_path / "own", where, name)
+    assert main(["data", "prepare", str(tmp_path / "own")]) == 2
+    assert said.format(root=tmp_path / "own") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["-p epochs 010", "-p epochs 1:30", "-p trials 1 -p trials 2"])
+def test_numbers_that_yaml_reads_otherwise_and_parameters_twice_are_refused(capsys, words):
+    assert main(["run", str(ROOT / "notebooks/holdout.ipynb"), *words.split()]) == 2
+    error = capsys.readouterr().err
+    assert "isn't written as a number is" in error or "trials: is given twice" in error
+
+
+def test_a_constant_above_the_parameters_cell_is_no_parameter():
+    cells = ["", "DRIVE = '/x'", "dataset = 'digits'\ntrials = 2"]
+    namespace = {"In": cells, "DRIVE": "/x", "dataset": "digits", "trials": 2}
+    assert several_from_parameters(namespace)[0].trials == 2
+    for cell in ("dataset = 'digits'\ntrial = 2", "# Parameters\ntrial = 2"):
+        with pytest.raises(ValueError, match="unknown parameter 'trial'"):
+            several_from_parameters({"In": ["", cell], "dataset": "digits", "trial": 2})
+
+
+def test_a_detector_that_can_not_be_fitted_is_known_before_training(tmp_path, capsys):
+    picture_folder(tmp_path / "few", count=6)
+    words = SMALL | {"dataset": tmp_path / "few", "hold_out": "ant", "scores": "[msp, vim]"}
+    words |= {"outputs": tmp_path / "outputs", "data_root": tmp_path / "data"}
+    assert main(["run", str(ROOT / "notebooks/holdout.ipynb"), *parameters(**words)]) == 2
+    error = capsys.readouterr().err
+    assert "vim: no training feature lies outside" in error and "leave vim out" in error
+    assert not (tmp_path / "outputs").exists()
+
+
+# --- machines
+
+REFUSE = """
+import errno, os, sys
+WHAT, FOLDER = os.environ["REFUSE"].split(":", 1)
+
+def refuse(event, arguments):
+    path = arguments[0] if arguments else ""
+    if not isinstance(path, str) or not path.startswith(FOLDER):
+        return
+    writes = event in ("os.mkdir", "os.rename", "os.remove")
+    writes |= event == "open" and bool(arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+    if WHAT == "chmod" and event == "os.chmod":
+        raise PermissionError(errno.EPERM, "Operation not permitted", path)
+    if WHAT == "writes" and writes:
+        raise OSError(errno.EROFS, "Read-only file system", path)
+    if WHAT == "rename" and event == "os.rename":
+        raise OSError(errno.EXDEV, "Invalid cross-device link", path)
+
+sys.addaudithook(refuse)
+"""
+
+
+@pytest.mark.notebook
+def test_without_chmod_all_works_and_what_is_read_only_can_be_looked_at(tmp_path):
+    """exFAT and CIFS; then a folder of results that can only be read; a rename across devices."""
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(REFUSE)
+    disk = tmp_path / "disk"
+    picture_folder(disk / "own", count=6)
+    given = SMALL | {"dataset": disk / "own", "hold_out": "ant", "outputs": disk / "outputs"}
+    words = ["run", "notebooks/holdout.ipynb", *parameters(**given)]
+    places = {"SEMLIB_DATA": disk / "data", "PYTHONPATH": semlib_path(tmp_path / "hook")}
+
+    def run(what, *more):
+        return semlib(*words, *more, **places | {"REFUSE": f"{what}:{disk}"})
+
+    done = run("rename")
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: ")
+    assert "cross-device" in done.stderr and "Traceback" not in done.stderr
+    done = run("chmod")
+    assert done.returncode == 0, done.stderr
+    before = contents(disk)
+    assert any(name.endswith("record.json") for name in before)
+    out = tmp_path / "elsewhere" / "x.ipynb"
+    words[words.index("train")] = "skip"
+    done = run("writes", "-o", out)
+    assert done.returncode == 0 and out.exists(), done.stderr
+    assert contents(disk) == before
+
+
+@pytest.mark.notebook
+def test_csv_figure_and_notebook_of_one_name_are_of_one_experiment(tmp_path, capsys):
+    """Those of a notebook with -o lie beside it; without it a line says what is replaced."""
+    made_up(tmp_path, 60, dataset="digits", profile="x")
+    words = ["run", str(ROOT / "notebooks/benchmark.ipynb")]
+    words += parameters(profile="x", dataset="digits", outputs=tmp_path, missing="skip", trials=3)
+    words += parameters(methods="[classification, rotation]", architecture="wrn-28-10", flip="true")
+    words += parameters(epochs=200, batch_size=512)
+    assert main([*words, "-p", "statistics", "mixed"]) == 0
+    before = contents(tmp_path / "x", but=("run.lock",))
+    other = tmp_path / "other" / "benchmark-digits.ipynb"
+    assert main([*words, "-p", "statistics", "upright", "-o", str(other)]) == 0
+    assert contents(tmp_path / "x", but=("run.lock",)) == before
+    made = {path.name for path in other.parent.iterdir()}
+    assert made == {path.name for path in (tmp_path / "x").iterdir() if path.is_file()}
+    capsys.readouterr()
+    assert main([*words, "-p", "statistics", "upright"]) == 0
+    assert "statistics mixed, now upright" in capsys.readouterr().out
+
+
+def test_where_a_rename_fails_the_error_names_the_file(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(OSError, match=r"cross-device link: '.*table.csv'"):
+        save_atomically(tmp_path / "table.csv", lambda file: None)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_what_slurm_says_is_in_the_jobs_log(tmp_path):
+    refused = "sbatch: error: invalid partition specified: gpus"
+    ended = "slurmstepd: error: *** JOB 7 ON node CANCELLED AT 2026-01-01 DUE TO TIME LIMIT ***"
+    (tmp_path / "snakemake.log").write_text(
+        f"WorkflowError:\n  The error message was {refused}\nbye"
+    )
+    assert refused in grid._clusters_words(tmp_path / "one.log")
+    logs = tmp_path / ".snakemake" / "slurm_logs" / "rule_notebook" / "two"
+    logs.mkdir(parents=True)
+    (logs / "7.log").write_text(f"host: node\n{ended}\n")
+    (tmp_path / "two.log").write_text("epoch 3\n")
+    assert grid._clusters_words(tmp_path / "two.log") == ended
+
+
+DEMO = "params/demo/benchmark.yaml"
+NOBODY = """
+import pwd
+
+def gone(*_):
+    raise KeyError("uid not found")
+
+pwd.getpwuid = pwd.getpwnam = gone
+"""
+
+
+@pytest.mark.parametrize("lack", ["fcntl", "home"])
+def test_without_fcntl_one_line_and_without_a_home_all_works(tmp_path, lack):
+    if lack == "fcntl":
+        (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['fcntl'] = None\n")
+        done = semlib("parameters", PYTHONPATH=semlib_path(tmp_path))
+        assert done.returncode == 1 and done.stderr == (
+            "error: semlib needs Linux or macOS (on Windows its subsystem for Linux)\n"
+        )
+    else:
+        (tmp_path / "sitecustomize.py").write_text(NOBODY)
+        own = environment(SEMLIB_DATA=tmp_path, PYTHONPATH=semlib_path(tmp_path))
+        del own["HOME"]
+        how = {"cwd": ROOT, "env": own, "capture_output": True, "text": True}
+        for words in (["data", "prepare", "digits"], ["grid", DEMO, "--dry-run"]):
+            done = subprocess.run([sys.executable, "-m", "semlib", *words], **how)
+            assert done.returncode == 0, done.stderr
