@@ -116,8 +116,8 @@ def gains_by_trial(experiment: Experiment, records: Sequence[Record]) -> pd.Data
 
     Rows (hold_out, trial), columns (method, score).
     """
-    runs = tables.measurements(experiment, records).set_index(["hold_out", "trial", "method"])
-    runs = runs.unstack("method")  # columns (measure, method)
+    runs: Any = tables.measurements(experiment, records)
+    runs = runs.set_index(["hold_out", "trial", "method"]).unstack()  # columns (measure, method)
     found = {}
     for method, score in itertools.product(experiment.methods, experiment.scores):
         both = runs.reindex(columns=[(score, method), (score, "classification")])
