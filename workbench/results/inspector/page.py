@@ -147,7 +147,8 @@ class Page:
         yield trace | {"x": x, "y": y, "line": thick}
 
     def _lay_out(self, choice: Choice, whole: bool) -> dict[str, Any]:
-        rows, across = _grid(choice)
+        across = min(COLUMNS, len(choice.classes))
+        rows = math.ceil(len(choice.classes) / across)
         panel = 105 if rows > 1 else 220  # pixels
         gap = 40 + 12 * self._title(choice.classes[0], choice).count("<br>")
         curves = len(choice.methods) * len(choice.scores)
@@ -160,7 +161,9 @@ class Page:
             "grid": grid | {"ygap": gap / (gap + panel)},
             "annotations": [],
         }
-        top = 1.02 if whole else self._highest(choice)
+        points = [ranked.points.loc[START:] for ranked in self.results.curves(choice).ranking]
+        highest = max(part.precision.max() for part in points)
+        top = 1.02 if whole else min(1.02, 1.15 * highest)
         for k, name in enumerate(choice.classes, 1):
             below = "recall" if k + across > len(choice.classes) else ""
             left = "precision" if (k - 1) % across == 0 else ""
@@ -169,11 +172,6 @@ class Page:
             layout |= {f"xaxis{k}": x, f"yaxis{k}": y}
             layout["annotations"].append(_heading(k, self._title(name, choice)))
         return image_map.LAYOUT | layout
-
-    def _highest(self, choice: Choice) -> float:
-        """Where precision's axes end so that curves fit."""
-        points = [ranked.points.loc[START:] for ranked in self.results.curves(choice).ranking]
-        return min(1.02, 1.15 * max(part.precision.max() for part in points))
 
     def _title(self, name: str, choice: Choice) -> str:
         """A class and, in the methods' colours, its average precision (%), one line per score."""
@@ -379,12 +377,6 @@ class Page:
         rows = {f"{k + 1} to": cells[k : k + ACROSS] for k in range(0, len(cells), ACROSS)}
         more = f", of which {SHEET} are shown" if len(table) > SHEET else ""
         return sheet(rows, f"Selected images: {len(table):,}{more}")
-
-
-def _grid(choice: Choice) -> tuple[int, int]:
-    """Rows and columns of panels."""
-    across = min(COLUMNS, len(choice.classes))
-    return -(-len(choice.classes) // across), across
 
 
 def _points(points: pd.DataFrame) -> dict[str, Any]:

@@ -107,7 +107,7 @@ class Inspector:
             said = f"{_short(experiment.folder)}/ has no finished runs; profiles that have some: "
             self.warning.value += f"<p role='alert'>{escape(said + ', '.join(found))}</p>"
         if self.tables:
-            self._build()
+            self._build(wanted or [*self.tables])
             self._react(self._open)
         else:
             self.said.value = f"<p>{NOTHING.format(escape(_short(self.outputs)))}</p>"
@@ -143,15 +143,18 @@ class Inspector:
 
     # --- building
 
-    def _build(self) -> None:
+    def _build(self, wanted: list[str]) -> None:
+        """wanted: the tables of which one is opened, of the experiment's data set if there is."""
+        e = self.experiment
         drop_down = widgets.Dropdown
         sizes = {title: selection.counted(records) for title, records in self.tables.items()}
         options = [(f"{title}, {size}", title) for title, size in sizes.items()]
         self.table = drop_down(description="Table", options=options)
-        self.table.value = min(self.tables, key=self._how_far)
+        own = [title for title in wanted if self.tables[title][0].dataset == e.dataset_name]
+        self.table.value = (own or wanted)[0]
         self.beside = drop_down(description="Beside", options=["nothing"])
         self.statistics = drop_down(description="Statistics", options=[*plan.STATISTICS])
-        self.statistics.value = self.experiment.statistics
+        self.statistics.value = e.statistics
         lists = ("Held-out classes", "Methods", "Scores", "Trials")
         self.lists = [widgets.SelectMultiple(description=text, rows=4) for text in lists]
         limits = {"max": 100.0, "step": 0.1}
@@ -199,11 +202,6 @@ class Inspector:
                 control.observe(lambda _, react=react: self._react(react), "value")
         for shown in (self.panels, self.histograms, self.map, self.html):
             shown.on_msg(lambda _, message, __: self._react(self._told, *message))
-
-    def _how_far(self, title: str) -> tuple[bool, bool]:
-        """Of the tables the one to open is of the experiment's profile, and then of its data."""
-        is_other = not title.startswith(f"{self.experiment.profile}: ")
-        return is_other, self.tables[title][0].dataset != self.experiment.dataset_name
 
     # --- reacting
 
