@@ -38,7 +38,7 @@ GROUPS = {  # of a map's images, in the order in which they are drawn
     "found by right only": "#cc78bc",
     "found by neither": "#d55e00",
 }
-LEGEND = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "title": None}
+LEGEND = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"}
 LAYOUT: dict[str, Any] = {  # transparent, for light and dark pages
     "paper_bgcolor": "#0000",
     "plot_bgcolor": "#0000",

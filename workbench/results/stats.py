@@ -41,7 +41,7 @@ CONTRAST = ["family", "method", "score", "against", "difference", "low", "high"]
 CONTRAST += ["images_low", "images_high", "above", "classes", "p", "holm", "max_t"]
 GAIN = ["images", "statistics", "method", "measure", "plain", "with", "gain", "low", "high"]
 GAIN += ["above", "classes", "planned", "p"]
-GAINS = ["method", "score", "hold_out", "difference", "low", "high", "trials", "paper", "whole"]
+GAINS = ["method", "score", "hold_out", "difference", "low", "high", "paper", "whole"]
 
 
 # --- differences over held-out classes

@@ -92,7 +92,7 @@ class Page:
             curves = self.results.curves(choice)
             for row in tables.rows(curves[curves.hold_out == mark.hold_out]):
                 side = (row.method, row.score, row.trial)
-                if self._is_of(mark, row.hold_out, side):
+                if self.results.run(row.hold_out, side).test_digest == mark.test:
                     there = _points(row.ranking.at(mark.image).assign(trial=row.trial))
                     trace = self._trace(choice, (row.hold_out, row.method, row.score))
                     star = {"size": 15, "symbol": "star", "line": {"color": "#fff", "width": 1}}
@@ -238,17 +238,13 @@ class Page:
             left = "share of the images (%)" if k == 1 else ""
             layout |= {f"xaxis{k}": _axis("score"), f"yaxis{k}": _axis(left, type="log")}
             layout["annotations"].append(_heading(k, escape(titled(side))))
-            is_marked = mark and self._is_of(mark, hold_out, side)
+            is_marked = mark and self.results.run(hold_out, side).test_digest == mark.test
             if is_marked and np.isfinite(ranking.scores[mark.image]):
                 at = {"x": ranking.scores[mark.image].item(), "y": 0.7, "xref": f"x{k}"}
                 look = {"yref": "paper", "ax": 0, "ay": -45, "arrowhead": 2, "arrowwidth": 2}
                 arrows.append(at | look | {"text": escape(mark.name)})
         layout["annotations"] += arrows
         return {"data": traces, "layout": image_map.LAYOUT | layout}
-
-    def _is_of(self, mark: Mark, hold_out: str, side: Side) -> bool:
-        """Whether a run, which may be of another table, scored the marked image."""
-        return self.results.run(hold_out, side).test_digest == mark.test
 
     # --- the map
 
@@ -363,7 +359,7 @@ class Page:
             name = test.names[k] if test.names else f"test image {k}"
             told = f"{name}: {classes[0]}, predicted {classes[1]}, score {number}"
             short = name[-22:] if test.names else classes[0]
-            shown = picture(test.pixels[k], told, k if to_click else None)
+            shown = picture(test.data.test.images[k], told, k if to_click else None)
             yield f"{shown}{escape(f'{short} → {classes[1]}')}<br>{number}"
 
     def selected(self, table: pd.DataFrame, images: np.ndarray) -> str:

@@ -136,11 +136,6 @@ class Images(NamedTuple):
     names: tuple[str, ...] = ()
     why: str = ""
 
-    @property
-    def pixels(self) -> np.ndarray:
-        """uint8 (N, C, H, W)."""
-        return self.data.test.images
-
 
 def images_of(record: Record, experiment: Experiment) -> Images:
     """The images that a record's scores are of. Nothing is downloaded."""

@@ -22,6 +22,7 @@ import traitlets
 from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
+from semlib.datasets import DataError
 from workbench.experiment import Experiment
 from workbench.files import ROOT, file_name, save_atomically
 from workbench.results import image_map
@@ -296,7 +297,7 @@ class Inspector:
         table, texts = self._described()
         mark = Mark(self.held_out.value, image, table["image"][image], test)
         here = self._images()
-        shown = picture(here.pixels[image], mark.name, image) if here.data else ""
+        shown = "" if here.why else picture(here.data.test.images[image], mark.name, image)
         among = f"of {len(table):,} images, {escape(mark.hold_out)} held out"
         self.large.value = f"<div role='status'>{shown}<p>{texts[image]}<br>{among}</p></div>"
         return mark
@@ -356,24 +357,22 @@ class Inspector:
         here = self._images()
         how = (self.plane.value, self.statistics.value)
         self.said.value = "<p role='status'>Computing the map ...</p>"
-        said = here.why
-        places = np.empty((0, 2))
-        if here.data:
-            try:
-                places = image_map.places_of(record, here.data, *how)
-            except ValueError as error:
-                said = _short(error)
-        if said:
-            self.html.value = f"<p role='alert'>{escape(said)}</p>"
+        try:
+            if here.why:
+                raise DataError(here.why)
+            places = image_map.places_of(record, here.data, *how)
+        except ValueError as error:
+            self.html.value = f"<p role='alert'>{escape(_short(error))}</p>"
             return [self._plane], [self.html]
+        images = here.data.test.images
         if self.sheet_of != record.test_digest:
             self.sheet_of = record.test_digest
-            self.map.sheet = image_map.sheet(here.pixels)
+            self.map.sheet = image_map.sheet(images)
         chosen = mark.image if mark else None
         figure = image_map.figure(places, self._groups(), self._described()[1], chosen)
         figure["layout"] |= {"dragmode": "lasso", "height": 420}
         self.map.draw(figure, record.home, *how)
-        self.html.value = self.page.selected(self.selected, here.pixels)
+        self.html.value = self.page.selected(self.selected, images)
         return [self._plane], [self.map, self.html]
 
     # --- saving
