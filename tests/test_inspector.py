@@ -275,7 +275,7 @@ def test_histograms_and_confusions_count_images(tmp_path):
         arrays = arrays_of(experiment, "7", method, 0)
         scores = arrays[SCORES[score]]
         anomaly = arrays["is_anomaly"]
-        traces = [trace for trace in figure["data"] if trace["xaxis"] == ("x2" if k else "x")]
+        traces = [trace for trace in figure["data"] if trace["xaxis"] == f"x{k + 1}"]
         looks = [(trace["name"], trace["marker"]["color"]) for trace in traces]
         assert looks == [("normal", "#888888"), ("7, unseen", UNSEEN)]
         for trace, chosen in zip(traces, (~anomaly, anomaly), strict=True):
@@ -753,6 +753,8 @@ def test_missing_weights_are_said_with_a_command_that_trains_the_same_run(traine
         plots.image_map(record, data, plane="UMAP")
     with pytest.raises(ConfigError, match="choose from msp, energy"):
         plots.image_map(record, data, score="odin")
+    with pytest.raises(ConfigError, match="share: should be a fraction"):
+        plots.image_map(record, data, share=5)
     inspector = Inspector(made_up(tmp_path, **SMALL, images=600))
     assert "python -m semlib run notebooks/holdout.ipynb" in view(inspector, "Map")
 
@@ -791,6 +793,69 @@ def test_lasso_and_clicks_on_the_map_select_and_mark(tmp_path):
     view(inspector, "Histograms")
     notes = shown(inspector.histograms)["layout"]["annotations"]
     assert [note["text"] for note in notes[2:]] == ["test image 14"] * 2
+
+
+def test_an_image_is_marked_and_listed_only_where_it_was_scored(tmp_path):
+    """Runs of the same classes on other test images can stand beside."""
+    other = {"data": Digests("1" * 64, "2" * 64), "profile": "other", "images": 205}
+    made_up(tmp_path, **SMALL, **other)
+    inspector = Inspector(made_up(tmp_path, images=600, **SMALL))
+    inspector.beside.value = inspector.beside.options[1]
+    here = list(METHODS.values())
+    inspector.held_out.value = "4"
+    there = next(side for _, side in inspector.sides[1].options if "[other" in side[0])
+    inspector.sides[1].value = there
+    inspector.html._handle_custom_msg(["image", 514], [])
+    inspector.map._handle_custom_msg(["images", 514, 3, 514], [])  # a marked one has two points
+    assert inspector.selected.index.tolist() == [514, 3]
+    assert {*inspector.selected.group} <= {"normal", "found", "missed"}
+    traces = shown(inspector.panels)["data"]
+    stars = [t for t in traces if t.get("marker", {}).get("symbol") == "star"]
+    assert len(stars) == len(here) * 2 and not [t for t in stars if "[other" in t["meta"][1]]
+    for name in inspector.view.options:
+        view(inspector, name)
+        assert "alert" not in inspector.said.value
+    inspector.threshold.value = 100
+    assert "missed" not in {*inspector.selected.group}
+    curves = inspector.page.results.curves(inspector.choice).query("hold_out == '4'")
+    skew = curves.groupby("method")["skew"].first()
+    assert (skew[PLAIN], skew[there[0]]) == pytest.approx((10, 100 * 21 / 205))
+    assert inspector.page.results.skew["4"] == 0.1
+    inspector.sides[0].value = there  # of its own images none was clicked
+    assert "<b>test image" not in inspector.large.value and inspector.selected.empty
+
+
+def test_the_papers_numbers_are_of_its_data_set_alone(tmp_path):
+    which = {"dataset": "cifar10", "hold_out": "cat", "trials": 1}
+    records = store.finished(made_up(tmp_path, **which))
+    other = [record.model_copy(update={"dataset": "mine"}) for record in records]
+    results = Results(records, beside=other, title="mine")
+    assert results.published("cat", PLAIN, "MSP")[0] == 38.06
+    assert np.isnan(results.published("cat", f"{PLAIN} [mine]", "MSP")[0])
+
+
+def test_a_page_that_is_no_more_is_the_last_one_and_an_empty_lasso_is_not_saved(tmp_path):
+    digits = prepared.digests_of(prepared.load("digits"))
+    inspector = Inspector(made_up(tmp_path, images=600, **SMALL, data=digits))
+    assert "<img" in view(inspector, "Images")
+    last = inspector.number.max
+    inspector.number.value = last
+    inspector.number.max = last + 9  # as of a table with more images
+    inspector.number.value = last + 9
+    assert inspector.number.max == inspector.number.value == last
+    assert "<img" in inspector.html.value
+    inspector.save("-lasso.csv")
+    assert "Select images" in inspector.saved.value and not [*tmp_path.glob("*/*-lasso.csv")]
+
+
+def test_runs_without_the_chosen_statistics_are_no_error(tmp_path):
+    experiment = made_up(tmp_path, **SMALL | {"trials": 1}, statistics="upright")
+    for record in store.finished(experiment):
+        fields = record.model_dump()
+        kept = {name: value for name, value in fields["metrics"].items() if "@" not in name}
+        store.write_record(record.home, **fields | {"metrics": kept})
+    page = Inspector(experiment)._repr_mimebundle_()["text/html"]
+    assert "Choose at least one class" in page and "<img" not in page
 
 
 @pytest.mark.notebook

@@ -469,7 +469,7 @@ def test_text_can_be_read_on_a_screen_and_in_print(eight, name, tmp_path, monkey
     history = {"epoch": [1, 2], "loss": [2.0, 1.0], "accuracy": [0.5, 0.9], "msp": [0.2, 0.3]}
     monkeypatch.setattr(store.Record, "history", lambda record: pd.DataFrame(history))
     figure = FIGURES[name](*eight)
-    colours = {to_hex(line.get_color()) for axis in figure.axes for line in axis.lines}
+    colours = line_colours(figure)
     pixels = min(figure.dpi, 1000 / figure.get_figwidth()) / 72
     assert min(written(figure).values()) * pixels >= 9
     for width, inches in plots.WIDTHS.items():
@@ -487,10 +487,14 @@ def test_text_can_be_read_on_a_screen_and_in_print(eight, name, tmp_path, monkey
         for text in written(figure):
             ends = text.get_window_extent()
             assert inside.contains(*ends.min) and inside.contains(*ends.max), text
-        drawn = {to_hex(line.get_color()) for axis in figure.axes for line in axis.lines}
-        assert drawn == colours
+        assert line_colours(figure) == colours
     with pytest.raises(ValueError, match="column, page"):
         plots.save_for_paper(figure, tmp_path / "x", "poster")
+
+
+def line_colours(figure) -> set[str]:
+    lines = itertools.chain.from_iterable(axis.lines for axis in figure.axes)
+    return {to_hex(line.get_color()) for line in lines}
 
 
 def written(figure) -> dict[Text, float]:

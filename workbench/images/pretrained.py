@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -70,7 +71,8 @@ def network(name: str, size: int = 112, random: bool = False) -> Frozen:
         if name not in torchvision.models.list_models(module=torchvision.models):
             own = ", ".join(f"efficientnet-{variant}" for variant in BLOCKS)
             raise DataError(f"unknown network {name!r}; choose {own} or one of torchvision's")
-        weights = torchvision.models.get_model_weights(name).DEFAULT
+        every: Any = torchvision.models.get_model_weights(name)
+        weights = every.DEFAULT
         net = torchvision.models.get_model(name, weights=None if random else weights)
         transform = weights.transforms()
         return Frozen(net, transform.mean, transform.std, size)
@@ -103,7 +105,7 @@ def features(
     if not file.exists():
         some = _rgb(data.train.images[:: -(-len(data.train) // CALIBRATION)])
         with metrics.upright(net, some) if random else nullcontext():
-            parts = {part: _of(net, getattr(data, part).images) for part in ("train", "test")}
+            parts: Any = {part: _of(net, getattr(data, part).images) for part in ("train", "test")}
         save_atomically(file, lambda opened: np.savez(opened, **parts))
     with np.load(file, allow_pickle=False) as kept:
         return kept["train"], kept["test"]

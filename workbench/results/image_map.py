@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageOps
 
 from semlib.datasets import Dataset
 from workbench.experiment import ConfigError
@@ -37,8 +38,14 @@ GROUPS = {  # of a map's images, in the order in which they are drawn
     "found by right only": "#cc78bc",
     "found by neither": "#d55e00",
 }
-LEGEND: dict[str, Any] = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"}
-LEGEND |= {"itemsizing": "constant"}
+LEGEND = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"}
+LAYOUT: dict[str, Any] = {  # transparent, for light and dark pages
+    "paper_bgcolor": "#0000",
+    "plot_bgcolor": "#0000",
+    "hovermode": "closest",
+    "modebar": {"bgcolor": "#0000", "color": "#888", "activecolor": "#444"},
+    "legend": LEGEND | {"itemsizing": "constant"},
+}
 MANY = 2500  # images; thumbnails of more are smaller
 INSPECTOR = Path(__file__).parent / "inspector"
 FILES = ("map.html", "plot.js", "style.css")
@@ -96,12 +103,14 @@ def image_map(
         raise ConfigError("the images that are here now are not those that were scored")
     if len({record.hold_out for record in records}) > 1:
         raise ConfigError(f"{left.hold_out} and {records[1].hold_out} held out are not one map")
-    key = score + plan.STATISTICS[statistics]
+    share = left.skew if share is None else share
+    if not 0 < share <= 1:
+        raise ConfigError(f"share: should be a fraction above 0 and up to 1, not {share}")
     for record in records:
         if score not in record.scoring:
             choices = ", ".join(record.scoring)
             raise ConfigError(f"{score!r} is not a score of this run; choose from {choices}")
-    share = share or left.skew
+    key = plan.array_name(score, statistics)
     rankings = [Ranking(*record.scores("is_anomaly", key).values()) for record in records]
     sides = {f"{label(record.method)}, trial {record.trial}": record for record in records}
     said = texts(described(sides, statistics, names))
@@ -259,15 +268,10 @@ def figure(
         points = _points(places, np.array([chosen]), said)
         traces.append(points | {"marker": ring, "name": "chosen"})
     axis = {"showticklabels": False, "gridcolor": "#80808030", "zeroline": False}
-    layout: dict[str, Any] = {
-        **{"paper_bgcolor": "#0000", "plot_bgcolor": "#0000", "hovermode": "closest"},
-        **{"xaxis": axis, "yaxis": axis, "height": 560, "dragmode": "zoom"},
-        "modebar": {"bgcolor": "#0000", "color": "#888", "activecolor": "#444"},
-        "margin": {"l": 10, "r": 10, "t": 34, "b": 56},
-        "hoverlabel": {"bgcolor": "#fff", "font": {"color": "#222"}},
-        "legend": LEGEND,
-        "meta": {"said": "A map of the test images", "map": _grid(len(groups))},
-    }
+    layout = LAYOUT | {"xaxis": axis, "yaxis": axis, "height": 560, "dragmode": "zoom"}
+    layout["margin"] = {"l": 10, "r": 10, "t": 34, "b": 56}
+    layout["hoverlabel"] = {"bgcolor": "#fff", "font": {"color": "#222"}}
+    layout["meta"] = {"said": "A map of the test images", "map": _grid(len(groups))}
     return {"data": traces, "layout": layout}
 
 
@@ -282,7 +286,7 @@ def _points(places: np.ndarray, members: np.ndarray, said: np.ndarray) -> dict[s
 
 def _grid(count: int) -> dict[str, int]:
     """Images in a row of the sheet, and pixels a side of each."""
-    return {"across": int(np.ceil(count**0.5)), "side": 32 if count > MANY else 64}
+    return {"across": math.ceil(count**0.5), "side": 32 if count > MANY else 64}
 
 
 def pixels(image: np.ndarray) -> np.ndarray:
@@ -295,12 +299,9 @@ def sheet(images: np.ndarray) -> bytes:
     across, side = _grid(len(images)).values()
     whole = Image.new("RGB", (across * side, -(-len(images) // across) * side), "white")
     for k, image in enumerate(images):
-        picture = Image.fromarray(pixels(image))
-        if max(picture.size) != side:
-            scale = side / max(picture.size)
-            enlarged = [max(1, round(scale * length)) for length in picture.size]
-            how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
-            picture = picture.resize(enlarged, how)
+        is_small = max(image.shape[1:]) < side
+        how = Image.Resampling.NEAREST if is_small else Image.Resampling.BILINEAR
+        picture = ImageOps.contain(Image.fromarray(pixels(image)), (side, side), how)
         whole.paste(picture, (k % across * side, k // across * side))
     file = io.BytesIO()
     whole.save(file, "jpeg", quality=85)

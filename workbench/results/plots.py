@@ -261,7 +261,7 @@ def _draw_gains(axis: Axes, rows: pd.DataFrame, trials: pd.DataFrame, y, name, c
     axis.plot(rows.difference[:-1], y[:-1], "o", ms=5, label=name, **ink)
     axis.plot(rows.difference[-1:], y[-1:], "D", ms=6, **ink)
     if rows.paper.notna().any():
-        of_paper = {"fillstyle": "none", "label": "the paper's difference"}
+        of_paper: dict[str, Any] = {"fillstyle": "none", "label": "the paper's difference"}
         axis.plot(rows.paper, y, "o", ms=7.5, **of_paper, **ink)
 
 
@@ -599,10 +599,9 @@ def save_for_paper(figure: Figure, path: str | Path, width: str = "page") -> str
     caption = figure.get_suptitle()
     figure.suptitle("")
     with plt.rc_context(STYLE):
-        _lay_out_anew(figure, inches)
+        rows, columns = _lay_out_anew(figure, inches)
         for text in figure.findobj(Text):
             text.set_fontsize(min(max(text.get_fontsize(), 7), 8))
-        rows, columns = figure.axes[0].get_gridspec().get_geometry()
         added = [0]
         for axis in figure.axes:
             for text in (axis.title, axis.xaxis.label):
@@ -621,10 +620,14 @@ def _wrapped(text: str, most: int) -> str:
     return "\n".join(lines)
 
 
-def _lay_out_anew(figure: Figure, inches: float) -> None:
-    """Put the panels into as many columns as the width has room for, and the legend below."""
+def _lay_out_anew(figure: Figure, inches: float) -> tuple[int, int]:
+    """Put the panels into as many columns as the width has room for, and the legend below.
+
+    How many rows and columns there are then.
+    """
     panels = figure.axes
-    rows, columns = panels[0].get_gridspec().get_geometry()
+    before: Any = panels[0].get_gridspec()
+    rows, columns = before.get_geometry()
     width, height = figure.get_size_inches()
     across = min(columns, max(1, int(inches * columns / (0.75 * width))))
     down = math.ceil(len(panels) / across)
@@ -646,6 +649,7 @@ def _lay_out_anew(figure: Figure, inches: float) -> None:
         longest = max(len(text.get_text()) for text in legend.get_texts())
         legend.remove()
         _legend(figure, ncols=max(1, int(inches / (0.6 + 0.055 * longest))))
+    return down, across
 
 
 def save(figure: Figure, path: Path, runs: Runs) -> None:

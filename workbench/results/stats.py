@@ -41,7 +41,7 @@ CONTRAST = ["family", "method", "score", "against", "difference", "low", "high"]
 CONTRAST += ["images_low", "images_high", "above", "classes", "p", "holm", "max_t"]
 GAIN = ["images", "statistics", "method", "measure", "plain", "with", "gain", "low", "high"]
 GAIN += ["above", "classes", "planned", "p"]
-GAINS = ["method", "score", "hold_out", "difference", "low", "high", "trials", "paper"]
+GAINS = ["method", "score", "hold_out", "difference", "low", "high", "paper"]
 
 
 # --- differences over held-out classes
@@ -120,8 +120,8 @@ def gains_by_trial(experiment: Experiment, records: Sequence[Record]) -> pd.Data
 
     Rows (hold_out, trial), columns (method, score).
     """
-    runs = tables.measurements(experiment, records).set_index(["hold_out", "trial", "method"])
-    runs = runs.unstack("method")  # columns (measure, method)
+    runs: Any = tables.measurements(experiment, records)
+    runs = runs.set_index(["hold_out", "trial", "method"]).unstack()  # columns (measure, method)
     found = {}
     for method, score in itertools.product(experiment.methods, experiment.scores):
         both = runs.reindex(columns=[(score, method), (score, "classification")])

@@ -11,28 +11,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import plotly.express as px
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 from PIL import Image
 
-from semlib.datasets import Dataset
 from workbench.experiment import Experiment
 from workbench.results import image_map, plots, show, tables
 from workbench.results.inspector.selection import (
     WHICH,
     Choice,
+    Images,
     Ranked,
     Results,
+    Side,
     images_of,
     steps,
 )
+from workbench.runs.store import Record
 
 DASHES = ("solid", "5px,3px", "1px,2px", "5px,2px,1px,2px", "9px,3px", "9px,3px,2px,3px")
 COLUMNS = 5  # panels in a row
 ACROSS = 16  # images in a row, of both sides together
 SHEET = 96  # selected images that are shown
+SELECT = "Select images on the map with the lasso."
 START = 0.05  # the precisions that axes fit begin at this recall: the first few jump
 FEW = 3  # with more methods or scores than this their numbers do not stand over the panels
 UNSEEN = "#aa3377"  # the held-out class, where colours are not the methods'
@@ -41,25 +43,20 @@ POINT = (
     "flagged %{customdata[1]}, missed %{customdata[2]}<extra></extra>"
 )
 AXIS = {"gridcolor": "#80808040", "zeroline": False, "ticklabelstandoff": 3}
-LAYOUT = {  # transparent, for light and dark pages
-    **{"paper_bgcolor": "#0000", "plot_bgcolor": "#0000", "hovermode": "closest"},
-    "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "title": None},
-    "modebar": {"bgcolor": "#0000", "color": "#888", "activecolor": "#444"},
-}
 NUMBERS = {"precision": "{:.2%}", "recall": "{:.2%}", "flagged": "{:.6g}", "missed": "{:.4g}"}
 ABOUT = """Average precision in %: mean and standard deviation over trials (of the average within a
 trial first), and the difference to the first plain classification in points. FPR95: the share of
 normal images at 95 % recall."""
-Side = tuple[str, str, int]  # a method, a score and a trial, to set beside another
 Described = tuple[pd.DataFrame, np.ndarray]
 
 
 class Mark(NamedTuple):
-    """A test image that is shown wherever it is."""
+    """A test image that is shown wherever it is. test: the digest of the images that it is of."""
 
     hold_out: str
     image: int
     name: str
+    test: str
 
 
 class Page:
@@ -94,10 +91,12 @@ class Page:
         if mark and mark.hold_out in choice.classes:
             curves = self.results.curves(choice)
             for row in tables.rows(curves[curves.hold_out == mark.hold_out]):
-                there = _points(row.ranking.at(mark.image).assign(trial=row.trial))
-                trace = self._trace(choice, (row.hold_out, row.method, row.score))
-                star = {"size": 15, "symbol": "star", "line": {"color": "#fff", "width": 1}}
-                traces.append(trace | there | {"mode": "markers", "marker": star})
+                side = (row.method, row.score, row.trial)
+                if self.results.run(row.hold_out, side).test_digest == mark.test:
+                    there = _points(row.ranking.at(mark.image).assign(trial=row.trial))
+                    trace = self._trace(choice, (row.hold_out, row.method, row.score))
+                    star = {"size": 15, "symbol": "star", "line": {"color": "#fff", "width": 1}}
+                    traces.append(trace | there | {"mode": "markers", "marker": star})
         return {"data": traces, "layout": dict(self._layout(choice, whole))}
 
     def _draw_curves(self, choice: Choice) -> list[dict[str, Any]]:
@@ -148,7 +147,8 @@ class Page:
         yield trace | {"x": x, "y": y, "line": thick}
 
     def _lay_out(self, choice: Choice, whole: bool) -> dict[str, Any]:
-        rows, across = _grid(choice)
+        across = min(COLUMNS, len(choice.classes))
+        rows = math.ceil(len(choice.classes) / across)
         panel = 105 if rows > 1 else 220  # pixels
         gap = 40 + 12 * self._title(choice.classes[0], choice).count("<br>")
         curves = len(choice.methods) * len(choice.scores)
@@ -161,25 +161,17 @@ class Page:
             "grid": grid | {"ygap": gap / (gap + panel)},
             "annotations": [],
         }
-        top = 1.02 if whole else self._highest(choice)
-        for k, name in enumerate(choice.classes):
-            below = "recall" if k + across >= len(choice.classes) else ""
-            left = "precision" if k % across == 0 else ""
-            x: dict[str, Any] = {"range": [0, 1], "title": {"text": below, "standoff": 4}}
-            y: dict[str, Any] = {"range": [0, top], "title": {"text": left, "standoff": 4}}
-            if k:  # a zoom is of all
-                x["matches"] = "x"
-                y["matches"] = "y"
-            layout |= {f"xaxis{k + 1}": AXIS | x, f"yaxis{k + 1}": AXIS | y}
-            place = {"x": 0.5, "xref": f"x{k + 1} domain", "y": 1, "yref": f"y{k + 1} domain"}
-            title = {"text": self._title(name, choice), "yanchor": "bottom", "showarrow": False}
-            layout["annotations"].append(place | title)
-        return LAYOUT | layout
-
-    def _highest(self, choice: Choice) -> float:
-        """Where precision's axes end so that curves fit."""
         points = [ranked.points.loc[START:] for ranked in self.results.curves(choice).ranking]
-        return min(1.02, 1.15 * max(part.precision.max() for part in points))
+        highest = max(part.precision.max() for part in points)
+        top = 1.02 if whole else min(1.02, 1.15 * highest)
+        for k, name in enumerate(choice.classes, 1):
+            below = "recall" if k + across > len(choice.classes) else ""
+            left = "precision" if (k - 1) % across == 0 else ""
+            x = _axis(below, range=[0, 1], matches="x")  # a zoom is of all
+            y = _axis(left, range=[0, top], matches="y")
+            layout |= {f"xaxis{k}": x, f"yaxis{k}": y}
+            layout["annotations"].append(_heading(k, self._title(name, choice)))
+        return image_map.LAYOUT | layout
 
     def _title(self, name: str, choice: Choice) -> str:
         """A class and, in the methods' colours, its average precision (%), one line per score."""
@@ -217,47 +209,60 @@ class Page:
         self, hold_out: str, sides: Sequence[Side], share: float, mark: Mark | None = None
     ) -> dict[str, Any]:
         """Scores of normal and anomalous test images, each side with its threshold to drag."""
-        unseen = f"{hold_out}, unseen"
-        frames = []
-        shapes = []
+        groups = {"normal": "#888888", f"{hold_out}, unseen": UNSEEN}
+        layout: dict[str, Any] = {
+            "meta": {
+                "said": "Histograms of scores",
+                "lines": [[hold_out, *side] for side in sides],
+            },
+            "height": 330,
+            "margin": {"l": 60, "r": 10, "t": 60, "b": 70},
+            "grid": {"rows": 1, "columns": len(sides), "pattern": "independent"},
+            "barmode": "overlay",
+            "shapes": [],
+            "annotations": [],
+        }
+        traces = []
         arrows = []
         for k, side in enumerate(sides, 1):
             ranking = self.results.ranking(hold_out, *side)
-            for group, chosen in (("normal", ~ranking.is_anomaly), (unseen, ranking.is_anomaly)):
-                scores = ranking.scores[chosen & np.isfinite(ranking.scores)]
-                frames.append(pd.DataFrame({"score": scores, "group": group, "side": k}))
+            on = {"xaxis": f"x{k}", "yaxis": f"y{k}", "bingroup": f"x{k}", "showlegend": k == 1}
+            for is_anomaly, (name, colour) in enumerate(groups.items()):
+                chosen = (ranking.is_anomaly == is_anomaly) & np.isfinite(ranking.scores)
+                look: dict[str, Any] = {"type": "histogram", "histnorm": "percent", "nbinsx": 60}
+                look |= {"marker": {"color": colour, "opacity": 0.6}, "legendgroup": name}
+                traces.append(on | look | {"name": escape(name), "x": ranking.scores[chosen]})
             x = dict.fromkeys(("x0", "x1"), ranking.flagging(share).threshold.item())
             line = {"type": "line", "line": {"color": "#e03030", "width": 3}, "y0": 0, "y1": 1}
-            shapes.append(line | x | {"xref": f"x{k}", "yref": "paper"})
-            if mark and np.isfinite(ranking.scores[mark.image]):
+            layout["shapes"].append(line | x | {"xref": f"x{k}", "yref": "paper"})
+            left = "share of the images (%)" if k == 1 else ""
+            layout |= {f"xaxis{k}": _axis("score"), f"yaxis{k}": _axis(left, type="log")}
+            layout["annotations"].append(_heading(k, escape(titled(side))))
+            is_marked = mark and self.results.run(hold_out, side).test_digest == mark.test
+            if is_marked and np.isfinite(ranking.scores[mark.image]):
                 at = {"x": ranking.scores[mark.image].item(), "y": 0.7, "xref": f"x{k}"}
                 look = {"yref": "paper", "ax": 0, "ay": -45, "arrowhead": 2, "arrowwidth": 2}
                 arrows.append(at | look | {"text": escape(mark.name)})
-        colours = {"normal": "#888888", unseen: UNSEEN}
-        how = {"histnorm": "percent", "nbins": 60, "barmode": "overlay", "log_y": True}
-        how |= {"x": "score", "color": "group", "facet_col": "side"}
-        figure = px.histogram(pd.concat(frames), color_discrete_map=colours, **how)
-        figure.for_each_trace(lambda trace: trace.update(bingroup=trace.xaxis))
-        figure.update_yaxes(title="share of the images (%)", col=1).update_layout(shapes=shapes)
-        titles = [f"{method}, {score}, trial {trial}" for method, score, trial in sides]
-        lines = [[hold_out, *side] for side in sides]
-        drawn = _plain(figure, titles, 330, {"said": "Histograms of scores", "lines": lines})
-        drawn["layout"]["annotations"] = [*drawn["layout"]["annotations"], *arrows]
-        return drawn
+        layout["annotations"] += arrows
+        return {"data": traces, "layout": image_map.LAYOUT | layout}
 
     # --- the map
 
     def _describe(self, hold_out: str, sides: Sequence[Side], names: tuple) -> Described:
         """The test images of one or two runs as a table, and what stands beside each on a map."""
-        titles = ["{}, {}, trial {}".format(*side) for side in sides]
-        runs = [self.results.runs[hold_out, method, trial] for method, _, trial in sides]
-        both = dict(zip(titles, runs, strict=True))
-        table = image_map.described(both, self.results.statistics, names)
+        runs = {titled(side): run for side, run in self._alike(hold_out, sides).items()}
+        table = image_map.described(runs, self.results.statistics, names)
         return table, image_map.texts(table)
 
     def groups(self, hold_out: str, sides: Sequence[Side], share: float) -> np.ndarray:
-        rankings = [self.results.ranking(hold_out, *side) for side in sides]
-        return image_map.groups_of(rankings, share)
+        alike = self._alike(hold_out, sides)
+        return image_map.groups_of([self.results.ranking(hold_out, *s) for s in alike], share)
+
+    def _alike(self, hold_out: str, sides: Sequence[Side]) -> dict[Side, Record]:
+        """The runs of the sides that have the first one's test images: tables may have others."""
+        runs = {side: self.results.run(hold_out, side) for side in sides}
+        test = runs[sides[0]].test_digest
+        return {side: run for side, run in runs.items() if run.test_digest == test}
 
     # --- tables
 
@@ -323,54 +328,51 @@ class Page:
         worst: bool = True,
         number: int = 1,
     ) -> tuple[str, int]:
-        """A page of rows of images for each side, and how many pages there are."""
+        """A page of rows of images for each side, and how many pages there are.
+
+        Those of the first side's test images can be clicked.
+        """
         across = ACROSS // len(sides)
+        rankings = [self.results.ranking(hold_out, *side) for side in sides]
+        pages = math.ceil(max(len(ranking.scores) for ranking in rankings) / across)
+        start = (min(number, pages) - 1) * across
+        alike = self._alike(hold_out, sides)
         parts = []
-        pages = 1
-        for side in sides:
-            title = "{}, {}, trial {}, {} held out".format(*side, hold_out)
-            test = images_of(self.results.runs[hold_out, side[0], side[2]], experiment)
-            if isinstance(test, str):
-                parts.append(captioned(pd.DataFrame(), f"{title}: {test}").to_html())
+        for side, ranking in zip(sides, rankings, strict=True):
+            caption = f"{titled(side)}, {hold_out} held out"
+            test = images_of(self.results.run(hold_out, side), experiment)
+            if test.why:
+                parts.append(sheet({}, f"{caption}: {test.why}"))
                 continue
-            ranking = self.results.ranking(hold_out, *side)
-            rows = ranking.examples(share, worst)
-            pages = max(pages, *(math.ceil(len(members) / across) for members in rows.values()))
-            shown = slice((number - 1) * across, number * across)
             cells = {}
-            for said, members in rows.items():
-                cells[f"{said} ({len(members)})"] = self._cells(ranking, members[shown], *test)
-            parts.append(sheet(cells, title))
+            for said, members in ranking.examples(share, worst).items():
+                shown = members[start : start + across]
+                cells[f"{said} ({len(members)})"] = self._cells(ranking, shown, test, side in alike)
+            parts.append(sheet(cells, caption))
         return f'<div class="sides">{"".join(parts)}</div>', pages
 
-    def _cells(self, ranking: Ranked, members: np.ndarray, data: Dataset, names: Sequence[str]):
-        """Each image with its class, the class that it is taken for, and its score, to click."""
+    def _cells(self, ranking: Ranked, members: np.ndarray, test: Images, to_click: bool):
+        """Each image with its class, the class that it is taken for, and its score."""
         for k in members:
             classes = [self.results.known[array[k]] for array in (ranking.label, ranking.predicted)]
             number = f"{ranking.scores[k]:.4g}"
-            told = f"{names[k]}: {classes[0]}, predicted {classes[1]}, score {number}"
-            is_file = names[k] != f"test image {k}"
-            name = names[k][-22:] if is_file else classes[0]
-            below = f"{escape(f'{name} → {classes[1]}')}<br>{number}"
-            yield f"{picture(data.test.images[k], told, k)}{below}"
+            name = test.names[k] if test.names else f"test image {k}"
+            told = f"{name}: {classes[0]}, predicted {classes[1]}, score {number}"
+            short = name[-22:] if test.names else classes[0]
+            shown = picture(test.data.test.images[k], told, k if to_click else None)
+            yield f"{shown}{escape(f'{short} → {classes[1]}')}<br>{number}"
 
-    def selected(self, table: pd.DataFrame, data: Dataset) -> str:
+    def selected(self, table: pd.DataFrame, images: np.ndarray) -> str:
         """A sheet of the images that were selected on the map; table: their rows of `described`."""
         if table.empty:
-            return "<p>Select images with the lasso: they are shown here.</p>"
+            return f"<p>{SELECT}</p>"
         cells = []
         for k, row in table[:SHEET].iterrows():
-            shown = picture(data.test.images[k], row["image"], k)
+            shown = picture(images[k], row["image"], k)
             cells.append(f"{shown}{escape(row['image'])}<br>{escape(row['class'])}")
         rows = {f"{k + 1} to": cells[k : k + ACROSS] for k in range(0, len(cells), ACROSS)}
         more = f", of which {SHEET} are shown" if len(table) > SHEET else ""
         return sheet(rows, f"Selected images: {len(table):,}{more}")
-
-
-def _grid(choice: Choice) -> tuple[int, int]:
-    """Rows and columns of panels."""
-    across = min(COLUMNS, len(choice.classes))
-    return -(-len(choice.classes) // across), across
 
 
 def _points(points: pd.DataFrame) -> dict[str, Any]:
@@ -381,15 +383,18 @@ def _points(points: pd.DataFrame) -> dict[str, Any]:
     return {"x": x, "y": y, "customdata": custom, "hoverinfo": "all"}
 
 
-def _plain(figure: Any, titles: Sequence[str], height: int, meta: dict[str, Any]) -> dict[str, Any]:
-    """A figure of plotly express as a dict. meta: its name for screen readers, and what else."""
-    for note, title in zip(figure.layout.annotations, titles, strict=True):
-        note.text = escape(title)
-    figure.update_xaxes(matches=None, **AXIS).update_yaxes(**AXIS)
-    margin = {"l": 60, "r": 10, "t": 60, "b": 40}
-    figure.update_layout(template="none", height=height, meta=meta, margin=margin, **LAYOUT)
-    traces = [trace.to_plotly_json() for trace in figure.data]
-    return {"data": traces, "layout": figure.layout.to_plotly_json()}
+def _axis(title: str, **how: Any) -> dict[str, Any]:
+    return AXIS | {"title": {"text": title, "standoff": 4}} | how
+
+
+def _heading(k: int, text: str) -> dict[str, Any]:
+    """A note above the k-th panel."""
+    place = {"x": 0.5, "xref": f"x{k} domain", "y": 1, "yref": f"y{k} domain"}
+    return place | {"text": text, "yanchor": "bottom", "showarrow": False}
+
+
+def titled(side: Side) -> str:
+    return "{}, {}, trial {}".format(*side)
 
 
 def captioned(table: pd.DataFrame, caption: str, how: Any = None) -> Styler:
@@ -405,12 +410,13 @@ def sheet(rows: Mapping[str, Iterable[str]], caption: str) -> str:
     return captioned(table.fillna("").T, caption).hide(axis="columns").to_html()
 
 
-def picture(image: np.ndarray, told: str, k: int, most: int = 128) -> str:
-    """The k-th test image (C, H, W) as an element whose pixels are in itself."""
+def picture(image: np.ndarray, told: str, k: int | None, most: int = 128) -> str:
+    """A test image (C, H, W) as an element whose pixels are in itself. k: as what it is clicked."""
     small = Image.fromarray(plots.pixels(image))
     small.thumbnail((most, most))
     file = io.BytesIO()
     small.save(file, "png", compress_level=1)
     source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
     told = escape(told)
-    return f'<img alt="{told}" title="{told}" data-image="{k}" tabindex="0" src="{source}">'
+    to_click = "" if k is None else f'data-image="{k}" tabindex="0"'
+    return f'<img alt="{told}" title="{told}" {to_click} src="{source}">'

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from semlib.datasets import DataError, Dataset
+from semlib.datasets import DataError
 from workbench.experiment import METHODS, Data, Experiment
 from workbench.files import one_line, resolve
 from workbench.images import folder, prepared
@@ -32,6 +32,7 @@ DEFAULTS = {name: field.default for name, field in Experiment.model_fields.items
 IMAGES = (*Data.model_fields, "dataset", "data")  # what the images of a run depend on
 WHICH = ["hold_out", "method", "score"]  # a mean over trials is of these
 MEASURES = ["average_precision", "auroc", "fpr95"]
+Side = tuple[str, str, int]  # a method, a score and a trial, to set beside another
 POINTS = 120  # drawn of each curve: one panel of ten is some 200 pixels wide
 _paper = cache(tables.paper)
 
@@ -128,28 +129,33 @@ def _with_data(record: Record, experiment: Experiment) -> tuple[Experiment, Dige
     return with_data, here or f"{name} is a folder of images that is not known here: {todo}"
 
 
-def images_of(record: Record, experiment: Experiment) -> tuple[Dataset, list[str]] | str:
-    """A record's data set and the names of its test images, or why there are none. No download."""
+class Images(NamedTuple):
+    """A data set, and the names of its test images if they are files; or why it is not here."""
+
+    data: Any = None  # Dataset
+    names: tuple[str, ...] = ()
+    why: str = ""
+
+
+def images_of(record: Record, experiment: Experiment) -> Images:
+    """The images that a record's scores are of. Nothing is downloaded."""
     with_data, here = _with_data(record, experiment)
     if isinstance(here, str):
-        return here
+        return Images(why=here)
     if here.test != record.test_digest:
-        return f"The images of {record.dataset} here are not those that were scored."
+        return Images(why=f"The images of {record.dataset} here are not those that were scored.")
     return _loaded(with_data)
 
 
 @cache
-def _loaded(experiment: Experiment) -> tuple[Dataset, list[str]]:
-    """A data set and the names of its test images: of a folder's those of the files in test/."""
+def _loaded(experiment: Experiment) -> Images:
     data = plan.load(experiment)
+    is_folder = not prepared.is_name(experiment.dataset, experiment.data_root)
+    if not is_folder or experiment.evaluate_on != "test":
+        return Images(data)
     root = resolve(experiment.dataset)
-    if (
-        prepared.is_name(experiment.dataset, experiment.data_root)
-        or experiment.evaluate_on != "test"
-    ):
-        return data, [f"test image {k}" for k in range(len(data.test.images))]
     files = folder.scan(root)["test"]
-    return data, [path.relative_to(root / "test").as_posix() for path, _ in files]
+    return Images(data, tuple(path.relative_to(root / "test").as_posix() for path, _ in files))
 
 
 # --- one table
@@ -213,7 +219,9 @@ class Results:
         self.dataset = records[0].dataset
         self.known = records[0].classes
         # the share of anomalies, which is the average precision of a guess
-        self.skew = {hold_out: record.skew for (hold_out, _, _), record in self.runs.items()}
+        self.skew: dict[str, float] = {}
+        for (hold_out, _, _), record in self.runs.items():
+            self.skew.setdefault(hold_out, record.skew)
         self.classes = tuple(sorted(self.skew, key=[*self.known, *self.skew].index))
         self.trials = tuple(sorted({trial for _, _, trial in self.runs}))
         scorings = {}
@@ -222,6 +230,10 @@ class Results:
         names = _names([(scoring["score"], scoring) for scoring in scorings.values()])
         self._scorings = dict(zip(names, scorings.values(), strict=True))
         self.scores = tuple(names)
+
+    def run(self, hold_out: str, side: Side) -> Record:
+        method, _, trial = side
+        return self.runs[hold_out, method, trial]
 
     def key(self, hold_out: str, method: str, score: str, trial: int) -> str | None:
         """The score's array in the run's record; None if there is no such run, or score of it."""
@@ -244,7 +256,7 @@ class Results:
         few = record.settings.get("train_per_class")
         usual = all(scoring[name] == DEFAULTS[name] for name in scoring.keys() & DEFAULTS.keys())
         usual = usual and tables.is_papers_data([record])
-        paper = _paper(self.dataset, self.known, network, few) if usual else {}
+        paper = _paper(record.dataset, self.known, network, few) if usual else {}
         column = f"{record.method}_{scoring['score']}"
         columns = [paper.get(name, {}) for name in (column, f"{column}_std")]
         return columns[0].get(hold_out, math.nan), columns[1].get(hold_out, math.nan)
@@ -255,7 +267,8 @@ class Results:
         for hold_out, method, score, trial in itertools.product(*choice):
             ranking = self.ranking(hold_out, method, score, trial)
             if ranking:
-                row = [hold_out, method, score, trial, self.statistics, 100 * self.skew[hold_out]]
+                skew = 100 * ranking.is_anomaly.mean()
+                row = [hold_out, method, score, trial, self.statistics, skew]
                 paper = self.published(hold_out, method, score)
                 rows.append([*row, *ranking.percent, *paper, ranking.anomalies, ranking])
         columns = [*WHICH, "trial", "statistics", "skew", *MEASURES, "paper", "paper_std"]

@@ -22,13 +22,13 @@ import traitlets
 from plotly.offline import get_plotlyjs
 from plotly.utils import PlotlyJSONEncoder
 
-from semlib.datasets import DataError, Dataset
+from semlib.datasets import DataError
 from workbench.experiment import Experiment
 from workbench.files import ROOT, file_name, save_atomically
 from workbench.results import image_map, tables
 from workbench.results.inspector import selection
-from workbench.results.inspector.page import Described, Mark, Page, picture
-from workbench.results.inspector.selection import Choice, Results
+from workbench.results.inspector.page import SELECT, Described, Mark, Page, picture, titled
+from workbench.results.inspector.selection import Choice, Images, Results, Side
 from workbench.runs import plan, store
 
 HERE = Path(__file__).parent
@@ -80,8 +80,7 @@ class Inspector:
     """Precision-recall curves of all finished runs in the experiment's outputs.
 
     It opens at the experiment's profile and data set. In JupyterLab it is a widget; where no kernel
-    runs (an executed notebook) its first view is a page. selected: the images that were selected on
-    the map, a row each.
+    runs (an executed notebook) its first view is a page.
     """
 
     def __init__(self, experiment: Experiment):
@@ -91,8 +90,9 @@ class Inspector:
         self._page = cache(self._make_page)
         self.warning, self.said, self.saved, self.large = (widgets.HTML() for _ in range(4))
         self.html = Table()
-        self.selected = pd.DataFrame()
-        self.chosen: int | None = None  # the test image that is shown large
+        # by the digest of the test images: the one that is shown large, and those that are selected
+        self._chosen: dict[str, int] = {}
+        self._lasso: dict[str, list[int]] = {}
         self.sheet_of = ""  # the test images whose thumbnails the map has
         self.box = widgets.VBox([shared(), self.warning, self.said]).add_class("semlib")
         self.tables: dict[str, list[store.Record]] = {}
@@ -108,14 +108,14 @@ class Inspector:
             said = f"{_short(experiment.folder)}/ has no finished runs; profiles that have some: "
             self.warning.value += f"<p role='alert'>{escape(said + ', '.join(found))}</p>"
         if self.tables:
-            self._build()
+            self._build(wanted or [*self.tables])
             self._react(self._open)
         else:
             self.said.value = f"<p>{NOTHING.format(escape(_short(self.outputs)))}</p>"
 
     def _repr_mimebundle_(self, **how: Any) -> dict[str, Any]:
         parts = [f"<style>{STYLE.read_text()}</style>", self.said.value, self.warning.value]
-        if self.tables and all(self.choice):
+        if self.tables and not self.page.results.curves(self.choice).empty:
             self._write(file := io.BytesIO(), ".png")
             source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
             parts += [f'<img alt="Precision-recall curves" src="{source}">', self.html.value]
@@ -144,15 +144,18 @@ class Inspector:
 
     # --- building
 
-    def _build(self) -> None:
+    def _build(self, wanted: list[str]) -> None:
+        """wanted: the tables of which one is opened, of the experiment's data set if there is."""
+        e = self.experiment
         drop_down = widgets.Dropdown
         sizes = {title: selection.counted(records) for title, records in self.tables.items()}
         options = [(f"{title}, {size}", title) for title, size in sizes.items()]
         self.table = drop_down(description="Table", options=options)
-        self.table.value = min(self.tables, key=self._how_far)
+        own = [title for title in wanted if self.tables[title][0].dataset == e.dataset_name]
+        self.table.value = (own or wanted)[0]
         self.beside = drop_down(description="Beside", options=["nothing"])
         self.statistics = drop_down(description="Statistics", options=[*plan.STATISTICS])
-        self.statistics.value = self.experiment.statistics
+        self.statistics.value = e.statistics
         lists = ("Held-out classes", "Methods", "Scores", "Trials")
         self.lists = [widgets.SelectMultiple(description=text, rows=4) for text in lists]
         limits = {"max": 100.0, "step": 0.1}
@@ -201,11 +204,6 @@ class Inspector:
         for shown in (self.panels, self.histograms, self.map, self.html):
             shown.on_msg(lambda _, message, __: self._react(self._told, *message))
 
-    def _how_far(self, title: str) -> tuple[bool, bool]:
-        """Of the tables the one to open is of the experiment's profile, and then of its data."""
-        is_other = not title.startswith(f"{self.experiment.profile}: ")
-        return is_other, self.tables[title][0].dataset != self.experiment.dataset_name
-
     # --- reacting
 
     def _react(self, react: Callable, *message: Any) -> None:
@@ -226,9 +224,8 @@ class Inspector:
         alike = [title for title, table in self.tables.items() if table[0].classes == classes]
         alike.remove(self.table.value)
         _offer(self.beside, ["nothing", *alike])
-        self.chosen = None
-        self.large.value = ABOUT_IMAGE
-        self.selected = pd.DataFrame()
+        self._chosen.clear()
+        self._lasso.clear()
         self.sides[1].options = ()  # so that it begins with another method than the left
         results = self.page.results
         for control, name in zip(self.lists, Choice._fields, strict=True):
@@ -249,12 +246,12 @@ class Inspector:
         _offer(self.held_out, curves.hold_out.unique())
         runs = curves[curves.hold_out == self.held_out.value][["method", "score", "trial"]]
         sides = [*runs.itertuples(index=False, name=None)]
-        options = [("{}, {}, trial {}".format(*side), side) for side in sides]
+        options = [(titled(side), side) for side in sides]
         others = [side for side in sides if side[0] != sides[0][0]]
         _offer(self.sides[0], options)
         _offer(self.sides[1], options, *others[:1])
         _offer(self.sort, ["class", *map(" ".join, page.results.average_precisions(choice))])
-        mark = None if self.chosen is None else self._show(self.chosen)
+        mark = self._show()
         whole = self.zoom.value == "whole"
         figure = page.panels(choice, self.share, whole, mark)
         self.panels.draw(figure, page, choice.classes, whole)
@@ -268,11 +265,13 @@ class Inspector:
 
     def _told(self, what: str, *message: Any) -> None:
         """A point, an image or images of a view were clicked, dragged or selected."""
-        if what == "image":
-            (self.chosen,) = message
-            self._draw()
-        else:
-            {"point": self._point, "images": self._images}[what](*message)
+        if what == "point":
+            self._point(*message)
+        elif what == "image":
+            (self._chosen[self._left().test_digest],) = message
+        else:  # the image that is shown large has two points
+            self._lasso[self._left().test_digest] = [*dict.fromkeys(message)]
+        self._draw()
 
     def _point(self, hold_out: str, method: str, score: str, trial: float, *at: Any) -> None:
         """Set the threshold to a point of a curve that was clicked, or a line that was dragged."""
@@ -285,43 +284,48 @@ class Inspector:
         if clicked:
             _offer(self.sides[0], [("", side)])
             here = np.flatnonzero(ranking.scores == threshold).tolist()
-            self.chosen = max(here, key=lambda k: ranking.is_anomaly[k], default=None)
-        self._draw()
+            image = max(here, key=lambda k: ranking.is_anomaly[k])
+            self._chosen[self._left().test_digest] = image
 
-    def _images(self, *images: int) -> None:
-        """Keep the images that were selected on the map, and show them."""
-        table, _ = self._described()
-        groups = self.page.groups(self.held_out.value, self._chosen_sides(), self.share)
-        self.selected = table.assign(group=groups).iloc[[*images]]
-        self._draw()
-
-    def _show(self, image: int) -> Mark:
-        """Show an image large; what marks it on the curves and in the histograms."""
+    def _show(self) -> Mark | None:
+        """Show the chosen image large; what marks it on the curves and in the histograms."""
+        test = self._left().test_digest
+        image = self._chosen.get(test)
+        self.large.value = ABOUT_IMAGE
+        if image is None:
+            return None
         table, texts = self._described()
-        mark = Mark(self.held_out.value, image, table["image"][image])
-        test = self._test()
-        shown = ""
-        if not isinstance(test, str):
-            shown = picture(test[0].test.images[image], mark.name, image)
+        mark = Mark(self.held_out.value, image, table["image"][image], test)
+        here = self._images()
+        shown = "" if here.why else picture(here.data.test.images[image], mark.name, image)
         among = f"of {len(table):,} images, {escape(mark.hold_out)} held out"
         self.large.value = f"<div role='status'>{shown}<p>{texts[image]}<br>{among}</p></div>"
         return mark
 
     # --- the view below
 
-    def _chosen_sides(self) -> tuple:
+    def _chosen_sides(self) -> tuple[Side, ...]:
         return tuple(dict.fromkeys(side.value for side in self.sides))
 
-    def _test(self) -> tuple[Dataset, list[str]] | str:
-        """The data of the run on the left and its images' names, or why they are not here."""
-        method, _, trial = self.sides[0].value
-        record = self.page.results.runs[self.held_out.value, method, trial]
-        return selection.images_of(record, self.experiment)
+    def _left(self) -> store.Record:
+        return self.page.results.run(self.held_out.value, self.sides[0].value)
+
+    def _images(self) -> Images:
+        return selection.images_of(self._left(), self.experiment)
 
     def _described(self) -> Described:
-        test = self._test()
-        names = () if isinstance(test, str) else tuple(test[1])
-        return self.page.described(self.held_out.value, self._chosen_sides(), names)
+        return self.page.described(self.held_out.value, self._chosen_sides(), self._images().names)
+
+    def _groups(self) -> np.ndarray:
+        return self.page.groups(self.held_out.value, self._chosen_sides(), self.share)
+
+    @property
+    def selected(self) -> pd.DataFrame:
+        """The images that were selected on the map, a row each: class, group, scores and ranks."""
+        if not self._lasso:
+            return pd.DataFrame()
+        images = self._lasso.get(self._left().test_digest, [])
+        return self._described()[0].assign(group=self._groups()).iloc[images]
 
     def _below(self, page: Page, choice: Choice, view: str, mark: Any) -> Rows:
         hold_out = self.held_out.value
@@ -331,12 +335,12 @@ class Inspector:
             self.histograms.draw(figure, page, hold_out, sides)
             return [self._sides], [self.histograms]
         if view == "Map":
-            return self._map(page, hold_out, sides)
+            return self._map(mark)
         if view == "Images":
             how = (self.share, self.experiment, self.first.value == "the worst", self.number.value)
             self.html.value, self.number.max = page.images(hold_out, sides, *how)
             return [self._pager], [self.html]
-        controls = []
+        controls: list[widgets.Widget] = []
         if view == "Average precision":
             controls = [self._sorter]
             table = page.average_precisions(choice, self.sort.value, self.falling.value)
@@ -347,29 +351,28 @@ class Inspector:
         self.html.value = table.to_html()
         return controls, [self.html]
 
-    def _map(self, page: Page, hold_out: str, sides: tuple) -> Rows:
+    def _map(self, mark: Mark | None) -> Rows:
         """The test images in a plane of the left run's features, and those that are selected."""
-        test = self._test()
-        method, _, trial = sides[0]
-        record = page.results.runs[hold_out, method, trial]
+        record = self._left()
+        here = self._images()
+        how = (self.plane.value, self.statistics.value)
         self.said.value = "<p role='status'>Computing the map ...</p>"
         try:
-            if isinstance(test, str):
-                raise DataError(test)
-            data, _ = test
-            how = (self.plane.value, self.statistics.value)
-            places = image_map.places_of(record, data, *how)
+            if here.why:
+                raise DataError(here.why)
+            places = image_map.places_of(record, here.data, *how)
         except ValueError as error:
             self.html.value = f"<p role='alert'>{escape(_short(error))}</p>"
             return [self._plane], [self.html]
+        images = here.data.test.images
         if self.sheet_of != record.test_digest:
             self.sheet_of = record.test_digest
-            self.map.sheet = image_map.sheet(data.test.images)
-        groups = page.groups(hold_out, sides, self.share)
-        figure = image_map.figure(places, groups, self._described()[1], self.chosen)
+            self.map.sheet = image_map.sheet(images)
+        chosen = mark.image if mark else None
+        figure = image_map.figure(places, self._groups(), self._described()[1], chosen)
         figure["layout"] |= {"dragmode": "lasso", "height": 420}
         self.map.draw(figure, record.home, *how)
-        self.html.value = page.selected(self.selected, data)
+        self.html.value = self.page.selected(self.selected, images)
         return [self._plane], [self.map, self.html]
 
     # --- saving
@@ -378,9 +381,12 @@ class Inspector:
         """Save the figure (.png, .pdf) or a table (of SAVED) in the profile's folder."""
         name = re.sub(r"[^\w.-]+", "_", self.name.value) or "pr_curves"
         path = self.outputs / self.table.value.partition(":")[0] / f"{name}{ending}"
-        said = CHOOSE
         try:
-            if len(self.page.results.curves(self.choice)):
+            if self.page.results.curves(self.choice).empty:
+                said = CHOOSE
+            elif ending == SAVED["lasso (CSV)"] and self.selected.empty:
+                said = SELECT
+            else:
                 save_atomically(path, lambda file: self._write(file, ending))
                 said = f"Saved {_short(path)}"
         except OSError as error:
