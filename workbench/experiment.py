@@ -471,17 +471,22 @@ def nullable(name: str) -> bool:
 
 
 def _assigned(cells: list[str], known: set[str]) -> set[str]:
-    """The names that are set by cells of parameters: those that set one, and Papermill's."""
+    """The names that are set by cells of parameters: those that set one, and Papermill's.
+
+    If none sets one, it may be misspelt: then the names of all cells.
+    """
     found: set[str] = set()
+    every: set[str] = set()
     for cell in cells:
         names: set[str] = set()
         with suppress(SyntaxError):  # %magic, or a cell that failed
             for statement in ast.parse(cell).body:
                 targets = statement.targets if isinstance(statement, ast.Assign) else []
                 names |= {target.id for target in targets if isinstance(target, ast.Name)}
+        every |= names
         if names & known or cell.startswith("# Parameters"):
             found |= names
-    return found
+    return found or every
 
 
 def from_yaml(text: str) -> Any:
