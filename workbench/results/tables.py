@@ -318,7 +318,7 @@ def save_complete(
 
 
 def _filled(text: str) -> float:
-    """The share of numbers in a CSV that are there; deviations and the paper's don't count."""
+    """The share of cells of a CSV that are not empty; deviations and the paper's don't count."""
     table = pd.read_csv(io.StringIO(text), index_col=0)
     own = table[[name for name in table if not str(name).endswith(("_std", "_paper", "lacks"))]]
-    return float(own.apply(pd.to_numeric, errors="coerce").notna().to_numpy().mean())
+    return float(own.notna().to_numpy().mean())
