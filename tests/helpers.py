@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import yaml
@@ -281,5 +282,6 @@ def cells(notebook: str, run_before: str | None = None) -> ModuleType:
             is_constant = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).isupper()
             defines = isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef)
             if whole or is_constant or defines:
-                exec(compile(ast.Module([node], []), notebook, "exec"), vars(made))
+                with plt.rc_context():  # a notebook's own style stays its own
+                    exec(compile(ast.Module([node], []), notebook, "exec"), vars(made))
     return made

@@ -128,7 +128,7 @@ def test_system_wide_start_up_files_stay_out_of_a_kernel(tmp_path, monkeypatch):
         "import sys; print({'system', 'environment'} & {*globals()}, sys.path[0] == '')"
     )
     notebook = nbformat.v4.new_notebook(cells=[cell])
-    with notebooks._kernels(1):
+    with notebooks._kernels(1, tmp_path):
         NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
     assert cell.outputs[0].text == "set() False\n"
 
@@ -144,9 +144,9 @@ def test_a_grid_has_as_many_jobs_as_the_quota_allows_and_a_kernel_as_many_thread
     file, _ = tiny_benchmark(tmp_path, hold_out="all", device="cpu")
     assert main(["grid", str(file), "--dry-run"]) == 0
     assert "4 jobs, 3 side by side with 1 thread each" in capsys.readouterr().out
-    with notebooks._kernels(None):
+    with notebooks._kernels(None, tmp_path):
         assert os.environ["OMP_NUM_THREADS"] == "3"
-    with notebooks._kernels(2):
+    with notebooks._kernels(2, tmp_path):
         assert os.environ["OMP_NUM_THREADS"] == "2"
     assert "OMP_NUM_THREADS" not in os.environ
 

@@ -313,7 +313,8 @@ def _clusters_words(log: Path) -> str:
     """What SLURM said of a job that it refused (in Snakemake's log) or ended (in its own)."""
     own = sorted(log.parent.glob(f".snakemake/slurm_logs/*/{glob.escape(log.stem)}/*.log"))
     logs = [*own[-1:], *([] if log.exists() else [log.with_name("snakemake.log")])]
-    said = [line for file in logs if file.exists() for line in _lines(file)]
+    logs = [file for file in logs if file.exists()]
+    said = itertools.chain.from_iterable(map(_lines, logs))
     words = [line for line in said if re.search(r"\b(sbatch|srun|slurmstepd): (error|fatal)", line)]
     return one_line("; ".join(dict.fromkeys(words)))
 

@@ -130,8 +130,8 @@ def unlabelled(root: Path, data: Dataset) -> tuple[list[str], np.ndarray, dict[s
     if channels not in (1, 3) or height != width:
         shape = f"{channels} of {width}x{height} pixels"
         raise DataError(f"{root}: images can be made squares of 1 or 3 channels, not {shape}")
-    found = images(root) if root.is_dir() else [root] if root.is_file() else []
-    if not found:
+    found = images(root) if root.is_dir() else [root]
+    if not (found and found[0].exists()):
         raise DataError(f"{root} holds no image; name a folder of images")
     pixels, wrong = decode_all(found, height, root.name)
     if len(wrong) == len(found):
