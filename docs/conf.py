@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +9,13 @@ import pandas as pd
 import plotly.express as px
 from matplotlib.colors import to_hex
 
+from workbench.experiment import read_parameters, several
+from workbench.images import prepared
+from workbench.results import plots
+from workbench.results.names import label
+from workbench.runs import store
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-from workbench.experiment import read_parameters, several  # noqa: E402
-from workbench.images import prepared  # noqa: E402
-from workbench.results import plots  # noqa: E402
-from workbench.results.names import label  # noqa: E402
-from workbench.runs import store  # noqa: E402
 
 PROFILES = ("cpu", "fast", "paper")  # those whose results are committed
 FOUND = [path for profile in PROFILES for path in sorted((ROOT / "outputs" / profile).glob("*"))]

@@ -147,8 +147,8 @@ def lacking(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
         finished = {(r.hold_out or "none", r.trial, r.method) for r in records}
         for (hold_out, trial, method), is_there in there.stack().items():
             if not is_there:
-                scored = (hold_out, trial, method) not in finished
-                rows.append([hold_out, method, trial, "not run" if scored else "not scored"])
+                is_run = (hold_out, trial, method) in finished
+                rows.append([hold_out, method, trial, "not scored" if is_run else "not run"])
     return pd.DataFrame(rows, columns=["hold_out", "method", "trial", "why"])
 
 
