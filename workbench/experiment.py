@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 import pydantic
 import yaml
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from yaml.resolver import Resolver
 
 from semlib.datasets import CLASSES
 from semlib.metrics import DETECTORS
@@ -506,7 +507,7 @@ def from_yaml(text: str) -> Any:
 
 def _check_numbers(text: str) -> None:
     """ValueError for whole numbers that YAML reads in a way of its own: 010 is 8, 1:30 is 90."""
-    tag = partial(yaml.resolver.Resolver().resolve, yaml.ScalarNode, implicit=(True, False))
+    tag = partial(Resolver().resolve, yaml.ScalarNode, implicit=(True, False))
     for token in yaml.scan(text):
         value = token.value if isinstance(token, yaml.ScalarToken) and token.plain else ""
         if tag(value).endswith("int") and not re.fullmatch("[-+]?(0|[1-9][0-9]*)", value):

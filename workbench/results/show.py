@@ -525,8 +525,8 @@ def _left_out(experiment: Experiment, records: Sequence[Record]) -> list[str]:
     lacks = tables.lacking(experiment, records)
     if lacks.empty:
         return []
-    counts = lacks.groupby(["method", "why"], sort=False).size()
-    said = [f"{label(method)} {n} ({why})" for (method, why), n in counts.items()]
+    counts = lacks[["method", "why"]].value_counts(sort=False).reset_index()
+    said = [f"{label(method)} {n} ({why})" for method, why, n in counts.itertuples(index=False)]
     whole = tables.whole(experiment, records)
     trials = ", ".join(map(str, sorted({record.trial for record in whole})))
     methods = ", ".join(label(name) for name in {record.method: 0 for record in whole})

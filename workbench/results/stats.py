@@ -108,7 +108,7 @@ def gains(runs: Runs) -> pd.DataFrame:
                 row |= {"measure": measure, "plain": both["classification", measure]}
                 row |= {"with": both[method, measure]} | paired(gained)
                 row |= {"planned": len(means), "p": row.pop("p")}
-                if row["classes"] < row["planned"]:
+                if len(gained) < len(means):
                     unknown = ("plain", "with", "difference", "low", "high", "p")
                     row |= dict.fromkeys(unknown, math.nan)
                 rows.append(row)

@@ -101,7 +101,10 @@ def _there(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
     """
     values = measurements(experiment, records).set_index(["hold_out", "trial", "method"])
     values = values.unstack("method").dropna(axis=1, how="all")
-    return values.notna().T.groupby(level="method", sort=False).all().T
+    there = values.notna()
+    of = {name: there.xs(name, axis=1, level="method") for name in there.columns.unique("method")}
+    every = {name: scores.all(axis=1) for name, scores in of.items()}
+    return pd.DataFrame(every, there.index)
 
 
 def _of(records: Sequence[Record], there: pd.DataFrame) -> list[Record]:
@@ -185,9 +188,9 @@ def by_class(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
     rows = pd.concat([of_classes, averages]).groupby(level=["hold_out", "method"])
     here = pd.concat({"mean": rows.mean(), "std": rows.std()}, axis=1, names=["statistic"])
     here = here.rename_axis(columns=["statistic", "measure"]).unstack("method")
-    here = here.reorder_levels(LEVELS, axis=1).reindex(index).rename_axis(index=None)
     every = [experiment.methods, measures, ["mean", "std"]]
-    here = here.reindex(columns=pd.MultiIndex.from_product(every, names=LEVELS))
+    columns = pd.MultiIndex.from_product(every, names=LEVELS)
+    here = pd.DataFrame(here.T.reorder_levels(LEVELS).T, index, columns)
     e = experiment
     printed = paper(e.dataset, classes, e.architecture, e.train_per_class)
     if not is_papers_data(records):

@@ -261,7 +261,7 @@ def _which(e: Experiment) -> tuple[Any, ...]:
 
 def load(experiment: Experiment) -> Dataset:
     """The experiment's data; with evaluate_on: validation, `test` holds training images instead."""
-    return prepared.load(*_which(experiment), experiment.ilsvrc)
+    return prepared.load(*_which(experiment), ilsvrc=experiment.ilsvrc)
 
 
 def planned(experiment: Experiment, data: Digests | None = None) -> list[Run]:
