@@ -21,7 +21,6 @@ from helpers import (
 )
 from sklearn.metrics import average_precision_score
 
-from workbench.batch import grid
 from workbench.cli import main
 from workbench.experiment import several_from_parameters
 from workbench.files import save_atomically
@@ -281,20 +280,6 @@ def test_where_a_rename_fails_the_error_names_the_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"cross-device link: '.*table.csv'"):
         save_atomically(tmp_path / "table.csv", lambda file: None)
     assert not [*tmp_path.iterdir()]
-
-
-def test_what_slurm_says_is_in_the_jobs_log(tmp_path):
-    refused = "sbatch: error: invalid partition specified: gpus"
-    ended = "slurmstepd: error: *** JOB 7 ON node CANCELLED AT 2026-01-01 DUE TO TIME LIMIT ***"
-    (tmp_path / "snakemake.log").write_text(
-        f"WorkflowError:\n  The error message was {refused}\nbye"
-    )
-    assert refused in grid._clusters_words(tmp_path / "one.log")
-    logs = tmp_path / ".snakemake" / "slurm_logs" / "rule_notebook" / "two"
-    logs.mkdir(parents=True)
-    (logs / "7.log").write_text(f"host: node\n{ended}\n")
-    (tmp_path / "two.log").write_text("epoch 3\n")
-    assert grid._clusters_words(tmp_path / "two.log") == ended
 
 
 DEMO = "params/demo/benchmark.yaml"
