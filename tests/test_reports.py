@@ -217,11 +217,31 @@ def refuse(event, arguments):
         raise PermissionError(errno.EPERM, "Operation not permitted", path)
     if WHAT == "writes" and writes:
         raise OSError(errno.EROFS, "Read-only file system", path)
+    if WHAT == "name" and writes and "?" in path:
+        raise OSError(errno.EINVAL, "Invalid argument", path)
     if WHAT == "rename" and event == "os.rename":
         raise OSError(errno.EXDEV, "Invalid cross-device link", path)
 
 sys.addaudithook(refuse)
 """
+
+
+@pytest.mark.notebook
+def test_a_class_name_that_the_disk_refuses_is_one_line(tmp_path):
+    """exFAT has no file with a ? in its name; the images lie on another disk."""
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(REFUSE)
+    picture_folder(tmp_path / "own", count=6)
+    for part in ("train", "test"):
+        (tmp_path / "own" / part / "ant").rename(tmp_path / "own" / part / "ant?")
+    given = SMALL | {"dataset": tmp_path / "own", "hold_out": "ant?"}
+    given |= {"outputs": tmp_path / "disk"}
+    places = {"SEMLIB_DATA": tmp_path / "data", "PYTHONPATH": semlib_path(tmp_path / "hook")}
+    places |= {"REFUSE": f"name:{tmp_path / 'disk'}"}
+    done = semlib("run", "notebooks/holdout.ipynb", *parameters(**given), **places)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "Invalid argument" in error and "ant?" in error
 
 
 @pytest.mark.notebook
