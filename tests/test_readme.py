@@ -345,10 +345,11 @@ def test_the_numbers_about_the_controls_are_those_of_the_records():
     by_arm = dict(zip(file["arms"], several(file), strict=True))
     longer = "(c) twice the epochs"
     still = "(a) weight 0"
-    names = ("plain", "rotation", longer, still)
+    masked = "(d) center mask"
+    names = ("plain", "rotation", longer, still, masked)
     arms = {arm: (by_arm[arm], store.finished(by_arm[arm])) for arm in names}
     pairs = [("1", "rotation", longer), ("2", "rotation", still)]
-    pairs += [("7", longer, "plain"), ("7a", still, "plain")]
+    pairs += [("7", longer, "plain"), ("7a", still, "plain"), ("4", masked, "plain")]
     found = controls.contrasts(controls.measured(arms), pairs)
     of_controls = found[found.contrast.isin(["1", "2"]) & (found.measure == "msp")]
     assert set(found.trials) == {"0"} and (of_controls.holm > 0.05).all()
@@ -357,13 +358,17 @@ def test_the_numbers_about_the_controls_are_those_of_the_records():
         (README, PAGES["results"]): ("mixed", "msp"),
         (PAGES["results"],): ("upright", "msp"),
     }.items():
-        for contrast, page in itertools.product(("1", "2", "7", "7a"), pages):
+        for contrast, page in itertools.product(("1", "2", "4", "7", "7a"), pages):
             row = found.loc[(contrast, *key)]
             number = f"{row.difference:+.2f} ({row.low:+.2f} to {row.high:+.2f})"
             assert number in said(page), number
     of_still = found.loc["7a"].difference
     assert f"and {of_still['mixed', 'accuracy']:+.2f} of accuracy; with" in said(PAGES["results"])
     assert f"and {of_still['upright', 'accuracy']:+.2f}. Rotation" in said(PAGES["results"])
+    of_masked = found.loc["4"].difference
+    assert f"-0.35), accuracy {of_masked['mixed', 'accuracy']:+.2f}" in said(README)
+    assert f"and {of_masked['mixed', 'accuracy']:+.2f} of accuracy; with" in said(PAGES["results"])
+    assert f"and {of_masked['upright', 'accuracy']:+.2f}. So half" in said(PAGES["results"])
     accuracy = found.loc["7"].difference
     assert f"all of the accuracy, {accuracy['mixed', 'accuracy']:+.2f}" in said(README)
     assert f"and {accuracy['mixed', 'accuracy']:+.2f} of accuracy" in said(PAGES["results"])
