@@ -12,7 +12,6 @@ from helpers import ROOT, cells, semlib
 
 from workbench.batch import notebooks
 from workbench.results import tables
-from workbench.runs import plan
 
 PAGE = ROOT / "docs" / "claims.md"
 
@@ -77,20 +76,6 @@ def test_each_row_says_what_was_run_and_by_which_command(table, found):
         if words[0] == "grid":
             pairs = [words[k + 1 : k + 3] for k in range(len(words)) if words[k] == "-p"]
             assert notebooks.merged([ROOT / words[1]], pairs)
-    (command,) = {
-        row.Command.strip("`") for row in table.itertuples() if "center_mask" in row.Command
-    }
-    pairs = [text.split(maxsplit=1) for text in command.split(" -p ")[1:]]
-    pairs = [(name, value.strip('"')) for name, value in pairs]
-    _, (masking,) = notebooks.parameters(
-        ROOT / "notebooks" / "table3_cifar10.ipynb", [ROOT / claims_file("masking")], pairs
-    )
-    ((experiment, _),) = found["masking"]
-    assert plan.planned(masking)[0].address == plan.planned(experiment)[0].address
-
-
-def claims_file(name):
-    return f"params/{claims.FILES[name]}.yaml"
 
 
 def test_every_table_of_the_paper_has_a_row(table):
