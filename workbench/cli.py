@@ -125,6 +125,7 @@ def _run(args: argparse.Namespace) -> int:
 
     notebook = notebooks.existing(args.notebook)
     parameters, experiments = notebooks.parameters(notebook, args.file, args.parameter)
+    notebooks.check_profile(notebook, experiments)
     out = args.out or notebooks.executed(notebook, experiments[0])
     if out.suffix != ".ipynb" or out.is_dir():
         raise ConfigError(f"--out: {out} isn't a notebook's name (.ipynb)")
@@ -187,6 +188,9 @@ def _import(args: argparse.Namespace) -> int:
     from workbench.runs import external
 
     given = notebooks.merged(args.file, args.parameter)
+    if "profile" not in given:
+        do = "name the table with -f params/<profile>/<notebook>.yaml, or -p profile NAME"
+        raise ConfigError(f"profile: beside whose runs do the scores belong? {do}")
     methods = []
     for file in args.scores:
         try:

@@ -282,6 +282,17 @@ def prepare(experiments: Sequence[Experiment], out: Path | None = None) -> None:
             raise ConfigError(f"outputs: {place} {why}") from None
 
 
+def check_profile(notebook: Path, experiments: Sequence[Experiment]) -> None:
+    """ConfigError if a notebook of runs would train none and its profile, misspelt, has none."""
+    e = experiments[0]
+    trains = any(experiment.missing == "train" for experiment in experiments)
+    known = {path.name for path in ROOT.glob("params/*")}
+    known |= {path.parent.name for path in e.folder.parent.glob("*/runs")}
+    if "missing" in parameters_cell(notebook) and not trains and e.profile not in known:
+        choices = ", ".join(sorted(known))
+        raise ConfigError(f"profile: {short(e.folder)} has no runs; choose from {choices}, or -p missing train")
+
+
 def check(experiments: Sequence[Experiment]) -> None:
     """ConfigError if an experiment can't be run; nothing is written but images of a folder."""
     for experiment in experiments:
