@@ -289,8 +289,8 @@ def check_profile(notebook: Path, experiments: Sequence[Experiment]) -> None:
     known = {path.name for path in ROOT.glob("params/*")}
     known |= {path.parent.name for path in e.folder.parent.glob("*/runs")}
     if "missing" in parameters_cell(notebook) and not trains and e.profile not in known:
-        choices = ", ".join(sorted(known))
-        raise ConfigError(f"profile: {short(e.folder)} has no runs; choose from {choices}, or -p missing train")
+        do = f"choose from {', '.join(sorted(known))}, or -p missing train"
+        raise ConfigError(f"profile: {short(e.folder)} has no runs; {do}")
 
 
 def check(experiments: Sequence[Experiment]) -> None:

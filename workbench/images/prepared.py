@@ -183,21 +183,19 @@ def digests(*which: Any) -> Digests | None:
 
     which: name, root, side, fold and validation, as of `load`; those at the end may be left out.
     """
-    found = _about(*which)
-    return found and found[0]
+    return _about(*which)[0]
 
 
 def duplicates(*which: Any) -> Duplicates:
     """The identical pictures of what `load` gives; none if that needs a download."""
-    found = _about(*which)
-    return found[1] if found else Duplicates(0, 0, {})
+    return _about(*which)[1]
 
 
 def _about(
     name: str, root: Root = None, side: Number = None, fold: Number = None, validation: bool = False
-) -> tuple[Digests, Duplicates] | None:
+) -> tuple[Digests | None, Duplicates]:
     if not exists(name, root, side):
-        return None
+        return None, Duplicates(0, 0, {})
     path = _prepare(name, root, side)
     return _remembered(path, fingerprint(path), folder_name(name), fold, validation)
 
