@@ -3,7 +3,10 @@ a user starts it.
 """
 
 import ast
+import contextlib
+import io
 import os
+import re
 import subprocess
 import sys
 import time
@@ -20,6 +23,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 
 from semlib.datasets import Dataset, ImageSet
+from workbench.cli import main
 from workbench.experiment import Experiment, create
 from workbench.images import prepared
 from workbench.images.digests import Digests
@@ -168,6 +172,23 @@ def semlib(*words: object, **changes: object) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "semlib", *map(str, words)]
     how = {"cwd": ROOT, "env": environment(**changes), "timeout": 900}
     return subprocess.run(command, **how, capture_output=True, text=True)
+
+
+def refused(*words: object, said=(), place: Path | None = None, but: tuple[str, ...] = ()) -> None:
+    """The command line, in this process, ends with one line that says so; place is as before."""
+    before = contents(place, but) if place else {}
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(io.StringIO()) as error:
+        try:
+            status = main([str(word) for word in words])
+        except SystemExit as exit:
+            status = exit.code
+    text = re.sub(r"^usage: (.*\n)*.*?: (?=error: )", "", error.getvalue())  # argparse's own
+    text = text.rpartition("\r")[2].lstrip()  # after a progress bar
+    assert status == 2 and not output.getvalue(), text
+    assert text.startswith("error: ") and text.count("\n") == 1, text
+    assert all(str(part) in text for part in said), text
+    assert not place or contents(place, but) == before, "something was written"
 
 
 def start(*words: object, places: dict, **how) -> subprocess.Popen:

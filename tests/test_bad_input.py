@@ -4,15 +4,14 @@ What carries checksums is read exactly or refused. record.json and CSV files car
 only what is no longer of their form can be noticed. Single parameters: test_config.py.
 """
 
-import contextlib
-import io
 import itertools
 import os
-import re
 import time
 import warnings
 import zipfile
+from functools import partial
 
+import helpers
 import numpy as np
 import pytest
 import torch
@@ -26,7 +25,6 @@ from semlib import datasets
 from semlib.datasets import DataError
 from workbench import checkpoint, runs
 from workbench.checkpoint import Checkpoint
-from workbench.cli import main
 from workbench.experiment import ConfigError, read_parameters, several
 from workbench.images import folder, prepared
 from workbench.runs import plan, store
@@ -60,23 +58,11 @@ def refused(place):
     def start(*args, **kwargs):
         raise AssertionError("started")
 
-    def check(*words, said=()):
-        before = contents(place)
-        with contextlib.redirect_stderr(io.StringIO()) as error:
-            try:
-                status = main([str(word) for word in words])
-            except SystemExit as exit:
-                status = exit.code
-        text = re.sub(r"^usage: (.*\n)*.*?: (?=error: )", "", error.getvalue())  # argparse's own
-        assert contents(place) == before, "something was written"
-        assert status == 2 and text.startswith("error: ") and text.count("\n") == 1, text
-        assert all(part in text for part in said), text
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEMLIB_DATA", str(place / "data"))
         patch.setattr("papermill.execute_notebook", start)
         patch.setattr("torchvision.datasets.utils.download_url", start)
-        yield check
+        yield partial(helpers.refused, place=place)
 
 
 # --- files of parameters

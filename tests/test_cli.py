@@ -9,7 +9,18 @@ import sys
 import nbformat
 import pytest
 import yaml
-from helpers import ROOT, TINY, contents, environment, parameters, pets, semlib, tiny, tiny_data
+from helpers import (
+    ROOT,
+    TINY,
+    contents,
+    environment,
+    parameters,
+    pets,
+    refused,
+    semlib,
+    tiny,
+    tiny_data,
+)
 from nbclient import NotebookClient
 
 from workbench.batch import notebooks
@@ -67,6 +78,14 @@ def test_relative_paths_count_from_the_current_folder(tmp_path, monkeypatch, cap
     assert "'class 0' is not a class of digits" in say("run", notebook, "-p", "hold_out", long)[2]
     assert say("data", "check", "digits")[1].startswith("digits: 1197")  # no folder, a name
     assert {*ROOT.iterdir()} == before and not (tmp_path / "here" / "outputs").exists()
+
+
+def test_a_profile_without_runs_is_refused_with_the_choices_and_an_import_names_its_own(tmp_path):
+    where = parameters(outputs=tmp_path, profile="dmeo", missing="skip")
+    choices = [f"profile: {tmp_path}/dmeo has no runs; choose from cpu, demo, fast, paper, or -p m"]
+    for words in (["run", NOTEBOOK], ["grid", "params/demo/benchmark.yaml"]):
+        refused(*words, *where, said=choices, place=tmp_path)
+    refused("import", "scores.npz", *parameters(outputs=tmp_path), said=["-p profile NAME"])
 
 
 def from_root(path) -> str:

@@ -93,7 +93,7 @@ def check_lines(done, experiment, hold_out, table):
     records = {r.method: r for r in store.finished(experiment) if r.hold_out == hold_out}
     values = [f"{100 * r.metrics['msp@upright']:.2f} {names.label(m)}" for m, r in records.items()]
     assert first.startswith(f"tiny, {hold_out} held out: MSP {', '.join(values)}; ")
-    assert second.endswith(f"{table}.ipynb")
+    assert first.endswith(" (1 of 2 jobs)") and second.endswith(f"{table}.ipynb (2 of 2 jobs)")
 
 
 @pytest.mark.notebook

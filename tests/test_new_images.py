@@ -4,10 +4,11 @@ import itertools
 import os
 import tracemalloc
 
+import helpers
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import change_data, contents, parameters, pets, tiny, tiny_data
+from helpers import change_data, parameters, pets, tiny, tiny_data
 from PIL import Image
 from scipy.stats import percentileofscore
 from sklearn.metrics import roc_auc_score
@@ -228,54 +229,45 @@ def refusing(tmp_path_factory):
     return folder, record
 
 
-def refused(folder, capsys, words, said):
-    before = contents(folder)
-    capsys.readouterr()
+def refused(folder, words, *said):
     given = parameters(data_root=folder / "data") if "dataset" not in words else []
-    assert main(["score", *words, *given]) == 2
-    out, error = capsys.readouterr()
-    error = error[error.rindex("\r") + 1 :] if "\r" in error else error  # after a progress bar
-    assert out == "" and error.lstrip().startswith("error: ") and error.count("\n") == 1
-    assert all(text in error for text in said), error
-    assert contents(folder) == before
+    helpers.refused("score", *words, *given, said=said, place=folder)
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_what_can_not_be_scored_is_one_line_and_nothing_is_written(
-    refusing, capsys, monkeypatch, wrong
-):
+def test_what_can_not_be_scored_is_one_line_and_nothing_is_written(refusing, monkeypatch, wrong):
     folder, record = refusing
     monkeypatch.chdir(folder)
     words, said = WRONG[wrong]
-    refused(folder, capsys, words.replace("RUN", str(record.home)).split(), said)
+    refused(folder, words.replace("RUN", str(record.home)).split(), *said)
 
 
-def test_a_run_without_its_weights_or_its_images_is_refused(on_tiny, capsys):
+def test_a_run_without_its_weights_or_its_images_is_refused(on_tiny):
     folder, record = on_tiny
     words = [str(record.home), grey(folder / "new")]
     change_data(folder, test_images=lambda images: 255 - images)
-    refused(folder, capsys, words, ("was scored on other test images than tiny has now",))
+    refused(folder, words, "was scored on other test images than tiny has now")
     change_data(folder, train_images=lambda images: 255 - images)
-    refused(folder, capsys, words, ("was trained on other images",))
+    refused(folder, words, "was trained on other images")
     whole = (record.home / "scores.npz").read_bytes()
     (record.home / "scores.npz").write_bytes(whole[:-9])
-    refused(folder, capsys, words, ("can't be used", "scores.npz", "name a finished run's folder"))
+    refused(folder, words, "can't be used", "scores.npz", "name a finished run's folder")
     (record.home / "scores.npz").write_bytes(whole)
     (record.home / "weights.pt").unlink()
-    refused(folder, capsys, words, ("its weights were not kept (keep_weights)", "another profile"))
+    refused(folder, words, "its weights were not kept (keep_weights)", "another profile")
     labels = prepared.load("tiny", folder / "data").test.labels
     what = {"dataset": "tiny", "hold_out": "one", "method": "new", "labels": labels}
     np.savez(folder / "new.npz", **what, predicted=labels * (labels != 1), msp=-labels)
     places = {"outputs": str(folder), "data_root": str(folder / "data")}
     words[0] = str(external.add(folder / "new.npz", places).home)
-    refused(folder, capsys, words, ("external:new", "was trained elsewhere", "choose a run"))
+    refused(folder, words, "external:new", "was trained elsewhere", "choose a run")
 
 
-def test_a_run_on_a_folder_asks_for_the_folder(trained, capsys):
+def test_a_run_on_a_folder_asks_for_the_folder(trained):
     folder, record = trained
     words = [str(record.home), str(folder / "pets" / "test")]
     said = "dataset: pets was trained on, and a record keeps no path"
-    refused(folder, capsys, words, (said, "add -p dataset /path/to/pets", "-p data_root"))
+    refused(folder, words, said, "add -p dataset /path/to/pets", "-p data_root")
 
 
 def test_odin_with_other_settings_is_compared_with_its_own(on_tiny):

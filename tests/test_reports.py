@@ -15,17 +15,15 @@ from helpers import (
     made_up,
     parameters,
     picture_folder,
+    refused,
     semlib,
     semlib_path,
-    tiny_data,
 )
-from sklearn.metrics import average_precision_score
 
 from workbench.batch import grid
 from workbench.cli import main
 from workbench.experiment import several_from_parameters
 from workbench.files import save_atomically
-from workbench.images import prepared
 from workbench.results import tables
 from workbench.results.inspector.selection import Results
 from workbench.runs import store
@@ -34,74 +32,15 @@ SMALL = {"architecture": "wrn-10-1", "batch_size": 8, "norm_batch": "none", "epo
 SMALL |= {"trials": 1, "methods": "classification", "missing": "train", "profile": "test"}
 
 
-# --- imported scores
+# --- names
 
 
-def imported(folder, capsys, **changes):
-    """Import random scores of the tiny data set with the class one held out: status and output."""
-    tiny_data(folder / "data")
-    rng = np.random.default_rng(0)
-    labels = np.arange(100) // 25
-    arrays = {"dataset": "tiny", "hold_out": "one", "method": "vit", "labels": labels}
-    arrays["predicted"] = np.where(labels == 1, 3, labels)
-    arrays["energy"] = rng.normal(labels == 1)
-    np.savez(folder / "scores.npz", **arrays | changes)
-    where = {"outputs": folder / "outputs", "data_root": folder / "data", "profile": "test"}
-    status = main(["import", str(folder / "scores.npz"), *parameters(**where)])
-    said = capsys.readouterr()
-    return status, said.out + said.err
-
-
-LABELS = np.arange(100) // 25
-FINE = np.random.default_rng(0).normal(2.0 * (LABELS == 1))
-DOUBTFUL = {
-    "float16": ({"energy": (500 + FINE).astype(np.float16)}, "More than half of the images share"),
-    "overflow": ({"mine": np.where(FINE > 1, np.inf, -np.inf)}, "More than half of the images"),
-    "a constant": ({"mine": np.zeros(100)}, "share a score (constant, float16, overflow?): mine"),
-    "the sign": ({"energy": -FINE}, "below the share of anomalies (should the sign be changed?)"),
-    "shifted classes": ({"predicted": (LABELS > 1) * 2}, None),
-    "other numbers": ({"predicted": np.array([3, 3, 0, 2])[LABELS]}, "Accuracy at chance (are pre"),
-    "fine": ({"energy": FINE}, None),
-}
-
-
-@pytest.mark.parametrize("what", DOUBTFUL)
-def test_ties_the_wrong_sign_and_accuracy_at_chance_are_one_line(tmp_path, capsys, what):
-    changes, said = DOUBTFUL[what]
-    status, text = imported(tmp_path, capsys, **changes)
-    lines = [line for line in text.splitlines() if "(" in line and "?)" in line]
-    assert status == 0 and len(lines) == (said is not None)
-    assert not said or said in lines[0]
-
-
-def test_a_positive_msp_is_refused_and_large_whole_numbers_are_ranked_as_given(tmp_path, capsys):
-    status, text = imported(tmp_path, capsys, msp=1 - np.arange(100) / 100)
-    assert status == 2 and "msp: is minus the largest probability, never positive" in text
-    ranks = np.argsort(np.argsort(FINE, kind="stable"), kind="stable")
-    for k, numbers in enumerate((2**53 + ranks, np.longdouble(2**53) * 2 + ranks)):
-        changes = {"mine": numbers, "energy": numbers, "method": f"m{k}"}
-        assert imported(tmp_path, capsys, **changes)[0] == 0
-        (record,) = [r for r in store.collect(tmp_path / "outputs/test") if r.method[-1] == str(k)]
-        expected = average_precision_score(LABELS == 1, ranks)
-        assert record.metrics["external:mine"] == pytest.approx(expected)
-        assert record.metrics["energy"] == pytest.approx(expected)
-
-
-def test_a_class_none_is_refused_and_labels_are_those_of_other_runs(tmp_path):
-    for name in ("none", "all"):
-        with pytest.raises(prepared.DataError, match="can't be a class's name"):
-            data = prepared.load("digits", tmp_path)
-            own = prepared.replace(data, classes=(name, *data.classes[1:]))
-            prepared.write(tmp_path / "own.npz", own)
-            prepared.load("own", tmp_path)
+def test_the_labels_of_a_run_are_those_of_other_runs(tmp_path):
     experiment = made_up(tmp_path, 60, dataset="digits", hold_out=["3", "4"], trials=1)
     other = made_up(tmp_path, 70, dataset="digits", hold_out="5", methods="rotation", trials=1)
     with pytest.warns(UserWarning, match="labels or classes differ from other runs'"):
         assert len(store.collect(experiment.folder)) == 4
     assert len(store.finished(other)) == 1  # by itself
-
-
-# --- names
 
 
 def test_a_folder_called_cifar10_never_has_the_papers_numbers_beside_it(tmp_path):
@@ -168,12 +107,11 @@ HINTS = {
 
 
 @pytest.mark.parametrize("hint", HINTS)
-def test_a_hint_says_what_to_do(tmp_path, monkeypatch, capsys, hint):
+def test_a_hint_says_what_to_do(tmp_path, monkeypatch, hint):
     where, name, said = HINTS[hint]
     monkeypatch.setenv("SEMLIB_DATA", str(tmp_path / "data"))
     layout(tmp_path / "own", where, name)
-    assert main(["data", "prepare", str(tmp_path / "own")]) == 2
-    assert said.format(root=tmp_path / "own") in capsys.readouterr().err
+    refused("data", "prepare", tmp_path / "own", said=[said.format(root=tmp_path / "own")])
 
 
 @pytest.mark.parametrize("words", ["-p epochs 010", "-p epochs 1:30", "-p trials 1 -p trials 2"])
@@ -192,13 +130,12 @@ def test_a_constant_above_the_parameters_cell_is_no_parameter():
             several_from_parameters({"In": ["", cell], "dataset": "digits", "trial": 2})
 
 
-def test_a_detector_that_can_not_be_fitted_is_known_before_training(tmp_path, capsys):
+def test_a_detector_that_can_not_be_fitted_is_known_before_training(tmp_path):
     picture_folder(tmp_path / "few", count=6)
     words = SMALL | {"dataset": tmp_path / "few", "hold_out": "ant", "scores": "[msp, vim]"}
     words |= {"outputs": tmp_path / "outputs", "data_root": tmp_path / "data"}
-    assert main(["run", str(ROOT / "notebooks/holdout.ipynb"), *parameters(**words)]) == 2
-    error = capsys.readouterr().err
-    assert "vim: no training feature lies outside" in error and "leave vim out" in error
+    said = ["vim: no training feature lies outside", "leave vim out"]
+    refused("run", "notebooks/holdout.ipynb", *parameters(**words), said=said)
     assert not (tmp_path / "outputs").exists()
 
 
