@@ -157,6 +157,12 @@ def parameters(**values) -> list[str]:
     return words
 
 
+def tiny_words(folder: Path, **changes) -> list[str]:
+    """The tiny experiment, of classification, as words of a command line; None leaves one out."""
+    settings = TINY | {"methods": "classification", "outputs": folder / "outputs"} | changes
+    return parameters(**{name: value for name, value in settings.items() if value is not None})
+
+
 def semlib_path(folder: Path) -> str:
     """PYTHONPATH by which a user's modules in that folder are found."""
     return f"{folder}{os.pathsep}{ROOT}"
@@ -202,6 +208,11 @@ def until(condition: Callable[[], object], process: subprocess.Popen) -> None:
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def identical(one: dict, other: dict) -> bool:
+    """Whether two networks' states are the same to the bit."""
+    return one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
 
 
 def contents(folder: Path, but: tuple[str, ...] = ()) -> dict[str, tuple[int, bytes]]:

@@ -124,6 +124,8 @@ NOT_HERE = {
     "crop_padding": [8],
     "batch_size": [193],
 }
+CHOICES = {"cuda:99": "auto, cpu", "resnet-18": "wrn-28-10", "wrn-9-1": "10, 16, 22, 28"}
+CHOICES |= {"cta": "zero, one, two, three, all, none", "tinny": "choose from digits, cifar10"}
 VERBS = {"run": ["run", HOLDOUT], "benchmark": ["run", "notebooks/benchmark.ipynb"], "grid": GRID}
 
 
@@ -133,7 +135,7 @@ def test_what_is_not_here_or_does_not_fit_is_one_line(refused, place, verb, name
     fine = {"outputs": place / "outputs", "dataset": "tiny", "hold_out": "one", "missing": "train"}
     fine |= {"architecture": "wrn-10-1", "norm_batch": None}
     for text in NOT_HERE[name]:
-        refused(*VERBS[verb], *parameters(**fine | {name: text}))
+        refused(*VERBS[verb], *parameters(**fine | {name: text}), said=[CHOICES.get(text, "")])
 
 
 @pytest.mark.parametrize("name", ["absent", "absent é", "absent\nfile", "absent\udce9", "a" * 199])
@@ -164,6 +166,7 @@ WORDS = [[], ["fly"], ["run"], ["grid"], ["data", "burn", "digits"], ["run", "RE
 WORDS += [["data", "prepare", "digits", "--side", "0"], [*GRID, "--jobs", "0"]]
 OPTIONS = ["-p epochs", "--timeout soon", "--timeout -1", "-o /tmp", "-o /dev/null/x.ipynb"]
 OPTIONS += ["--gpus 0,0", "--gpus ,"]
+OPTIONS += ["-p epochs 010", "-p epochs 1:30", "-p trials 1 -p trials 2"]  # 8, 90 and 2
 
 
 @pytest.mark.parametrize("words", WORDS + [["run", HOLDOUT, *o.split()] for o in OPTIONS], ids=str)
@@ -339,11 +342,8 @@ def trained(tmp_path_factory):
     return folder
 
 
-DAMAGES = ["one bit", "a command"]
-
-
 @pytest.mark.filterwarnings("ignore:epochs")
-@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("how", ["one bit", "a command"])
 def test_damaged_weights_are_one_line_that_names_them_and_stay(trained, tmp_path, how):
     # a score that the run lacks
     experiment = tiny(trained, methods="classification", epochs=1, epsilon=0.01)

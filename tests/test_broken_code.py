@@ -4,12 +4,11 @@ One that is broken costs neither training nor the other scores.
 """
 
 import random
-import sys
 
 import numpy as np
 import pytest
 import torch
-from helpers import OWN_NETWORK, parameters, refused, scores, tiny, tiny_data
+from helpers import OWN_NETWORK, refused, scores, tiny, tiny_words
 from sklearn.metrics import average_precision_score
 
 from semlib import metrics
@@ -19,20 +18,6 @@ from workbench.runs import store
 
 HOLDOUT = "notebooks/holdout.ipynb"
 CLASSIFIER = {"methods": "classification"}
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A folder with data, in which a user's module `mine` is found."""
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("SEMLIB_DATA", str(tiny_data(tmp_path / "data")))
-    sys.modules.pop("mine", None)  # another test's
-    yield tmp_path
-    sys.modules.pop("mine", None)
-
-
-def forbid_steps(monkeypatch):
-    monkeypatch.setattr(torch.optim.SGD, "step", lambda *args: pytest.fail("trained"))
 
 
 def write(place, *lines):
@@ -204,10 +189,9 @@ BROKEN |= {("methods", name): TASKS[name] for name in TASKS}
 def test_what_is_broken_is_one_line_before_training(place, no_training, field, wrong):
     arguments, body, said = BROKEN[field, wrong]
     write(place, function(f"s({arguments})", body))
-    given = {"dataset": "tiny", "outputs": place / "outputs", "architecture": "wrn-10-1"}
-    given |= {"epochs": 3, "batch_size": 64, "missing": "train", "hold_out": "one"}
     names = {"scores": "[msp, mine:s]", "methods": "[rotation, mine:s]"}
-    refused("run", HOLDOUT, *parameters(**given, **{field: names[field]}), said=["mine:s", said])
+    words = tiny_words(place, **{field: names[field]})
+    refused("run", HOLDOUT, *words, said=["mine:s", said])
     assert not (place / "outputs").exists()
 
 
@@ -223,9 +207,7 @@ LATE = {  # each fails on more images than it is tried on
 }
 
 
-def test_scores_that_fail_after_training_cost_neither_it_nor_other_scores_or_runs(
-    place, monkeypatch
-):
+def test_scores_that_fail_after_training_cost_neither_it_nor_other_scores_or_runs(place, request):
     late = [function(f"{name}({arguments})", body) for name, (arguments, body) in LATE.items()]
     write(place, *late)
     own = [f"mine:{name}" for name in LATE]
@@ -242,7 +224,7 @@ def test_scores_that_fail_after_training_cost_neither_it_nor_other_scores_or_run
         assert not [*record.home.glob("checkpoint*")]
         with np.load(record.home / "scores.npz") as file:
             assert not [name for name in file.files if name.startswith("mine")]
-    forbid_steps(monkeypatch)
+    request.getfixturevalue("no_training")
     with pytest.raises(FloatingPointError, match="mine:fails"):
         runs.complete(experiment)
     write(place, *(line.replace("16", "1000") for line in late))
@@ -250,13 +232,13 @@ def test_scores_that_fail_after_training_cost_neither_it_nor_other_scores_or_run
     assert not store.missing(experiment)
 
 
-def test_the_checkpoint_is_written_before_scoring(place, monkeypatch):
+def test_the_checkpoint_is_written_before_scoring(place, monkeypatch, request):
     """Whatever ends the process while it scores, no epoch is trained again."""
     experiment = tiny(place, checkpoint_every=3, evaluate_every=3, **CLASSIFIER)
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         interrupt_scoring(patch, MemoryError, after=0)
         runs.complete(experiment)
-    forbid_steps(monkeypatch)
+    request.getfixturevalue("no_training")
     (record,) = runs.complete(experiment)
     assert list(record.history().epoch) == [3] and record.history().seconds.gt(0).all()
 

@@ -20,6 +20,7 @@ from helpers import (
     semlib,
     tiny,
     tiny_data,
+    tiny_words,
 )
 from nbclient import NotebookClient
 
@@ -29,18 +30,13 @@ from workbench.experiment import Experiment
 from workbench.runs import store
 
 NOTEBOOK = "notebooks/holdout.ipynb"
-SMALL = TINY | {"methods": "classification", "epochs": 2}  # for a command line
 ENDLESS = {"epochs": 100_000, "evaluate_every": 100_000}
 
 
-def words(tmp_path, **changes) -> list[str]:
-    return parameters(**SMALL | {"outputs": tmp_path / "outputs"} | changes)
-
-
-def run(tmp_path, *options, **changes):
+def run(tmp_path, *options, notebook=NOTEBOOK, **changes):
     """`python -m semlib run` of the tiny hold-out."""
     tiny_data(tmp_path / "data")
-    given = [NOTEBOOK, *words(tmp_path, **changes), *options]
+    given = [notebook, *tiny_words(tmp_path, **{"epochs": 2} | changes), *options]
     return semlib("run", *given, SEMLIB_DATA=tmp_path / "data")
 
 
@@ -103,8 +99,8 @@ def test_lab_and_plain_papermill_meet_in_the_same_files(tmp_path):
     outputs = tmp_path / "outputs" / "demo"
     places = {"data_root": from_root(tmp_path / "data")}
     places |= {"outputs": from_root(tmp_path / "outputs")}
-    settings = SMALL | {"profile": "demo", "learning_rate": 0.1, "dropout": 0.0}
-    settings |= {"flip": False, "schedule": "one_cycle"}
+    settings = TINY | {"methods": "classification", "epochs": 2, "profile": "demo", "dropout": 0.0}
+    settings |= {"flip": False, "schedule": "one_cycle", "learning_rate": 0.1}
     notebook = nbformat.read(ROOT / "notebooks" / "benchmark.ipynb", 4)
     (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
     values = settings | places
@@ -155,6 +151,28 @@ def test_an_executed_notebook_is_a_page_to_read(tmp_path, hold_out):
     records = [json.loads(path.read_text()) for path in (tmp_path / "outputs").rglob("record.json")]
     weights = {r["method"]: r["settings"].get("auxiliary_weight") for r in records}
     assert weights["rotation"] == 0.5 and set(weights) == {"classification", "rotation"}
+
+
+@pytest.mark.notebook
+def test_nothing_does_not_replace_a_table_a_figure_or_a_notebook(tmp_path):
+    def benchmark(**changes):
+        return run(tmp_path, notebook="notebooks/benchmark.ipynb", **changes)
+
+    assert benchmark().returncode == 0
+    before = contents(tmp_path / "outputs", ("run.lock",))
+    made = {f"test/benchmark-tiny-one.{ending}" for ending in ("csv", "png", "ipynb")}
+    assert made <= {*before}
+    said = benchmark(flip="yes", missing="skip").stdout
+    assert "nothing is finished with these settings" in said
+    assert "benchmark-tiny-one.ipynb stays" in said
+    assert before.items() <= contents(tmp_path / "outputs").items()
+    assert benchmark(flip="yes", learning_rate=1e12, schedule="step").returncode == 1
+    assert before.items() <= contents(tmp_path / "outputs").items()
+    (left,) = (tmp_path / "outputs").rglob("*.unfinished.ipynb")
+    assert "FloatingPointError" in left.read_text()
+    assert benchmark(flip="yes").returncode == 0  # another complete table takes the place
+    after = contents(tmp_path / "outputs")
+    assert not left.exists() and all(after[name] != before[name] for name in made)
 
 
 @pytest.mark.notebook

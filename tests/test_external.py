@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import helpers
 import numpy as np
 import pytest
-from helpers import ROOT, contents, environment, made_up, parameters, tiny, tiny_data
+from helpers import ROOT, contents, environment, made_up, parameters, tiny
 from sklearn.metrics import average_precision_score
 
 from workbench import runs
@@ -22,12 +22,6 @@ from workbench.results.inspector.selection import Choice, Results, counted, grou
 from workbench.runs import plan, store
 
 METHOD = "external:vit-b16"
-
-
-@pytest.fixture
-def folder(tmp_path):
-    tiny_data(tmp_path / "data")
-    return tmp_path
 
 
 def scores(folder, name="scores", seed=0, without=(), **changes):

@@ -18,19 +18,15 @@ from helpers import (
     refused,
     semlib,
     semlib_path,
+    tiny_words,
 )
 
 from workbench.batch import grid
 from workbench.cli import main
-from workbench.experiment import several_from_parameters
 from workbench.files import save_atomically
 from workbench.results import tables
 from workbench.results.inspector.selection import Results
 from workbench.runs import store
-
-SMALL = {"architecture": "wrn-10-1", "batch_size": 8, "norm_batch": "none", "epochs": 1}
-SMALL |= {"trials": 1, "methods": "classification", "missing": "train", "profile": "test"}
-
 
 # --- names
 
@@ -114,28 +110,12 @@ def test_a_hint_says_what_to_do(tmp_path, monkeypatch, hint):
     refused("data", "prepare", tmp_path / "own", said=[said.format(root=tmp_path / "own")])
 
 
-@pytest.mark.parametrize("words", ["-p epochs 010", "-p epochs 1:30", "-p trials 1 -p trials 2"])
-def test_numbers_that_yaml_reads_otherwise_and_parameters_twice_are_refused(capsys, words):
-    assert main(["run", str(ROOT / "notebooks/holdout.ipynb"), *words.split()]) == 2
-    error = capsys.readouterr().err
-    assert "isn't written as a number is" in error or "trials: is given twice" in error
-
-
-def test_a_constant_above_the_parameters_cell_is_no_parameter():
-    cells = ["", "DRIVE = '/x'", "dataset = 'digits'\ntrials = 2"]
-    namespace = {"In": cells, "DRIVE": "/x", "dataset": "digits", "trials": 2}
-    assert several_from_parameters(namespace)[0].trials == 2
-    for cell in ("dataset = 'digits'\ntrial = 2", "# Parameters\ntrial = 2"):
-        with pytest.raises(ValueError, match="unknown parameter 'trial'"):
-            several_from_parameters({"In": ["", cell], "dataset": "digits", "trial": 2})
-
-
 def test_a_detector_that_can_not_be_fitted_is_known_before_training(tmp_path):
     picture_folder(tmp_path / "few", count=6)
-    words = SMALL | {"dataset": tmp_path / "few", "hold_out": "ant", "scores": "[msp, vim]"}
-    words |= {"outputs": tmp_path / "outputs", "data_root": tmp_path / "data"}
+    words = {"dataset": tmp_path / "few", "hold_out": "ant", "scores": "[msp, vim]"}
+    words |= {"data_root": tmp_path / "data", "batch_size": 8}
     said = ["vim: no training feature lies outside", "leave vim out"]
-    refused("run", "notebooks/holdout.ipynb", *parameters(**words), said=said)
+    refused("run", "notebooks/holdout.ipynb", *tiny_words(tmp_path, **words), said=said)
     assert not (tmp_path / "outputs").exists()
 
 
@@ -169,8 +149,8 @@ def test_without_chmod_all_works_and_what_is_read_only_can_be_looked_at(tmp_path
     (tmp_path / "hook" / "sitecustomize.py").write_text(REFUSE)
     disk = tmp_path / "disk"
     picture_folder(disk / "own", count=6)
-    given = SMALL | {"dataset": disk / "own", "hold_out": "ant", "outputs": disk / "outputs"}
-    words = ["run", "notebooks/holdout.ipynb", *parameters(**given)]
+    given = {"dataset": disk / "own", "hold_out": "ant", "batch_size": 8}
+    words = ["run", "notebooks/holdout.ipynb", *tiny_words(disk, **given)]
     places = {"SEMLIB_DATA": disk / "data", "PYTHONPATH": semlib_path(tmp_path / "hook")}
 
     def run(what, *more):
@@ -179,6 +159,9 @@ def test_without_chmod_all_works_and_what_is_read_only_can_be_looked_at(tmp_path
     done = run("rename")
     assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: ")
     assert "cross-device" in done.stderr and "Traceback" not in done.stderr
+    done = run("writes")
+    assert done.returncode == 2 and done.stderr.startswith("error: outputs: "), done.stderr
+    assert "Read-only" in done.stderr and done.stderr.count("\n") == 1
     done = run("chmod")
     assert done.returncode == 0, done.stderr
     before = contents(disk)

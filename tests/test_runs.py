@@ -28,17 +28,11 @@ from workbench import checkpoint, runs
 from workbench.experiment import METHODS, RANKED, SCORES, ConfigError, Experiment, create
 from workbench.images import prepared
 from workbench.results import show, tables
-from workbench.runs import build, execute, plan, scoring, store
+from workbench.runs import build, estimate, execute, plan, scoring, store
 
 FILES = {"record.json", "scores.npz", "history.csv", "weights.pt"}
 LOCKS = ("run.lock",)
-
-
-@pytest.fixture(autouse=True)
-def threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -419,6 +413,8 @@ def test_other_test_images_are_scored_anew_and_other_training_images_trained_ane
     before = contents(folder / "outputs", LOCKS)
     other_data(folder)
     assert store.finished(experiment) == [] and len(store.missing(experiment)) == 2
+    said = estimate.of_missing(experiment, store.progress(experiment))
+    assert said.startswith("0 of 2 runs are finished, 2 are missing, 2 of them only to be scored: ")
     second = runs.complete(experiment)
     for old, new in zip(first, second, strict=True):
         assert (new.address, new.train_digest) == (old.address, old.train_digest)
@@ -808,22 +804,6 @@ def test_own_data_that_is_elsewhere_is_listed_by_its_records(folder):
     assert plan.held_out(tiny(folder, hold_out="all")) == ["zero", "one", "two", "three"]
     with pytest.raises(ConfigError, match="data set 'tinny' is unknown"):
         store.finished(tiny(folder, dataset="tinny"))
-
-
-WRONG = [
-    ({"hold_out": "cta"}, "'cta' is not a class of tiny.*zero, one, two, three, all, none"),
-    ({"architecture": "resnet-50"}, "'resnet-50'.*wrn-28-10"),
-    ({"architecture": "wrn-11-2"}, "'wrn-11-2'.*10, 16, 22, 28"),
-    ({"dataset": "cifra10"}, "'cifra10'.*digits, cifar10.*tiny"),
-    ({"device": "cuda:7"}, "'cuda:7'.*auto, cpu"),
-]
-
-
-@pytest.mark.parametrize(("wrong", "said"), WRONG)
-def test_a_wrong_name_is_one_line_with_the_choices(untrained, no_training, wrong, said):
-    with pytest.raises(ConfigError, match=f"^.*{said}.*$"):
-        runs.complete(tiny(untrained, **wrong))
-    assert not (untrained / "outputs").exists()
 
 
 # --- kills

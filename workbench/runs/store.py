@@ -25,7 +25,7 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from workbench import own
 from workbench.experiment import (
@@ -51,32 +51,7 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what some network f
 _checked: dict[Any, dict[str, Any]] = {}
 
 
-def _name(text: str) -> str:
-    if text != folder_name(text):
-        raise ValueError("should be a folder's name, not a path")
-    return text
-
-
-def _classes(names: tuple[str, ...]) -> tuple[str, ...]:
-    if names != tuple({class_name(name, "classes"): name for name in names}.values()):
-        raise ValueError("should name each class only once")
-    return names
-
-
-def _held_out(names: str) -> str:
-    for name in plan.classes_of(names):
-        class_name(name, "hold_out")
-    return names
-
-
-def _settings(settings: dict[str, Any]) -> dict[str, Any]:
-    if wrong := settings.keys() & NOT_SETTINGS:
-        raise ValueError(f"{', '.join(sorted(wrong))} is no setting of data, network or training")
-    return settings
-
-
 Line = Annotated[str, Field(pattern=r"^[^\p{C}\p{Zl}\p{Zp}]*$")]  # of characters that are seen
-Name = Annotated[Line, AfterValidator(_name)]
 # Data, network and training alone: whoever runs it chooses what is run, where and how it is scored
 NOT_SETTINGS = {*Which.model_fields, *Scoring.model_fields, *Machine.model_fields}
 
@@ -96,18 +71,16 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: int
-    dataset: Name
-    hold_out: Annotated[str, AfterValidator(_held_out)] | None
+    dataset: Line
+    hold_out: str | None
     method: Line
     trial: int
     address: Digest
-    # those that the weights depend on
-    settings: Annotated[dict[str, Any], AfterValidator(_settings)]
+    settings: dict[str, Any]  # those that the weights depend on
     sources: dict[str, str]  # digest of each of the user's functions that training called
     train_digest: Digest
     test_digest: Digest
-    # of the data set, numbered by `label` and `predicted` in scores.npz
-    classes: Annotated[tuple[str, ...], AfterValidator(_classes)]
+    classes: tuple[str, ...]  # numbered by `label` and `predicted` in scores.npz
     metrics: dict[str, float]  # accuracy, and each score's average precision; again @upright
     scoring: dict[str, dict[str, Any]]  # score's key in scores.npz -> how it was computed
     scores_sha256: dict[str, str]  # of each array in scores.npz, and of the file
@@ -128,6 +101,19 @@ class Record(BaseModel):
     external: Digest | None = None
 
     _home: Path = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _plain(self) -> "Record":
+        if self.dataset != folder_name(self.dataset):
+            raise ValueError("dataset should be a folder's name, not a path")
+        if len({class_name(name, "classes") for name in self.classes}) < len(self.classes):
+            raise ValueError("classes should name each class only once")
+        for name in plan.classes_of(self.hold_out):
+            class_name(name, "hold_out")
+        if wrong := self.settings.keys() & NOT_SETTINGS:
+            names = ", ".join(sorted(wrong))
+            raise ValueError(f"{names} is no setting of data, network or training")
+        return self
 
     @property
     def home(self) -> Path:
