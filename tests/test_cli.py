@@ -6,22 +6,11 @@ import re
 import subprocess
 import sys
 
+import helpers
 import nbformat
 import pytest
 import yaml
-from helpers import (
-    ROOT,
-    TINY,
-    contents,
-    environment,
-    parameters,
-    pets,
-    refused,
-    semlib,
-    tiny,
-    tiny_data,
-    tiny_words,
-)
+from helpers import ROOT, contents, parameters, refused, semlib, tiny, tiny_data, tiny_words
 from nbclient import NotebookClient
 
 from workbench.batch import notebooks
@@ -43,12 +32,12 @@ def run(tmp_path, *options, notebook=NOTEBOOK, **changes):
 def test_help_and_parameters_need_no_torch():
     code = "import sys; from workbench.cli import main; main(['parameters']); "
     command = [sys.executable, "-c", code + "sys.exit('torch' in sys.modules)"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(command, env=helpers.environment(), capture_output=True, text=True)
     assert done.returncode == 0 and "| `auxiliary_weight` | number | 0.5 |" in done.stdout
 
 
 def test_relative_paths_count_from_the_current_folder(tmp_path, monkeypatch, capsys):
-    pets(tmp_path / "here", 0)
+    helpers.pets(tmp_path / "here", 0)
     (tmp_path / "here" / "x.yaml").write_text("epochs: three\n")
     (tmp_path / "here" / "digits").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -99,8 +88,8 @@ def test_lab_and_plain_papermill_meet_in_the_same_files(tmp_path):
     outputs = tmp_path / "outputs" / "demo"
     places = {"data_root": from_root(tmp_path / "data")}
     places |= {"outputs": from_root(tmp_path / "outputs")}
-    settings = TINY | {"methods": "classification", "epochs": 2, "profile": "demo", "dropout": 0.0}
-    settings |= {"flip": False, "schedule": "one_cycle", "learning_rate": 0.1}
+    settings = helpers.TINY | {"methods": "classification", "profile": "demo", "epochs": 2}
+    settings |= {"flip": False, "schedule": "one_cycle", "learning_rate": 0.1, "dropout": 0.0}
     notebook = nbformat.read(ROOT / "notebooks" / "benchmark.ipynb", 4)
     (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
     values = settings | places
@@ -117,7 +106,7 @@ def test_lab_and_plain_papermill_meet_in_the_same_files(tmp_path):
     files = ["-f", "params/demo/benchmark.yaml", "-f", str(tmp_path / "rate.yaml")]
     command = [sys.executable, "-m", "papermill", "notebooks/benchmark.ipynb"]
     command += [str(tmp_path / "out.ipynb"), *files, *parameters(**over)]
-    how = {"cwd": ROOT, "env": environment(), "capture_output": True, "text": True}
+    how = {"cwd": ROOT, "env": helpers.environment(), "capture_output": True, "text": True}
     done = subprocess.run(command, timeout=300, **how)
     assert done.returncode == 0, done.stderr
     assert contents(outputs / "runs", ("run.lock",)) == before

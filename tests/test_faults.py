@@ -7,21 +7,12 @@ import subprocess
 import time
 from functools import partial
 
+import helpers
 import kills
 import nbformat
 import psutil
 import pytest
-from helpers import (
-    contents,
-    scores,
-    semlib,
-    semlib_path,
-    start,
-    tiny,
-    tiny_benchmark,
-    tiny_words,
-    until,
-)
+from helpers import contents, semlib, start, tiny, tiny_benchmark, tiny_words, until
 
 from workbench import runs
 from workbench.batch import notebooks
@@ -50,7 +41,7 @@ def command(folder, *words, **changes):
 
 def started(folder, *words, **how):
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    places = {"SEMLIB_DATA": folder / "data", "PYTHONPATH": semlib_path(folder)}
+    places = {"SEMLIB_DATA": folder / "data", "PYTHONPATH": helpers.semlib_path(folder)}
     return start(*words, places=places, **pipes, **how)
 
 
@@ -96,7 +87,7 @@ def test_a_kernel_killed_in_a_grid_runs_again_by_itself(folder):
     log = folder / "outputs" / "test" / ".grid" / "benchmark" / "holdout-tiny-one.log"
     assert "DeadKernelError" not in log.read_text()  # the second one's
     runs.complete(whole := experiment.model_copy(update={"outputs": str(folder / "whole")}))
-    assert scores(experiment) == scores(whole)
+    assert helpers.scores(experiment) == helpers.scores(whole)
 
 
 # --- disks
@@ -114,7 +105,7 @@ def test_a_full_disk_is_named_and_leaves_nothing_half_written(folder, disk):
     filler.unlink()
     runs.complete(experiment)
     runs.complete(whole := tiny(folder, methods="classification", outputs=str(folder / "whole")))
-    assert scores(experiment) == scores(whole)
+    assert helpers.scores(experiment) == helpers.scores(whole)
     assert {path.name for path in run.home.iterdir()} - {"run.lock"} == FILES
 
 

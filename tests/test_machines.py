@@ -9,22 +9,13 @@ import sys
 import warnings
 from dataclasses import replace
 
+import helpers
 import nbformat
 import numpy as np
 import pytest
 import throughput
 import torch
-from helpers import (
-    ROOT,
-    environment,
-    finish,
-    semlib,
-    semlib_path,
-    tiny,
-    tiny_benchmark,
-    tiny_data,
-    tiny_words,
-)
+from helpers import ROOT, environment, semlib, tiny, tiny_benchmark, tiny_data, tiny_words
 from nbclient import NotebookClient
 
 from semlib.datasets import DataError
@@ -117,7 +108,7 @@ def test_system_wide_start_up_files_stay_out_of_a_kernel(tmp_path, monkeypatch):
         f"application.SYSTEM_CONFIG_DIRS.append({str(tmp_path / 'system')!r})\n"
         f"application.ENV_CONFIG_DIRS.append({str(tmp_path / 'environment')!r})\n"
     )
-    monkeypatch.setenv("PYTHONPATH", semlib_path(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", helpers.semlib_path(tmp_path))
     cell = nbformat.v4.new_code_cell(
         "import sys; print({'system', 'environment'} & {*globals()}, sys.path[0] == '')"
     )
@@ -175,7 +166,7 @@ def test_a_gpus_records_are_found_on_a_machine_without_one(tmp_path, table):
     run = replace(run, data=prepared.Digests("1" * 64, "2" * 64))
     label = np.arange(20) % 10
     arrays = {"label": label, "predicted": label, "is_anomaly": label == 0, "msp": np.arange(20.0)}
-    made = finish(run, prepared.classes(run.dataset), arrays, {"msp": {}})
+    made = helpers.finish(run, prepared.classes(run.dataset), arrays, {"msp": {}})
     gpu = made.model_dump() | {"device": "NVIDIA H100 80GB HBM3", "precision": "bfloat16"}
     store.write_record(run.home, **gpu)
     (record,) = store.finished(experiment)

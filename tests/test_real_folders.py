@@ -6,18 +6,10 @@ import sys
 import unicodedata
 from pathlib import Path
 
+import helpers
 import numpy as np
 import pytest
-from helpers import (
-    CLASSES,
-    change_data,
-    contents,
-    environment,
-    made_up,
-    tiny,
-    tiny_data,
-    tiny_words,
-)
+from helpers import change_data, contents, made_up, tiny, tiny_data, tiny_words
 from helpers import picture_folder as ants
 from PIL import Image, ImageCms
 
@@ -426,7 +418,7 @@ def test_what_training_can_not_use_is_said_at_once(tmp_path, say, verb):
     said = say(*verb, *tiny_words(tmp_path, methods="[classification, rotation]"))
     refused(said, "rotation needs square images", "16x8", "crop_side")
     part = ImageSet(np.zeros((8, 1, 8, 8), np.uint8), np.arange(8) % 2)
-    prepared.write(tmp_path / "data" / "tiny.npz", Dataset("tiny", part, part, CLASSES[:2]))
+    prepared.write(tmp_path / "data" / "tiny.npz", Dataset("tiny", part, part, helpers.CLASSES[:2]))
     refused(say(*verb, *tiny_words(tmp_path, hold_out="all")), "2 classes", "at least 3")
     assert "at least 3 classes" in check_tiny(say)[1]
 
@@ -500,7 +492,7 @@ def test_photographs_of_85_megapixels_stay_in_bounds(tmp_path, kind, most):
     for k in range(23):
         os.link(first, tmp_path / "own" / "train" / "bee" / f"big{k}.{kind}")
     command = [sys.executable, "-c", MEASURE, tmp_path / "own", tmp_path / "data"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(command, env=helpers.environment(), capture_output=True, text=True)
     assert done.returncode == 0 and float(done.stdout) < most, done.stdout + done.stderr
 
 

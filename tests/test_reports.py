@@ -5,21 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import helpers
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import (
-    ROOT,
-    contents,
-    environment,
-    made_up,
-    parameters,
-    picture_folder,
-    refused,
-    semlib,
-    semlib_path,
-    tiny_words,
-)
+from helpers import ROOT, contents, made_up, picture_folder, refused, semlib, tiny_words
 
 from workbench.batch import grid
 from workbench.cli import main
@@ -151,7 +141,7 @@ def test_without_chmod_all_works_and_what_is_read_only_can_be_looked_at(tmp_path
     picture_folder(disk / "own", count=6)
     given = {"dataset": disk / "own", "hold_out": "ant", "batch_size": 8}
     words = ["run", "notebooks/holdout.ipynb", *tiny_words(disk, **given)]
-    places = {"SEMLIB_DATA": disk / "data", "PYTHONPATH": semlib_path(tmp_path / "hook")}
+    places = {"SEMLIB_DATA": disk / "data", "PYTHONPATH": helpers.semlib_path(tmp_path / "hook")}
 
     def run(what, *more):
         return semlib(*words, *more, **places | {"REFUSE": f"{what}:{disk}"})
@@ -178,9 +168,10 @@ def test_csv_figure_and_notebook_of_one_name_are_of_one_experiment(tmp_path, cap
     """Those of a notebook with -o lie beside it; without it a line says what is replaced."""
     made_up(tmp_path, 60, dataset="digits", profile="x")
     words = ["run", str(ROOT / "notebooks/benchmark.ipynb")]
-    words += parameters(profile="x", dataset="digits", outputs=tmp_path, missing="skip", trials=3)
-    words += parameters(methods="[classification, rotation]", architecture="wrn-28-10", flip="true")
-    words += parameters(epochs=200, batch_size=512)
+    given = {"profile": "x", "dataset": "digits", "outputs": tmp_path, "missing": "skip"}
+    given |= {"methods": "[classification, rotation]", "trials": 3, "epochs": 200}
+    given |= {"architecture": "wrn-28-10", "flip": "true", "batch_size": 512}
+    words += helpers.parameters(**given)
     assert main([*words, "-p", "statistics", "mixed"]) == 0
     before = contents(tmp_path / "x", but=("run.lock",))
     other = tmp_path / "other" / "benchmark-digits.ipynb"
@@ -232,13 +223,13 @@ pwd.getpwuid = pwd.getpwnam = gone
 def test_without_fcntl_one_line_and_without_a_home_all_works(tmp_path, lack):
     if lack == "fcntl":
         (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['fcntl'] = None\n")
-        done = semlib("parameters", PYTHONPATH=semlib_path(tmp_path))
+        done = semlib("parameters", PYTHONPATH=helpers.semlib_path(tmp_path))
         assert done.returncode == 1 and done.stderr == (
             "error: semlib needs Linux or macOS (on Windows its subsystem for Linux)\n"
         )
     else:
         (tmp_path / "sitecustomize.py").write_text(NOBODY)
-        own = environment(SEMLIB_DATA=tmp_path, PYTHONPATH=semlib_path(tmp_path))
+        own = helpers.environment(SEMLIB_DATA=tmp_path, PYTHONPATH=helpers.semlib_path(tmp_path))
         del own["HOME"]
         how = {"cwd": ROOT, "env": own, "capture_output": True, "text": True}
         for words in (["data", "prepare", "digits"], ["grid", DEMO, "--dry-run"]):

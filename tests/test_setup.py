@@ -234,12 +234,15 @@ def test_make_lab_opens_copies_with_this_kernel_and_leaves_edited_ones(tmp_path,
     assert capsys.readouterr().out.count("stays; delete it") == 1
 
 
-def test_cite_prints_bibtex_of_the_paper_and_of_semlib(capsys):
+def test_cite_prints_bibtex_of_the_paper_and_of_semlib_as_in_citation_cff(capsys):
     assert main(["cite"]) == 0
     paper, ours = capsys.readouterr().out.split("\n}\n")[:2]
     assert paper.startswith("@inproceedings{") and "Ahmed, Faruk and Courville, Aaron" in paper
-    assert "Detecting Semantic Anomalies" in paper and "year = {2020}" in paper
     assert ours.startswith("@software{") and f"version = {{{PROJECT['version']}}}" in ours
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert f"title = {{{cited['title']}}}" in ours and str(cited["date-released"])[:4] in ours
+    for name in ("title", "year", "url", "collection-title"):
+        assert f"{{{cited['preferred-citation'][name]}}}" in paper
 
 
 def test_every_parameter_is_documented_at_its_field_and_on_the_page():

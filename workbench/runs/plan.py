@@ -48,7 +48,7 @@ _USUAL = {"version": 1} | {
 # A run's address has those of these settings that its method and network read, and of them those
 # that are not at their default: a setting that is added later, with a default that changes
 # nothing, leaves finished runs where they are.
-_WEIGHTS_DEPEND_ON = {*Data.model_fields, *Network.model_fields, *Training.model_fields}
+WEIGHTS_DEPEND_ON = {*Data.model_fields, *Network.model_fields, *Training.model_fields}
 _BUILT_IN_NETWORKS_READ = {"stem_stride", "widen_factor", "dropout", "norm_batch"}
 _AUXILIARY_READS = {"auxiliary_weight", "auxiliary_augment"}
 _READS = {
@@ -96,7 +96,7 @@ class Run:
         unread = _SOME_METHODS_READ - _READS.get(self.method, _AUXILIARY_READS)
         if ":" in self.experiment.architecture:
             unread |= _BUILT_IN_NETWORKS_READ
-        settings = self.experiment.model_dump(mode="json", include=_WEIGHTS_DEPEND_ON - unread)
+        settings = self.experiment.model_dump(mode="json", include=WEIGHTS_DEPEND_ON - unread)
         return settings | {"precision": machine.precision(self.experiment)}
 
     @cached_property

@@ -28,15 +28,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from workbench import own
-from workbench.experiment import (
-    EXTERNAL,
-    ConfigError,
-    Experiment,
-    Machine,
-    Scoring,
-    Which,
-    create,
-)
+from workbench.experiment import EXTERNAL, ConfigError, Experiment, Scoring, create
 from workbench.files import fingerprint, folder_name, one_line, save_atomically, short
 from workbench.images.checks import class_name
 from workbench.images.digests import Digests
@@ -52,8 +44,6 @@ _checked: dict[Any, dict[str, Any]] = {}
 
 
 Line = Annotated[str, Field(pattern=r"^[^\p{C}\p{Zl}\p{Zp}]*$")]  # of characters that are seen
-# Data, network and training alone: whoever runs it chooses what is run, where and how it is scored
-NOT_SETTINGS = {*Which.model_fields, *Scoring.model_fields, *Machine.model_fields}
 
 
 class Outdated(ValueError):
@@ -110,7 +100,8 @@ class Record(BaseModel):
             raise ValueError("classes should name each class only once")
         for name in plan.classes_of(self.hold_out):
             class_name(name, "hold_out")
-        if wrong := self.settings.keys() & NOT_SETTINGS:
+        # whoever runs it chooses what is run, where and how it is scored
+        if wrong := self.settings.keys() & Experiment.model_fields.keys() - plan.WEIGHTS_DEPEND_ON:
             names = ", ".join(sorted(wrong))
             raise ValueError(f"{names} is no setting of data, network or training")
         return self
