@@ -47,6 +47,26 @@ def seeded():
 
 
 @pytest.fixture
+def no_training(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda *args: pytest.fail("trained"))
+
+
+@pytest.fixture(scope="session")
+def cifar10_root(tmp_path_factory):
+    """A data root that holds the real cifar10.npz, unpacked once a session."""
+    source = os.environ.get("SEMLIB_TEST_DATA")
+    if not source:
+        pytest.skip("$SEMLIB_TEST_DATA isn't set: the folder of real images with its unpack.py")
+    root = tmp_path_factory.mktemp("real")
+    command = [sys.executable, Path(source) / "unpack.py", root]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    yield root
+    shutil.rmtree(root)  # 184 MB
+
+
+@pytest.fixture
 def folder(tmp_path):
     """A folder with the tiny data set in data/."""
     import helpers
@@ -65,23 +85,3 @@ def place(folder, monkeypatch):
     for name in {*sys.modules} - before:
         if str(getattr(sys.modules[name], "__file__", "")).startswith(str(folder)):
             del sys.modules[name]
-
-
-@pytest.fixture
-def no_training(monkeypatch):
-    import torch
-
-    monkeypatch.setattr(torch.optim.SGD, "step", lambda *args: pytest.fail("trained"))
-
-
-@pytest.fixture(scope="session")
-def cifar10_root(tmp_path_factory):
-    """A data root that holds the real cifar10.npz, unpacked once a session."""
-    source = os.environ.get("SEMLIB_TEST_DATA")
-    if not source:
-        pytest.skip("$SEMLIB_TEST_DATA isn't set: the folder of real images with its unpack.py")
-    root = tmp_path_factory.mktemp("real")
-    command = [sys.executable, Path(source) / "unpack.py", root]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    yield root
-    shutil.rmtree(root)  # 184 MB

@@ -367,7 +367,7 @@ def test_damaged_weights_are_one_line_that_names_them_and_stay(trained, tmp_path
 @pytest.mark.parametrize("how", ["one bit", "a command"])
 def test_a_damaged_checkpoint_is_not_gone_on_from(tmp_path, capsys, how):
     """torch.load compares no checksum: training would go on from another weight."""
-    kept = Checkpoint(tmp_path / "run" / "checkpoint.pt", {"of": "a"})
+    kept = Checkpoint(tmp_path / "run" / "checkpoint.pt", {"of": "a"}, {})
     for epoch in (1, 2):
         kept.save({"epoch": epoch, "net": {"w": torch.full((64,), 7.0)}})
     assert kept.load()["epoch"] == 2

@@ -109,12 +109,6 @@ def test_what_no_field_takes_is_one_line_that_names_it(field):
             refused(lambda value=value: create({field: value}), field)
 
 
-@pytest.mark.parametrize("name", Experiment.model_fields)
-def test_a_misspelt_parameter_is_told_its_name(name):
-    for wrong in {name + "s", name[:-1], name.capitalize()} - {*Experiment.model_fields}:
-        refused(lambda wrong=wrong: create({wrong: 3}), repr(wrong), "choose from", f"({name}?)")
-
-
 def test_a_notebooks_parameters_cell_is_checked_and_later_variables_are_left_alone():
     kernel = {"__name__": "__main__", "_": "", "Out": {}, "In": ["", "epoch = 3"]}
     refused(lambda: from_parameters({"epoch": 3, **kernel}), "'epoch' (epochs?)", "choose from")

@@ -214,8 +214,6 @@ def test_the_data_root_is_given_else_the_environments_else_the_checkouts(tmp_pat
     assert datasets.data_root() == ROOT / "data"
 
 
-# --- writing: the whole file or none
-
 # --- download: torchvision's class is stood in for, the rest is real
 
 

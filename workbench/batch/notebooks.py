@@ -1,6 +1,7 @@
 """A notebook's parameters, the experiments that they describe, and its execution by Papermill."""
 
 import ast
+import itertools
 import json
 import logging
 import os
@@ -264,17 +265,14 @@ def prepare(experiments: Sequence[Experiment], out: Path | None = None) -> None:
     out: where the executed notebook goes; the experiments' folder unless given.
     """
     check(experiments)
-    loaded = None
-    for e in experiments:
-        which = (e.dataset, e.data_root, e.image_side, e.fold, e.evaluate_on)
-        if e.missing == "train":
-            if which != loaded:
-                data = runs.load(e)
-                loaded = which
+    training = [e for e in experiments if e.missing == "train"]
+    for _, of_one_data_set in itertools.groupby(training, plan.which_data):
+        data = None
+        for e in of_one_data_set:
+            data = data or runs.load(e)
             runs.check_data(e, data)
     folder = experiments[0].folder
-    trains = any(e.missing == "train" for e in experiments)
-    for place in {out or folder, folder if trains else out or folder}:
+    for place in {out or folder, *(e.folder for e in training)}:
         try:
             check_writable(place)
         except OSError as error:

@@ -110,15 +110,16 @@ def listing(root: Path) -> str:
     return sha.hexdigest()
 
 
-def read(root: Path, side: int) -> tuple[Dataset, dict[Path, str]]:
-    """Decode all images of a user's folder, as `decode` does; why the others can't be read."""
-    members = scan(root)
-    files, labels = zip(*members["train"], *members["test"], strict=True)
-    pixels, wrong = decode_all(files, side, root.name)
-    kept = [label for file, label in zip(files, labels, strict=True) if file not in wrong]
-    whole = ImageSet(pixels, np.array(kept, np.int64))
-    count = sum(file not in wrong for file, _ in members["train"])
-    return Dataset(root.name, whole[:count], whole[count:], classes(root)), wrong
+def read(
+    name: str, members: dict[str, list[tuple[Path, int]]], side: int, classes: tuple[str, ...]
+) -> tuple[Dataset, dict[Path, str]]:
+    """Decode the (file, label) of both parts, as `decode` does; why the others can't be read."""
+    train, test = members.values()
+    pixels, wrong = decode_all([file for file, _ in train + test], side, name)
+    labels = [label for file, label in train + test if file not in wrong]
+    whole = ImageSet(pixels, np.array(labels, np.int64))
+    count = sum(file not in wrong for file, _ in train)
+    return Dataset(name, whole[:count], whole[count:], classes), wrong
 
 
 def unlabelled(root: Path, data: Dataset) -> tuple[list[str], np.ndarray, dict[str, str]]:

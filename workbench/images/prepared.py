@@ -124,9 +124,10 @@ def _prepare_folder(name: str, root: Root, side: Number, skip: bool) -> Path:
     path = _folder_path(source, root, side)
     listing = folder.listing(source)
     if _listed(path) != listing:
-        count = sum(map(len, folder.scan(source).values()))
+        members = folder.scan(source)
+        count = sum(map(len, members.values()))
         files.check_writable(path.parent, count * 3 * (side or SIDE) ** 2)
-        data, wrong = folder.read(source, side or SIDE)
+        data, wrong = folder.read(source.name, members, side or SIDE, folder.classes(source))
         if wrong:
             said = folder.refusal(wrong, count)
             lines = path.with_suffix(".unreadable.txt")

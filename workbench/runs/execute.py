@@ -60,8 +60,8 @@ def complete(experiment: Experiment, **functions: Any) -> list[Record]:
         missing = store.to_do(experiment, found)
         for run, record in found:
             if record and run not in missing:  # its process may have been killed just after it
-                Checkpoint(run.home / CHECKPOINT).remove()
-                (run.home / store.OWNER).unlink(missing_ok=True)
+                for left in (CHECKPOINT, store.OWNER):
+                    (run.home / left).unlink(missing_ok=True)
                 remove_leftovers(run.home)
         if missing:
             _train_missing(experiment, found)
@@ -172,7 +172,7 @@ def _train(run: Run, data: Dataset, shown: Live | None) -> Record:
     record = store.find(run)  # where locks do nothing another process may have been quicker
     if record is None:
         record = _write(run, net, scorer, history, hardware)
-    kept.remove()
+    kept.path.unlink(missing_ok=True)
     scorer.check()
     return record
 

@@ -247,21 +247,22 @@ def _recorded_classes(experiment: Experiment) -> tuple[str, ...]:
 
 def current_digests(experiment: Experiment) -> Digests | None:
     """The digests of the data set as it is on this machine; None if it has to be fetched first."""
-    return prepared.digests(*_which(experiment))
+    return prepared.digests(*which_data(experiment))
 
 
 def duplicates(experiment: Experiment) -> Duplicates:
     """The identical pictures of the data set as it is on this machine."""
-    return prepared.duplicates(*_which(experiment))
+    return prepared.duplicates(*which_data(experiment))
 
 
-def _which(e: Experiment) -> tuple[Any, ...]:
+def which_data(e: Experiment) -> tuple[Any, ...]:
+    """Where the images of an experiment are and which of them, as of `prepared.digests`."""
     return e.dataset, e.data_root, e.image_side, e.fold, e.evaluate_on == "validation"
 
 
 def load(experiment: Experiment) -> Dataset:
     """The experiment's data; with evaluate_on: validation, `test` holds training images instead."""
-    return prepared.load(*_which(experiment), ilsvrc=experiment.ilsvrc)
+    return prepared.load(*which_data(experiment), ilsvrc=experiment.ilsvrc)
 
 
 def planned(experiment: Experiment, data: Digests | None = None) -> list[Run]:

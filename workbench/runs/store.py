@@ -222,9 +222,9 @@ def finished(experiment: Experiment) -> list[Record]:
     return _alike([record for _, record in progress(experiment) if record])
 
 
-def missing(experiment: Experiment, data: Digests | None = None) -> list[Run]:
+def missing(experiment: Experiment) -> list[Run]:
     """The runs to train or to score: not finished, or without one of the experiment's scores."""
-    return to_do(experiment, progress(experiment, data))
+    return to_do(experiment, progress(experiment))
 
 
 def to_do(settings: Scoring, found: Iterable[tuple[Run, Record | None]]) -> list[Run]:
