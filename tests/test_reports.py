@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 from helpers import ROOT, contents, made_up, picture_folder, refused, semlib, tiny_words
 
-from workbench.batch import grid
 from workbench.cli import main
 from workbench.files import save_atomically
 from workbench.results import tables
@@ -125,11 +124,31 @@ def refuse(event, arguments):
         raise PermissionError(errno.EPERM, "Operation not permitted", path)
     if WHAT == "writes" and writes:
         raise OSError(errno.EROFS, "Read-only file system", path)
+    if WHAT == "name" and writes and "?" in path:
+        raise OSError(errno.EINVAL, "Invalid argument", path)
     if WHAT == "rename" and event == "os.rename":
         raise OSError(errno.EXDEV, "Invalid cross-device link", path)
 
 sys.addaudithook(refuse)
 """
+
+
+@pytest.mark.notebook
+def test_a_class_name_that_the_disk_refuses_is_one_line(tmp_path):
+    """exFAT has no file with a ? in its name; the images lie on another disk."""
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook" / "sitecustomize.py").write_text(REFUSE)
+    picture_folder(tmp_path / "own", count=6)
+    for part in ("train", "test"):
+        (tmp_path / "own" / part / "ant").rename(tmp_path / "own" / part / "ant?")
+    given = SMALL | {"dataset": tmp_path / "own", "hold_out": "ant?"}
+    given |= {"outputs": tmp_path / "disk"}
+    places = {"SEMLIB_DATA": tmp_path / "data", "PYTHONPATH": semlib_path(tmp_path / "hook")}
+    places |= {"REFUSE": f"name:{tmp_path / 'disk'}"}
+    done = semlib("run", "notebooks/holdout.ipynb", *parameters(**given), **places)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "Invalid argument" in error and "ant?" in error
 
 
 @pytest.mark.notebook
@@ -192,20 +211,6 @@ def test_where_a_rename_fails_the_error_names_the_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"cross-device link: '.*table.csv'"):
         save_atomically(tmp_path / "table.csv", lambda file: None)
     assert not [*tmp_path.iterdir()]
-
-
-def test_what_slurm_says_is_in_the_jobs_log(tmp_path):
-    refused = "sbatch: error: invalid partition specified: gpus"
-    ended = "slurmstepd: error: *** JOB 7 ON node CANCELLED AT 2026-01-01 DUE TO TIME LIMIT ***"
-    (tmp_path / "snakemake.log").write_text(
-        f"WorkflowError:\n  The error message was {refused}\nbye"
-    )
-    assert refused in grid._clusters_words(tmp_path / "one.log")
-    logs = tmp_path / ".snakemake" / "slurm_logs" / "rule_notebook" / "two"
-    logs.mkdir(parents=True)
-    (logs / "7.log").write_text(f"host: node\n{ended}\n")
-    (tmp_path / "two.log").write_text("epoch 3\n")
-    assert grid._clusters_words(tmp_path / "two.log") == ended
 
 
 DEMO = "params/demo/benchmark.yaml"

@@ -10,12 +10,13 @@ import yaml
 from helpers import CLASSES, FRAGILE, ROOT, semlib_path, tiny_benchmark, tiny_data
 from slurm_cluster import Cluster, install
 
+from workbench.experiment import Experiment
 from workbench.runs import plan, store
 
 pytestmark = pytest.mark.slurm
 # this cluster has no accounting, and a test no time
 OWN = {"slurm-status-command": "squeue", "slurm-init-seconds-before-status-checks": 2}
-OWN |= {"latency-wait": 5, "retries": 1}
+OWN |= {"latency-wait": 5}
 RESOURCES = {"slurm_partition": "long", "gpu": 1, "mem_mb": 2000}
 
 
@@ -27,26 +28,37 @@ def cluster(tmp_path):
         yield cluster
 
 
+@pytest.fixture
+def start(cluster, tmp_path):
+    """Starts a grid of tiny runs on the cluster; its output goes into tmp_path/log."""
+
+    def start(resources: dict, retries: int, **how) -> tuple[subprocess.Popen, Experiment]:
+        tiny_data(tmp_path / "data")
+        file, experiment = tiny_benchmark(tmp_path, **how)
+        slurm = ROOT / "workflow" / "profiles" / "slurm" / "config.yaml"
+        (tmp_path / "profile").mkdir()
+        profile = yaml.safe_load(slurm.read_text()) | OWN | {"retries": retries}
+        (tmp_path / "profile" / "config.yaml").write_text(yaml.safe_dump(profile))
+        places = {"SEMLIB_DATA": str(tmp_path / "data"), "PYTHONPATH": semlib_path(tmp_path)}
+        words = [sys.executable, "-m", "semlib", "grid", file, "--on", tmp_path / "profile"]
+        words += ["--jobs", 4, "-p", "threads", 1]
+        for name, value in resources.items():
+            words += ["--resource", name, value]
+        with (tmp_path / "log").open("w") as log:
+            how = {"cwd": ROOT, "env": cluster.environment | places, "stdout": log, "stderr": log}
+            return subprocess.Popen(list(map(str, words)), **how), experiment
+
+    return start
+
+
 def test_a_grid_on_slurm_ends_complete_but_for_what_fails_on_purpose(
-    cluster, tmp_path, monkeypatch
+    cluster, start, tmp_path, monkeypatch
 ):
-    tiny_data(tmp_path / "data")
-    how = {"hold_out": "all", "methods": ["classification", "fragile:loss"], "epochs": 30}
-    file, experiment = tiny_benchmark(tmp_path, **how)
     (tmp_path / "fragile.py").write_text(FRAGILE)
     (tmp_path / "broken").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    profile = yaml.safe_load((ROOT / "workflow" / "profiles" / "slurm" / "config.yaml").read_text())
-    (tmp_path / "profile").mkdir()
-    (tmp_path / "profile" / "config.yaml").write_text(yaml.safe_dump(profile | OWN))
-    places = {"SEMLIB_DATA": str(tmp_path / "data"), "PYTHONPATH": semlib_path(tmp_path)}
-    words = [sys.executable, "-m", "semlib", "grid", file, "--on", tmp_path / "profile"]
-    words += ["--jobs", 4, "-p", "threads", 1]
-    for name, value in RESOURCES.items():
-        words += ["--resource", name, value]
-    with (tmp_path / "log").open("w") as log:
-        how = {"cwd": ROOT, "env": cluster.environment | places, "stdout": log, "stderr": log}
-        grid = subprocess.Popen(list(map(str, words)), **how)
+    how = {"hold_out": "all", "methods": ["classification", "fragile:loss"], "epochs": 30}
+    grid, experiment = start(RESOURCES, 1, **how)
 
     def jobs(name: str) -> list:
         wanted = f"holdout-tiny-{name}"
@@ -71,3 +83,24 @@ def test_a_grid_on_slurm_ends_complete_but_for_what_fails_on_purpose(
     assert states["zero"] == ["FAILED", "COMPLETED"], states
     assert states["two"] == ["FAILED", "FAILED"], states
     assert states["one"][-1] == states["three"][-1] == "COMPLETED", states
+
+
+@pytest.mark.parametrize(
+    "resources, words",
+    [
+        ({"slurm_partition": "nowhere"}, "sbatch: error: invalid partition specified: nowhere"),
+        ({"slurm_partition": "long", "mem_mb": 10**9}, "sbatch: error: Memory"),
+        ({"slurm_partition": "long", "runtime": 1}, "SLURM status is: 'TIMEOUT'"),
+    ],
+)
+def test_why_the_cluster_refused_or_ended_a_job_is_on_the_terminal_and_in_its_log(
+    start, tmp_path, resources, words
+):
+    how = {"hold_out": "two", "methods": ["classification"], "epochs": 10**6}
+    grid, experiment = start(resources, 0, **how)
+    assert grid.wait(600) == 1
+    text = (tmp_path / "log").read_text()
+    said = next(line for line in text.splitlines() if line.startswith("failed: "))
+    assert words in said
+    (log,) = experiment.folder.glob(".grid/*/holdout-*.log")
+    assert words in log.read_text()

@@ -2,7 +2,6 @@
 
 import argparse
 import fcntl
-import glob
 import itertools
 import os
 import re
@@ -200,7 +199,7 @@ class Grid:
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(WORKFLOW / "Snakefile")]
         command += ["--directory", str(self.where), "--profile", str(self.profile), "--nolock"]
         command += ["--configfile", str(self._file("config", "yaml")), "--keep-going"]
-        command += ["--rerun-incomplete", "--rerun-triggers", "mtime", "--quiet", "rules", "host"]
+        command += ["--rerun-incomplete", "--rerun-triggers", "mtime", "--quiet", "host"]
         if self.args.on == "local":
             command += ["--cores", str(self.side_by_side * self.threads)]
             command += ["--resources", f"gpu={len(self.devices)}"]
@@ -313,13 +312,17 @@ def _cause(log: Path) -> str:
 
 
 def _clusters_words(log: Path) -> str:
-    """What SLURM said of a job that it refused (in Snakemake's log) or ended (in its own)."""
-    own = sorted(log.parent.glob(f".snakemake/slurm_logs/*/{glob.escape(log.stem)}/*.log"))
-    logs = [*own[-1:], *([] if log.exists() else [log.with_name("snakemake.log")])]
-    logs = [file for file in logs if file.exists()]
-    said = itertools.chain.from_iterable(map(_lines, logs))
-    words = [line for line in said if re.search(r"\b(sbatch|srun|slurmstepd): (error|fatal)", line)]
-    return one_line("; ".join(dict.fromkeys(words)))
+    """Why the cluster refused or ended a job, by what Snakemake's log says of it last.
+
+    Nothing of a job that failed by itself: its own log has the reason.
+    """
+    text = log.with_name("snakemake.log").read_text(errors="replace")
+    said = ""
+    for error in text.split("\nError in rule ")[1:]:
+        message = re.search(r"message: (.*?)\s*(sbatch call|For further|jobid:)", error, re.DOTALL)
+        if message and re.search(rf"log: {re.escape(log.name)}[, ]", error):
+            said = message[1]
+    return "" if "status is: 'FAILED'" in said else one_line(said)
 
 
 def _lines(log: Path) -> list[str]:
