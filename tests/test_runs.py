@@ -231,6 +231,7 @@ ELSEWHERE |= {"checkpoint_every": 5, "keep_weights": False, "data_root": "x", "i
 ELSEWHERE |= {"outputs": "x", "profile": "other", "missing": "train", "scores": ("msp",)}
 ELSEWHERE |= {"temperature": 1.0, "epsilon": 0.01, "statistics": "upright"}
 ELSEWHERE |= {"allow_duplicates": True}
+EVERY = {**TRAINING, **AUXILIARY, **MASK, **CPC, **WHICH, **ELSEWHERE}
 
 
 def address(
@@ -242,10 +243,9 @@ def address(
 
 
 def test_settings_that_differ_never_share_a_home(monkeypatch):
-    every = {**TRAINING, **AUXILIARY, **MASK, **CPC, **WHICH, **ELSEWHERE}
     fields = Experiment.model_fields
-    assert set(every) == set(fields)  # a new setting has to be put into one of these
-    assert not [name for name, value in every.items() if value == fields[name].default]
+    assert set(EVERY) == set(fields)  # a new setting has to be put into one of these
+    assert not [name for name, value in EVERY.items() if value == fields[name].default]
     variants = {**TRAINING, **AUXILIARY, "dataset": "digits"}.items()
     prints = [address("rotation", **{name: value}) for name, value in variants]
     prints += [address("rotation"), address("classification"), address("rotation", trial=1)]
@@ -267,20 +267,15 @@ def test_the_source_of_a_users_method_is_in_the_address(module, tmp_path):
     assert addresses[0] == addresses[1] != addresses[2] == addresses[3]
 
 
-@pytest.mark.parametrize("name", ELSEWHERE)
-def test_machine_scoring_and_places_leave_the_address(name):
+READ_BY = dict.fromkeys(ELSEWHERE, ()) | dict.fromkeys(AUXILIARY, ("rotation", "cpc"))
+READ_BY |= dict.fromkeys(MASK, ("center_mask",)) | dict.fromkeys(CPC, ("cpc",))
+
+
+@pytest.mark.parametrize("name", READ_BY)
+def test_machine_scoring_places_and_other_methods_settings_leave_the_address(name):
     for method in METHODS:
-        assert address(method, **{name: ELSEWHERE[name]}) == address(method)
-
-
-@pytest.mark.parametrize(
-    ("settings", "theirs"),
-    [(AUXILIARY, {"rotation", "cpc"}), (MASK, {"center_mask"}), (CPC, {"cpc"})],
-    ids=["auxiliary", "mask", "cpc"],
-)
-def test_a_methods_own_settings_are_nothing_to_the_others(settings, theirs):
-    for (name, value), method in itertools.product(settings.items(), METHODS):
-        assert (address(method, **{name: value}) != address(method)) == (method in theirs)
+        differs = address(method, **{name: EVERY[name]}) != address(method)
+        assert differs == (method in READ_BY[name])
 
 
 # --- finished runs

@@ -47,8 +47,8 @@ def of_missing(
     kinds = {_kind(run): run for run in work[1].values()}
     unknown = kinds.keys() - {*seconds.index}
     if measure and unknown:
-        measured = {kind: measure(kinds[kind]) for kind in unknown}
-        seconds = pd.concat([seconds, pd.Series(measured, dtype=float)])
+        for kind in unknown:
+            seconds[kind] = measure(kinds[kind])
         by.append("a few steps tried just now")
     said = _said(work, seconds, 1)
     return f"{said} (by {', '.join(by)})" if by else said
