@@ -141,11 +141,11 @@ def test_a_class_name_that_the_disk_refuses_is_one_line(tmp_path):
     picture_folder(tmp_path / "own", count=6)
     for part in ("train", "test"):
         (tmp_path / "own" / part / "ant").rename(tmp_path / "own" / part / "ant?")
-    given = SMALL | {"dataset": tmp_path / "own", "hold_out": "ant?"}
-    given |= {"outputs": tmp_path / "disk"}
-    places = {"SEMLIB_DATA": tmp_path / "data", "PYTHONPATH": semlib_path(tmp_path / "hook")}
-    places |= {"REFUSE": f"name:{tmp_path / 'disk'}"}
-    done = semlib("run", "notebooks/holdout.ipynb", *parameters(**given), **places)
+    given = {"dataset": tmp_path / "own", "hold_out": "ant?", "batch_size": 8}
+    words = tiny_words(tmp_path, **given, outputs=tmp_path / "disk")
+    path = helpers.semlib_path(tmp_path / "hook")
+    places = {"SEMLIB_DATA": tmp_path / "data", "REFUSE": f"name:{tmp_path / 'disk'}"}
+    done = semlib("run", "notebooks/holdout.ipynb", *words, **places, PYTHONPATH=path)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "Invalid argument" in error and "ant?" in error
