@@ -162,10 +162,7 @@ SCORES = {
     "one number": ("logits", "return logits.mean()", "(16,), one number an image, not ()"),
     "an error": ("logits", "return {}['a\\nkey']", "KeyError: "),
     "a fitted shape": ("train, labels, net", "return lambda x: x.features", "not (16, 64)"),
-    "a fitted NaN": (
-        *("train, labels, net", "return lambda x: x.logits[:, 0] * np.nan"),
-        "is NaN for 16",
-    ),
+    "a fitted NaN": ("train, labels, net", "return lambda x: x.logits[:, 0] * np.nan", "is NaN"),
     "fitted, no function": ("train, labels, net", "return train.logits", "not callable"),
     "fitted, fewer": ("train", "return lambda x: x.logits[:, 0]", "unexpected keyword argument"),
 }
@@ -200,10 +197,7 @@ LATE = {  # each fails on more images than it is tried on
     "nan": ("logits", f"return logits[:, 0] * float(1 if {FEW} else 'nan')"),
     "shape": ("logits", f"return logits[: None if {FEW} else -1, 0]"),
     "fails": ("net, images", "return images.reshape(-1, 64 if len(images) <= 16 else 7)[:, 0]"),
-    "fit": (
-        *("train, labels, net",),
-        "return lambda x: x.logits[:, 0] if len(x.logits) <= 16 else x.logits",
-    ),
+    "fit": ("train, labels, net", "return lambda x: x.logits[:16, 0]"),
 }
 
 

@@ -188,9 +188,7 @@ BEFORE = [
 
 
 @pytest.mark.parametrize(("before", "said"), BEFORE)
-def test_a_notebook_of_other_parameters_is_replaced_with_a_word(
-    tmp_path, monkeypatch, capsys, before, said
-):
+def test_replacing_a_notebook_is_said(tmp_path, monkeypatch, capsys, before, said):
     def refuse(*args):
         raise RuntimeError("not executed here")
 

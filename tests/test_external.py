@@ -141,10 +141,7 @@ WRONG = {  # what is in the file, or how an array is changed; what is said
     "pickled": ({"msp": np.array([None] * 100)}, NPZ),
     "no array": ("text in a member", f"{NPZ} (msp is no array"),
     "no labels": ({"without": ("labels", "method")}, "lacks method, labels; it has dataset, hold"),
-    "no score": (
-        {"without": ("msp", "energy", "margin")},
-        "has no score; add an array for each: msp",
-    ),
+    "no score": ({"without": ("msp", "energy", "margin")}, "has no score; add an array for each:"),
     "short": ({"msp": np.zeros(99)}, "msp: should be (100,), one for each of tiny's 100 test"),
     "logits": ({"logits": np.zeros((100, 4))}, "test images, not (100, 4)"),
     "fewer images": (FEWER, "labels: should be (100,)"),

@@ -118,9 +118,7 @@ def test_system_wide_start_up_files_stay_out_of_a_kernel(tmp_path, monkeypatch):
     assert cell.outputs[0].text == "set() False\n"
 
 
-def test_a_grid_has_as_many_jobs_as_the_quota_allows_and_a_kernel_as_many_threads(
-    tmp_path, monkeypatch, capsys
-):
+def test_a_quota_bounds_the_jobs_and_a_kernels_threads(tmp_path, monkeypatch, capsys):
     for place in (grid, notebooks):
         monkeypatch.setattr(place, "cpu_count", lambda: 3)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)

@@ -105,9 +105,7 @@ def test_what_is_neither_image_nor_folder_is_named(tmp_path, say, where, to):
     assert not [*tmp_path.glob("data/*")]
 
 
-def test_a_missing_part_no_class_and_a_folder_that_can_not_be_read_are_named(
-    tmp_path, say, monkeypatch
-):
+def test_a_missing_part_no_class_and_a_barred_folder_are_named(tmp_path, say, monkeypatch):
     root = ants(tmp_path / "own")
     (root / "test").rename(root / "val")
     refused(prepare(say, root), "has no test/, only train, val; lay images out as train/<class>")
@@ -423,9 +421,7 @@ def test_what_training_can_not_use_is_said_at_once(tmp_path, say, verb):
     assert "at least 3 classes" in check_tiny(say)[1]
 
 
-def test_a_damaged_file_may_be_deleted_and_one_that_only_can_not_be_read_not(
-    tmp_path, say, monkeypatch
-):
+def test_only_a_damaged_file_may_be_deleted(tmp_path, say, monkeypatch):
     path = tiny_data(tmp_path / "data") / "tiny.npz"
     whole = path.read_bytes()
     for content in (b"<!DOCTYPE html>", b"PK\3\4cut"):

@@ -44,9 +44,7 @@ def test_a_folder_called_cifar10_never_has_the_papers_numbers_beside_it(tmp_path
     assert "paper" not in table.columns.unique("statistic")
 
 
-def test_a_folder_wins_when_it_is_named_with_a_slash_else_a_line_says_what_was_taken(
-    tmp_path, monkeypatch, capsys
-):
+def test_a_folder_wins_when_it_is_named_with_a_slash(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SEMLIB_DATA", str(tmp_path / "data"))
     picture_folder(tmp_path / "digits")
@@ -59,9 +57,8 @@ def test_a_folder_wins_when_it_is_named_with_a_slash_else_a_line_says_what_was_t
 
 def test_cells_of_a_table_are_no_formulas_in_a_spreadsheet():
     values = pd.DataFrame({"file": ["=1+1", "+2", "-3", "@x", "a=b", ""], "x": -1.5})
-    found = pd.read_csv(
-        io.StringIO(tables.csv_text(values.set_index("file"))), keep_default_na=False
-    )
+    text = tables.csv_text(values.set_index("file"))
+    found = pd.read_csv(io.StringIO(text), keep_default_na=False)
     assert found.file.tolist() == ["'=1+1", "'+2", "'-3", "'@x", "a=b", ""]
     assert found.x.tolist() == [-1.5] * 6
 
@@ -79,11 +76,7 @@ def layout(root, where, name="a.png"):
 HINTS = {
     "one level too deep": ("birds/PART/ant", "a.png", "name {root}/birds"),
     "train in train": ("PART/PART/ant", "a.png", "train holds folders alone"),
-    "images between": (
-        "PART/images/ant",
-        "a.png",
-        "images holds folders alone: if they are the cl",
-    ),
+    "images between": ("PART/images/ant", "a.png", "images holds folders alone: if they are"),
     "HEIC": ("PART/ant", "a.heic", "HEIC: convert it"),
     "bands": ("PART/ant", "a.tif", "of more than four bands? save three"),
     "DICOM": ("PART/ant", "a.dcm", "DICOM: save its picture"),

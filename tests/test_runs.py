@@ -360,9 +360,7 @@ def test_a_record_that_was_copied_or_changed_is_named_and_not_shown(folder, how)
 
 
 @pytest.mark.parametrize("code", sorted(store.NO_LOCKS))
-def test_where_a_file_system_has_no_locks_the_file_of_an_old_one_holds_nobody_up(
-    untrained, monkeypatch, code
-):
+def test_without_locks_the_file_of_an_old_one_holds_nobody_up(untrained, monkeypatch, code):
     (run,) = plan.planned(tiny(untrained, methods="classification", trials=1))
     with store.lock(run):
         pass
@@ -398,9 +396,7 @@ def test_files_half_written_are_removed_unless_their_process_may_live(folder):
         assert {path.name for path in place.glob(".*.part")} == kept
 
 
-def test_other_test_images_are_scored_anew_and_other_training_images_trained_anew(
-    folder, no_training, monkeypatch
-):
+def test_other_images_are_scored_or_trained_anew(folder, no_training, monkeypatch):
     """Runs on other data lie side by side, and each is found again with its data."""
     experiment = tiny(folder)
     kept = (folder / "data" / "tiny.npz").read_bytes()
@@ -512,9 +508,7 @@ def test_runs_that_no_longer_match_are_counted_once_with_the_reason(folder, monk
     assert store.unused_runs([other_settings]) == []
 
 
-def test_a_checkpoint_is_of_its_run_its_data_and_where_epochs_are_averaged_its_scores(
-    untrained, monkeypatch
-):
+def test_a_checkpoint_is_of_its_run_its_data_and_averaged_scores(untrained, monkeypatch):
     def load(kept):
         raise KeyboardInterrupt(json.dumps(kept.stamp))
 
@@ -631,9 +625,7 @@ def test_scores_added_later_equal_those_from_the_start(folder, untrained, no_tra
 
 
 @pytest.mark.parametrize("why", ["another score", "other test images"])
-def test_scores_that_cannot_be_made_for_lack_of_weights_are_one_clear_line(
-    folder, no_training, why
-):
+def test_scores_that_lack_their_weights_are_one_clear_line(folder, no_training, why):
     kept = (folder / "data" / "tiny.npz").read_bytes()
     for path in (folder / "outputs").rglob("weights.pt"):
         path.unlink()
@@ -763,9 +755,7 @@ def test_weights_of_another_run_are_not_taken_for_its_own(folder, no_training):
     assert len(store.missing(how)) == 1  # the other one was scored
 
 
-def test_a_score_edited_while_its_run_trains_is_stored_as_what_was_computed(
-    untrained, module, monkeypatch
-):
+def test_a_score_edited_while_its_run_trains_is_kept_as_it_was(untrained, module, monkeypatch):
     name = "edited_meanwhile:s"
     train = execute.training.train
     how = tiny(untrained, methods="classification", scores=("msp", name))
@@ -853,9 +843,7 @@ def test_a_kill_between_any_two_files_changes_nothing(untrained):
             assert {path.name for path in run.home.iterdir()} - {*LOCKS} == FILES, moment
 
 
-def test_a_run_that_another_process_holds_is_waited_for_with_its_name(
-    untrained, monkeypatch, capsys
-):
+def test_a_run_that_another_process_holds_is_waited_for(untrained, monkeypatch, capsys):
     monkeypatch.setattr(store, "PATIENCE", 0.1)
     experiment = tiny(untrained, methods="classification")
     (run,) = plan.planned(experiment, prepared.digests_of(runs.load(experiment)))

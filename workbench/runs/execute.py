@@ -35,7 +35,7 @@ from workbench.runs.checks import check, check_data
 from workbench.runs.live import Live, announce, watched
 from workbench.runs.plan import Run, load
 from workbench.runs.scoring import MSP, Scorer
-from workbench.runs.store import Record
+from workbench.runs.store import Progress, Record
 
 CHECKPOINT = "checkpoint.pt"
 FORM = 2  # of what a checkpoint holds: one of another form is not resumed from
@@ -69,7 +69,7 @@ def complete(experiment: Experiment, **functions: Any) -> list[Record]:
     return [record for _, record in found if record]
 
 
-def _train_missing(experiment: Experiment, found: list[tuple[Run, Record | None]]) -> None:
+def _train_missing(experiment: Experiment, found: Progress) -> None:
     data = load(experiment)
     check_data(experiment, data)
     if found[0][0].data != digests_of(data):  # it had to be fetched

@@ -189,10 +189,10 @@ class Record(BaseModel):
 
 # --- which runs are finished
 
+Progress = list[tuple[Run, Record | None]]  # runs, each with its record if it is finished
 
-def progress(
-    experiment: Experiment, data: Digests | None = None
-) -> list[tuple[Run, Record | None]]:
+
+def progress(experiment: Experiment, data: Digests | None = None) -> Progress:
     """Every planned run with its record if it is finished for this data, or for what is here.
 
     Where the data is not here, records are matched by their settings. ConfigError if these are of
@@ -227,7 +227,7 @@ def missing(experiment: Experiment) -> list[Run]:
     return to_do(experiment, progress(experiment))
 
 
-def to_do(settings: Scoring, found: Iterable[tuple[Run, Record | None]]) -> list[Run]:
+def to_do(settings: Scoring, found: Progress) -> list[Run]:
     """Of runs with their records those to train or to score with these settings."""
     trained = (pair for pair in found if not pair[0].external)
     return [run for run, record in trained if not record or missing_scores(record, settings)]
