@@ -104,9 +104,8 @@ def listing(root: Path) -> str:
     sha = hashlib.sha256(f"preparation {PREPARATION}\n".encode())
     members = scan(root)
     for path, label in members["train"] + members["test"]:
-        sha.update(
-            os.fsencode(path.relative_to(root)) + f"\0{label}\0{fingerprint(path)}\n".encode()
-        )
+        sha.update(os.fsencode(path.relative_to(root)))
+        sha.update(f"\0{label}\0{fingerprint(path)}\n".encode())
     return sha.hexdigest()
 
 
@@ -255,6 +254,5 @@ def _check_kind(image: ImageFile.ImageFile) -> None:
     # PhotometricInterpretation, SamplesPerPixel and ExtraSamples, of which 1 and 2 are transparency
     colours = TIFF_COLOURS.get(tags.get(262), 1)
     if tags.get(277, 1) > colours and tags.get(338) not in ((1,), (2,)):
-        raise ValueError(
-            f"channel {colours + 1} isn't transparency; save the first {colours} alone"
-        )
+        todo = f"save the first {colours} alone"
+        raise ValueError(f"channel {colours + 1} isn't transparency; {todo}")
