@@ -27,7 +27,7 @@ SEMLIB = """randomness datasets.splits datasets.imagenet datasets.sources datase
 datasets.augmentation datasets batches models metrics auxiliary training holdout semlib __main__"""
 WORKBENCH = "files experiment own cells checkpoint images runs results batch cli"
 WORKBENCH += " workbench"
-FLOORS = {"semlib": SEMLIB.split(), "workbench": 9496WORKBENCH.split()}
+FLOORS = {"semlib": SEMLIB.split(), "workbench": WORKBENCH.split()}
 
 
 def modules(path) -> set[str]:
