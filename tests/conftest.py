@@ -64,3 +64,24 @@ def cifar10_root(tmp_path_factory):
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     yield root
     shutil.rmtree(root)  # 184 MB
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with the tiny data set in data/."""
+    import helpers
+
+    helpers.tiny_data(tmp_path / "data")
+    return tmp_path
+
+
+@pytest.fixture
+def place(folder, monkeypatch):
+    """The folder with the tiny data set, as data root; a user's modules in it are found."""
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("SEMLIB_DATA", str(folder / "data"))
+    before = {*sys.modules}
+    yield folder
+    for name in {*sys.modules} - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(folder)):
+            del sys.modules[name]

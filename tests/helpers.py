@@ -3,7 +3,10 @@ a user starts it.
 """
 
 import ast
+import contextlib
+import io
 import os
+import re
 import subprocess
 import sys
 import time
@@ -20,6 +23,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 
 from semlib.datasets import Dataset, ImageSet
+from workbench.cli import main
 from workbench.experiment import Experiment, create
 from workbench.images import prepared
 from workbench.images.digests import Digests
@@ -153,6 +157,12 @@ def parameters(**values) -> list[str]:
     return words
 
 
+def tiny_words(folder: Path, **changes) -> list[str]:
+    """The tiny experiment, of classification, as words of a command line; None leaves one out."""
+    settings = TINY | {"methods": "classification", "outputs": folder / "outputs"} | changes
+    return parameters(**{name: value for name, value in settings.items() if value is not None})
+
+
 def semlib_path(folder: Path) -> str:
     """PYTHONPATH by which a user's modules in that folder are found."""
     return f"{folder}{os.pathsep}{ROOT}"
@@ -170,6 +180,23 @@ def semlib(*words: object, **changes: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, **how, capture_output=True, text=True)
 
 
+def refused(*words: object, said=(), place: Path | None = None, but: tuple[str, ...] = ()) -> None:
+    """The command line, in this process, ends with one line that says so; place is as before."""
+    before = contents(place, but) if place else {}
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(io.StringIO()) as error:
+        try:
+            status = main([str(word) for word in words])
+        except SystemExit as exit:
+            status = exit.code
+    text = re.sub(r"^usage: (.*\n)*.*?: (?=error: )", "", error.getvalue())  # argparse's own
+    text = text.rpartition("\r")[2].lstrip()  # after a progress bar
+    assert status == 2 and not output.getvalue(), text
+    assert text.startswith("error: ") and text.count("\n") == 1, text
+    assert all(str(part) in text for part in said), text
+    assert not place or contents(place, but) == before, "something was written"
+
+
 def start(*words: object, places: dict, **how) -> subprocess.Popen:
     """`python -m semlib ...`, not waited for; places: of its environment."""
     command = [sys.executable, "-m", "semlib", *map(str, words)]
@@ -181,6 +208,11 @@ def until(condition: Callable[[], object], process: subprocess.Popen) -> None:
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def identical(one: dict, other: dict) -> bool:
+    """Whether two networks' states are the same to the bit."""
+    return one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
 
 
 def contents(folder: Path, but: tuple[str, ...] = ()) -> dict[str, tuple[int, bytes]]:

@@ -4,15 +4,14 @@ What carries checksums is read exactly or refused. record.json and CSV files car
 only what is no longer of their form can be noticed. Single parameters: test_config.py.
 """
 
-import contextlib
-import io
 import itertools
 import os
-import re
 import time
 import warnings
 import zipfile
+from functools import partial
 
+import helpers
 import numpy as np
 import pytest
 import torch
@@ -26,7 +25,6 @@ from semlib import datasets
 from semlib.datasets import DataError
 from workbench import checkpoint, runs
 from workbench.checkpoint import Checkpoint
-from workbench.cli import main
 from workbench.experiment import ConfigError, read_parameters, several
 from workbench.images import folder, prepared
 from workbench.runs import plan, store
@@ -60,23 +58,11 @@ def refused(place):
     def start(*args, **kwargs):
         raise AssertionError("started")
 
-    def check(*words, said=()):
-        before = contents(place)
-        with contextlib.redirect_stderr(io.StringIO()) as error:
-            try:
-                status = main([str(word) for word in words])
-            except SystemExit as exit:
-                status = exit.code
-        text = re.sub(r"^usage: (.*\n)*.*?: (?=error: )", "", error.getvalue())  # argparse's own
-        assert contents(place) == before, "something was written"
-        assert status == 2 and text.startswith("error: ") and text.count("\n") == 1, text
-        assert all(part in text for part in said), text
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEMLIB_DATA", str(place / "data"))
         patch.setattr("papermill.execute_notebook", start)
         patch.setattr("torchvision.datasets.utils.download_url", start)
-        yield check
+        yield partial(helpers.refused, place=place)
 
 
 # --- files of parameters
@@ -138,6 +124,8 @@ NOT_HERE = {
     "crop_padding": [8],
     "batch_size": [193],
 }
+CHOICES = {"cuda:99": "auto, cpu", "resnet-18": "wrn-28-10", "wrn-9-1": "10, 16, 22, 28"}
+CHOICES |= {"cta": "zero, one, two, three, all, none", "tinny": "choose from digits, cifar10"}
 VERBS = {"run": ["run", HOLDOUT], "benchmark": ["run", "notebooks/benchmark.ipynb"], "grid": GRID}
 
 
@@ -147,7 +135,7 @@ def test_what_is_not_here_or_does_not_fit_is_one_line(refused, place, verb, name
     fine = {"outputs": place / "outputs", "dataset": "tiny", "hold_out": "one", "missing": "train"}
     fine |= {"architecture": "wrn-10-1", "norm_batch": None}
     for text in NOT_HERE[name]:
-        refused(*VERBS[verb], *parameters(**fine | {name: text}))
+        refused(*VERBS[verb], *parameters(**fine | {name: text}), said=[CHOICES.get(text, "")])
 
 
 @pytest.mark.parametrize("name", ["absent", "absent é", "absent\nfile", "absent\udce9", "a" * 199])
@@ -178,6 +166,7 @@ WORDS = [[], ["fly"], ["run"], ["grid"], ["data", "burn", "digits"], ["run", "RE
 WORDS += [["data", "prepare", "digits", "--side", "0"], [*GRID, "--jobs", "0"]]
 OPTIONS = ["-p epochs", "--timeout soon", "--timeout -1", "-o /tmp", "-o /dev/null/x.ipynb"]
 OPTIONS += ["--gpus 0,0", "--gpus ,"]
+OPTIONS += ["-p epochs 010", "-p epochs 1:30", "-p trials 1 -p trials 2"]  # 8, 90 and 2
 
 
 @pytest.mark.parametrize("words", WORDS + [["run", HOLDOUT, *o.split()] for o in OPTIONS], ids=str)
@@ -353,11 +342,8 @@ def trained(tmp_path_factory):
     return folder
 
 
-DAMAGES = ["one bit", "a command"]
-
-
 @pytest.mark.filterwarnings("ignore:epochs")
-@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("how", ["one bit", "a command"])
 def test_damaged_weights_are_one_line_that_names_them_and_stay(trained, tmp_path, how):
     # a score that the run lacks
     experiment = tiny(trained, methods="classification", epochs=1, epsilon=0.01)
@@ -381,7 +367,7 @@ def test_damaged_weights_are_one_line_that_names_them_and_stay(trained, tmp_path
 @pytest.mark.parametrize("how", ["one bit", "a command"])
 def test_a_damaged_checkpoint_is_not_gone_on_from(tmp_path, capsys, how):
     """torch.load compares no checksum: training would go on from another weight."""
-    kept = Checkpoint(tmp_path / "run" / "checkpoint.pt", {"of": "a"})
+    kept = Checkpoint(tmp_path / "run" / "checkpoint.pt", {"of": "a"}, {})
     for epoch in (1, 2):
         kept.save({"epoch": epoch, "net": {"w": torch.full((64,), 7.0)}})
     assert kept.load()["epoch"] == 2

@@ -4,36 +4,20 @@ One that is broken costs neither training nor the other scores.
 """
 
 import random
-import sys
 
 import numpy as np
 import pytest
 import torch
-from helpers import OWN_NETWORK, parameters, scores, tiny, tiny_data
+from helpers import OWN_NETWORK, refused, scores, tiny, tiny_words
 from sklearn.metrics import average_precision_score
 
 from semlib import metrics
 from workbench import runs
-from workbench.cli import main
 from workbench.results import plots
 from workbench.runs import store
 
 HOLDOUT = "notebooks/holdout.ipynb"
 CLASSIFIER = {"methods": "classification"}
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A folder with data, in which a user's module `mine` is found."""
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("SEMLIB_DATA", str(tiny_data(tmp_path / "data")))
-    sys.modules.pop("mine", None)  # another test's
-    yield tmp_path
-    sys.modules.pop("mine", None)
-
-
-def forbid_steps(monkeypatch):
-    monkeypatch.setattr(torch.optim.SGD, "step", lambda *args: pytest.fail("trained"))
 
 
 def write(place, *lines):
@@ -178,10 +162,7 @@ SCORES = {
     "one number": ("logits", "return logits.mean()", "(16,), one number an image, not ()"),
     "an error": ("logits", "return {}['a\\nkey']", "KeyError: "),
     "a fitted shape": ("train, labels, net", "return lambda x: x.features", "not (16, 64)"),
-    "a fitted NaN": (
-        *("train, labels, net", "return lambda x: x.logits[:, 0] * np.nan"),
-        "is NaN for 16",
-    ),
+    "a fitted NaN": ("train, labels, net", "return lambda x: x.logits[:, 0] * np.nan", "is NaN"),
     "fitted, no function": ("train, labels, net", "return train.logits", "not callable"),
     "fitted, fewer": ("train", "return lambda x: x.logits[:, 0]", "unexpected keyword argument"),
 }
@@ -202,17 +183,12 @@ BROKEN |= {("methods", name): TASKS[name] for name in TASKS}
 
 
 @pytest.mark.parametrize(("field", "wrong"), BROKEN)
-def test_what_is_broken_is_one_line_before_training(place, no_training, capsys, field, wrong):
+def test_what_is_broken_is_one_line_before_training(place, no_training, field, wrong):
     arguments, body, said = BROKEN[field, wrong]
     write(place, function(f"s({arguments})", body))
-    given = {"dataset": "tiny", "outputs": place / "outputs", "architecture": "wrn-10-1"}
-    given |= {"epochs": 3, "batch_size": 64, "missing": "train", "hold_out": "one"}
     names = {"scores": "[msp, mine:s]", "methods": "[rotation, mine:s]"}
-    words = parameters(**given, **{field: names[field]})
-    assert main(["run", HOLDOUT, *words]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1, error
-    assert "mine:s" in error and said in error, error
+    words = tiny_words(place, **{field: names[field]})
+    refused("run", HOLDOUT, *words, said=["mine:s", said])
     assert not (place / "outputs").exists()
 
 
@@ -221,16 +197,11 @@ LATE = {  # each fails on more images than it is tried on
     "nan": ("logits", f"return logits[:, 0] * float(1 if {FEW} else 'nan')"),
     "shape": ("logits", f"return logits[: None if {FEW} else -1, 0]"),
     "fails": ("net, images", "return images.reshape(-1, 64 if len(images) <= 16 else 7)[:, 0]"),
-    "fit": (
-        *("train, labels, net",),
-        "return lambda x: x.logits[:, 0] if len(x.logits) <= 16 else x.logits",
-    ),
+    "fit": ("train, labels, net", "return lambda x: x.logits[:16, 0]"),
 }
 
 
-def test_scores_that_fail_after_training_cost_neither_it_nor_other_scores_or_runs(
-    place, monkeypatch
-):
+def test_scores_that_fail_after_training_cost_neither_it_nor_other_scores_or_runs(place, request):
     late = [function(f"{name}({arguments})", body) for name, (arguments, body) in LATE.items()]
     write(place, *late)
     own = [f"mine:{name}" for name in LATE]
@@ -247,7 +218,7 @@ def test_scores_that_fail_after_training_cost_neither_it_nor_other_scores_or_run
         assert not [*record.home.glob("checkpoint*")]
         with np.load(record.home / "scores.npz") as file:
             assert not [name for name in file.files if name.startswith("mine")]
-    forbid_steps(monkeypatch)
+    request.getfixturevalue("no_training")
     with pytest.raises(FloatingPointError, match="mine:fails"):
         runs.complete(experiment)
     write(place, *(line.replace("16", "1000") for line in late))
@@ -255,13 +226,13 @@ def test_scores_that_fail_after_training_cost_neither_it_nor_other_scores_or_run
     assert not store.missing(experiment)
 
 
-def test_the_checkpoint_is_written_before_scoring(place, monkeypatch):
+def test_the_checkpoint_is_written_before_scoring(place, monkeypatch, request):
     """Whatever ends the process while it scores, no epoch is trained again."""
     experiment = tiny(place, checkpoint_every=3, evaluate_every=3, **CLASSIFIER)
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         interrupt_scoring(patch, MemoryError, after=0)
         runs.complete(experiment)
-    forbid_steps(monkeypatch)
+    request.getfixturevalue("no_training")
     (record,) = runs.complete(experiment)
     assert list(record.history().epoch) == [3] and record.history().seconds.gt(0).all()
 

@@ -6,10 +6,11 @@ import re
 import subprocess
 import sys
 
+import helpers
 import nbformat
 import pytest
 import yaml
-from helpers import ROOT, TINY, contents, environment, parameters, pets, semlib, tiny, tiny_data
+from helpers import ROOT, contents, parameters, refused, semlib, tiny, tiny_data, tiny_words
 from nbclient import NotebookClient
 
 from workbench.batch import notebooks
@@ -18,30 +19,25 @@ from workbench.experiment import Experiment
 from workbench.runs import store
 
 NOTEBOOK = "notebooks/holdout.ipynb"
-SMALL = TINY | {"methods": "classification", "epochs": 2}  # for a command line
 ENDLESS = {"epochs": 100_000, "evaluate_every": 100_000}
 
 
-def words(tmp_path, **changes) -> list[str]:
-    return parameters(**SMALL | {"outputs": tmp_path / "outputs"} | changes)
-
-
-def run(tmp_path, *options, **changes):
+def run(tmp_path, *options, notebook=NOTEBOOK, **changes):
     """`python -m semlib run` of the tiny hold-out."""
     tiny_data(tmp_path / "data")
-    given = [NOTEBOOK, *words(tmp_path, **changes), *options]
+    given = [notebook, *tiny_words(tmp_path, **{"epochs": 2} | changes), *options]
     return semlib("run", *given, SEMLIB_DATA=tmp_path / "data")
 
 
 def test_help_and_parameters_need_no_torch():
     code = "import sys; from workbench.cli import main; main(['parameters']); "
     command = [sys.executable, "-c", code + "sys.exit('torch' in sys.modules)"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(command, env=helpers.environment(), capture_output=True, text=True)
     assert done.returncode == 0 and "| `auxiliary_weight` | number | 0.5 |" in done.stdout
 
 
 def test_relative_paths_count_from_the_current_folder(tmp_path, monkeypatch, capsys):
-    pets(tmp_path / "here", 0)
+    helpers.pets(tmp_path / "here", 0)
     (tmp_path / "here" / "x.yaml").write_text("epochs: three\n")
     (tmp_path / "here" / "digits").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -69,6 +65,14 @@ def test_relative_paths_count_from_the_current_folder(tmp_path, monkeypatch, cap
     assert {*ROOT.iterdir()} == before and not (tmp_path / "here" / "outputs").exists()
 
 
+def test_a_profile_without_runs_is_refused_with_the_choices_and_an_import_names_its_own(tmp_path):
+    where = parameters(outputs=tmp_path, profile="dmeo", missing="skip")
+    choices = [f"profile: {tmp_path}/dmeo has no runs; choose from cpu, demo, fast, paper, or -p m"]
+    for words in (["run", NOTEBOOK], ["grid", "params/demo/benchmark.yaml"]):
+        refused(*words, *where, said=choices, place=tmp_path)
+    refused("import", "scores.npz", *parameters(outputs=tmp_path), said=["-p profile NAME"])
+
+
 def from_root(path) -> str:
     """The path as counted from the checkout's root: from another folder it leads elsewhere."""
     return os.path.relpath(path, ROOT)
@@ -84,8 +88,8 @@ def test_lab_and_plain_papermill_meet_in_the_same_files(tmp_path):
     outputs = tmp_path / "outputs" / "demo"
     places = {"data_root": from_root(tmp_path / "data")}
     places |= {"outputs": from_root(tmp_path / "outputs")}
-    settings = SMALL | {"profile": "demo", "learning_rate": 0.1, "dropout": 0.0}
-    settings |= {"flip": False, "schedule": "one_cycle"}
+    settings = helpers.TINY | {"methods": "classification", "profile": "demo", "epochs": 2}
+    settings |= {"flip": False, "schedule": "one_cycle", "learning_rate": 0.1, "dropout": 0.0}
     notebook = nbformat.read(ROOT / "notebooks" / "benchmark.ipynb", 4)
     (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
     values = settings | places
@@ -102,7 +106,7 @@ def test_lab_and_plain_papermill_meet_in_the_same_files(tmp_path):
     files = ["-f", "params/demo/benchmark.yaml", "-f", str(tmp_path / "rate.yaml")]
     command = [sys.executable, "-m", "papermill", "notebooks/benchmark.ipynb"]
     command += [str(tmp_path / "out.ipynb"), *files, *parameters(**over)]
-    how = {"cwd": ROOT, "env": environment(), "capture_output": True, "text": True}
+    how = {"cwd": ROOT, "env": helpers.environment(), "capture_output": True, "text": True}
     done = subprocess.run(command, timeout=300, **how)
     assert done.returncode == 0, done.stderr
     assert contents(outputs / "runs", ("run.lock",)) == before
@@ -139,6 +143,28 @@ def test_an_executed_notebook_is_a_page_to_read(tmp_path, hold_out):
 
 
 @pytest.mark.notebook
+def test_nothing_does_not_replace_a_table_a_figure_or_a_notebook(tmp_path):
+    def benchmark(**changes):
+        return run(tmp_path, notebook="notebooks/benchmark.ipynb", **changes)
+
+    assert benchmark().returncode == 0
+    before = contents(tmp_path / "outputs", ("run.lock",))
+    made = {f"test/benchmark-tiny-one.{ending}" for ending in ("csv", "png", "ipynb")}
+    assert made <= {*before}
+    said = benchmark(flip="yes", missing="skip").stdout
+    assert "nothing is finished with these settings" in said
+    assert "benchmark-tiny-one.ipynb stays" in said
+    assert before.items() <= contents(tmp_path / "outputs").items()
+    assert benchmark(flip="yes", learning_rate=1e12, schedule="step").returncode == 1
+    assert before.items() <= contents(tmp_path / "outputs").items()
+    (left,) = (tmp_path / "outputs").rglob("*.unfinished.ipynb")
+    assert "FloatingPointError" in left.read_text()
+    assert benchmark(flip="yes").returncode == 0  # another complete table takes the place
+    after = contents(tmp_path / "outputs")
+    assert not left.exists() and all(after[name] != before[name] for name in made)
+
+
+@pytest.mark.notebook
 def test_a_notebook_whose_kernel_died_is_kept_so_far(tmp_path):
     sources = ("profile = 'demo'", "import os\nos._exit(9)", "1")
     cells = [nbformat.v4.new_code_cell(source) for source in sources]
@@ -162,9 +188,7 @@ BEFORE = [
 
 
 @pytest.mark.parametrize(("before", "said"), BEFORE)
-def test_a_notebook_of_other_parameters_is_replaced_with_a_word(
-    tmp_path, monkeypatch, capsys, before, said
-):
+def test_replacing_a_notebook_is_said(tmp_path, monkeypatch, capsys, before, said):
     def refuse(*args):
         raise RuntimeError("not executed here")
 

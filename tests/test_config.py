@@ -109,12 +109,6 @@ def test_what_no_field_takes_is_one_line_that_names_it(field):
             refused(lambda value=value: create({field: value}), field)
 
 
-@pytest.mark.parametrize("name", Experiment.model_fields)
-def test_a_misspelt_parameter_is_told_its_name(name):
-    for wrong in {name + "s", name[:-1], name.capitalize()} - {*Experiment.model_fields}:
-        refused(lambda wrong=wrong: create({wrong: 3}), repr(wrong), "choose from", f"({name}?)")
-
-
 def test_a_notebooks_parameters_cell_is_checked_and_later_variables_are_left_alone():
     kernel = {"__name__": "__main__", "_": "", "Out": {}, "In": ["", "epoch = 3"]}
     refused(lambda: from_parameters({"epoch": 3, **kernel}), "'epoch' (epochs?)", "choose from")
@@ -126,10 +120,13 @@ def test_a_notebooks_parameters_cell_is_checked_and_later_variables_are_left_alo
     assert several_from_parameters(again) == (create({"dataset": "digits"}),)
 
 
-def test_what_an_ipython_start_up_file_has_set_is_no_parameter():
-    cells = ["", "epochs = 5\nepochs = 3", "%time", "import os"]
-    namespace = {"weight_decay": 0.1, "mine": "x", "epochs": 3, "In": cells}
-    assert from_parameters(namespace) == create({"epochs": 3})
+def test_what_a_start_up_file_or_a_cell_above_the_parameters_has_set_is_no_parameter():
+    cells = ["", "DRIVE = '/x'", "%time", "dataset = 'digits'\ntrials = 1\ntrials = 2", "import os"]
+    namespace = {"In": cells, "DRIVE": "/x", "dataset": "digits", "trials": 2, "weight_decay": 0.1}
+    assert from_parameters(namespace) == create({"dataset": "digits", "trials": 2})
+    for cell in ("dataset = 'digits'\ntrial = 2", "# Parameters\ntrial = 2"):
+        kernel = {"In": ["", cell], "dataset": "digits", "trial": 2}
+        refused(lambda kernel=kernel: from_parameters(kernel), "unknown parameter 'trial'")
 
 
 # --- several experiments of one notebook

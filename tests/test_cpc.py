@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import tiny
+from helpers import identical, tiny
 from torch import nn
 
 from semlib import auxiliary, metrics, models
@@ -53,10 +53,6 @@ def noise(count: int = 12, side: int = 96) -> ImageSet:
 
 
 RECIPE = {"epochs": 2, "batch_size": 4, "learning_rate": 0.01}
-
-
-def identical(one, other) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 # --- the network

@@ -214,8 +214,6 @@ def test_the_data_root_is_given_else_the_environments_else_the_checkouts(tmp_pat
     assert datasets.data_root() == ROOT / "data"
 
 
-# --- writing: the whole file or none
-
 # --- download: torchvision's class is stood in for, the rest is real
 
 
@@ -334,9 +332,7 @@ FORMATS = {  # name: (picture, file, how it is saved, the colours it shows, tole
 
 
 @pytest.mark.parametrize("image, file, how, colours, tolerance", FORMATS.values(), ids=FORMATS)
-def test_a_decoded_image_shows_the_colours_of_the_picture(
-    tmp_path, image, file, how, colours, tolerance
-):
+def test_a_decoded_image_shows_the_colours(tmp_path, image, file, how, colours, tolerance):
     image.save(tmp_path / file, **how)
     decoded = folder.decode(tmp_path / file, 16)
     assert decoded.shape == (3, 16, 16) and decoded.dtype == np.uint8

@@ -6,9 +6,10 @@ import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
+import helpers
 import numpy as np
 import pytest
-from helpers import ROOT, contents, environment, made_up, parameters, tiny, tiny_data
+from helpers import ROOT, contents, environment, made_up, parameters, tiny
 from sklearn.metrics import average_precision_score
 
 from workbench import runs
@@ -21,12 +22,6 @@ from workbench.results.inspector.selection import Choice, Results, counted, grou
 from workbench.runs import plan, store
 
 METHOD = "external:vit-b16"
-
-
-@pytest.fixture
-def folder(tmp_path):
-    tiny_data(tmp_path / "data")
-    return tmp_path
 
 
 def scores(folder, name="scores", seed=0, without=(), **changes):
@@ -146,10 +141,7 @@ WRONG = {  # what is in the file, or how an array is changed; what is said
     "pickled": ({"msp": np.array([None] * 100)}, NPZ),
     "no array": ("text in a member", f"{NPZ} (msp is no array"),
     "no labels": ({"without": ("labels", "method")}, "lacks method, labels; it has dataset, hold"),
-    "no score": (
-        {"without": ("msp", "energy", "margin")},
-        "has no score; add an array for each: msp",
-    ),
+    "no score": ({"without": ("msp", "energy", "margin")}, "has no score; add an array for each:"),
     "short": ({"msp": np.zeros(99)}, "msp: should be (100,), one for each of tiny's 100 test"),
     "logits": ({"logits": np.zeros((100, 4))}, "test images, not (100, 4)"),
     "fewer images": (FEWER, "labels: should be (100,)"),
@@ -165,13 +157,14 @@ WRONG = {  # what is in the file, or how an array is changed; what is said
     "method": ({"method": "ViT B/16"}, "letters, digits, _ and -, not 'ViT B/16'"),
     "two methods": ({"method": ["a", "b"]}, "method: should be one text, not <U1 (2,)"),
     "score's name": ({"my score": np.zeros(100)}, "letters, digits, _ and -, not 'my score'"),
+    "positive msp": ({"msp": 1 - LABELS / 9}, "msp: is minus the largest probability, never"),
     "trial": ({"trial": 0.5}, "trial: should be one whole number"),
     "negative trial": ({"trial": -1}, "first_trial: should be greater than or equal to 0, not -1"),
 }
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_wrong_file_is_one_line_and_nothing_is_written(folder, capsys, wrong):
+def test_a_wrong_file_is_one_line_and_nothing_is_written(folder, wrong):
     what, said = WRONG[wrong]
     file = scores(folder, **(what if isinstance(what, dict) else {}))
     if what is None:
@@ -185,17 +178,12 @@ def test_a_wrong_file_is_one_line_and_nothing_is_written(folder, capsys, wrong):
     elif isinstance(what, np.ndarray):
         with file.open("wb") as opened:
             np.save(opened, what)
-    refused(folder, capsys, file, (said,))
+    refused(folder, file, said)
 
 
-def refused(folder, capsys, file, said, **changes):
-    before = contents(folder, ("tiny.digests.json",))
-    capsys.readouterr()
-    add(folder, file, 2, **changes)
-    out, error = capsys.readouterr()
-    assert out == "" and error.startswith("error: ") and error.count("\n") == 1
-    assert all(text in error for text in said), error
-    assert contents(folder, ("tiny.digests.json",)) == before
+def refused(folder, file, *said, **changes):
+    words = ["import", file, *parameters(**places(folder) | changes)]
+    helpers.refused(*words, said=said, place=folder, but=("tiny.digests.json",))
 
 
 @pytest.mark.parametrize(
@@ -206,18 +194,49 @@ def refused(folder, capsys, file, said, **changes):
         ({"profile": "../up"}, ("profile",)),
     ],
 )
-def test_a_wrong_parameter_is_one_line_too(folder, capsys, changes, said):
-    refused(folder, capsys, scores(folder), said, **changes)
+def test_a_wrong_parameter_is_one_line_too(folder, changes, said):
+    refused(folder, scores(folder), *said, **changes)
 
 
-def test_what_was_imported_stays(folder, capsys):
+FINE = np.random.default_rng(0).normal(2.0 * (LABELS == 1))
+DOUBTFUL = {
+    "float16": ({"energy": (500 + FINE).astype(np.float16)}, "More than half of the images share"),
+    "overflow": ({"mine": np.where(FINE > 1, np.inf, -np.inf)}, "More than half of the images"),
+    "a constant": ({"mine": np.zeros(100)}, "share a score (constant, float16, overflow?): mine"),
+    "the sign": ({"energy": -FINE}, "below the share of anomalies (should the sign be changed?)"),
+    "shifted classes": ({"predicted": (LABELS > 1) * 2}, None),
+    "other numbers": ({"predicted": np.array([3, 3, 0, 2])[LABELS]}, "Accuracy at chance (are pre"),
+    "fine": ({}, None),
+}
+
+
+@pytest.mark.parametrize("what", DOUBTFUL)
+def test_ties_the_wrong_sign_and_accuracy_at_chance_are_one_line(folder, capsys, what):
+    changes, said = DOUBTFUL[what]
+    add(folder, scores(folder, without=("msp", "margin"), **{"energy": FINE} | changes))
+    lines = capsys.readouterr().out.splitlines()
+    lines = [line for line in lines if "(" in line and "?)" in line]
+    assert len(lines) == (said is not None) and (not said or said in lines[0])
+
+
+def test_large_whole_numbers_are_ranked_as_given(folder):
+    ranks = np.argsort(np.argsort(FINE, kind="stable"), kind="stable")
+    expected = pytest.approx(average_precision_score(LABELS == 1, ranks))
+    for k, numbers in enumerate((2**53 + ranks, np.longdouble(2**53) * 2 + ranks)):
+        changes = {"mine": numbers, "energy": numbers, "method": f"m{k}"}
+        add(folder, scores(folder, without=("msp", "margin"), **changes))
+        (record,) = store.finished(tiny(folder, methods=f"external:m{k}"))
+        assert record.metrics["external:mine"] == record.metrics["energy"] == expected
+
+
+def test_what_was_imported_stays(folder):
     add(folder, first := scores(folder))
     before = contents(folder / "outputs")
     add(folder, first)
     assert contents(folder / "outputs") == before
     other = scores(folder, "other", seed=1)
     said = "has other scores of tiny, one held out, external:vit-b16, trial 0"
-    refused(folder, capsys, other, (said, "another method or trial"))
+    refused(folder, other, said, "another method or trial")
     add(folder, scores(folder, "next", seed=1, trial=1))
     found = store.finished(tiny(folder, methods=METHOD, trials=2))
     assert [(record.trial, record.method) for record in found] == [(0, METHOD), (1, METHOD)]

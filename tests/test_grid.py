@@ -93,7 +93,7 @@ def check_lines(done, experiment, hold_out, table):
     records = {r.method: r for r in store.finished(experiment) if r.hold_out == hold_out}
     values = [f"{100 * r.metrics['msp@upright']:.2f} {names.label(m)}" for m, r in records.items()]
     assert first.startswith(f"tiny, {hold_out} held out: MSP {', '.join(values)}; ")
-    assert second.endswith(f"{table}.ipynb")
+    assert first.endswith(" (1 of 2 jobs)") and second.endswith(f"{table}.ipynb (2 of 2 jobs)")
 
 
 @pytest.mark.notebook
@@ -360,10 +360,8 @@ WRONG = [
 
 
 @pytest.mark.parametrize("words, said", WRONG)
-def test_a_grid_that_can_not_run_is_one_clear_line(tmp_path, monkeypatch, capsys, words, said):
+def test_a_grid_that_can_not_run_is_one_clear_line(tmp_path, monkeypatch, words, said):
     command, places, _ = prepare(tmp_path)
     monkeypatch.setenv("SEMLIB_DATA", str(places["SEMLIB_DATA"]))
-    assert main([*map(str, command), *words]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and said in error and error.count("\n") == 1
+    helpers.refused(*command, *words, said=[said])
     assert not list(tmp_path.glob("outputs/**/*.*"))

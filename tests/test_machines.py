@@ -7,38 +7,25 @@ import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
+import helpers
 import nbformat
+import numpy as np
 import pytest
 import throughput
 import torch
-from helpers import (
-    ROOT,
-    environment,
-    parameters,
-    semlib,
-    semlib_path,
-    tiny,
-    tiny_benchmark,
-    tiny_data,
-)
+from helpers import ROOT, environment, semlib, tiny, tiny_benchmark, tiny_data, tiny_words
 from nbclient import NotebookClient
 
 from semlib.datasets import DataError
 from workbench import runs
 from workbench.batch import grid, notebooks
 from workbench.cli import main
-from workbench.images import checks
-from workbench.runs import store
+from workbench.images import checks, prepared
+from workbench.runs import plan, store
 
 HOLDOUT = "notebooks/holdout.ipynb"
-
-
-def words(experiment):
-    """The experiment's settings as words of a command line."""
-    given = experiment.model_dump(mode="json", exclude_defaults=True, exclude={"hold_out"})
-    values = {name: value or "none" for name, value in given.items()}
-    return parameters(**values | {"hold_out": "one", "methods": "classification", "trials": 1})
 
 
 @pytest.mark.notebook
@@ -62,18 +49,16 @@ def test_a_machines_own_settings_change_no_number_and_no_figure(tmp_path):
     machine_has |= {"IPYTHONDIR": tmp_path / "ipython", "JUPYTER_PATH": tmp_path / "jupyter"}
     machine_has |= {"TMPDIR": tmp_path / ("long" * 25), "PYTHONSTARTUP": tmp_path / "startup.py"}
     machine_has |= {"HOME": "/proc/no home", "PYTHONIOENCODING": "ascii"}
-    odd = tiny(tmp_path, outputs=str(tmp_path / "out {profile} {}"))
-    plain = tiny(tmp_path)
     scores = []
     notebooks = []
-    for experiment, changes in ((odd, machine_has), (plain, {})):
-        twice = parameters(trials=2)  # for there to be a ± in the table
-        done = semlib("run", HOLDOUT, *words(experiment), *twice, SEMLIB_DATA=data, **changes)
+    for name, changes in (("out {profile} {}", machine_has), ("outputs", {})):
+        words = tiny_words(tmp_path, outputs=tmp_path / name, trials=2)  # 2: for a ± in the table
+        done = semlib("run", HOLDOUT, *words, SEMLIB_DATA=data, **changes)
         assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
         assert (r"\xb1" if changes else "±") in done.stdout
-        records = store.collect(experiment.folder)
+        records = store.collect(tmp_path / name / "test")
         scores.append({record.address: record.scores_sha256 for record in records})
-        notebooks += experiment.folder.glob("*.ipynb")
+        notebooks += (tmp_path / name / "test").glob("*.ipynb")
     assert scores[0] == scores[1] and len(scores[0]) == 2
     first, second = map(pictures, notebooks)
     assert first == second != []
@@ -123,7 +108,7 @@ def test_system_wide_start_up_files_stay_out_of_a_kernel(tmp_path, monkeypatch):
         f"application.SYSTEM_CONFIG_DIRS.append({str(tmp_path / 'system')!r})\n"
         f"application.ENV_CONFIG_DIRS.append({str(tmp_path / 'environment')!r})\n"
     )
-    monkeypatch.setenv("PYTHONPATH", semlib_path(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", helpers.semlib_path(tmp_path))
     cell = nbformat.v4.new_code_cell(
         "import sys; print({'system', 'environment'} & {*globals()}, sys.path[0] == '')"
     )
@@ -133,9 +118,7 @@ def test_system_wide_start_up_files_stay_out_of_a_kernel(tmp_path, monkeypatch):
     assert cell.outputs[0].text == "set() False\n"
 
 
-def test_a_grid_has_as_many_jobs_as_the_quota_allows_and_a_kernel_as_many_threads(
-    tmp_path, monkeypatch, capsys
-):
+def test_a_quota_bounds_the_jobs_and_a_kernels_threads(tmp_path, monkeypatch, capsys):
     for place in (grid, notebooks):
         monkeypatch.setattr(place, "cpu_count", lambda: 3)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
@@ -157,17 +140,35 @@ def no_bfloat16(monkeypatch):
         monkeypatch.setattr(torch.cpu, name, lambda: False)
 
 
-def test_bfloat16_is_said_to_be_emulated_where_it_is(tmp_path, no_bfloat16):
-    tiny_data(tmp_path / "data")
+def test_bfloat16_is_said_to_be_emulated_where_it_is(folder, no_bfloat16):
     with pytest.warns(
         UserWarning, match="precision: bfloat16 is emulated on this processor or GPU"
     ):
-        runs.check(tiny(tmp_path, precision="bfloat16", device="cpu"))
+        runs.check(tiny(folder, precision="bfloat16", device="cpu"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for precision in ("float32", "auto"):
-            runs.check(tiny(tmp_path, precision=precision, device="cpu"))
-        runs.check(tiny(tmp_path, precision="bfloat16", device="cpu", missing="skip"))
+            runs.check(tiny(folder, precision=precision, device="cpu"))
+        runs.check(tiny(folder, precision="bfloat16", device="cpu", missing="skip"))
+
+
+@pytest.mark.parametrize("table", ["table3_cifar10", "table4_stl10", "masking_ablation"])
+def test_a_gpus_records_are_found_on_a_machine_without_one(tmp_path, table):
+    """As on a SLURM cluster's login node: the precision is named, so nothing has to be asked of the
+    device.
+    """
+    path = ROOT / "params" / "fast" / f"{table}.yaml"
+    given = [("outputs", str(tmp_path)), ("data_root", str(tmp_path / "data"))]
+    (experiment,) = notebooks.parameters(ROOT / "notebooks" / f"{table}.ipynb", [path], given)[1]
+    (run, *_) = plan.planned(experiment)
+    run = replace(run, data=prepared.Digests("1" * 64, "2" * 64))
+    label = np.arange(20) % 10
+    arrays = {"label": label, "predicted": label, "is_anomaly": label == 0, "msp": np.arange(20.0)}
+    made = helpers.finish(run, prepared.classes(run.dataset), arrays, {"msp": {}})
+    gpu = made.model_dump() | {"device": "NVIDIA H100 80GB HBM3", "precision": "bfloat16"}
+    store.write_record(run.home, **gpu)
+    (record,) = store.finished(experiment)
+    assert record.device.startswith("NVIDIA") and record.precision == "bfloat16"
 
 
 def test_a_benchmarks_peak_is_of_what_the_processor_computes_in(monkeypatch, no_bfloat16):

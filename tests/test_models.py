@@ -40,9 +40,7 @@ COUNTS = [
 
 
 @pytest.mark.parametrize("architecture, classes, heads, count", COUNTS)
-def test_the_papers_networks_have_the_published_number_of_parameters(
-    architecture, classes, heads, count
-):
+def test_networks_have_the_published_number_of_parameters(architecture, classes, heads, count):
     with torch.device("meta"):  # shapes without memory
         net = models.build(architecture, classes, heads=heads)
     assert sum(parameter.numel() for parameter in net.parameters()) == count
@@ -115,9 +113,7 @@ NETWORKS = [
 
 
 @pytest.mark.parametrize("architecture, blocks, strides, image_shape, stem_stride", NETWORKS)
-def test_logits_are_those_of_the_literal_network(
-    architecture, blocks, strides, image_shape, stem_stride
-):
+def test_logits_are_the_literal_ones(architecture, blocks, strides, image_shape, stem_stride):
     mean = [0.5, 0.25, 0.125][: image_shape[0]]
     std = [0.25, 0.5, 2.0][: image_shape[0]]
     heads = {"rotation": 4, "other": 2}

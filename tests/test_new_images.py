@@ -4,10 +4,11 @@ import itertools
 import os
 import tracemalloc
 
+import helpers
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import change_data, contents, parameters, pets, tiny, tiny_data
+from helpers import change_data, parameters, pets, tiny, tiny_data
 from PIL import Image
 from scipy.stats import percentileofscore
 from sklearn.metrics import roc_auc_score
@@ -35,10 +36,9 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture
-def on_tiny(tmp_path):
-    tiny_data(tmp_path / "data")
-    (record,) = runs.complete(tiny(tmp_path, methods="classification", epochs=1))
-    return tmp_path, record
+def on_tiny(folder):
+    (record,) = runs.complete(tiny(folder, methods="classification", epochs=1))
+    return folder, record
 
 
 def score(folder, record, images, *words, status=0) -> pd.DataFrame | None:
@@ -77,17 +77,14 @@ def test_the_runs_own_test_images_score_as_in_its_record(trained, statistics):
         assert percentile == pytest.approx(100 * roc_auc_score(is_anomaly, kept), abs=0.01)
 
 
-def test_without_a_word_the_statistics_are_those_of_the_runs_table(tmp_path, capsys):
-    tiny_data(tmp_path / "data")
+def test_without_a_word_the_statistics_are_those_of_the_runs_table(folder, capsys):
     how = {"methods": "classification", "epochs": 1, "statistics": "upright"}
-    (record,) = runs.complete(tiny(tmp_path, **how))
-    images = pets(tmp_path, seed=0) / "test"
-    found = score(tmp_path, record, images)
+    (record,) = runs.complete(tiny(folder, **how))
+    images = pets(folder, seed=0) / "test"
+    found = score(folder, record, images)
     assert "upright statistics" in capsys.readouterr().out
-    pd.testing.assert_frame_equal(
-        found, score(tmp_path, record, images, *parameters(statistics="upright"))
-    )
-    assert not found.equals(score(tmp_path, record, images, *parameters(statistics="mixed")))
+    assert found.equals(score(folder, record, images, *parameters(statistics="upright")))
+    assert not found.equals(score(folder, record, images, *parameters(statistics="mixed")))
 
 
 def test_the_percentiles_of_many_images_take_little_memory():
@@ -100,13 +97,10 @@ def test_the_percentiles_of_many_images_take_little_memory():
     assert found[-2:].tolist() == [0, 100]
 
 
-def test_the_first_class_can_be_the_held_out_one(tmp_path):
-    tiny_data(tmp_path / "data")
+def test_the_first_class_can_be_the_held_out_one(folder):
     how = {"methods": "classification", "epochs": 1, "hold_out": "zero"}
-    (record,) = runs.complete(tiny(tmp_path, **how, scores=["msp", "energy"]))
-    (tmp_path / "new").mkdir()
-    Image.new("L", (8, 8), 200).save(tmp_path / "new" / "a.png")
-    table = score(tmp_path, record, tmp_path / "new")
+    (record,) = runs.complete(tiny(folder, **how, scores=["msp", "energy"]))
+    table = score(folder, record, grey(folder / "new"))
     assert table.predicted[0] in ("one", "two", "three") and table.notna().all(axis=None)
 
 
@@ -228,54 +222,45 @@ def refusing(tmp_path_factory):
     return folder, record
 
 
-def refused(folder, capsys, words, said):
-    before = contents(folder)
-    capsys.readouterr()
+def refused(folder, words, *said):
     given = parameters(data_root=folder / "data") if "dataset" not in words else []
-    assert main(["score", *words, *given]) == 2
-    out, error = capsys.readouterr()
-    error = error[error.rindex("\r") + 1 :] if "\r" in error else error  # after a progress bar
-    assert out == "" and error.lstrip().startswith("error: ") and error.count("\n") == 1
-    assert all(text in error for text in said), error
-    assert contents(folder) == before
+    helpers.refused("score", *words, *given, said=said, place=folder)
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_what_can_not_be_scored_is_one_line_and_nothing_is_written(
-    refusing, capsys, monkeypatch, wrong
-):
+def test_what_can_not_be_scored_is_one_line_and_nothing_is_written(refusing, monkeypatch, wrong):
     folder, record = refusing
     monkeypatch.chdir(folder)
     words, said = WRONG[wrong]
-    refused(folder, capsys, words.replace("RUN", str(record.home)).split(), said)
+    refused(folder, words.replace("RUN", str(record.home)).split(), *said)
 
 
-def test_a_run_without_its_weights_or_its_images_is_refused(on_tiny, capsys):
+def test_a_run_without_its_weights_or_its_images_is_refused(on_tiny):
     folder, record = on_tiny
     words = [str(record.home), grey(folder / "new")]
     change_data(folder, test_images=lambda images: 255 - images)
-    refused(folder, capsys, words, ("was scored on other test images than tiny has now",))
+    refused(folder, words, "was scored on other test images than tiny has now")
     change_data(folder, train_images=lambda images: 255 - images)
-    refused(folder, capsys, words, ("was trained on other images",))
+    refused(folder, words, "was trained on other images")
     whole = (record.home / "scores.npz").read_bytes()
     (record.home / "scores.npz").write_bytes(whole[:-9])
-    refused(folder, capsys, words, ("can't be used", "scores.npz", "name a finished run's folder"))
+    refused(folder, words, "can't be used", "scores.npz", "name a finished run's folder")
     (record.home / "scores.npz").write_bytes(whole)
     (record.home / "weights.pt").unlink()
-    refused(folder, capsys, words, ("its weights were not kept (keep_weights)", "another profile"))
+    refused(folder, words, "its weights were not kept (keep_weights)", "another profile")
     labels = prepared.load("tiny", folder / "data").test.labels
     what = {"dataset": "tiny", "hold_out": "one", "method": "new", "labels": labels}
     np.savez(folder / "new.npz", **what, predicted=labels * (labels != 1), msp=-labels)
     places = {"outputs": str(folder), "data_root": str(folder / "data")}
     words[0] = str(external.add(folder / "new.npz", places).home)
-    refused(folder, capsys, words, ("external:new", "was trained elsewhere", "choose a run"))
+    refused(folder, words, "external:new", "was trained elsewhere", "choose a run")
 
 
-def test_a_run_on_a_folder_asks_for_the_folder(trained, capsys):
+def test_a_run_on_a_folder_asks_for_the_folder(trained):
     folder, record = trained
     words = [str(record.home), str(folder / "pets" / "test")]
     said = "dataset: pets was trained on, and a record keeps no path"
-    refused(folder, capsys, words, (said, "add -p dataset /path/to/pets", "-p data_root"))
+    refused(folder, words, said, "add -p dataset /path/to/pets", "-p data_root")
 
 
 def test_odin_with_other_settings_is_compared_with_its_own(on_tiny):

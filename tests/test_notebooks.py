@@ -157,10 +157,10 @@ EMPTY += ["lambda_search", "detectors"]
 
 @pytest.mark.parametrize("name", EMPTY)
 def test_without_any_run_a_table_says_not_run_and_still_renders(name, tmp_path):
-    words = parameters(outputs=tmp_path, profile="empty")
+    words = parameters(outputs=tmp_path, profile="paper")
     done = semlib("run", f"notebooks/{name}.ipynb", *words, SEMLIB_ILSVRC="")
     assert done.returncode == 0, done.stderr
-    text = (tmp_path / "empty" / f"{name}.ipynb").read_text()
+    text = (tmp_path / "paper" / f"{name}.ipynb").read_text()
     assert "not run" in text.lower()
     assert "Empty DataFrame" not in text
 

@@ -1,12 +1,11 @@
 """A user's network, named package.module:function: trained, scored and told apart like semlib's."""
 
 import re
-import sys
 
 import numpy as np
 import pytest
 import torch
-from helpers import OWN_NETWORK, ROOT, tiny, tiny_data
+from helpers import OWN_NETWORK, ROOT, tiny
 
 from semlib import datasets, metrics
 from workbench import runs
@@ -34,14 +33,9 @@ WRONG = {  # a text of OWN_NETWORK, what stands in its place, and the message
 }
 
 
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    tiny_data(tmp_path / "data")
-    (tmp_path / "small_net.py").write_text(OWN_NETWORK)
-    yield tmp_path
-    for name in ("small_net", "my_network"):
-        sys.modules.pop(name, None)
+@pytest.fixture(autouse=True)
+def small_net(place):
+    (place / "small_net.py").write_text(OWN_NETWORK)
 
 
 def own(place, **changes):

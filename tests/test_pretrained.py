@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import ROOT, tiny, tiny_data
+from helpers import ROOT, cells, tiny, tiny_data
 from PIL import Image
 from sklearn.metrics import average_precision_score
 from torch import nn
@@ -209,15 +209,16 @@ def test_imagenets_classes_below_cifar10s():
     images = np.zeros((10, 3, 1, 1), np.uint8)
     part = datasets.ImageSet(images, np.arange(10))
     data = datasets.Dataset("cifar10", part, part, datasets.CLASSES["cifar10"])
-    seen = pretrained.seen(data)
-    assert list(seen.index) == list(data.classes)
-    assert seen["dog"] == 118 and seen["deer"] == 0 and seen["bird"] == 59 and seen["cat"] == 5
+    seen = cells("pretrained").seen
+    found = seen(data)
+    assert list(found.index) == list(data.classes)
+    assert found["dog"] == 118 and found["deer"] == 0 and found["bird"] == 59 and found["cat"] == 5
     file = Path(pretrained.__file__).with_name("imagenet1k_below_cifar10.csv")
     below = pd.read_csv(file, comment="#")
     assert not below.number.duplicated().any() and below.number.between(0, 999).all()
     assert {*HOUNDS.values()} <= {*below.number[below["class"] == "dog"]}
     assert {*range(151, 269)} == {*below.number[below["class"] == "dog"]}
-    assert pretrained.seen(replace(data, name="pets")).empty
+    assert seen(replace(data, name="pets")).empty
 
 
 def test_the_oracle_finds_what_the_features_have_and_nothing_in_noise():

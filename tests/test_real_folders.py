@@ -6,9 +6,10 @@ import sys
 import unicodedata
 from pathlib import Path
 
+import helpers
 import numpy as np
 import pytest
-from helpers import CLASSES, contents, environment, made_up, parameters, tiny, tiny_data
+from helpers import change_data, contents, made_up, tiny, tiny_data, tiny_words
 from helpers import picture_folder as ants
 from PIL import Image, ImageCms
 
@@ -20,6 +21,9 @@ from workbench.files import file_name
 from workbench.images import folder, prepared
 from workbench.results import names, plots, show, tables
 from workbench.runs import plan, store
+
+HOLDOUT = "notebooks/holdout.ipynb"
+VERBS = [["run", HOLDOUT], ["grid", "params/demo/benchmark.yaml"]]
 
 
 @pytest.fixture
@@ -101,9 +105,7 @@ def test_what_is_neither_image_nor_folder_is_named(tmp_path, say, where, to):
     assert not [*tmp_path.glob("data/*")]
 
 
-def test_a_missing_part_no_class_and_a_folder_that_can_not_be_read_are_named(
-    tmp_path, say, monkeypatch
-):
+def test_a_missing_part_no_class_and_a_barred_folder_are_named(tmp_path, say, monkeypatch):
     root = ants(tmp_path / "own")
     (root / "test").rename(root / "val")
     refused(prepare(say, root), "has no test/, only train, val; lay images out as train/<class>")
@@ -151,7 +153,7 @@ def test_a_class_whose_name_would_not_mean_itself_is_refused(tmp_path, say, name
     if name != NOT_UTF8:
         spoil(tmp_path, classes=np.array(["zero", "one", "two", name]))
         refused(check_tiny(say), "can't be a class's name", "tiny.npz")
-        refused(say("run", "notebooks/holdout.ipynb", *few(tmp_path)), "can't be a class's name")
+        refused(say("run", HOLDOUT, *tiny_words(tmp_path)), "can't be a class's name")
 
 
 @pytest.mark.parametrize("wrong", [[b"a", b"b", b"c", b"d"], np.arange(4.0), [*"abca"]])
@@ -251,18 +253,8 @@ def test_records_stay_in_runs_whatever_the_data_sets_path(tmp_path, dataset):
 
 def spoil(tmp_path, **arrays):
     """Write the tiny data set with other arrays."""
-    path = tiny_data(tmp_path / "data") / "tiny.npz"
-    with np.load(path) as file:
-        whole = {name: file[name] for name in file.files}
-    np.savez(path, **whole | arrays)
-
-
-def few(tmp_path, **changes):
-    """Parameters of a small run on the tiny data set, as words; None leaves one out."""
-    small = {"dataset": "tiny", "hold_out": "one", "methods": "classification", "missing": "train"}
-    small |= {"architecture": "wrn-10-1", "norm_batch": "none", "batch_size": 32, "epochs": 1}
-    small |= {"trials": 1, "outputs": tmp_path / "outputs"} | changes
-    return parameters(**{name: value for name, value in small.items() if value is not None})
+    tiny_data(tmp_path / "data")
+    change_data(tmp_path, **{name: lambda _, new=new: new for name, new in arrays.items()})
 
 
 def disc(mode):
@@ -371,8 +363,9 @@ def test_identical_pictures_are_counted_remarked_and_of_a_held_out_class_refused
     assert said in prepare(say, root)[1]
     assert prepared.duplicates(str(root), None, 16).seen == {"bee": 1, "cat": 1}
     how = {"dataset": root, "image_side": 16, "batch_size": 2}
-    words = ["run", "notebooks/holdout.ipynb", *few(tmp_path, **how | {"hold_out": "[ant, cat]"})]
-    refused(say(*words), "hold_out: among the training images of other classes", ": 1 of cat;")
+    words = tiny_words(tmp_path, **how | {"hold_out": "[ant, cat]"})
+    hidden = "hold_out: among the training images of other classes"
+    refused(say("run", HOLDOUT, *words), hidden, ": 1 of cat;")
     assert not (tmp_path / "outputs").exists()
     how |= {"dataset": str(root), "methods": "classification", "epochs": 3}
     for change in ({"hold_out": "ant"}, {"hold_out": "cat", "allow_duplicates": True}):
@@ -385,21 +378,19 @@ def test_identical_pictures_are_counted_remarked_and_of_a_held_out_class_refused
 
 @pytest.mark.parametrize(("part", "word"), [("train", "training"), ("test", "test")])
 def test_parts_that_lack_a_class_are_refused_before_training(tmp_path, say, part, word):
-    with np.load(tiny_data(tmp_path / "data") / "tiny.npz") as file:
-        arrays = {name: file[name] for name in (f"{part}_images", f"{part}_labels")}
-    keep = arrays[f"{part}_labels"] != 2
-    spoil(tmp_path, **{name: array[keep] for name, array in arrays.items()})
-    for words in (["data", "check", "tiny"], ["run", "notebooks/holdout.ipynb", *few(tmp_path)],
-                  ["grid", "params/demo/benchmark.yaml", *few(tmp_path)]):  # fmt: skip
-        refused(say(*words), f"tiny has no {word} image of two")
+    images = getattr(prepared.load("tiny", tiny_data(tmp_path / "data")), part)
+    kept = images[images.labels != 2]
+    spoil(tmp_path, **{f"{part}_images": kept.images, f"{part}_labels": kept.labels})
+    refused(check_tiny(say), f"tiny has no {word} image of two")
+    for verb in VERBS:
+        refused(say(*verb, *tiny_words(tmp_path)), f"tiny has no {word} image of two")
     assert not (tmp_path / "outputs").exists()
 
 
 def reshaped(tmp_path, change):
     """The tiny data set, its images (N, 1, 8, 8) changed."""
-    with np.load(tiny_data(tmp_path / "data") / "tiny.npz") as file:
-        images = {name: change(file[name]) for name in ("train_images", "test_images")}
-    spoil(tmp_path, **images)
+    tiny_data(tmp_path / "data")
+    change_data(tmp_path, train_images=change, test_images=change)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4, 5])
@@ -418,24 +409,19 @@ def test_images_of_any_number_of_channels_are_shown(tmp_path, one_thread, channe
     assert plots.pixels(data.test.images[0]).shape == ((8, 8) if channels < 3 else (8, 8, 3))
 
 
-VERBS = [["run", "notebooks/holdout.ipynb"], ["grid", "params/demo/benchmark.yaml"]]
-
-
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)
 def test_what_training_can_not_use_is_said_at_once(tmp_path, say, verb):
     reshaped(tmp_path, lambda images: np.repeat(images, 2, 3))
     assert "not square: rotation needs crop_side, at most 8" in check_tiny(say)[1]
-    said = say(*verb, *few(tmp_path, methods="[classification, rotation]"))
+    said = say(*verb, *tiny_words(tmp_path, methods="[classification, rotation]"))
     refused(said, "rotation needs square images", "16x8", "crop_side")
     part = ImageSet(np.zeros((8, 1, 8, 8), np.uint8), np.arange(8) % 2)
-    prepared.write(tmp_path / "data" / "tiny.npz", Dataset("tiny", part, part, CLASSES[:2]))
-    refused(say(*verb, *few(tmp_path, hold_out="all")), "2 classes", "at least 3")
+    prepared.write(tmp_path / "data" / "tiny.npz", Dataset("tiny", part, part, helpers.CLASSES[:2]))
+    refused(say(*verb, *tiny_words(tmp_path, hold_out="all")), "2 classes", "at least 3")
     assert "at least 3 classes" in check_tiny(say)[1]
 
 
-def test_a_damaged_file_may_be_deleted_and_one_that_only_can_not_be_read_not(
-    tmp_path, say, monkeypatch
-):
+def test_only_a_damaged_file_may_be_deleted(tmp_path, say, monkeypatch):
     path = tiny_data(tmp_path / "data") / "tiny.npz"
     whole = path.read_bytes()
     for content in (b"<!DOCTYPE html>", b"PK\3\4cut"):
@@ -461,8 +447,8 @@ def test_images_that_do_not_fit_are_refused_before_the_first_is_decoded(tmp_path
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Disk", (), {"free": 10**12}))
     said = say("data", "prepare", root, "--side", 10000)
     refused(said, "12 images of 10000x10000 pixels take 3.6 GB", "1.0 GB are free")
-    words = few(tmp_path, dataset=root, hold_out="ant", image_side=10000)
-    refused(say("run", "notebooks/holdout.ipynb", *words), "3.6 GB")
+    words = tiny_words(tmp_path, dataset=root, hold_out="ant", image_side=10000)
+    refused(say("run", HOLDOUT, *words), "3.6 GB")
     refused(prepare(say, root, "--root", "/dev/null/x"), "/dev/null/x")
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Disk", (), {"free": 100}))
     refused(prepare(say, root), "GB are needed", tmp_path / "data")
@@ -502,7 +488,7 @@ def test_photographs_of_85_megapixels_stay_in_bounds(tmp_path, kind, most):
     for k in range(23):
         os.link(first, tmp_path / "own" / "train" / "bee" / f"big{k}.{kind}")
     command = [sys.executable, "-c", MEASURE, tmp_path / "own", tmp_path / "data"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(command, env=helpers.environment(), capture_output=True, text=True)
     assert done.returncode == 0 and float(done.stdout) < most, done.stdout + done.stderr
 
 

@@ -20,7 +20,7 @@ from workbench.cli import main
 from workbench.experiment import Experiment, documented
 
 # Of the workbench 5,200 and of the tests 11,000 are wanted: these two should be lowered.
-LINES = {"semlib": 2000, "workbench": 9553, "tests": 15273}
+LINES = {"semlib": 2000, "workbench": 9496, "tests": 15016}
 # A file imports from floors before its own. A folder is a floor with all of its files, unless they
 # are listed; a package's own name stands for its __init__.py.
 SEMLIB = """randomness datasets.splits datasets.imagenet datasets.sources datasets.ood
@@ -234,12 +234,15 @@ def test_make_lab_opens_copies_with_this_kernel_and_leaves_edited_ones(tmp_path,
     assert capsys.readouterr().out.count("stays; delete it") == 1
 
 
-def test_cite_prints_bibtex_of_the_paper_and_of_semlib(capsys):
+def test_cite_prints_bibtex_of_the_paper_and_of_semlib_as_in_citation_cff(capsys):
     assert main(["cite"]) == 0
     paper, ours = capsys.readouterr().out.split("\n}\n")[:2]
     assert paper.startswith("@inproceedings{") and "Ahmed, Faruk and Courville, Aaron" in paper
-    assert "Detecting Semantic Anomalies" in paper and "year = {2020}" in paper
     assert ours.startswith("@software{") and f"version = {{{PROJECT['version']}}}" in ours
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert f"title = {{{cited['title']}}}" in ours and str(cited["date-released"])[:4] in ours
+    for name in ("title", "year", "url", "collection-title"):
+        assert f"{{{cited['preferred-citation'][name]}}}" in paper
 
 
 def test_every_parameter_is_documented_at_its_field_and_on_the_page():

@@ -7,12 +7,11 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from helpers import made_up, parameters, tiny, tiny_data
+from helpers import made_up, parameters, refused, tiny
 from nbconvert.filters import markdown2html
 
 from semlib.datasets import Dataset, ImageSet
 from workbench import results, runs
-from workbench.cli import main
 from workbench.images import prepared
 from workbench.results import show, stats, tables
 from workbench.runs import plan, store
@@ -113,10 +112,9 @@ def test_a_record_that_differs_from_its_scores_is_damaged(tmp_path, monkeypatch,
         assert store.collect(experiment.folder) == others
 
 
-def test_averages_over_epochs_are_compared_with_the_history(tmp_path):
-    tiny_data(tmp_path / "data")
+def test_averages_over_epochs_are_compared_with_the_history(folder):
     how = {"methods": "classification", "average_last_epochs": 2}
-    experiment = tiny(tmp_path, **how)
+    experiment = tiny(folder, **how)
     (record,) = runs.complete(experiment)
     assert store.finished(experiment) == [record]
     change(record.home, metrics=record.metrics | {"msp": record.metrics["msp"] + 0.01})
@@ -129,30 +127,28 @@ SCRIPT = "from pathlib import Path\nPath({!r}).touch()\n" + FUNCTION
 
 
 @pytest.mark.parametrize("names", ["method", "architecture", "score", "package"])
-def test_scoring_imports_nothing_that_a_record_names(tmp_path, monkeypatch, capsys, names):
-    tiny_data(tmp_path / "data")
-    (record,) = runs.complete(tiny(tmp_path, methods="classification", epochs=1))
-    proof = tmp_path / "proof"
-    for place in (tmp_path / "foreign", tmp_path):
+def test_scoring_imports_nothing_that_a_record_names(folder, monkeypatch, names):
+    (record,) = runs.complete(tiny(folder, methods="classification", epochs=1))
+    proof = folder / "proof"
+    for place in (folder / "foreign", folder):
         place.mkdir(exist_ok=True)
-        name = "__init__" if place != tmp_path else "stranger"
+        name = "__init__" if place != folder else "stranger"
         (place / f"{name}.py").write_text(SCRIPT.format(str(proof)))
-    (tmp_path / "foreign" / "below.py").write_text(FUNCTION)
-    monkeypatch.syspath_prepend(tmp_path)
+    (folder / "foreign" / "below.py").write_text(FUNCTION)
+    monkeypatch.syspath_prepend(folder)
     score = {"score": "stranger:function", "version": 1, "source": "0" * 16}
     lies = {"method": {"method": "stranger:function", "sources": {"stranger:function": "0" * 16}}}
     lies["package"] = {"method": "foreign.below:function"}
     settings = record.settings | {"architecture": "stranger:function"}
     lies["architecture"] = {"settings": settings, "sources": {"stranger:function": "0" * 16}}
     lies["score"] = {"scoring": record.scoring | {"stranger:function": score}}
-    home = tmp_path / "home"
+    home = folder / "home"
     shutil.copytree(record.home, home)
     change(home, **lies[names])
     lied = store.read_record(home)
     given = (lied.settings, lied.sources, lied.train_digest, lied.recipe)
     change(home, address=plan.address(lied, *given))
-    words = [str(home), str(tmp_path / "data"), *parameters(data_root=tmp_path / "data")]
-    assert main(["score", *words]) == 2 and not proof.exists()
-    error = capsys.readouterr().err
+    words = [str(home), str(folder / "data"), *parameters(data_root=folder / "data")]
     said = "isn't here as it was" if names == "score" else "another version of"
-    assert said in error, error
+    refused("score", *words, said=[said])
+    assert not proof.exists()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import identical
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from semlib import auxiliary, models
@@ -51,10 +52,6 @@ def seen_by(net) -> list[tuple[str, torch.Tensor]]:
 
     net.register_forward_pre_hook(see, with_kwargs=True)
     return seen
-
-
-def identical(one, other) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def own_loss(net, images):

@@ -2,7 +2,7 @@
 
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ class Checkpoint:
     """
 
     path: Path
-    stamp: dict[str, Any] = field(default_factory=dict)
-    machine: dict[str, Any] = field(default_factory=dict)
+    stamp: dict[str, Any]
+    machine: dict[str, Any]
 
     def save(self, state: Mapping[str, Any]) -> None:
         whole = {"stamp": self.stamp, "machine": self.machine, **state}
@@ -45,9 +45,6 @@ class Checkpoint:
             now = f"goes on with {self.machine}, was begun with {was}"
             tqdm.write(f"{run} {now}: last digits may differ")
         return state
-
-    def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
 
 
 def read(path: Path) -> Any:

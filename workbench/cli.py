@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from semlib import datasets
-from workbench.experiment import MOST, ConfigError, documented, from_here, from_yaml
-from workbench.files import ROOT, one_line, save_atomically, short
+from workbench.experiment import MOST, ConfigError, documented, from_here
+from workbench.files import one_line, save_atomically, short
 
 # Each command imports what it needs: pandas and torch are slow to import.
 
@@ -125,6 +125,7 @@ def _run(args: argparse.Namespace) -> int:
 
     notebook = notebooks.existing(args.notebook)
     parameters, experiments = notebooks.parameters(notebook, args.file, args.parameter)
+    notebooks.check_profile(notebook, experiments)
     out = args.out or notebooks.executed(notebook, experiments[0])
     if out.suffix != ".ipynb" or out.is_dir():
         raise ConfigError(f"--out: {out} isn't a notebook's name (.ipynb)")
@@ -187,6 +188,9 @@ def _import(args: argparse.Namespace) -> int:
     from workbench.runs import external
 
     given = notebooks.merged(args.file, args.parameter)
+    if "profile" not in given:
+        do = "name the table with -f params/<profile>/<notebook>.yaml, or -p profile NAME"
+        raise ConfigError(f"profile: beside whose runs do the scores belong? {do}")
     methods = []
     for file in args.scores:
         try:
@@ -259,20 +263,7 @@ def _parameters(args: argparse.Namespace) -> None:
 
 
 def _cite(args: argparse.Namespace) -> None:
-    """BibTeX of what CITATION.cff says."""
-    ours = from_yaml((ROOT / "CITATION.cff").read_text())
-    for kind, cited in (("inproceedings", ours["preferred-citation"]), ("software", ours)):
-        names = []
-        for author in cited["authors"]:  # of a group, whose name braces keep whole, or of a person
-            how = "{{{name}}}" if "name" in author else "{family-names}, {given-names}"
-            names.append(how.format_map(author))
-        year = cited.get("year") or str(cited["date-released"])[:4]
-        fields = {"title": cited["title"], "author": " and ".join(names), "year": year}
-        fields |= {"booktitle": cited.get("collection-title"), "version": cited.get("version")}
-        fields["url"] = cited.get("url") or cited.get("repository-code")
-        lines = [f"  {name} = {{{value}}}," for name, value in fields.items() if value]
-        key = f"{cited['title'].split()[0].lower()}{year}"
-        print(f"@{kind}{{{key},", *lines, "}", sep="\n")
+    print(Path(__file__).with_name("citation.bib").read_text(), end="")
 
 
 def _terminate(*_: object) -> None:

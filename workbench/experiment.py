@@ -69,6 +69,7 @@ def _one_of(*names: str) -> AfterValidator:
 
 
 T = TypeVar("T")
+Names = tuple[str, ...]
 Number = Annotated[float, Field(allow_inf_nan=False), BeforeValidator(_number)]
 NotNegative = Annotated[Number, Field(ge=0)]
 Positive = Annotated[Number, Field(gt=0)]
@@ -389,7 +390,7 @@ def _shown(value: object) -> str:
         return "a number too long to print"
 
 
-def unknown_parameter(name: object, also: tuple[str, ...] = ()) -> str:
+def unknown_parameter(name: object, also: Names = ()) -> str:
     """The message about an unknown parameter; also: further valid names."""
     names = sorted({*Experiment.model_fields, *also})
     close = difflib.get_close_matches(str(name)[:100], names, 1, 0.5)
@@ -397,9 +398,7 @@ def unknown_parameter(name: object, also: tuple[str, ...] = ()) -> str:
     return f"unknown parameter {_shown(name)}{likely}; choose from {', '.join(names)}"
 
 
-def from_parameters(
-    namespace: dict[str, Any], notebook: str = "", also: tuple[str, ...] = ()
-) -> Experiment:
+def from_parameters(namespace: dict[str, Any], notebook: str = "", also: Names = ()) -> Experiment:
     """A notebook's one Experiment: `experiment = from_parameters(globals(), "paper/table4_stl10")`.
 
     Parameters as in `several_from_parameters`.
@@ -412,7 +411,7 @@ def from_parameters(
 
 
 def several_from_parameters(
-    namespace: dict[str, Any], notebook: str = "", also: tuple[str, ...] = ()
+    namespace: dict[str, Any], notebook: str = "", also: Names = ()
 ) -> tuple[Experiment, ...]:
     """A notebook's experiments: `experiments = several_from_parameters(globals())`.
 

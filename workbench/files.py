@@ -75,10 +75,7 @@ def result(path: Path) -> Path:
 def check_writable(folder: Path, needed: int = 0) -> None:
     """Make the folder; OSError if it can't be written to or has less than `needed` bytes free."""
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(folder)) from None
+    tempfile.TemporaryFile(dir=folder).close()
     if needed > (free := shutil.disk_usage(folder).free):
         lack = f"{needed / 1e9:,.1f} GB are needed and {free / 1e9:,.1f} GB free"
         raise OSError(errno.ENOSPC, lack, str(folder))

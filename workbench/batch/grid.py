@@ -44,7 +44,9 @@ def table(file: Path, notebook: str | None, pairs: Sequence[Sequence[str]]) -> J
     if not path.is_file():
         names = ", ".join(sorted(path.stem for path in path.parent.glob("*.ipynb")))
         raise ConfigError(f"{file.name}: named after no notebook; choose --notebook from {names}")
-    return Job(path, *notebooks.parameters(path, [file], pairs))
+    job = Job(path, *notebooks.parameters(path, [file], pairs))
+    notebooks.check_profile(path, job.experiments)
+    return job
 
 
 def jobs(
@@ -256,7 +258,8 @@ def _watch(
             for done in filter(Path.exists, list(running)):
                 running.remove(done)
                 text = _line(parts[done]) if done in parts else short(pages[done])
-                tqdm.write(text, file=sys.stdout)
+                count = f"{bar.total - len(running)} of {bar.total} jobs"
+                tqdm.write(f"{text} ({count})", file=sys.stdout)
                 sys.stdout.flush()
                 bar.update()
     return status

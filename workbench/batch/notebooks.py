@@ -1,6 +1,7 @@
 """A notebook's parameters, the experiments that they describe, and its execution by Papermill."""
 
 import ast
+import itertools
 import json
 import logging
 import os
@@ -264,22 +265,30 @@ def prepare(experiments: Sequence[Experiment], out: Path | None = None) -> None:
     out: where the executed notebook goes; the experiments' folder unless given.
     """
     check(experiments)
-    loaded = None
-    for e in experiments:
-        which = (e.dataset, e.data_root, e.image_side, e.fold, e.evaluate_on)
-        if e.missing == "train":
-            if which != loaded:
-                data = runs.load(e)
-                loaded = which
+    training = [e for e in experiments if e.missing == "train"]
+    for _, of_one_data_set in itertools.groupby(training, plan.which_data):
+        data = None
+        for e in of_one_data_set:
+            data = data or runs.load(e)
             runs.check_data(e, data)
     folder = experiments[0].folder
-    trains = any(e.missing == "train" for e in experiments)
-    for place in {out or folder, folder if trains else out or folder}:
+    for place in {out or folder, *(e.folder for e in training)}:
         try:
             check_writable(place)
         except OSError as error:
             why = f"can't be written to ({error.strerror}); choose another folder"
             raise ConfigError(f"outputs: {place} {why}") from None
+
+
+def check_profile(notebook: Path, experiments: Sequence[Experiment]) -> None:
+    """ConfigError if a notebook of runs would train none and its profile, misspelt, has none."""
+    e = experiments[0]
+    trains = any(experiment.missing == "train" for experiment in experiments)
+    known = {path.name for path in ROOT.glob("params/*")}
+    known |= {path.parent.name for path in e.folder.parent.glob("*/runs")}
+    if "missing" in parameters_cell(notebook) and not trains and e.profile not in known:
+        do = f"choose from {', '.join(sorted(known))}, or -p missing train"
+        raise ConfigError(f"profile: {short(e.folder)} has no runs; {do}")
 
 
 def check(experiments: Sequence[Experiment]) -> None:

@@ -47,9 +47,8 @@ def free_memory(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/self
     mine = re.search("^0::/(.*)", of.read_text(), re.MULTILINE) if of.exists() else None
     for group in (root / mine[1], *(root / mine[1]).parents) if mine else ():
         with suppress(OSError, ValueError):  # ValueError: the limit is "max"
-            limit, used = (
-                int((group / f"memory.{name}").read_text()) for name in ("max", "current")
-            )
+            limit = int((group / "memory.max").read_text())
+            used = int((group / "memory.current").read_text())
             held = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
             free.append(limit - used + int(held["active_file"]) + int(held["inactive_file"]))
     return min(free)

@@ -104,21 +104,21 @@ def listing(root: Path) -> str:
     sha = hashlib.sha256(f"preparation {PREPARATION}\n".encode())
     members = scan(root)
     for path, label in members["train"] + members["test"]:
-        sha.update(
-            os.fsencode(path.relative_to(root)) + f"\0{label}\0{fingerprint(path)}\n".encode()
-        )
+        sha.update(os.fsencode(path.relative_to(root)))
+        sha.update(f"\0{label}\0{fingerprint(path)}\n".encode())
     return sha.hexdigest()
 
 
-def read(root: Path, side: int) -> tuple[Dataset, dict[Path, str]]:
-    """Decode all images of a user's folder, as `decode` does; why the others can't be read."""
-    members = scan(root)
-    files, labels = zip(*members["train"], *members["test"], strict=True)
-    pixels, wrong = decode_all(files, side, root.name)
-    kept = [label for file, label in zip(files, labels, strict=True) if file not in wrong]
-    whole = ImageSet(pixels, np.array(kept, np.int64))
-    count = sum(file not in wrong for file, _ in members["train"])
-    return Dataset(root.name, whole[:count], whole[count:], classes(root)), wrong
+def read(
+    name: str, members: dict[str, list[tuple[Path, int]]], side: int, classes: tuple[str, ...]
+) -> tuple[Dataset, dict[Path, str]]:
+    """Decode the (file, label) of both parts, as `decode` does; why the others can't be read."""
+    train, test = members.values()
+    pixels, wrong = decode_all([file for file, _ in train + test], side, name)
+    labels = [label for file, label in train + test if file not in wrong]
+    whole = ImageSet(pixels, np.array(labels, np.int64))
+    count = sum(file not in wrong for file, _ in train)
+    return Dataset(name, whole[:count], whole[count:], classes), wrong
 
 
 def unlabelled(root: Path, data: Dataset) -> tuple[list[str], np.ndarray, dict[str, str]]:
@@ -254,6 +254,5 @@ def _check_kind(image: ImageFile.ImageFile) -> None:
     # PhotometricInterpretation, SamplesPerPixel and ExtraSamples, of which 1 and 2 are transparency
     colours = TIFF_COLOURS.get(tags.get(262), 1)
     if tags.get(277, 1) > colours and tags.get(338) not in ((1,), (2,)):
-        raise ValueError(
-            f"channel {colours + 1} isn't transparency; save the first {colours} alone"
-        )
+        todo = f"save the first {colours} alone"
+        raise ValueError(f"channel {colours + 1} isn't transparency; {todo}")

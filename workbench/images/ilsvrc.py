@@ -4,12 +4,10 @@ import os
 import warnings
 from pathlib import Path
 
-import numpy as np
-
-from semlib.datasets import DataError, Dataset, ImageSet
+from semlib.datasets import DataError, Dataset
 from semlib.datasets.imagenet import COUNTS, SUBSETS
 from workbench.files import resolve
-from workbench.images.folder import decode_all, images, refusal
+from workbench.images.folder import images, read, refusal
 
 SIDE = 256  # pixels: shorter side and centre crop (Appendix A); training crops 224 of them
 
@@ -34,27 +32,20 @@ def members(name: str, part: str, root: str | Path | None = None) -> dict[str, l
 
 def prepare(name: str, side: int = SIDE, root: str | Path | None = None) -> Dataset:
     """A subset as uint8 (N, 3, side, side). DataError names missing classes and corrupt files."""
-    files = []
-    labels = []
-    counts = []
+    parts: dict[str, list[tuple[Path, int]]] = {"train": [], "val": []}
     absent = []
-    for part in ("train", "val"):
+    for part, inside in parts.items():
         for label, (wnid, found) in enumerate(members(name, part, root).items()):
-            files += found
-            labels += [label] * len(found)
+            inside += [(path, label) for path in found]
             if not found:
                 absent.append(f"{SUBSETS[name][wnid]} ({part}/{wnid})")
-        counts.append(len(files))
     if absent:
         todo = "docs/notebooks.md says how to unpack the publisher's tar files"
         raise DataError(f"{source(root)} has no images of {', '.join(absent)}; {todo}")
-    pixels, wrong = decode_all(files, side, name)
+    data, wrong = read(name, parts, side, tuple(SUBSETS[name].values()))
     if wrong:
-        raise DataError(refusal(wrong, len(files)))
-    whole = ImageSet(pixels, np.array(labels, np.int64))
-    train = whole[: counts[0]]
-    test = whole[counts[0] :]
-    return Dataset(name, train, test, tuple(SUBSETS[name].values()))
+        raise DataError(refusal(wrong, sum(map(len, parts.values()))))
+    return data
 
 
 def warn_if_fewer(data: Dataset) -> None:

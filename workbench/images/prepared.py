@@ -20,14 +20,7 @@ import numpy as np
 from semlib.datasets import CLASSES, DataError, Dataset, ImageSet, data_root
 from semlib.datasets.imagenet import SUBSETS
 from semlib.datasets.sources import PUBLISHERS, digits
-from workbench.files import (
-    check_writable,
-    fingerprint,
-    folder_name,
-    one_line,
-    resolve,
-    save_atomically,
-)
+from workbench import files
 from workbench.images import folder
 from workbench.images import ilsvrc as imagenet_files
 from workbench.images.checks import check_memory, class_name
@@ -56,7 +49,7 @@ def exists(name: str, root: Root = None, side: Number = None) -> bool:
     """Whether the data set can be loaded offline, without ImageNet's files."""
     if is_name(name, root, side):
         return name == "digits" or prepared_path(name, root, side).exists()
-    return resolve(name).is_dir()
+    return files.resolve(name).is_dir()
 
 
 def load(
@@ -78,11 +71,11 @@ def load(
     """
     if fold is not None and (name != "stl10" or fold not in range(10)):
         raise DataError(f"{name} has no fold {fold}; only stl10 has predefined ones, 0 to 9")
-    if is_name(name, root, side) and (Path(name).is_dir() or resolve(name).is_dir()):
+    if is_name(name, root, side) and (Path(name).is_dir() or files.resolve(name).is_dir()):
         said = f"dataset {name}: the data set of that name is taken, not the folder {name} here"
         warnings.warn(f"{said}; ./{name} names the folder", stacklevel=2)
     path = _prepare(name, root, side, ilsvrc, skip_unreadable)
-    data = _part(path, folder_name(name), fold, validation)
+    data = _part(path, files.folder_name(name), fold, validation)
     if name in SUBSETS and not validation:
         imagenet_files.warn_if_fewer(data)
     return data
@@ -104,7 +97,7 @@ def _prepare(
     path = prepared_path(name, root, side)
     if path.exists() or name == "digits":
         return path
-    check_writable(path.parent)
+    files.check_writable(path.parent)
     also = {}
     if name in SUBSETS:
         data = imagenet_files.prepare(name, side or imagenet_files.SIDE, ilsvrc)
@@ -122,7 +115,7 @@ def _prepare_folder(name: str, root: Root, side: Number, skip: bool) -> Path:
 
     Beside it <name>.unreadable.txt lists files that can't be read: DataError, unless `skip`.
     """
-    source = resolve(name)
+    source = files.resolve(name)
     if not source.is_dir():
         made = [path.stem for path in sorted(data_root(root).glob("*.npz"))]
         own = [name for name in made if name not in CLASSES and not name.startswith("folder-")]
@@ -131,14 +124,16 @@ def _prepare_folder(name: str, root: Root, side: Number, skip: bool) -> Path:
     path = _folder_path(source, root, side)
     listing = folder.listing(source)
     if _listed(path) != listing:
-        count = sum(map(len, folder.scan(source).values()))
-        check_writable(path.parent, count * 3 * (side or SIDE) ** 2)
-        data, wrong = folder.read(source, side or SIDE)
+        members = folder.scan(source)
+        count = sum(map(len, members.values()))
+        files.check_writable(path.parent, count * 3 * (side or SIDE) ** 2)
+        data, wrong = folder.read(source.name, members, side or SIDE, folder.classes(source))
         if wrong:
             said = folder.refusal(wrong, count)
             lines = path.with_suffix(".unreadable.txt")
             text = "\n".join(wrong[file] for file in sorted(wrong)) + "\n"
-            save_atomically(lines, lambda file: file.write(text.encode(errors="backslashreplace")))
+            content = text.encode(errors="backslashreplace")
+            files.save_atomically(lines, lambda file: file.write(content))
             if not skip:
                 do = "data prepare --skip-unreadable leaves them out"
                 raise DataError(f"{said}; all are in {lines}; {do}")
@@ -150,7 +145,7 @@ def _prepare_folder(name: str, root: Root, side: Number, skip: bool) -> Path:
 def _folder_path(source: Path, root: Root, side: Number) -> Path:
     """Where the prepared form of a folder of images lies; two folders may have one name."""
     place = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:8]
-    name = folder_name(source)
+    name = files.folder_name(source)
     if not name.isprintable():
         wanted = "which is one line of printable text; rename the folder"
         raise DataError(f"{name!a} can't be a data set's name, {wanted}")
@@ -183,23 +178,21 @@ def digests(*which: Any) -> Digests | None:
 
     which: name, root, side, fold and validation, as of `load`; those at the end may be left out.
     """
-    found = _about(*which)
-    return found and found[0]
+    return _about(*which)[0]
 
 
 def duplicates(*which: Any) -> Duplicates:
     """The identical pictures of what `load` gives; none if that needs a download."""
-    found = _about(*which)
-    return found[1] if found else Duplicates(0, 0, {})
+    return _about(*which)[1]
 
 
 def _about(
     name: str, root: Root = None, side: Number = None, fold: Number = None, validation: bool = False
-) -> tuple[Digests, Duplicates] | None:
+) -> tuple[Digests | None, Duplicates]:
     if not exists(name, root, side):
-        return None
+        return None, Duplicates(0, 0, {})
     path = _prepare(name, root, side)
-    return _remembered(path, fingerprint(path), folder_name(name), fold, validation)
+    return _remembered(path, files.fingerprint(path), files.folder_name(name), fold, validation)
 
 
 @cache
@@ -221,7 +214,7 @@ def _remembered(
     text = json.dumps(known | {key: found}, indent=1).encode()
     with suppress(OSError):  # where nothing can be written, each process computes them
         if now:  # the digits have no file
-            save_atomically(beside, lambda file: file.write(text))
+            files.save_atomically(beside, lambda file: file.write(text))
     return found
 
 
@@ -232,14 +225,14 @@ def classes(name: str, root: Root = None) -> tuple[str, ...]:
         return _names(path, _arrays(path, ("classes",))["classes"])
     if name in CLASSES:
         return CLASSES[name]
-    if resolve(name).is_dir():
-        return folder.classes(resolve(name))
+    if files.resolve(name).is_dir():
+        return folder.classes(files.resolve(name))
     return load(name, root).classes  # lists the names
 
 
 def unprepared(name: str, root: Root = None, side: Number = None) -> str:
     """Why `load` would have to prepare the data set, as the end of a sentence; "" if it needn't."""
-    source = resolve(name)
+    source = files.resolve(name)
     if is_name(name, root, side) or not source.is_dir():
         return "" if exists(name, root, side) else f"isn't prepared in {data_root(root)}"
     if _listed(_folder_path(source, root, side)) == folder.listing(source):
@@ -293,7 +286,7 @@ def _arrays(path: Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # truncated or bit-flipped: zipfile, zlib and NumPy raise many kinds
         todo = "" if getattr(error, "errno", None) else AGAIN
-        raise DataError(f"{path} can't be read ({one_line(error)}){todo}") from error
+        raise DataError(f"{path} can't be read ({files.one_line(error)}){todo}") from error
 
 
 def write(path: Path, data: Dataset, **also: np.ndarray) -> None:
@@ -302,4 +295,4 @@ def write(path: Path, data: Dataset, **also: np.ndarray) -> None:
     for name, part in (("train", data.train), ("test", data.test)):
         arrays[f"{name}_images"] = part.images
         arrays[f"{name}_labels"] = part.labels
-    save_atomically(path, lambda file: np.savez(file, **arrays))
+    files.save_atomically(path, lambda file: np.savez(file, **arrays))

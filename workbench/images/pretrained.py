@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -121,12 +120,3 @@ def _of(net: Frozen, images: np.ndarray, batch_size: int = 25) -> np.ndarray:  #
 
 def _rgb(images: np.ndarray) -> np.ndarray:
     return images.repeat(3, axis=1) if images.shape[1] == 1 else images
-
-
-def seen(data: Dataset) -> pd.Series:
-    """How many of ImageNet-1k's classes are below each class of a data set; empty if unknown."""
-    file = Path(__file__).with_name(f"imagenet1k_below_{data.name}.csv")
-    if not file.exists():
-        return pd.Series(dtype=int)
-    below = pd.read_csv(file, comment="#")
-    return below["class"].value_counts().reindex(list(data.classes), fill_value=0)

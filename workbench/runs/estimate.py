@@ -11,9 +11,9 @@ import pandas as pd
 from workbench.experiment import Experiment
 from workbench.runs import machine, plan, store
 from workbench.runs.plan import Run
-from workbench.runs.store import Record
+from workbench.runs.store import Progress
 
-Found = Iterable[tuple[Run, Record | None]]
+Measure = Callable[[Run], float] | None
 
 
 def duration(seconds: float) -> str:
@@ -33,9 +33,7 @@ def seconds_by_kind(experiment: Experiment) -> tuple[pd.Series, str]:
     return frame.groupby("kind").seconds.median(), ", ".join(sorted(frame.device.unique()))
 
 
-def of_missing(
-    experiment: Experiment, found: Found, measure: Callable[[Run], float] | None = None
-) -> str:
+def of_missing(experiment: Experiment, found: Progress, measure: Measure = None) -> str:
     """How much an experiment trains and how long it takes: a line before it does.
 
     found: its runs, each with its record. measure: estimates the seconds of a run of which no
@@ -47,8 +45,8 @@ def of_missing(
     kinds = {_kind(run): run for run in work[1].values()}
     unknown = kinds.keys() - {*seconds.index}
     if measure and unknown:
-        measured = {kind: measure(kinds[kind]) for kind in unknown}
-        seconds = pd.concat([seconds, pd.Series(measured, dtype=float)])
+        for kind in unknown:
+            seconds[kind] = measure(kinds[kind])
         by.append("a few steps tried just now")
     said = _said(work, seconds, 1)
     return f"{said} (by {', '.join(by)})" if by else said
@@ -87,7 +85,7 @@ def _said(work: tuple, seconds: pd.Series, jobs: int) -> str:
     return text
 
 
-def _work(found: Found) -> tuple[set[Path], dict[Path, Run], dict[Path, list[str]]]:
+def _work(found: Iterable) -> tuple[set[Path], dict[Path, Run], dict[Path, list[str]]]:
     """The homes of planned runs; the runs to train; by their weights the scores that runs lack."""
     planned: set[Path] = set()
     to_train: dict[Path, Run] = {}

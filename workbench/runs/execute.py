@@ -35,7 +35,7 @@ from workbench.runs.checks import check, check_data
 from workbench.runs.live import Live, announce, watched
 from workbench.runs.plan import Run, load
 from workbench.runs.scoring import MSP, Scorer
-from workbench.runs.store import Record
+from workbench.runs.store import Progress, Record
 
 CHECKPOINT = "checkpoint.pt"
 FORM = 2  # of what a checkpoint holds: one of another form is not resumed from
@@ -60,8 +60,8 @@ def complete(experiment: Experiment, **functions: Any) -> list[Record]:
         missing = store.to_do(experiment, found)
         for run, record in found:
             if record and run not in missing:  # its process may have been killed just after it
-                Checkpoint(run.home / CHECKPOINT).remove()
-                (run.home / store.OWNER).unlink(missing_ok=True)
+                for left in (CHECKPOINT, store.OWNER):
+                    (run.home / left).unlink(missing_ok=True)
                 remove_leftovers(run.home)
         if missing:
             _train_missing(experiment, found)
@@ -69,7 +69,7 @@ def complete(experiment: Experiment, **functions: Any) -> list[Record]:
     return [record for _, record in found if record]
 
 
-def _train_missing(experiment: Experiment, found: list[tuple[Run, Record | None]]) -> None:
+def _train_missing(experiment: Experiment, found: Progress) -> None:
     data = load(experiment)
     check_data(experiment, data)
     if found[0][0].data != digests_of(data):  # it had to be fetched
@@ -172,7 +172,7 @@ def _train(run: Run, data: Dataset, shown: Live | None) -> Record:
     record = store.find(run)  # where locks do nothing another process may have been quicker
     if record is None:
         record = _write(run, net, scorer, history, hardware)
-    kept.remove()
+    kept.path.unlink(missing_ok=True)
     scorer.check()
     return record
 

@@ -178,7 +178,7 @@ def check(experiment: Experiment) -> None:
             known["methods"].add(record.method)
             known["scores"] |= record.scoring.keys() - {*SCORES}
     for field, imported in known.items():
-        none = "none: nothing is imported yet (python -m semlib import FILE.npz)"
+        none = "none: nothing is imported yet (python -m semlib import FILE.npz -p profile NAME)"
         choices = ", ".join(sorted(imported)) or none
         for name in getattr(experiment, field):
             if name.startswith(EXTERNAL) and name not in imported:

@@ -115,10 +115,8 @@ def _experiment(record: Record, parameters: Mapping[str, Any]) -> Experiment:
 
 def _data(e: Experiment) -> Dataset:
     """The run's data set. ConfigError names the option that says where it is."""
-    if (
-        not prepared.is_name(e.dataset, e.data_root, e.image_side)
-        and not resolve(e.dataset).is_dir()
-    ):
+    is_named = prepared.is_name(e.dataset, e.data_root, e.image_side)
+    if not is_named and not resolve(e.dataset).is_dir():
         name = e.dataset_name
         what = f"{name} was trained on, and a record keeps no path"
         do = f"add -p dataset /path/to/{name}, or -p data_root with the folder of {name}.npz"

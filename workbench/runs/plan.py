@@ -48,7 +48,7 @@ _USUAL = {"version": 1} | {
 # A run's address has those of these settings that its method and network read, and of them those
 # that are not at their default: a setting that is added later, with a default that changes
 # nothing, leaves finished runs where they are.
-_WEIGHTS_DEPEND_ON = {*Data.model_fields, *Network.model_fields, *Training.model_fields}
+WEIGHTS_DEPEND_ON = {*Data.model_fields, *Network.model_fields, *Training.model_fields}
 _BUILT_IN_NETWORKS_READ = {"stem_stride", "widen_factor", "dropout", "norm_batch"}
 _AUXILIARY_READS = {"auxiliary_weight", "auxiliary_augment"}
 _READS = {
@@ -96,7 +96,7 @@ class Run:
         unread = _SOME_METHODS_READ - _READS.get(self.method, _AUXILIARY_READS)
         if ":" in self.experiment.architecture:
             unread |= _BUILT_IN_NETWORKS_READ
-        settings = self.experiment.model_dump(mode="json", include=_WEIGHTS_DEPEND_ON - unread)
+        settings = self.experiment.model_dump(mode="json", include=WEIGHTS_DEPEND_ON - unread)
         return settings | {"precision": machine.precision(self.experiment)}
 
     @cached_property
@@ -247,21 +247,22 @@ def _recorded_classes(experiment: Experiment) -> tuple[str, ...]:
 
 def current_digests(experiment: Experiment) -> Digests | None:
     """The digests of the data set as it is on this machine; None if it has to be fetched first."""
-    return prepared.digests(*_which(experiment))
+    return prepared.digests(*which_data(experiment))
 
 
 def duplicates(experiment: Experiment) -> Duplicates:
     """The identical pictures of the data set as it is on this machine."""
-    return prepared.duplicates(*_which(experiment))
+    return prepared.duplicates(*which_data(experiment))
 
 
-def _which(e: Experiment) -> tuple[Any, ...]:
+def which_data(e: Experiment) -> tuple[Any, ...]:
+    """Where the images of an experiment are and which of them, as of `prepared.digests`."""
     return e.dataset, e.data_root, e.image_side, e.fold, e.evaluate_on == "validation"
 
 
 def load(experiment: Experiment) -> Dataset:
     """The experiment's data; with evaluate_on: validation, `test` holds training images instead."""
-    return prepared.load(*_which(experiment), ilsvrc=experiment.ilsvrc)
+    return prepared.load(*which_data(experiment), ilsvrc=experiment.ilsvrc)
 
 
 def planned(experiment: Experiment, data: Digests | None = None) -> list[Run]:

@@ -25,18 +25,10 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from workbench import own
-from workbench.experiment import (
-    EXTERNAL,
-    ConfigError,
-    Experiment,
-    Machine,
-    Scoring,
-    Which,
-    create,
-)
+from workbench.experiment import EXTERNAL, ConfigError, Experiment, Scoring, create
 from workbench.files import fingerprint, folder_name, one_line, save_atomically, short
 from workbench.images.checks import class_name
 from workbench.images.digests import Digests
@@ -51,34 +43,7 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what some network f
 _checked: dict[Any, dict[str, Any]] = {}
 
 
-def _name(text: str) -> str:
-    if text != folder_name(text):
-        raise ValueError("should be a folder's name, not a path")
-    return text
-
-
-def _classes(names: tuple[str, ...]) -> tuple[str, ...]:
-    if names != tuple({class_name(name, "classes"): name for name in names}.values()):
-        raise ValueError("should name each class only once")
-    return names
-
-
-def _held_out(names: str) -> str:
-    for name in plan.classes_of(names):
-        class_name(name, "hold_out")
-    return names
-
-
-def _settings(settings: dict[str, Any]) -> dict[str, Any]:
-    if wrong := settings.keys() & NOT_SETTINGS:
-        raise ValueError(f"{', '.join(sorted(wrong))} is no setting of data, network or training")
-    return settings
-
-
 Line = Annotated[str, Field(pattern=r"^[^\p{C}\p{Zl}\p{Zp}]*$")]  # of characters that are seen
-Name = Annotated[Line, AfterValidator(_name)]
-# Data, network and training alone: whoever runs it chooses what is run, where and how it is scored
-NOT_SETTINGS = {*Which.model_fields, *Scoring.model_fields, *Machine.model_fields}
 
 
 class Outdated(ValueError):
@@ -96,18 +61,16 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: int
-    dataset: Name
-    hold_out: Annotated[str, AfterValidator(_held_out)] | None
+    dataset: Line
+    hold_out: str | None
     method: Line
     trial: int
     address: Digest
-    # those that the weights depend on
-    settings: Annotated[dict[str, Any], AfterValidator(_settings)]
+    settings: dict[str, Any]  # those that the weights depend on
     sources: dict[str, str]  # digest of each of the user's functions that training called
     train_digest: Digest
     test_digest: Digest
-    # of the data set, numbered by `label` and `predicted` in scores.npz
-    classes: Annotated[tuple[str, ...], AfterValidator(_classes)]
+    classes: tuple[str, ...]  # numbered by `label` and `predicted` in scores.npz
     metrics: dict[str, float]  # accuracy, and each score's average precision; again @upright
     scoring: dict[str, dict[str, Any]]  # score's key in scores.npz -> how it was computed
     scores_sha256: dict[str, str]  # of each array in scores.npz, and of the file
@@ -128,6 +91,20 @@ class Record(BaseModel):
     external: Digest | None = None
 
     _home: Path = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _plain(self) -> "Record":
+        if self.dataset != folder_name(self.dataset):
+            raise ValueError("dataset should be a folder's name, not a path")
+        if len({class_name(name, "classes") for name in self.classes}) < len(self.classes):
+            raise ValueError("classes should name each class only once")
+        for name in plan.classes_of(self.hold_out):
+            class_name(name, "hold_out")
+        # whoever runs it chooses what is run, where and how it is scored
+        if wrong := self.settings.keys() & Experiment.model_fields.keys() - plan.WEIGHTS_DEPEND_ON:
+            names = ", ".join(sorted(wrong))
+            raise ValueError(f"{names} is no setting of data, network or training")
+        return self
 
     @property
     def home(self) -> Path:
@@ -212,10 +189,10 @@ class Record(BaseModel):
 
 # --- which runs are finished
 
+Progress = list[tuple[Run, Record | None]]  # runs, each with its record if it is finished
 
-def progress(
-    experiment: Experiment, data: Digests | None = None
-) -> list[tuple[Run, Record | None]]:
+
+def progress(experiment: Experiment, data: Digests | None = None) -> Progress:
     """Every planned run with its record if it is finished for this data, or for what is here.
 
     Where the data is not here, records are matched by their settings. ConfigError if these are of
@@ -245,12 +222,12 @@ def finished(experiment: Experiment) -> list[Record]:
     return _alike([record for _, record in progress(experiment) if record])
 
 
-def missing(experiment: Experiment, data: Digests | None = None) -> list[Run]:
+def missing(experiment: Experiment) -> list[Run]:
     """The runs to train or to score: not finished, or without one of the experiment's scores."""
-    return to_do(experiment, progress(experiment, data))
+    return to_do(experiment, progress(experiment))
 
 
-def to_do(settings: Scoring, found: Iterable[tuple[Run, Record | None]]) -> list[Run]:
+def to_do(settings: Scoring, found: Progress) -> list[Run]:
     """Of runs with their records those to train or to score with these settings."""
     trained = (pair for pair in found if not pair[0].external)
     return [run for run, record in trained if not record or missing_scores(record, settings)]
