@@ -322,7 +322,8 @@ def _clusters_words(log: Path) -> str:
         message = re.search(r"message: (.*?)\s*(sbatch call|For further|jobid:)", error, re.DOTALL)
         if message and re.search(rf"log: {re.escape(log.name)}[, ]", error):
             said = message[1]
-    return "" if "status is: 'FAILED'" in said else one_line(said)
+    # None: of a job on this machine
+    return "" if said == "None" or "status is: 'FAILED'" in said else one_line(said)
 
 
 def _lines(log: Path) -> list[str]:
