@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import made_up
+from helpers import cells, made_up
 from matplotlib.cbook import STEP_LOOKUP_MAP
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
@@ -22,6 +22,7 @@ from workbench.runs import plan, store
 
 # 10 images of class 1, 9 of class 7
 UNEVEN = {"images": 95, "dataset": "digits", "hold_out": ["1", "7"], "trials": 2}
+DETECTORS = cells("detectors")
 
 
 @pytest.fixture(autouse=True)
@@ -269,7 +270,7 @@ def test_names_are_shown_as_they_are_in_every_figure(tmp_path, monkeypatch):
     figures = {
         plots.precision_recall(experiment, records): ODD,
         plots.gain_by_class(experiment, records): ODD,
-        plots.probes(found, probe): ODD,
+        DETECTORS.probes(found, probe): ODD,
         plots.learning_curves(experiment, three): ODD[:3],
         plots.samples(dict.fromkeys(ODD, data.test.images[:2]), "$a$ title"): ODD,
         plots.most_anomalous(files, data.test.images): [f"{k}\n{k}, 1.0" for k in ODD],
@@ -447,14 +448,14 @@ FIGURES = {
     "precision_recall": plots.precision_recall,
     "gain_by_class": plots.gain_by_class,
     "learning_curves": plots.learning_curves,
-    "gain_by_labels": lambda *run: plots.gain_by_labels([run]),
+    "gain_by_labels": lambda *run: cells("few_labels").gain_by_labels([run]),
     "forest": lambda *run: forest(stats.measured([run])),
-    "prevalence": lambda *run: plots.prevalence(stats.measured([run])),
+    "prevalence": lambda *run: DETECTORS.prevalence(stats.measured([run])),
 }
 
 
 def forest(found):
-    return plots.forest(found, stats.contrasts(found).query("against == 'msp'"))
+    return DETECTORS.forest(found, stats.contrasts(found).query("against == 'msp'"))
 
 
 @pytest.fixture(scope="module")

@@ -142,7 +142,7 @@ def test_by_class_is_the_mean_within_a_trial_then_over_trials():
 
 
 def test_compared_rows_have_the_same_classes_and_trials_also_of_scores_and_imports(tmp_path):
-    """Half of the rotation's runs, one not scored by ODIN: nowhere a mean of more than it has."""
+    """Half of the rotation's runs, one lacking ODIN: nowhere a mean of more than it has."""
     runs = []
     for trial, name in itertools.product((0, 1), "123456"):
         value = int(name) / 100 + trial / 10
@@ -162,14 +162,14 @@ def test_compared_rows_have_the_same_classes_and_trials_also_of_scores_and_impor
     assert verdict.startswith("6 of 6, +30.00")
     tables.save(table, tmp_path / "table.csv")
     lacks = pd.read_csv(tmp_path / "table.csv", index_col=0).lacks
-    assert lacks["3"] == "rotation trial 1 (not run)" and lacks["average"] == "of trials 0"
+    assert lacks["3"] == "rotation trial 1 (not run)" and lacks["average"] == "of trial 0"
     assert lacks.isna().tolist() == [True] * 2 + [False] * 5
     del runs[1].metrics["odin"]  # of rotation: class 1, trial 0
     table = tables.by_class(which, runs)
     averages = table.loc["average"].xs("mean", level="statistic")
     assert averages["rotation"].isna().all()
     assert averages["classification", "msp"] == pytest.approx(8.5)
-    assert table.attrs["lacks"]["1"] == "rotation trial 0 (not scored)"
+    assert table.attrs["lacks"]["1"] == "rotation trial 0 (lacks a score)"
     part = [one for one in runs if one.hold_out != "6" or one.method == "classification"]
     counts = show.counts(tables.by_class(which, part)).here
     assert "no verdict from 5 of 6" in counts.to_list()
@@ -435,13 +435,11 @@ def test_remarks_say_how_much_was_run_and_on_what():
     lines = show.remarks(experiment(), RECORDS)
     said = "6 of 12 runs are finished, trained in 6 min on abacus (6)."
     lacks = "Runs that a method lacks and another has: Rotation-augmented {} (not run). Rows "
-    lacks += (
-        "compare the same classes and trials; averages are of Classification-only{} in trials {}."
-    )
-    assert lines == [said, lacks.format(4, "", "0, 1")]
+    lacks += "compare the same classes and trials; averages are of Classification-only{} in {}."
+    assert lines == [said, lacks.format(4, "", "trials 0, 1")]
     other = record("2", "rotation", 0, 0.5, 0.6, 0.98, data=MADE_UP)
     _, line, warning = show.remarks(experiment(), [*RECORDS, other])
-    assert line == lacks.format(3, ", Rotation-augmented", 0)
+    assert line == lacks.format(3, ", Rotation-augmented", "trial 0")
     assert warning.startswith("NOT COMPARABLE")
     assert f"{plan.current_digests(experiment())} (6), dddddddd-eeeeeeee (1)" in warning
     assert "0 of 12 runs" in show.summary(experiment(), [])

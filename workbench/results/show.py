@@ -528,9 +528,10 @@ def _left_out(experiment: Experiment, records: Sequence[Record]) -> list[str]:
     counts = lacks[["method", "why"]].value_counts(sort=False).reset_index()
     said = [f"{label(method)} {n} ({why})" for method, why, n in counts.itertuples(index=False)]
     whole = tables.whole(experiment, records)
-    trials = ", ".join(map(str, sorted({record.trial for record in whole})))
-    methods = ", ".join(label(name) for name in {record.method: 0 for record in whole})
-    of = f"averages are of {methods} in trials {trials}" if whole else "no trial has every class"
+    of = "no trial has every class"
+    if whole:
+        methods = dict.fromkeys(label(record.method) for record in whole)
+        of = f"averages are of {', '.join(methods)} in {tables.trials_of(whole)}"
     lines = f"Runs that a method lacks and another has: {', '.join(said)}."
     return [f"{lines} Rows compare the same classes and trials; {of}."]
 
@@ -565,7 +566,7 @@ def _not_scored(experiment: Experiment, records: Sequence[Record]) -> list[str]:
         return []
     more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
     todo = "missing: train computes them from kept weights"
-    return [f"Not scored yet: {missing[0]}{more}; {todo}."]
+    return [f"Missing scores: {missing[0]}{more}; {todo}."]
 
 
 def unlike_paper(notebook: str, *experiments: Experiment) -> pd.DataFrame:

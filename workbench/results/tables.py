@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pandas as pd
 
 from workbench.experiment import Experiment
@@ -21,11 +22,6 @@ from workbench.runs.store import Record
 SUBSETS = ("dog", "car", "snake", "spider", "fungus")  # of ImageNet
 HOLD_OUT_TABLES = {"cifar10": "table3_cifar10", "stl10": "table4_stl10"}  # in published/
 HOLD_OUT_TABLES |= {f"imagenet_{name}": f"appendix_b_imagenet_{name}" for name in SUBSETS}
-PAPERS_IMAGES = {  # of a class, and where
-    500: "Table 4 (STL-10)",
-    1300: "Tables 5, 6 (ImageNet's subsets)",
-    5000: "Table 3 (CIFAR-10)",
-}
 PAPERS_DATA = {  # digests of the training and test images
     "cifar10": Digests(
         "d55d672a8e56ec42e1ca007bdf565953bcdffb1c3c4f74ee18ac07c80a650e23",
@@ -94,65 +90,58 @@ def measurements(experiment: Experiment, records: Sequence[Record]) -> pd.DataFr
     return wide.reindex(columns=[*experiment.scores, "accuracy"]).reset_index()
 
 
-def _there(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
-    """Whether a run is finished with every score that its method has here.
+def compared(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
+    """Which runs are compared: a row for each (hold_out, trial, method) where any method has one.
 
-    A row a (hold_out, trial) of any method, a column a method that was run.
+    scored: finished with every score that its method has here. shared: stands in its class's row,
+    which has the trials that every method has; a method without any run of the class doesn't
+    count. whole: averages are of it, of the trials in which every method has every class; a method
+    without such a trial doesn't count. why: why a run is missing that another method has, else "".
     """
     values = measurements(experiment, records).set_index(["hold_out", "trial", "method"])
-    values = values.unstack("method").dropna(axis=1, how="all")
-    there = values.notna()
-    of = {name: there.xs(name, axis=1, level="method") for name in there.columns.unique("method")}
-    every = {name: scores.all(axis=1) for name, scores in of.items()}
-    return pd.DataFrame(every, there.index)
+    absent = ~values.notna().groupby("method").transform("any")
+    scored = (values.notna() | absent).all(axis=1).unstack("method", fill_value=False)
+    of_class = (scored | ~scored.groupby("hold_out").transform("any")).all(axis=1)
+    every = scored.groupby("trial").sum() == len(plan.held_out(experiment))
+    every = every.loc[:, every.any()]
+    table = scored.stack().rename("scored").to_frame()
+    run = table.index.droplevel("method")
+    trial = table.index.get_level_values("trial").isin(every.index[every.all(axis=1)])
+    method = table.index.get_level_values("method").isin(every.columns)
+    table["shared"] = table.scored & run.isin(of_class.index[of_class])
+    table["whole"] = table.scored & trial & method
+    finished = [(record.hold_out or "none", record.trial, record.method) for record in records]
+    why = np.where(table.index.isin(finished), "lacks a score", "not run")
+    lacks = ~table.scored & run.isin(scored.index[scored.any(axis=1)])
+    return table.assign(why=np.where(lacks, why, ""))
 
 
-def _of(records: Sequence[Record], there: pd.DataFrame) -> list[Record]:
-    """The records of the runs that are True in a table like `_there`."""
-    runs = there.stack()
-    names = [(record.hold_out or "none", record.trial, record.method) for record in records]
-    return [record for record, name in zip(records, names, strict=True) if runs.get(name)]
-
-
-def shared(experiment: Experiment, records: Sequence[Record]) -> list[Record]:
-    """The runs whose numbers stand in one row: of each class the trials that every method has.
-
-    A method without any run of the class doesn't count.
-    """
+def shared(experiment: Experiment, records: Sequence[Record], of: str = "shared") -> list[Record]:
+    """The runs whose numbers stand in one row, or of averages alone: a column of `compared`."""
     if not records:
         return []
-    there = _there(experiment, records)
-    absent = ~there.groupby(level="hold_out").transform("any")
-    return _of(records, there[(there | absent).all(axis=1)])
+    chosen = compared(experiment, records)[of]
+    return [r for r in records if chosen.get((r.hold_out or "none", r.trial, r.method))]
 
 
 def whole(experiment: Experiment, records: Sequence[Record]) -> list[Record]:
-    """The runs that averages are of: the trials in which every method has every class.
-
-    A method without such a trial doesn't count: its runs are not among them.
-    """
-    if not records:
-        return []
-    there = _there(experiment, records)
-    every = there.groupby(level="trial").sum() == len(plan.held_out(experiment))
-    every = every.loc[:, every.any()]
-    trials = every.index[every.all(axis=1)]
-    in_trials = there.index.isin(trials, level="trial")
-    return _of(records, there.loc[in_trials, every.columns])
+    """The runs that averages are of."""
+    return shared(experiment, records, "whole")
 
 
 def lacking(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
     """The runs that a method lacks and another one has: hold_out, method, trial and why."""
-    rows = []
-    if records:
-        there = _there(experiment, records)
-        there = there[there.any(axis=1)]
-        finished = {(r.hold_out or "none", r.trial, r.method) for r in records}
-        for (hold_out, trial, method), is_there in there.stack().items():
-            if not is_there:
-                is_run = (hold_out, trial, method) in finished
-                rows.append([hold_out, method, trial, "not scored" if is_run else "not run"])
-    return pd.DataFrame(rows, columns=["hold_out", "method", "trial", "why"])
+    columns = ["hold_out", "method", "trial", "why"]
+    if not records:
+        return pd.DataFrame(columns=columns)
+    table = compared(experiment, records)
+    return table[table.why != ""].reset_index()[columns]
+
+
+def trials_of(records: Sequence[Record]) -> str:
+    """trial 0, or trials 0, 1."""
+    trials = sorted({record.trial for record in records})
+    return f"{'trial' if len(trials) == 1 else 'trials'} {', '.join(map(str, trials))}"
 
 
 def _said(experiment: Experiment, records: Sequence[Record]) -> dict[str, str]:
@@ -161,9 +150,8 @@ def _said(experiment: Experiment, records: Sequence[Record]) -> dict[str, str]:
     texts = lacks.method + " trial " + lacks.trial.astype(str) + " (" + lacks.why + ")"
     said = texts.groupby(lacks.hold_out).agg(", ".join).to_dict()
     if said:
-        trials = sorted({record.trial for record in whole(experiment, records)})
-        of = f"of trials {', '.join(map(str, trials))}" if trials else "no trial has every class"
-        said[average_row(said)] = of
+        runs = whole(experiment, records)
+        said[average_row(said)] = f"of {trials_of(runs)}" if runs else "no trial has every class"
     return said
 
 
