@@ -149,7 +149,7 @@ def test_probes_see_the_means_of_blocks_of_pixels_and_have_the_interval_of_their
             np.testing.assert_allclose(row, 100 * np.array(stats.interval(labels == k, scores)))
     assert table.loc[("blocks", "bee"), ("edge energy", "average_precision")] == 100
     elsewhere = create({"dataset": "cifar10", "data_root": str(tmp_path)})
-    none = appendix_d.probes_of([elsewhere])
+    none = cells("detectors").probes_of([elsewhere])
     assert none.empty and none.columns.equals(table.columns)
 
 

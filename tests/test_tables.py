@@ -399,11 +399,11 @@ def test_the_weight_of_the_best_mean_is_chosen_once_all_are_run(tmp_path):
     for one, both in zip(experiments, accuracies, strict=True):
         numbers = enumerate(both)
         runs.append((one, [record(None, one.methods[0], t, accuracy=a) for t, a in numbers]))
-    table = tables.by_weight(runs)
+    table = SEARCH.by_weight(runs)
     assert table.accuracy.tolist() == pytest.approx([90, 59.5, 70, 52.5])
     assert table["std"][3] == pytest.approx(85 / 2**0.5)
     assert table.chosen.tolist() == [False, False, True, False]  # plain has no weight
-    text = show.text(table)
+    text = SEARCH.as_text(table)
     assert text["For the params file"].tolist() == ["", "", "auxiliary_weight: 0.5", ""]
     SEARCH.save_chosen_weights(table, tmp_path)
     head, row = (tmp_path / SEARCH.CHOSEN_WEIGHTS).read_text().splitlines()
@@ -419,13 +419,13 @@ def test_the_weight_of_the_best_mean_is_chosen_once_all_are_run(tmp_path):
         ("more", "500"),
     ]
     assert kept.accuracy.tolist() == [80.123456789, table.accuracy[2], 80.123456789]
-    for rest in ([], runs[-1][1][:1]):  # none, or one of two trials
-        unfinished = tables.by_weight([*runs[:-1], (experiments[-1], rest)])
+    for rest in (runs[-1][1][:1], []):  # one of two trials, or none
+        unfinished = SEARCH.by_weight([*runs[:-1], (experiments[-1], rest)])
         assert not unfinished.chosen.any()
-    assert "not run" in show.text(tables.by_weight([*runs[:-1], (experiments[-1], [])])).to_string()
+    assert "not run" in SEARCH.as_text(unfinished).to_string()
     both = [(one, both_statistics(records)) for one, records in runs]
     upright = [(one.model_copy(update={"statistics": "upright"}), r) for one, r in both]
-    assert tables.by_weight(upright).accuracy.tolist() == pytest.approx([45, 29.75, 35, 26.25])
+    assert SEARCH.by_weight(upright).accuracy.tolist() == pytest.approx([45, 29.75, 35, 26.25])
 
 
 # --- about the runs

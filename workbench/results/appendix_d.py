@@ -8,10 +8,7 @@ from tqdm import tqdm
 
 from semlib import datasets
 from semlib.metrics import PixelGaussian, PixelMixture, edge_energy
-from workbench.experiment import Experiment
-from workbench.images import prepared
 from workbench.results import stats
-from workbench.runs import plan
 
 DETECTORS = {  # training images, seed -> the function that scores images
     "full-covariance Gaussian": lambda train, seed: PixelGaussian(seed).fit(train).score,
@@ -36,13 +33,6 @@ def probes(data: datasets.Dataset, seed: int = 0, detectors: Sequence[str] = PRO
         found = [stats.interval(split.is_anomaly, score(split.test.images)) for score in fitted]
         rows[data.name, name] = 100 * np.concatenate(found)
     return pd.DataFrame(rows, pd.MultiIndex.from_product([detectors, COLUMNS])).T
-
-
-def probes_of(experiments: Sequence[Experiment], seed: int = 0) -> pd.DataFrame:
-    """`probes` of the experiments' data sets that are here; an empty table if there are none."""
-    here = [e for e in experiments if prepared.exists(e.dataset, e.data_root, e.image_side)]
-    empty = pd.DataFrame(columns=pd.MultiIndex.from_product([PROBES, COLUMNS]))
-    return pd.concat([probes(plan.load(e), seed) for e in here]) if here else empty
 
 
 def _reduced(part: datasets.ImageSet, side: int = 32) -> datasets.ImageSet:

@@ -104,7 +104,7 @@ def p_value(value: float) -> str:
 
 
 def text(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of `stats` (gains, leaderboard, contrasts) or `tables.by_weight` as text.
+    """A table of `stats` (gains, leaderboard, contrasts), or with such columns, as text.
 
     Methods and measures by their labels; "-" for NaN.
     """
@@ -122,9 +122,6 @@ def text(table: pd.DataFrame) -> pd.DataFrame:
         table["images"] = table.images.map("{:,.0f}".format)
     if "above" in table:
         table["above"] = table.above.where(table.classes > 0)  # of none: "-"
-    if "weight" in table:
-        table["mean_std"] = list(map(mean_std, table.accuracy, table["std"]))
-        table["line"] = table.weight.map("auxiliary_weight: {:g}".format).where(table.chosen, "")
     shown = {}
     for title, how in FORMATS.items():
         fields = {field for _, field, _, _ in Formatter().parse(how)} - {None}

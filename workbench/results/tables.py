@@ -231,33 +231,6 @@ def images_a_class(experiment: Experiment, records: Sequence[Record]) -> float:
     return (records[0].train_images or math.nan) / len(records[0].classes)
 
 
-def by_weight(runs: Runs) -> pd.DataFrame:
-    """Validation accuracy by data set, method and auxiliary weight, mean and std over trials.
-
-    runs: the experiments of auxiliary_weights, of each data set the trials that all of them have.
-    chosen: a method's best weight, the first of equals, once all its runs are there.
-    """
-    table = []
-    trials: dict[str, set[int]] = {}
-    for experiment, records in runs:
-        if records:
-            of_this = {record.trial for record in records}
-            trials.setdefault(experiment.dataset, of_this).intersection_update(of_this)
-    for experiment, records in runs:
-        compared = [r for r in records if r.trial in trials[experiment.dataset]]
-        accuracy = measurements(experiment, compared).accuracy
-        row: dict[str, Any] = {"dataset": experiment.dataset_name}
-        row["images"] = experiment.train_per_class or "all"
-        row |= {"method": experiment.methods[0], "weight": experiment.auxiliary_weight}
-        row |= {"accuracy": accuracy.mean(), "std": accuracy.std()}
-        table.append(row | {"complete": len(records) == len(plan.planned(experiment))})
-    table = pd.DataFrame(table)
-    search = table.groupby(["dataset", "images", "method"])
-    best = search.accuracy.rank(ascending=False, method="first") == 1
-    whole = search.complete.transform("all")
-    return table.assign(chosen=best & whole & (table.method != "classification"))
-
-
 def csv_text(table: pd.DataFrame, **how: Any) -> str:
     """A table as CSV; an apostrophe is before text that spreadsheets would take for a formula."""
 
