@@ -82,9 +82,8 @@ def test_detectors_are_fitted_without_the_anomaly_and_ranked_by_average_precisio
 
     monkeypatch.setattr(appendix_d, "DETECTORS", {"distance": fit})
     greys = RANDOM.integers(0, 256, (90, 1, 1, 1), dtype=np.uint8)
-    train, test = (
-        datasets.ImageSet(part, np.arange(30) % 3) for part in (greys[:30], greys[30:60])
-    )
+    labels = np.arange(30) % 3
+    train, test = (datasets.ImageSet(part, labels) for part in (greys[:30], greys[30:60]))
     data = datasets.Dataset("greys", train, test, CLASSES)
 
     held_out = NOTEBOOK.hold_outs(data).distance
@@ -158,9 +157,8 @@ def test_probes_see_the_means_of_blocks_of_pixels_and_have_the_interval_of_their
 def test_the_papers_numbers_on_the_real_images(cifar10_root):
     data = prepared.load("cifar10", cifar10_root)
     names = ("tiny_imagenet_crop", "tiny_imagenet_resize")
-    ood = NOTEBOOK.out_of_distribution(
-        data, {name: datasets.load_ood(name, cifar10_root) for name in names}
-    )
+    sets = {name: datasets.load_ood(name, cifar10_root) for name in names}
+    ood = NOTEBOOK.out_of_distribution(data, sets)
     held_out = NOTEBOOK.hold_outs(data).loc["average"]
     paper = tables.published("appendix_d_baseline").average_precision
     assert held_out[GAUSSIAN] == pytest.approx(paper["cifar10_hold_outs"], abs=0.1)

@@ -62,13 +62,8 @@ def test_the_page_has_these_tables(table):
 
 
 def test_each_row_says_what_was_run_and_by_which_command(table, found):
-    assert {*table.Verdict} <= {
-        "reproduced",
-        "direction only",
-        "not seen",
-        "contradicted",
-        "not tried",
-    }
+    verdicts = {"reproduced", "direction only", "not seen", "contradicted", "not tried"}
+    assert {*table.Verdict} <= verdicts
     for row in table.itertuples():
         assert row.Claim and row.Where and row.Command
         tried = row.Verdict != "not tried"
@@ -77,20 +72,14 @@ def test_each_row_says_what_was_run_and_by_which_command(table, found):
         if words[0] == "grid":
             pairs = [words[k + 1 : k + 3] for k in range(len(words)) if words[k] == "-p"]
             assert notebooks.merged([ROOT / words[1]], pairs)
-    (command,) = {
-        row.Command.strip("`") for row in table.itertuples() if "center_mask" in row.Command
-    }
+    (command,) = {*table.Command[table.Command.str.contains("center_mask")].str.strip("`")}
     pairs = [text.split(maxsplit=1) for text in command.split(" -p ")[1:]]
     pairs = [(name, value.strip('"')) for name, value in pairs]
-    _, (masking,) = notebooks.parameters(
-        ROOT / "notebooks" / "table3_cifar10.ipynb", [ROOT / claims_file("masking")], pairs
-    )
+    file = ROOT / f"params/{claims.FILES['masking']}.yaml"
+    notebook = ROOT / "notebooks" / "table3_cifar10.ipynb"
+    _, (masking,) = notebooks.parameters(notebook, [file], pairs)
     ((experiment, _),) = found["masking"]
     assert plan.planned(masking)[0].address == plan.planned(experiment)[0].address
-
-
-def claims_file(name):
-    return f"params/{claims.FILES[name]}.yaml"
 
 
 def test_every_table_of_the_paper_has_a_row(table):

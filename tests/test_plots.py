@@ -25,12 +25,6 @@ UNEVEN = {"images": 95, "dataset": "digits", "hold_out": ["1", "7"], "trials": 2
 DETECTORS = cells("detectors")
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
 def runs(folder, **changes):
     """An experiment with its records, whose upright scores are the mixed ones negated."""
     experiment = made_up(folder, **UNEVEN | changes)
@@ -149,9 +143,8 @@ def literal_gain(records, score, counts):
         arrays = record.scores()
         weights = [np.ones(len(counts)), *counts.T]
         ranked = arrays["is_anomaly"], arrays[score]
-        found[record.method].append(
-            [100 * average_precision_score(*ranked, sample_weight=w) for w in weights]
-        )
+        aps = [100 * average_precision_score(*ranked, sample_weight=w) for w in weights]
+        found[record.method].append(aps)
     trials = np.array(found["rotation"]) - found["classification"]  # (trials, 1 + resamples)
     value, *resampled = trials.mean(axis=0)
     if len(trials) == 1:
@@ -336,18 +329,15 @@ def test_learning_curves_are_means_with_a_band_of_one_deviation(tmp_path, classe
         np.testing.assert_allclose([box.y1 for box in boxes], (means + stds).max(axis=1))
         if not few:
             colour = plots.colours(experiment.methods)
-            assert [to_hex(line.get_color()) for line in lines] == [
-                to_hex(colour[m]) for m in means.index
-            ]
+            drawn = [to_hex(line.get_color()) for line in lines]
+            assert drawn == [to_hex(colour[method]) for method in means.index]
 
 
 def test_learning_curves_end_in_the_numbers_of_the_table(tmp_path):
     experiment, records = runs(tmp_path, images=20, hold_out=["1", "7"], statistics="upright")
     for k, record in enumerate(records):
         history = pd.DataFrame({"epoch": [1, 2], "loss": 1.0, "accuracy": 0.5, "msp": 0.5})
-        ends = {
-            f"{name}@upright": [np.nan, (k + j) / 20] for j, name in enumerate(("accuracy", "msp"))
-        }
+        ends = {"accuracy@upright": [np.nan, k / 20], "msp@upright": [np.nan, (k + 1) / 20]}
         history.assign(**ends).to_csv(record.home / "history.csv", index=False)
     for j, axis in enumerate(plots.learning_curves(experiment, records).axes[1:]):
         means = {}

@@ -7,7 +7,6 @@ import itertools
 from collections import defaultdict
 from functools import cache
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,12 +28,6 @@ from workbench.runs import store
 Z = 1.959964
 SCORES = ["msp", "odin", "energy", "knn"]
 DETECTORS = cells("detectors")
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
 
 
 def scored(seed, images=300):

@@ -27,6 +27,7 @@ from workbench.files import result, save_atomically
 from workbench.images import prepared
 from workbench.images.digests import digests_of
 from workbench.results import show, stats, tables
+from workbench.results.frame import Runs
 from workbench.results.image_map import image_map as image_map
 from workbench.results.image_map import pixels
 from workbench.results.names import label
@@ -69,7 +70,6 @@ STYLE: dict[Any, Any] = {
 }
 styled: Any = plt.rc_context(STYLE)  # decorates functions that make a figure
 Records = Sequence[Record]
-Runs = Sequence[tuple[Experiment, Records]]
 
 
 def colours(methods: Sequence[str]) -> dict[str, tuple]:
@@ -429,18 +429,16 @@ def save_for_paper(figure: Figure, path: str | Path, width: str = "page") -> str
         for axis in figure.axes:
             for text in (axis.title, axis.xaxis.label):
                 before = text.get_text()  # beside an axis stand names: 12 characters an inch
-                text.set_text(_wrapped(before, int(12 * inches / columns)))
+                lines = before.splitlines()
+                most = int(12 * inches / columns)
+                lines = [textwrap.fill(line, most, break_on_hyphens=False) for line in lines]
+                text.set_text("\n".join(lines))
                 added.append(text.get_text().count("\n") - before.count("\n"))
         figure.set_figheight(figure.get_figheight() + 0.15 * rows * sum(sorted(added)[-2:]))
     for ending in ("pdf", "svg"):
         write = partial(figure.savefig, format=ending)
         save_atomically(Path(f"{path}.{ending}"), write)
     return caption
-
-
-def _wrapped(text: str, most: int) -> str:
-    lines = [textwrap.fill(line, most, break_on_hyphens=False) for line in text.splitlines()]
-    return "\n".join(lines)
 
 
 def _lay_out_anew(figure: Figure, inches: float) -> tuple[int, int]:

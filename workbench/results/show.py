@@ -519,16 +519,17 @@ def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:
 
 def _left_out(experiment: Experiment, records: Sequence[Record]) -> list[str]:
     """A line if methods have not the same runs: what they lack, and what averages are of."""
-    lacks = tables.lacking(experiment, records)
+    chosen = tables.compared(experiment, records)
+    lacks = chosen[chosen.why != ""].reset_index()
     if lacks.empty:
         return []
     counts = lacks[["method", "why"]].value_counts(sort=False).reset_index()
     said = [f"{label(method)} {n} ({why})" for method, why, n in counts.itertuples(index=False)]
-    whole = tables.whole(experiment, records)
     of = "no trial has every class"
-    if whole:
-        methods = dict.fromkeys(label(record.method) for record in whole)
-        of = f"averages are of {', '.join(methods)} in {tables.trials_of(whole)}"
+    if trials := tables.trials_of_averages(chosen):
+        there = chosen.index[chosen.whole].unique("method")
+        methods = [label(name) for name in experiment.methods if name in there]
+        of = f"averages are of {', '.join(methods)} in {trials}"
     lines = f"Runs that a method lacks and another has: {', '.join(said)}."
     return [f"{lines} Rows compare the same classes and trials; {of}."]
 

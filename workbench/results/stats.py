@@ -99,20 +99,15 @@ def gains(runs: Runs) -> pd.DataFrame:
             of_statistics = experiment.model_copy(update={"statistics": statistics})
             table = tables.by_class(of_statistics, records)
             means = without_average(table).xs("mean", axis=1, level="statistic")
-            for method, measure in means:
-                if method == "classification":
-                    continue
-                gained = gain(table, method, measure)
-                both = means.mean(skipna=False)
+            for method, measure in means.drop(columns="classification", level="method"):
                 row = {"images": images, "statistics": statistics, "method": method}
-                row |= {"measure": measure, "plain": both["classification", measure]}
-                row |= {"with": both[method, measure]} | paired(gained)
-                row |= {"planned": len(means), "p": row.pop("p")}
-                if len(gained) < len(means):
-                    unknown = ("plain", "with", "difference", "low", "high", "p")
-                    row |= dict.fromkeys(unknown, math.nan)
-                rows.append(row)
-    return pd.DataFrame(rows).rename(columns={"difference": "gain"}).reindex(columns=GAIN)
+                row |= {"measure": measure, "plain": means["classification", measure].mean()}
+                row |= {"with": means[method, measure].mean(), "planned": len(means)}
+                rows.append(row | paired(gain(table, method, measure)))
+    found = pd.DataFrame(rows).rename(columns={"difference": "gain"}).reindex(columns=GAIN)
+    unknown = ["plain", "with", "gain", "low", "high", "p"]
+    found.loc[found.classes < found.planned, unknown] = math.nan
+    return found
 
 
 def gains_by_trial(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
@@ -207,7 +202,7 @@ class Measured(NamedTuple):
     rankings: pd.DataFrame  # a row a ranking, which RANKED tells apart, columns MEASURES
     classes: pd.DataFrame  # mean average precisions: rows (dataset, hold_out), columns PAIR
     resampled: pd.DataFrame  # the means of its columns with other test images, a row a resample
-    lacks: pd.DataFrame = pd.DataFrame(columns=["method", "why"])  # of tables.lacking
+    lacks: pd.DataFrame = pd.DataFrame(columns=["method", "why"])  # of tables.compared
 
 
 def measured(runs: Runs, resamples: int = 200, seed: int = 0) -> Measured:
@@ -223,11 +218,11 @@ def measured(runs: Runs, resamples: int = 200, seed: int = 0) -> Measured:
         if (count := names.count(name)) > 1:
             said = f"{name} has {count}, name one"
             raise ConfigError(f"epochs_by_labels: detectors are compared on one; {said}")
-    compared = [(experiment, tables.whole(experiment, records)) for experiment, records in runs]
+    compared = [(e, tables.shared(e, records, "whole")) for e, records in runs]
     rankings, drawn = _ranked(compared, resamples, seed)
     classes = _by_class(rankings.average_precision).dropna(axis=1)
     means = drawn.groupby(level=PAIR).mean()
-    lacks = pd.concat([tables.lacking(experiment, records) for experiment, records in runs])
+    lacks = pd.concat([tables.compared(*run).reset_index() for run in runs]).query("why != ''")
     return Measured(runs, rankings, classes, means.reindex(classes.columns).T, lacks)
 
 
@@ -287,8 +282,8 @@ def leaderboard(found: Measured) -> pd.DataFrame:
 
     images_low to images_high: 95 % over other test images, as many; trial_std: standard deviation
     of that mean over trials; class_low to class_high: 95 % over other held-out classes. auroc,
-    fpr95: as peers report it. paper: the paper's mean. lacks: a column if there are any runs of
-    `tables.lacking`, which it counts; of a method that is left out all else is NaN.
+    fpr95: as peers report it. paper: the paper's mean. lacks: how many runs a method lacks that
+    another has, a column if there are any; of a method that is left out all else is NaN.
     """
     mean = found.classes.mean()
     half = Z * found.resampled.std()

@@ -14,7 +14,7 @@ import pandas as pd
 from workbench.experiment import Experiment
 from workbench.files import result, save_atomically, short
 from workbench.images.digests import Digests
-from workbench.results.frame import Runs, frame
+from workbench.results.frame import frame
 from workbench.results.names import AVERAGE, average_of, average_row, without_average
 from workbench.runs import plan
 from workbench.runs.store import Record
@@ -30,6 +30,7 @@ PAPERS_DATA = {  # digests of the training and test images
 }
 STL10 = ({1000, 5000}, 8000)  # its training images, in a fold or all, and its test images
 LEVELS = ["method", "measure", "statistic"]  # of a table's columns
+RUN = ["hold_out", "trial", "method"]
 
 
 def rows(table: pd.DataFrame) -> Iterator[Any]:
@@ -85,8 +86,7 @@ def measurements(experiment: Experiment, records: Sequence[Record]) -> pd.DataFr
     """A row a run: hold_out, method, trial, then each score's average precision and accuracy."""
     long = frame([(experiment, records)])
     long = long[long.statistics == experiment.statistics]
-    run = ["hold_out", "method", "trial"]
-    wide = long.pivot_table("value", run, "measure", sort=False)
+    wide = long.pivot_table("value", ["hold_out", "method", "trial"], "measure", sort=False)
     return wide.reindex(columns=[*experiment.scores, "accuracy"]).reset_index()
 
 
@@ -98,7 +98,7 @@ def compared(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
     count. whole: averages are of it, of the trials in which every method has every class; a method
     without such a trial doesn't count. why: why a run is missing that another method has, else "".
     """
-    values = measurements(experiment, records).set_index(["hold_out", "trial", "method"])
+    values = measurements(experiment, records).set_index(RUN)
     absent = ~values.notna().groupby("method").transform("any")
     scored = (values.notna() | absent).all(axis=1).unstack("method", fill_value=False)
     of_class = (scored | ~scored.groupby("hold_out").transform("any")).all(axis=1)
@@ -118,40 +118,24 @@ def compared(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
 
 def shared(experiment: Experiment, records: Sequence[Record], of: str = "shared") -> list[Record]:
     """The runs whose numbers stand in one row, or of averages alone: a column of `compared`."""
-    if not records:
-        return []
     chosen = compared(experiment, records)[of]
     return [r for r in records if chosen.get((r.hold_out or "none", r.trial, r.method))]
 
 
-def whole(experiment: Experiment, records: Sequence[Record]) -> list[Record]:
-    """The runs that averages are of."""
-    return shared(experiment, records, "whole")
+def trials_of_averages(chosen: pd.DataFrame) -> str:
+    """Of a table of `compared`: trial 0, or trials 0, 1; "" if no trial has every class."""
+    trials = sorted(chosen.index[chosen.whole].unique("trial"))
+    return f"trial{'s' if len(trials) > 1 else ''} {', '.join(map(str, trials))}" if trials else ""
 
 
-def lacking(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
-    """The runs that a method lacks and another one has: hold_out, method, trial and why."""
-    columns = ["hold_out", "method", "trial", "why"]
-    if not records:
-        return pd.DataFrame(columns=columns)
-    table = compared(experiment, records)
-    return table[table.why != ""].reset_index()[columns]
-
-
-def trials_of(records: Sequence[Record]) -> str:
-    """trial 0, or trials 0, 1."""
-    trials = sorted({record.trial for record in records})
-    return f"{'trial' if len(trials) == 1 else 'trials'} {', '.join(map(str, trials))}"
-
-
-def _said(experiment: Experiment, records: Sequence[Record]) -> dict[str, str]:
-    """`lacking` as a text by row of `by_class`: rotation trial 1 (not run), rotation trial 2..."""
-    lacks = lacking(experiment, records)
+def _said(chosen: pd.DataFrame) -> dict[str, str]:
+    """What rows of `by_class` leave out: rotation trial 1 (not run), rotation trial 2..."""
+    lacks = chosen[chosen.why != ""].reset_index()
     texts = lacks.method + " trial " + lacks.trial.astype(str) + " (" + lacks.why + ")"
     said = texts.groupby(lacks.hold_out).agg(", ".join).to_dict()
     if said:
-        runs = whole(experiment, records)
-        said[average_row(said)] = f"of {trials_of(runs)}" if runs else "no trial has every class"
+        trials = trials_of_averages(chosen)
+        said[average_row(said)] = f"of {trials}" if trials else "no trial has every class"
     return said
 
 
@@ -168,9 +152,10 @@ def by_class(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
     average = average_row(classes)
     index = classes if classes == ["none"] else [*classes, average]
     measures = ["accuracy"] if classes == ["none"] else [*experiment.scores, "accuracy"]
-    run = ["hold_out", "trial", "method"]
-    of_classes = measurements(experiment, shared(experiment, records)).set_index(run)[measures]
-    averages = measurements(experiment, whole(experiment, records)).set_index(run)[measures]
+    runs = measurements(experiment, records).set_index(RUN)[measures]
+    chosen = compared(experiment, records)
+    of_classes = runs[runs.index.isin(chosen.index[chosen.shared])]
+    averages = runs[runs.index.isin(chosen.index[chosen.whole])]
     averages = averages.groupby(level=["trial", "method"]).mean()
     averages = pd.concat({average: averages}, names=["hold_out"])
     rows = pd.concat([of_classes, averages]).groupby(level=["hold_out", "method"])
@@ -186,7 +171,7 @@ def by_class(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
     if {*printed.index} != {*classes, AVERAGE}:  # the paper's average is of all classes
         printed = printed.drop(index=AVERAGE, errors="ignore")
     table = beside(here, printed)
-    table.attrs["lacks"] = _said(experiment, records)
+    table.attrs["lacks"] = _said(chosen)
     return table
 
 
