@@ -125,7 +125,8 @@ def shared(experiment: Experiment, records: Sequence[Record], of: str = "shared"
 def trials_of_averages(chosen: pd.DataFrame) -> str:
     """Of a table of `compared`: trial 0, or trials 0, 1; "" if no trial has every class."""
     trials = sorted(chosen.index[chosen.whole].unique("trial"))
-    return f"trial{'s' if len(trials) > 1 else ''} {', '.join(map(str, trials))}" if trials else ""
+    name = "trial" if len(trials) == 1 else "trials"
+    return f"{name} {', '.join(map(str, trials))}" if trials else ""
 
 
 def _said(chosen: pd.DataFrame) -> dict[str, str]:
