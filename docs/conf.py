@@ -139,7 +139,7 @@ def finished(app, error):
     if MAPPED and images_here():
         record = store.read_record(MAPPED[0].parent)
         data = prepared.load(record.dataset)
-        plots.image_map(record, data).save(folder / "map.html")
+        plots.image_map(record, data, statistics="mixed").save(folder / "map.html")
 
 
 def setup(app):

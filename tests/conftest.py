@@ -46,6 +46,14 @@ def seeded():
         torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def closed():
+    """A test's figures do not stay open."""
+    yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
+
+
 @pytest.fixture
 def no_training(monkeypatch):
     import torch

@@ -27,7 +27,7 @@ from workbench.cli import main
 from workbench.experiment import Experiment, create
 from workbench.images import prepared
 from workbench.images.digests import Digests
-from workbench.results import tables
+from workbench.results import plots, tables
 from workbench.runs import plan, store
 
 ROOT = Path(__file__).parents[1]
@@ -314,6 +314,6 @@ def cells(notebook: str, run_before: str | None = None) -> ModuleType:
             is_constant = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).isupper()
             defines = isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef)
             if whole or is_constant or defines:
-                with plt.rc_context():  # a notebook's own style stays its own
+                with plt.rc_context(plots.STYLE):  # a notebook's own style stays its own
                     exec(compile(ast.Module([node], []), notebook, "exec"), vars(made))
     return made

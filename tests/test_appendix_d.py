@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import cells
 from scipy.ndimage import sobel
 from scipy.stats import chisquare, multivariate_normal, norm
 from sklearn.metrics import average_precision_score
@@ -20,6 +21,7 @@ TEST = RANDOM.integers(0, 256, (7, 3, 4, 4), dtype=np.uint8)
 GAUSSIAN = "full-covariance Gaussian"
 MIXTURE = "mixture over single pixels"
 CLASSES = ("ant", "bee", "cat")
+NOTEBOOK = cells("appendix_d_baseline")
 
 
 def test_pixel_gaussian_is_minus_the_log_density_of_one_gaussian_a_channel():
@@ -80,12 +82,11 @@ def test_detectors_are_fitted_without_the_anomaly_and_ranked_by_average_precisio
 
     monkeypatch.setattr(appendix_d, "DETECTORS", {"distance": fit})
     greys = RANDOM.integers(0, 256, (90, 1, 1, 1), dtype=np.uint8)
-    train, test = (
-        datasets.ImageSet(part, np.arange(30) % 3) for part in (greys[:30], greys[30:60])
-    )
+    labels = np.arange(30) % 3
+    train, test = (datasets.ImageSet(part, labels) for part in (greys[:30], greys[30:60]))
     data = datasets.Dataset("greys", train, test, CLASSES)
 
-    held_out = appendix_d.hold_outs(data).distance
+    held_out = NOTEBOOK.hold_outs(data).distance
     for k, name in enumerate(CLASSES):
         without = train.images[train.labels != k]
         np.testing.assert_array_equal(learned[k], without)
@@ -95,7 +96,7 @@ def test_detectors_are_fitted_without_the_anomaly_and_ranked_by_average_precisio
     assert held_out["average"] == pytest.approx(held_out[list(CLASSES)].mean())
 
     sets = {"a": greys[60:80], "b": greys[80:]}
-    ood = appendix_d.out_of_distribution(data, sets).distance
+    ood = NOTEBOOK.out_of_distribution(data, sets).distance
     for name, others in sets.items():
         both = np.concatenate([test.images, others]).ravel()
         is_anomaly = [False] * 30 + [True] * len(others)
@@ -107,7 +108,7 @@ def test_detectors_are_fitted_without_the_anomaly_and_ranked_by_average_precisio
 def test_an_ood_set_that_is_not_here_has_its_row_beside_the_papers_number():
     columns = [*appendix_d.DETECTORS]
     held_out = pd.DataFrame(11.0, index=[*"0123456789", "average"], columns=columns)
-    rows = appendix_d.table("cifar10", pd.DataFrame(columns=columns), held_out)
+    rows = NOTEBOOK.beside_the_paper("cifar10", pd.DataFrame(columns=columns), held_out)
     assert np.isnan(rows.loc["iSUN", GAUSSIAN])
     printed = {"TinyImageNet (crop)": 96.84, "TinyImageNet (resize)": 99.03, "LSUN (crop)": 58.06}
     printed |= {"LSUN (resize)": 99.77, "iSUN": 99.21, "CIFAR-10 hold-outs (mean of 10)": 11.17}
@@ -124,7 +125,7 @@ def test_ood_sets_are_loaded_beside_colour_images_of_32_pixels_alone(monkeypatch
     monkeypatch.setattr(datasets, "load_ood", load)
     for shape, found in (((3, 32, 32), {*datasets.OOD} - {"isun"}), ((1, 32, 32), set())):
         part = datasets.ImageSet(np.zeros((1, *shape), np.uint8), np.zeros(1, int))
-        assert {*appendix_d.available(datasets.Dataset("one", part, part, ("a",)))} == found
+        assert {*NOTEBOOK.available(datasets.Dataset("one", part, part, ("a",)))} == found
 
 
 def test_probes_see_the_means_of_blocks_of_pixels_and_have_the_interval_of_their_scores(tmp_path):
@@ -147,7 +148,7 @@ def test_probes_see_the_means_of_blocks_of_pixels_and_have_the_interval_of_their
             np.testing.assert_allclose(row, 100 * np.array(stats.interval(labels == k, scores)))
     assert table.loc[("blocks", "bee"), ("edge energy", "average_precision")] == 100
     elsewhere = create({"dataset": "cifar10", "data_root": str(tmp_path)})
-    none = appendix_d.probes_of([elsewhere])
+    none = cells("detectors").probes_of([elsewhere])
     assert none.empty and none.columns.equals(table.columns)
 
 
@@ -156,10 +157,9 @@ def test_probes_see_the_means_of_blocks_of_pixels_and_have_the_interval_of_their
 def test_the_papers_numbers_on_the_real_images(cifar10_root):
     data = prepared.load("cifar10", cifar10_root)
     names = ("tiny_imagenet_crop", "tiny_imagenet_resize")
-    ood = appendix_d.out_of_distribution(
-        data, {name: datasets.load_ood(name, cifar10_root) for name in names}
-    )
-    held_out = appendix_d.hold_outs(data).loc["average"]
+    sets = {name: datasets.load_ood(name, cifar10_root) for name in names}
+    ood = NOTEBOOK.out_of_distribution(data, sets)
+    held_out = NOTEBOOK.hold_outs(data).loc["average"]
     paper = tables.published("appendix_d_baseline").average_precision
     assert held_out[GAUSSIAN] == pytest.approx(paper["cifar10_hold_outs"], abs=0.1)
     assert ood[GAUSSIAN].to_dict() == pytest.approx(paper[[*names]].to_dict(), abs=0.5)

@@ -13,7 +13,7 @@ from pathlib import Path
 import lab
 import numpy as np
 import pytest
-from helpers import made_up, pets
+from helpers import made_up
 
 from workbench.batch import notebooks
 from workbench.images import prepared
@@ -110,13 +110,7 @@ def address(folder, experiment):
     for record in store.finished(experiment):  # where a map's points are
         places = np.random.default_rng(record.trial).normal(size=(600, 2))
         np.save(record.home / "map-PCA-upright-none.npy", places.astype(np.float32))
-    own = pets(folder, seed=0)
-    digest = prepared.digests_of(prepared.load(str(own), folder / "data"))
-    which = {"data_root": str(folder / "data"), "dataset": str(own), "profile": "pets"}
-    made_up(folder / "outputs", **which, images=12, hold_out="bee", data=digest)
-    lab.copy(NOTEBOOK, folder / "pets.ipynb", outputs=str(folder / "outputs"), **which)
     lab.copy(NOTEBOOK, folder / NOTEBOOK, profile="made_up", outputs=str(folder / "outputs"))
-    lab.copy(NOTEBOOK, folder / "empty.ipynb", outputs=str(folder / "nothing"))
     with lab.server(folder) as where:
         yield where
 
@@ -288,11 +282,8 @@ def test_threshold_curves_and_images_are_on_one_screen_and_follow_the_slider(pag
         page.keyboard.press("ArrowRight")
     there = "before => document.querySelector('.semlib .sides').innerHTML !== before"
     page.wait_for_function(there, arg=shown, timeout=60_000)
-    rows = page.locator(".semlib .sides th").all_inner_texts()
-    assert [" ".join(text.split()[:2]) for text in rows[:2]] == [
-        "anomalies found",
-        "anomalies missed",
-    ]
+    rows = " ".join(page.locator(".semlib .sides th").all_inner_texts()[:2])
+    assert "anomalies found" in rows and "anomalies missed" in rows
     first = page.locator(".semlib .sides td img").first.get_attribute("alt")
     page.get_by_label("Page", exact=True).fill("2")
     page.get_by_label("Page", exact=True).press("Enter")
@@ -377,15 +368,6 @@ def test_a_map_shows_images_at_the_pointer_and_selects_them(page, experiment):
     assert inside and {*inside} <= selected and len(selected) < 400
 
 
-def test_own_images_have_the_names_of_their_files(address, tmp_path):
-    with lab.browser(1280, 800) as page:
-        lab.execute(page, address, "pets.ipynb")
-        page.locator(MARKS).first.wait_for(timeout=120_000)
-        press(page, "Images")
-        page.locator('.semlib td img[alt^="bee/0.png: "]').first.wait_for(timeout=60_000)
-        keep(page, "own images", tmp_path)
-
-
 def busy(chrome) -> float:
     """Seconds that the page's thread has worked."""
     metrics = chrome.send("Performance.getMetrics")["metrics"]
@@ -433,7 +415,7 @@ def test_a_saved_map_opens_from_the_disk_without_a_net(tmp_path):
     assert errors == [] and {url.partition(":")[0] for url in asked} <= {"file", "data", "blob"}
 
 
-def test_pictures_and_selections_are_saved(page, folder, tmp_path):
+def test_pictures_are_saved(page, folder, tmp_path):
     for ending, head in (("PNG", b"\x89PNG"), ("SVG", b"<svg")):
         button = f".semlib .modebar-btn[data-title^=Download][data-title$={ending}]"
         with page.expect_download() as saved:
@@ -444,17 +426,10 @@ def test_pictures_and_selections_are_saved(page, folder, tmp_path):
     titles = "all => all.map(button => button.dataset.title)"
     buttons = page.locator(".semlib .modebar-btn").evaluate_all(titles)
     assert buttons and not [text for text in buttons if "hare" in text or "loud" in text]
-    choose(page, "Table", "other: cifar10, runs: 12")
-    until(page, 2, TITLES)
-    page.keep("other profile")
     page.get_by_label("Save as").fill("kept")
-    for button, name, head in (
-        ("figure (PDF)", "kept.pdf", b"%PDF"),
-        ("selection (CSV)", "kept.csv", b"hold_out,"),
-    ):
-        press(page, button)
-        page.get_by_text(f"other/{name}").wait_for()
-        assert (folder / "outputs" / "other" / name).read_bytes().startswith(head)
+    press(page, "figure (PDF)")
+    page.get_by_text("made_up/kept.pdf").wait_for()
+    assert (folder / "outputs" / "made_up" / "kept.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_a_page_that_is_loaded_again_shows_what_was_chosen(page):
@@ -473,13 +448,6 @@ def test_a_page_that_is_loaded_again_shows_what_was_chosen(page):
     page.keyboard.press("ArrowRight")
     assert changed(page, before) > before  # the kernel is there too
     page.get_by_text(f"Flagging the most anomalous {share(page):.3g} %").first.wait_for()
-
-
-def test_with_nothing_to_show_it_says_what_to_run(address, tmp_path):
-    with lab.browser() as page:
-        lab.execute(page, address, "empty.ipynb")
-        page.get_by_text("There are no finished runs in").wait_for(timeout=120_000)
-        keep(page, "empty", tmp_path)
 
 
 def test_opening_a_notebook_leaves_it_saved(tmp_path):
@@ -521,9 +489,8 @@ def test_who_edits_the_loss_of_method_ipynb_sees_another_curve(tmp_path):
     lab.copy("method.ipynb", tmp_path / "method.ipynb", epochs=2, train_per_class=20)
     text = (tmp_path / "method.ipynb").read_text()
     own = json.dumps(f'"profile": "method", "outputs": "{tmp_path}",')[1:-1]
-    (tmp_path / "method.ipynb").write_text(
-        text.replace(json.dumps('"profile": "method",')[1:-1], own)
-    )
+    text = text.replace(json.dumps('"profile": "method",')[1:-1], own)
+    (tmp_path / "method.ipynb").write_text(text)
     errors = []
     with lab.server(tmp_path) as address, lab.browser() as page:
         page.on("pageerror", lambda error: errors.append(error.stack or str(error)))
@@ -532,9 +499,8 @@ def test_who_edits_the_loss_of_method_ipynb_sees_another_curve(tmp_path):
         keep(page, "method", tmp_path)
         source = page.evaluate(EDIT, "method-08")
         page.keyboard.press("Control+A")
-        page.keyboard.insert_text(
-            source.replace("return F.cross_entropy", "return 9 * F.cross_entropy")
-        )
+        edited = source.replace("return F.cross_entropy", "return 9 * F.cross_entropy")
+        page.keyboard.insert_text(edited)
         page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-below')")
         second = page.evaluate(CELLS)
         keep(page, "method edited", tmp_path)

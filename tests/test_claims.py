@@ -61,13 +61,8 @@ def test_the_page_has_these_tables(table):
 
 
 def test_each_row_says_what_was_run_and_by_which_command(table, found):
-    assert {*table.Verdict} <= {
-        "reproduced",
-        "direction only",
-        "not seen",
-        "contradicted",
-        "not tried",
-    }
+    verdicts = {"reproduced", "direction only", "not seen", "contradicted", "not tried"}
+    assert {*table.Verdict} <= verdicts
     for row in table.itertuples():
         assert row.Claim and row.Where and row.Command
         tried = row.Verdict != "not tried"

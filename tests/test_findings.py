@@ -60,6 +60,11 @@ def values(first, method, measure, classes):
     return 100 * np.array(metrics)
 
 
+def gains(first, measure, classes):
+    plain, turned = (values(first, m, measure, classes) for m in ("classification", "rotation"))
+    return turned - plain
+
+
 def test_the_order_of_the_classes_is_the_papers(first, frame, paper):
     found = findings.order(frame)
     for method, end in itertools.product(("classification", "rotation"), LABELLED):
@@ -100,11 +105,7 @@ def test_the_scatter_of_an_unseen_class_over_the_known_ones_tells_how_msp_finds_
 def test_whether_class_gains_repeat(first, frame, paper):
     found = findings.repeats(frame).loc[OF_500]
     for measure, end in itertools.product(("msp", "odin"), LABELLED):
-        by_method = [
-            values(first, method, f"{measure}{end}", paper.index)
-            for method in ("classification", "rotation")
-        ]
-        gained = by_method[1] - by_method[0]
+        gained = gains(first, f"{measure}{end}", paper.index)
         row = found.loc[LABELLED[end], measure]
         assert row.r == pytest.approx(np.corrcoef(gained.T)[0, 1])
         assert row.rho == pytest.approx(rank_correlation(*gained.T))
@@ -126,11 +127,8 @@ def test_unseen_images_against_the_networks_own_mistakes(runs, first):
             right = arrays["label"] == arrays["predicted"]
             scores = arrays[score].astype(float)
             unseen = scores[~known][:, None]
-            for key, of in {
-                "all": known,
-                "right": known & right,
-                "mistaken": known & ~right,
-            }.items():
+            kinds = {"all": known, "right": known & right, "mistaken": known & ~right}
+            for key, of in kinds.items():
                 won = (unseen > scores[of]).mean() + (unseen == scores[of]).mean() / 2
                 literal[key].append(100 * won)
             both = ~known | right
@@ -171,10 +169,7 @@ def test_deviation_between_trainings_and_the_power_that_it_leaves(first, frame, 
     power = findings.power(frame)
     rng = np.random.default_rng(0)
     for end, percent in {"": 54, "@upright": 94}.items():
-        by_method = [
-            values(first, m, f"msp{end}", paper.index) for m in ("rotation", "classification")
-        ]
-        deviation = (by_method[0] - by_method[1]).mean(1).std(ddof=1)
+        deviation = gains(first, f"msp{end}", paper.index).mean(1).std(ddof=1)
         drawn = rng.normal(1, deviation, (20_000, 10))
         t = drawn.mean(1) / (drawn.std(1, ddof=1) / math.sqrt(10))
         significant = (abs(t) > 2.2622).mean()  # of nine degrees of freedom
@@ -194,9 +189,8 @@ def test_edges_as_a_detector_and_average_precision_at_matched_edges(runs, first)
     assert row.more == pytest.approx(100 * average_precision_score(unseen, -energy))
     pairs = energy[unseen][:, None] - energy[~unseen]
     assert row["apart"] == pytest.approx(abs(100 * ((pairs > 0) + (pairs == 0) / 2).mean() - 50))
-    within = [
-        pd.Series(energy[unseen]).rank().corr(pd.Series(of["msp"][unseen]).rank()) for of in arrays
-    ]
+    ranks = pd.Series(energy[unseen]).rank()
+    within = [ranks.corr(pd.Series(of["msp"][unseen]).rank()) for of in arrays]
     assert row.within == pytest.approx(np.mean(within))
     found = []
     for of in arrays:

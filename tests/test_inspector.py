@@ -21,10 +21,9 @@ import pytest
 from helpers import ROOT, finish, made_up, pets, tiny, tiny_data
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib.cbook import STEP_LOOKUP_MAP
 from matplotlib.colors import to_hex
 from PIL import Image
-from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 from test_plots import literal_precisions
 
 from semlib import metrics
@@ -70,13 +69,10 @@ def arrays_of(experiment, hold_out, method, trial):
     return record_of(experiment, hold_out, METHODS.get(method, method), trial).scores()
 
 
-def arrays(case):
-    return np.array([a for a, _ in case]), np.array([s for _, s in case], float)
-
-
 @given(cases)
 def test_a_curve_is_scikit_learns_and_a_threshold_does_what_counting_says(case):
-    is_anomaly, scores = arrays(case)
+    is_anomaly = np.array([anomaly for anomaly, _ in case])
+    scores = np.array([score for _, score in case], float)
     ranking = Ranking(is_anomaly, scores)
     precision, recall, thresholds = precision_recall_curve(is_anomaly, scores)
     assert np.array_equal(ranking.thresholds, thresholds[::-1])
@@ -98,8 +94,8 @@ def test_a_curve_is_scikit_learns_and_a_threshold_does_what_counting_says(case):
 # --- one table
 
 
-def test_long_curves_are_thinned_and_average_precision_is_not(tmp_path):
-    """And what a threshold does is what counting says."""
+def test_long_curves_are_thinned_average_precision_is_not_and_axes_fit_the_curves(tmp_path):
+    """And the numbers at a threshold are those of each row's own run and score."""
     experiment = made_up(tmp_path, images=4000, **SMALL)
     results = read(experiment)
     choice = everything(results)
@@ -119,11 +115,15 @@ def test_long_curves_are_thinned_and_average_precision_is_not(tmp_path):
         flagged = values >= row.threshold
         assert 200 <= flagged.sum() == row.flagged < 260 and row.skew == pytest.approx(10)
         assert row.missed == (anomaly & ~flagged).sum() and row.anomalies == 400
-        assert row.precision == pytest.approx(anomaly[flagged].mean())
-        assert row.recall == pytest.approx(flagged[anomaly].mean())
         exact = 100 * average_precision_score(anomaly, values)
         assert row.average_precision == pytest.approx(exact, abs=1e-9)
         assert row.auroc == pytest.approx(100 * roc_auc_score(anomaly, values))
+    curves = results.curves(choice)
+    highest = max(ranked.points.loc[0.05:].precision.max() for ranked in curves.ranking)
+    for whole, top in ((False, min(1.02, 1.15 * highest)), (True, 1.02)):
+        layout = Page(results).panels(choice, 0.1, whole)["layout"]
+        assert layout["yaxis1"]["range"] == layout["yaxis2"]["range"] == [0, pytest.approx(top)]
+        assert (layout["xaxis2"]["matches"], layout["yaxis2"]["matches"]) == ("x", "y")
 
 
 def test_the_table_is_the_mean_within_a_trial_first_with_the_difference_and_the_papers(tmp_path):
@@ -165,6 +165,11 @@ def test_the_papers_numbers_are_those_of_the_class_the_method_and_the_score(tmp_
     other = read(made_up(tmp_path / "other", **few, epsilon=0.01))
     assert other.published("cat", PLAIN, "MSP") == (38.06, 1.31)
     assert np.isnan(other.published("cat", PLAIN, "ODIN")).all()
+    records = [*results.runs.values()]
+    mine = [record.model_copy(update={"dataset": "mine"}) for record in records]
+    both = Results(records, beside=mine, title="mine")
+    assert both.published("cat", PLAIN, "MSP")[0] == 38.06
+    assert np.isnan(both.published("cat", f"{PLAIN} [mine]", "MSP")[0])
 
 
 def test_the_examples_are_the_images_behind_the_threshold_the_worst_first(tmp_path):
@@ -254,9 +259,8 @@ def test_the_saved_figure_has_the_curves_of_the_choice_and_its_points(tmp_path):
         assert [plain.get_color(), rotation.get_color()] == [*page.colours.values()]
         for line, text in zip((plain, rotation), axis.get_legend().get_texts(), strict=True):
             method = line.get_label().removesuffix(", ODIN")
-            corners = STEP_LOOKUP_MAP[line.get_drawstyle()](*line.get_data())
             mean, std = table.loc[name, [(method, "mean"), (method, "std")]]
-            assert 100 * auc(*corners) == pytest.approx(mean)
+            assert line.get_ydata()[1:].mean() == pytest.approx(mean / 100)
             assert text.get_text() == f"ODIN {mean:.2f} ± {std:.2f}"
         rows = points[points.hold_out == name]
         marked = [(line.get_xdata()[0], line.get_ydata()[0]) for line in dots]
@@ -387,21 +391,8 @@ def test_what_lacks_is_said_and_compared_methods_have_the_same_classes_and_trial
         assert sorted(names) == sorted({f"{m}, MSP" for m in METHODS} | {"guessing (the skew)"})
         if trials == (0,):
             shutil.rmtree(record_of(experiment, "4", "rotation", 0).home)
-    first = page.panels(choice._replace(classes=("4", "1")), 0.1)[
-        "data"
-    ]  # rotation lacks the first
-    assert sum(trace["showlegend"] for trace in first) == 3
-
-
-def test_axes_fit_the_curves_and_share_their_zoom(tmp_path):
-    page = Page(read(made_up(tmp_path, images=4000, **SMALL)))
-    choice = everything(page.results)
-    curves = page.results.curves(choice)
-    highest = max(ranked.points.loc[0.05:].precision.max() for ranked in curves.ranking)
-    for whole, top in ((False, min(1.02, 1.15 * highest)), (True, 1.02)):
-        layout = page.panels(choice, 0.1, whole)["layout"]
-        assert layout["yaxis1"]["range"] == layout["yaxis2"]["range"] == [0, pytest.approx(top)]
-        assert (layout["xaxis2"]["matches"], layout["yaxis2"]["matches"]) == ("x", "y")
+    first = page.panels(choice._replace(classes=("4", "1")), 0.1)  # rotation lacks the first
+    assert sum(trace["showlegend"] for trace in first["data"]) == 3
 
 
 def test_runs_that_lie_behind_a_link_are_found(tmp_path):
@@ -438,6 +429,11 @@ def marks(inspector):
         if trace["mode"] == "markers":
             points += [(trace["xaxis"], *xy) for xy in zip(trace["x"], trace["y"], strict=True)]
     return points
+
+
+def stars_of(inspector):
+    traces = shown(inspector.panels)["data"]
+    return [trace for trace in traces if trace.get("marker", {}).get("symbol") == "star"]
 
 
 def titles_of(inspector):
@@ -496,12 +492,8 @@ def test_what_was_not_run_is_said_and_the_rest_is_shown(tmp_path):
     again = Inspector(experiment)  # a mean over the last epochs, one of which lacked MSP
     assert len(marks(again)) == 4 + 1 and "Flagging" in again.said.value
     results = inspector.page.results
-    choice = Choice(results.classes, (PLAIN,), ("MSP",), (0, 1))
-    table = results.average_precisions(choice)["MSP", PLAIN, "mean"]
-    number = {c: 100 * record_of(experiment, c, METHODS[PLAIN], 0).metrics["msp"] for c in "14"}
-    assert table["4"] == pytest.approx(number["4"])
-    assert table["average"] == pytest.approx(sum(number.values()) / 2)
-    lacking = results.average_precisions(choice._replace(trials=(1,)))["MSP", PLAIN]
+    choice = Choice(results.classes, (PLAIN,), ("MSP",), (1,))
+    lacking = results.average_precisions(choice)["MSP", PLAIN]
     assert lacking.loc["average"].isna().all() and lacking["mean"].notna().tolist() == [1, 0, 0]
 
 
@@ -619,12 +611,9 @@ def test_images_are_absent_in_a_sentence_and_present_with_class_prediction_and_s
     inspector = Inspector(made_up(tmp_path / "a", **SMALL, data=Digests("1" * 64, "2" * 64)))
     html = view(inspector, "Images")
     assert "not those that were scored" in html and "<img" not in html
-    inspector = Inspector(made_up(tmp_path / "c", dataset="stl10", hold_out="cat", trials=1))
-    assert "stl10 is not prepared here" in view(inspector, "Images")
     digits = prepared.load("digits")
-    inspector = Inspector(
-        made_up(tmp_path / "b", images=600, **SMALL, data=prepared.digests_of(digits))
-    )
+    how = SMALL | {"images": 600, "data": prepared.digests_of(digits)}
+    inspector = Inspector(made_up(tmp_path / "b", **how))
     inspector.held_out.value = "4"
     inspector.sides[0].value = (ROTATION, "MSP", 1)
     html = view(inspector, "Images").split("</table>")[0]
@@ -649,11 +638,9 @@ def test_the_names_of_own_images_are_those_of_their_files(tmp_path):
     inspector = Inspector(made_up(tmp_path / "outputs", dataset=str(own), **how, **where))
     label = record_of(inspector.experiment, "bee", "rotation", 0).scores("label")["label"]
     html = view(inspector, "Images")
+    names = ("ant", "bee", "cow")
     for k in map(int, re.findall('data-image="(\\d+)"', html)):  # made-up labels are in turn
-        assert (
-            f'alt="{["ant", "bee", "cow"][k // 4]}/{k % 4}.png: {("ant", "bee", "cow")[label[k]]}'
-            in html
-        )
+        assert f'alt="{names[k // 4]}/{k % 4}.png: {names[label[k]]}' in html
     other = Inspector(inspector.experiment.model_copy(update={"dataset": "digits"}))
     assert "write its path into `dataset`" in view(other, "Images")
     said = view(Inspector(made_up(tmp_path, dataset="stl10", hold_out="cat", trials=1)), "Images")
@@ -662,16 +649,14 @@ def test_the_names_of_own_images_are_those_of_their_files(tmp_path):
 
 def test_a_profile_without_runs_is_said_and_classes_are_chosen_all_or_none(tmp_path):
     made_up(tmp_path, **SMALL | {"trials": 1})
-    inspector = Inspector(
-        create({"outputs": str(tmp_path), "profile": "made", "dataset": "digits"})
-    )
+    which = {"outputs": str(tmp_path), "profile": "made", "dataset": "digits"}
+    inspector = Inspector(create(which))
     assert "made/ has no finished runs; profiles that have some: made_up" in inspector.warning.value
     for which, classes in (("none", ()), ("all", ("1", "4"))):
         inspector._choose_classes(which)
         assert inspector.lists[0].value == classes
-    assert not Inspector(
-        inspector.experiment.model_copy(update={"profile": "made_up"})
-    ).warning.value
+    own = inspector.experiment.model_copy(update={"profile": "made_up"})
+    assert not Inspector(own).warning.value
 
 
 # --- the map
@@ -682,9 +667,8 @@ def trained(tmp_path_factory):
     """Two runs on the tiny data set with its images, and a folder of outputs."""
     folder = tmp_path_factory.mktemp("tiny")
     tiny_data(folder / "data")
-    experiment = tiny(
-        folder, methods=["classification", "rotation"], epochs=1, scores=["msp", "energy"]
-    )
+    how = {"methods": ["classification", "rotation"], "scores": ["msp", "energy"]}
+    experiment = tiny(folder, **how, epochs=1)
     return experiment, runs.complete(experiment), plan.load(experiment)
 
 
@@ -708,7 +692,8 @@ def test_points_are_the_first_two_principal_components_of_the_features(trained, 
 def test_a_map_tells_what_either_run_finds_and_the_rank_of_every_image(trained, tmp_path):
     _, records, data = trained
     page = plots.image_map(records[0], data, records[1], share=0.3, score="energy")
-    found = [r.scores()["energy"] >= np.sort(r.scores()["energy"])[-30] for r in records]
+    upright = [record.scores() for record in records]
+    found = [a["energy@upright"] >= np.sort(a["energy@upright"])[-30] for a in upright]
     is_anomaly = records[0].scores()["is_anomaly"]
     expected = {"normal": ~is_anomaly}
     expected["held out, found by both"] = is_anomaly & found[0] & found[1]
@@ -720,7 +705,7 @@ def test_a_map_tells_what_either_run_finds_and_the_rank_of_every_image(trained, 
     for name, trace in seen.items():
         assert trace["customdata"].tolist() == np.flatnonzero(expected[name]).tolist()
         for k, text in zip(trace["customdata"], trace["text"], strict=True):
-            ranks = [1 + (r.scores()["msp"] > r.scores()["msp"][k]).sum() for r in records]
+            ranks = [1 + (a["msp@upright"] > a["msp@upright"][k]).sum() for a in upright]
             assert [int(n) for n in re.findall(r"MSP (\d+)", text)] == ranks
     sheet = np.asarray(Image.open(io.BytesIO(page.sheet)).convert("L"), float)
     across, side = page.figure["layout"]["meta"]["map"].values()
@@ -780,13 +765,10 @@ def test_lasso_and_clicks_on_the_map_select_and_mark(tmp_path):
     assert saved["image"].tolist() == [f"test image {k}" for k in (3, 14, 500)]
     inspector.map._handle_custom_msg(["image", 14], [])
     assert "<b>test image 14</b>, 4<br>" in inspector.large.value  # 14 % 10
-    stars = [
-        t for t in shown(inspector.panels)["data"] if t.get("marker", {}).get("symbol") == "star"
-    ]
+    stars = stars_of(inspector)
     assert len(stars) == 4 and {star["xaxis"] for star in stars} == {"x2"}
-    for star, (method, trial) in zip(
-        stars, itertools.product(METHODS.values(), (0, 1)), strict=True
-    ):
+    sides = itertools.product(METHODS.values(), (0, 1))
+    for star, (method, trial) in zip(stars, sides, strict=True):
         arrays = arrays_of(inspector.experiment, "4", method, trial)
         above = arrays["msp"] >= arrays["msp"][14]
         assert star["x"] == [pytest.approx(arrays["is_anomaly"][above].sum() / 60)]
@@ -812,8 +794,7 @@ def test_an_image_is_marked_and_listed_only_where_it_was_scored(tmp_path):
     inspector.map._handle_custom_msg(["images", 514, 3, 514], [])  # a marked one has two points
     assert inspector.selected.index.tolist() == [514, 3]
     assert {*inspector.selected.group} <= {"normal", "found", "missed"}
-    traces = shown(inspector.panels)["data"]
-    stars = [t for t in traces if t.get("marker", {}).get("symbol") == "star"]
+    stars = stars_of(inspector)
     assert len(stars) == len(here) * 2 and not [t for t in stars if "[other" in t["meta"][1]]
     for name in inspector.view.options:
         view(inspector, name)
@@ -826,15 +807,6 @@ def test_an_image_is_marked_and_listed_only_where_it_was_scored(tmp_path):
     assert inspector.page.results.skew["4"] == 0.1
     inspector.sides[0].value = there  # of its own images none was clicked
     assert "<b>test image" not in inspector.large.value and inspector.selected.empty
-
-
-def test_the_papers_numbers_are_of_its_data_set_alone(tmp_path):
-    which = {"dataset": "cifar10", "hold_out": "cat", "trials": 1}
-    records = store.finished(made_up(tmp_path, **which))
-    other = [record.model_copy(update={"dataset": "mine"}) for record in records]
-    results = Results(records, beside=other, title="mine")
-    assert results.published("cat", PLAIN, "MSP")[0] == 38.06
-    assert np.isnan(results.published("cat", f"{PLAIN} [mine]", "MSP")[0])
 
 
 def test_a_page_that_is_no_more_is_the_last_one_and_an_empty_lasso_is_not_saved(tmp_path):

@@ -67,7 +67,7 @@ def test_a_machines_own_settings_change_no_number_and_no_figure(tmp_path):
 @pytest.mark.notebook
 def test_plain_papermill_or_lab_shows_figures_too(monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    code = "from workbench.results import plots\nplots._note('a figure');"
+    code = "from workbench.results import plots\nplots.note('a figure');"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     NotebookClient(
         notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}

@@ -7,7 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import made_up
+from helpers import cells, made_up
 from matplotlib.cbook import STEP_LOOKUP_MAP
 from matplotlib.colors import to_hex
 from matplotlib.text import Text
@@ -22,12 +22,7 @@ from workbench.runs import plan, store
 
 # 10 images of class 1, 9 of class 7
 UNEVEN = {"images": 95, "dataset": "digits", "hold_out": ["1", "7"], "trials": 2}
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
+DETECTORS = cells("detectors")
 
 
 def runs(folder, **changes):
@@ -148,9 +143,8 @@ def literal_gain(records, score, counts):
         arrays = record.scores()
         weights = [np.ones(len(counts)), *counts.T]
         ranked = arrays["is_anomaly"], arrays[score]
-        found[record.method].append(
-            [100 * average_precision_score(*ranked, sample_weight=w) for w in weights]
-        )
+        aps = [100 * average_precision_score(*ranked, sample_weight=w) for w in weights]
+        found[record.method].append(aps)
     trials = np.array(found["rotation"]) - found["classification"]  # (trials, 1 + resamples)
     value, *resampled = trials.mean(axis=0)
     if len(trials) == 1:
@@ -269,7 +263,7 @@ def test_names_are_shown_as_they_are_in_every_figure(tmp_path, monkeypatch):
     figures = {
         plots.precision_recall(experiment, records): ODD,
         plots.gain_by_class(experiment, records): ODD,
-        plots.probes(found, probe): ODD,
+        DETECTORS.probes(found, probe): ODD,
         plots.learning_curves(experiment, three): ODD[:3],
         plots.samples(dict.fromkeys(ODD, data.test.images[:2]), "$a$ title"): ODD,
         plots.most_anomalous(files, data.test.images): [f"{k}\n{k}, 1.0" for k in ODD],
@@ -335,18 +329,15 @@ def test_learning_curves_are_means_with_a_band_of_one_deviation(tmp_path, classe
         np.testing.assert_allclose([box.y1 for box in boxes], (means + stds).max(axis=1))
         if not few:
             colour = plots.colours(experiment.methods)
-            assert [to_hex(line.get_color()) for line in lines] == [
-                to_hex(colour[m]) for m in means.index
-            ]
+            drawn = [to_hex(line.get_color()) for line in lines]
+            assert drawn == [to_hex(colour[method]) for method in means.index]
 
 
 def test_learning_curves_end_in_the_numbers_of_the_table(tmp_path):
     experiment, records = runs(tmp_path, images=20, hold_out=["1", "7"], statistics="upright")
     for k, record in enumerate(records):
         history = pd.DataFrame({"epoch": [1, 2], "loss": 1.0, "accuracy": 0.5, "msp": 0.5})
-        ends = {
-            f"{name}@upright": [np.nan, (k + j) / 20] for j, name in enumerate(("accuracy", "msp"))
-        }
+        ends = {"accuracy@upright": [np.nan, k / 20], "msp@upright": [np.nan, (k + 1) / 20]}
         history.assign(**ends).to_csv(record.home / "history.csv", index=False)
     for j, axis in enumerate(plots.learning_curves(experiment, records).axes[1:]):
         means = {}
@@ -447,14 +438,14 @@ FIGURES = {
     "precision_recall": plots.precision_recall,
     "gain_by_class": plots.gain_by_class,
     "learning_curves": plots.learning_curves,
-    "gain_by_labels": lambda *run: plots.gain_by_labels([run]),
+    "gain_by_labels": lambda *run: cells("few_labels").gain_by_labels([run]),
     "forest": lambda *run: forest(stats.measured([run])),
-    "prevalence": lambda *run: plots.prevalence(stats.measured([run])),
+    "prevalence": lambda *run: DETECTORS.prevalence(stats.measured([run])),
 }
 
 
 def forest(found):
-    return plots.forest(found, stats.contrasts(found).query("against == 'msp'"))
+    return DETECTORS.forest(found, stats.contrasts(found).query("against == 'msp'"))
 
 
 @pytest.fixture(scope="module")

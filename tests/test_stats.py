@@ -7,12 +7,11 @@ import itertools
 from collections import defaultdict
 from functools import cache
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
-from helpers import made_up
+from helpers import cells, made_up
 from scipy.optimize import brentq
 from sklearn.metrics import (
     auc,
@@ -23,17 +22,12 @@ from sklearn.metrics import (
 )
 
 from workbench.experiment import ConfigError
-from workbench.results import plots, ranking, show, stats
+from workbench.results import ranking, show, stats
 from workbench.runs import store
 
 Z = 1.959964
 SCORES = ["msp", "odin", "energy", "knn"]
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
+DETECTORS = cells("detectors")
 
 
 def scored(seed, images=300):
@@ -429,14 +423,14 @@ def test_where_no_method_has_all_classes_nothing_is_shown_as_a_number(runs):
     for table in (stats.leaderboard(found), gained):
         text = show.text(table).drop(columns=["Above in", "Lacks"], errors="ignore")
         assert set(text.to_numpy().ravel()) <= {"-", "", sentence.iloc[0, 0]}
-    assert "not run" in plots.forest(found, gained).axes[0].texts[0].get_text()
+    assert "not run" in DETECTORS.forest(found, gained).axes[0].texts[0].get_text()
     nothing = stats.measured([(experiment, [])], resamples=2)
     probes = pd.DataFrame(columns=pd.MultiIndex.from_product([["p"], ["average_precision"]]))
     tables = [stats.leaderboard(nothing), stats.contrasts(nothing)]
     assert all(table.empty and show.text(table).equals(sentence) for table in tables)
     assert stats.correlations(nothing, probes).empty and stats.by_prevalence(nothing).T.empty
-    figures = [plots.forest(nothing, tables[1]), plots.prevalence(nothing)]
-    for figure in (*figures, plots.probes(nothing, probes)):
+    figures = [DETECTORS.forest(nothing, tables[1]), DETECTORS.prevalence(nothing)]
+    for figure in (*figures, DETECTORS.probes(nothing, probes)):
         assert "not" in figure.axes[0].texts[0].get_text()
 
 
@@ -473,7 +467,7 @@ def test_the_forest_has_a_row_a_score_the_classes_as_dots_and_both_intervals(fou
     table = stats.contrasts(found).query("against == 'msp'")
     tested = table.family == "detectors"
     table.loc[tested, "holm"] = np.linspace(0.1, 0.9, tested.sum())  # a p of its own for each row
-    (axis,) = plots.forest(found, table).axes
+    (axis,) = DETECTORS.forest(found, table).axes
     assert axis.get_title().startswith("Above MSP\ndigits, profile made_up")
     shown = [one.get_text() for one in axis.get_yticklabels()]
     plain = table[table.method == "classification"].set_index("score").difference.sort_values()
@@ -493,7 +487,7 @@ def test_the_forest_has_a_row_a_score_the_classes_as_dots_and_both_intervals(fou
 def test_no_more_curves_are_drawn_in_a_panel_than_asked(found):
     curves = stats.by_prevalence(found)
     board = stats.leaderboard(found)
-    figure = plots.prevalence(found, curves=3)
+    figure = DETECTORS.prevalence(found, curves=3)
     best = next(s for m, s in board.index if m == "classification" and s not in ("msp", "odin"))
     for axis, method in zip(figure.axes, ("classification", "rotation"), strict=True):
         assert axis.get_legend_handles_labels()[1] == ["MSP", "ODIN", show.label(best)]

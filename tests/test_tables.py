@@ -142,7 +142,7 @@ def test_by_class_is_the_mean_within_a_trial_then_over_trials():
 
 
 def test_compared_rows_have_the_same_classes_and_trials_also_of_scores_and_imports(tmp_path):
-    """Half of the rotation's runs, one not scored by ODIN: nowhere a mean of more than it has."""
+    """Half of the rotation's runs, one lacking ODIN: nowhere a mean of more than it has."""
     runs = []
     for trial, name in itertools.product((0, 1), "123456"):
         value = int(name) / 100 + trial / 10
@@ -155,21 +155,20 @@ def test_compared_rows_have_the_same_classes_and_trials_also_of_scores_and_impor
     wanted = pd.Series({"classification": 3.5, "rotation": 33.5})
     for score in ("msp", "odin"):
         assert averages.xs(score, level="measure").to_dict() == pytest.approx(wanted.to_dict())
-    assert table["classification", "msp", "mean"].to_dict() == pytest.approx(
-        {"1": 6, "2": 7, "3": 3, "4": 4, "5": 5, "6": 6, "average": 3.5}
-    )
+    means = {"1": 6, "2": 7, "3": 3, "4": 4, "5": 5, "6": 6, "average": 3.5}
+    assert table["classification", "msp", "mean"].to_dict() == pytest.approx(means)
     (verdict,) = {*show.counts(table).query("index.str.contains('above Class')").here[:2]}
     assert verdict.startswith("6 of 6, +30.00")
     tables.save(table, tmp_path / "table.csv")
     lacks = pd.read_csv(tmp_path / "table.csv", index_col=0).lacks
-    assert lacks["3"] == "rotation trial 1 (not run)" and lacks["average"] == "of trials 0"
+    assert lacks["3"] == "rotation trial 1 (not run)" and lacks["average"] == "of trial 0"
     assert lacks.isna().tolist() == [True] * 2 + [False] * 5
     del runs[1].metrics["odin"]  # of rotation: class 1, trial 0
     table = tables.by_class(which, runs)
     averages = table.loc["average"].xs("mean", level="statistic")
     assert averages["rotation"].isna().all()
     assert averages["classification", "msp"] == pytest.approx(8.5)
-    assert table.attrs["lacks"]["1"] == "rotation trial 0 (not scored)"
+    assert table.attrs["lacks"]["1"] == "rotation trial 0 (lacks a score)"
     part = [one for one in runs if one.hold_out != "6" or one.method == "classification"]
     counts = show.counts(tables.by_class(which, part)).here
     assert "no verdict from 5 of 6" in counts.to_list()
@@ -201,6 +200,8 @@ def test_paper_columns_are_the_published_numbers():
         column = table[method, measure, "paper_std" if std else "paper"]
         pd.testing.assert_series_equal(column, TABLE3[name], check_names=False)
     text = show.formatted(table)
+    assert {*text.columns.unique(2)} == {"paper"}  # without any run
+    assert [*show.counts(table).columns] == ["in the paper"]
     assert text["Rotation-augmented", "ODIN", "paper"]["cat"] == "55.80 ± 0.76"
     assert text["Classification-only", "MSP", "paper"]["Average"] == "34.92 ± 0.41"
 
@@ -290,6 +291,8 @@ def test_wins_are_counted_here_and_in_the_paper():
     low, high = ttest_1samp(gains, 0).confidence_interval()
     said = f"{gains.mean():+.2f} ({low:+.2f} to {high:+.2f})"
     assert gain["in the paper"] == f"8 of 10, {said}, p = {p:.3f}"
+    alone = experiment(methods=["classification"], scores=["msp"])
+    assert "nothing is compared" in show.counts(tables.by_class(alone, [])).to_string()
 
 
 def test_equal_gains_have_equal_ranks_whatever_floats_make_of_them():
@@ -399,11 +402,11 @@ def test_the_weight_of_the_best_mean_is_chosen_once_all_are_run(tmp_path):
     for one, both in zip(experiments, accuracies, strict=True):
         numbers = enumerate(both)
         runs.append((one, [record(None, one.methods[0], t, accuracy=a) for t, a in numbers]))
-    table = tables.by_weight(runs)
+    table = SEARCH.by_weight(runs)
     assert table.accuracy.tolist() == pytest.approx([90, 59.5, 70, 52.5])
     assert table["std"][3] == pytest.approx(85 / 2**0.5)
     assert table.chosen.tolist() == [False, False, True, False]  # plain has no weight
-    text = show.text(table)
+    text = SEARCH.as_text(table)
     assert text["For the params file"].tolist() == ["", "", "auxiliary_weight: 0.5", ""]
     SEARCH.save_chosen_weights(table, tmp_path)
     head, row = (tmp_path / SEARCH.CHOSEN_WEIGHTS).read_text().splitlines()
@@ -413,19 +416,16 @@ def test_the_weight_of_the_best_mean_is_chosen_once_all_are_run(tmp_path):
     for found in (other, table, other.assign(dataset="more"), other.assign(chosen=False)):
         SEARCH.save_chosen_weights(found, tmp_path)
     kept = pd.read_csv(tmp_path / SEARCH.CHOSEN_WEIGHTS)
-    assert [*zip(kept.dataset, kept.images, strict=True)] == [
-        ("digits", "500"),
-        ("digits", "all"),
-        ("more", "500"),
-    ]
+    searches = [("digits", "500"), ("digits", "all"), ("more", "500")]
+    assert [*zip(kept.dataset, kept.images, strict=True)] == searches
     assert kept.accuracy.tolist() == [80.123456789, table.accuracy[2], 80.123456789]
-    for rest in ([], runs[-1][1][:1]):  # none, or one of two trials
-        unfinished = tables.by_weight([*runs[:-1], (experiments[-1], rest)])
+    for rest in (runs[-1][1][:1], []):  # one of two trials, or none
+        unfinished = SEARCH.by_weight([*runs[:-1], (experiments[-1], rest)])
         assert not unfinished.chosen.any()
-    assert "not run" in show.text(tables.by_weight([*runs[:-1], (experiments[-1], [])])).to_string()
+    assert "not run" in SEARCH.as_text(unfinished).to_string()
     both = [(one, both_statistics(records)) for one, records in runs]
     upright = [(one.model_copy(update={"statistics": "upright"}), r) for one, r in both]
-    assert tables.by_weight(upright).accuracy.tolist() == pytest.approx([45, 29.75, 35, 26.25])
+    assert SEARCH.by_weight(upright).accuracy.tolist() == pytest.approx([45, 29.75, 35, 26.25])
 
 
 # --- about the runs
@@ -435,27 +435,16 @@ def test_remarks_say_how_much_was_run_and_on_what():
     lines = show.remarks(experiment(), RECORDS)
     said = "6 of 12 runs are finished, trained in 6 min on abacus (6)."
     lacks = "Runs that a method lacks and another has: Rotation-augmented {} (not run). Rows "
-    lacks += (
-        "compare the same classes and trials; averages are of Classification-only{} in trials {}."
-    )
-    assert lines == [said, lacks.format(4, "", "0, 1")]
+    lacks += "compare the same classes and trials; averages are of Classification-only{} in {}."
+    assert lines == [said, lacks.format(4, "", "trials 0, 1")]
     other = record("2", "rotation", 0, 0.5, 0.6, 0.98, data=MADE_UP)
     _, line, warning = show.remarks(experiment(), [*RECORDS, other])
-    assert line == lacks.format(3, ", Rotation-augmented", 0)
+    assert line == lacks.format(3, ", Rotation-augmented", "trial 0")
     assert warning.startswith("NOT COMPARABLE")
     assert f"{plan.current_digests(experiment())} (6), dddddddd-eeeeeeee (1)" in warning
     assert "0 of 12 runs" in show.summary(experiment(), [])
     said = ["119 s", "2 min", "75 min", "2.0 h", "3.1 h"]
     assert list(map(show.duration, (119, 120, 4500, 7200, 11160))) == said
-
-
-def test_a_table_without_any_run_is_the_papers_alone():
-    table = of_table3([])
-    text = show.formatted(table)
-    assert {*text.columns.unique(2)} == {"paper"}
-    assert text["Rotation-augmented", "MSP", "paper"]["cat"] == "53.12 ± 0.92"
-    assert [*show.counts(table).columns] == ["in the paper"]
-    assert "not run" in show.formatted(tables.by_class(experiment(), [])).to_string()
 
 
 def opening(profile, **changes):
@@ -476,9 +465,8 @@ def test_the_top_of_a_notebook_says_where_values_are_from_and_what_is_not_run():
     assert "those of `params/cpu/table3_cifar10.yaml`, but for `trials = 1`." in text
     assert "missing" not in text  # none is
     few = several(with_file({"profile": "fast", "epochs_by_labels": {500: 100}}, "cpu/few_labels"))
-    assert "The settings are a part of those of `params/fast/few_labels.yaml`." in show.opening(
-        "cpu/few_labels", *few
-    )
+    text = show.opening("cpu/few_labels", *few)
+    assert "The settings are a part of those of `params/fast/few_labels.yaml`." in text
     named = "params/cpu/table3_cifar10.yaml"
     given = {"profile": "paper", "settings": [named], "missing": "skip"}
     made = several(with_file(given, "paper/table2_generalization"))
@@ -505,9 +493,8 @@ def test_a_table_that_mixes_says_so(change, said, monkeypatch, capsys):
     records = [*same, same[0].model_copy(update={"trial": 3} | change)]
     assert show.unlike(records) == ([said] if said else [])
     other = cifar10("cat", "rotation", 0, data=MADE_UP, versions={"torch": "2.6.1"})
-    rows = show.summaries(
-        [(experiment(), records), (experiment(dataset="cifar10", hold_out="all"), [other])]
-    )
+    cifar = experiment(dataset="cifar10", hold_out="all")
+    rows = show.summaries([(experiment(), records), (cifar, [other])])
     # that the data of several data sets differ goes without saying
     assert rows.split("\n\n")[-1] == (said or "").replace("(6)", "(7)")
     assert show.summaries([(experiment(), records)]).count(said or "Different") == bool(said)
@@ -518,17 +505,11 @@ def test_a_table_that_mixes_says_so(change, said, monkeypatch, capsys):
 
 def test_settings_unlike_the_papers_are_a_table():
     same = show.unlike_paper("table3_cifar10", create({"precision": "bfloat16"}))
-    assert same.to_numpy().tolist() == [
-        ["every setting is that of params/paper/table3_cifar10.yaml"]
-    ]
+    assert same.iloc[0, 0] == "every setting is that of params/paper/table3_cifar10.yaml"
     unlike = {"epochs": 3, "flip": False, "threads": 1, "precision": "bfloat16"}
     table = show.unlike_paper("table3_cifar10", create(unlike | {"statistics": "upright"}))
-    assert table.loc["cifar10"].to_dict("split")["data"] == [
-        ["3", "200"],
-        ["False", "True"],
-        ["upright", "mixed"],
-    ]
-    assert table.loc["cifar10"].index.tolist() == ["epochs", "flip", "statistics"]
+    rows = {"epochs": ["3", "200"], "flip": ["False", "True"], "statistics": ["upright", "mixed"]}
+    assert table.loc["cifar10"].T.to_dict("list") == rows
     how = read_parameters("params/paper/table6_imagenet_cpc.yaml") | {"dataset": "imagenet_dog"}
     cpc = create(how | {"auxiliary_weight": 5, "epsilon": 0.1})
     table = show.unlike_paper("table6_imagenet_cpc", cpc)
@@ -591,17 +572,9 @@ def test_functions_of_one_name_are_shown_with_their_modules(namesakes):
     assert {*Results(records).scores} == {*scores}
 
 
-def test_where_there_is_no_row_a_sentence_stands():
-    alone = experiment(methods=["classification"], scores=["msp"])
-    table = show.counts(tables.by_class(alone, []))
-    assert "nothing is compared" in table.to_string()
-
-
 @pytest.mark.parametrize("table", [show.formatted, show.counts, show.differences])
-def test_any_table_is_latex_with_booktabs_and_markdown(table):
+def test_any_table_is_markdown(table):
     shown = table(of_table3(RECORDS))
-    latex = shown.to_latex(escape=True)
-    assert latex.count("\\toprule") == latex.count("\\bottomrule") == 1
     lines = show.markdown(shown).splitlines()
     assert len(lines) == 2 + len(shown) and len({line.count("|") for line in lines}) == 1
     assert all(str(value) in lines[2 + k] for k, value in enumerate(shown.iloc[:, 0]))

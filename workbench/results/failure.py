@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from workbench.results.frame import Runs
+from workbench.results.ranking import Ranking
 from workbench.runs import plan
 
 
@@ -56,12 +57,10 @@ def measures(right: ArrayLike, is_anomaly: ArrayLike, scores: ArrayLike) -> dict
 
 def auroc(higher: np.ndarray, lower: np.ndarray) -> float:
     """How often (%) one of `higher` is above one of `lower`; ties count half."""
-    from sklearn.metrics import roc_auc_score
-
     if not len(higher) or not len(lower):
         return float("nan")
-    ranks = np.unique(np.r_[higher, lower], return_inverse=True)[1]  # of infinite scores too
-    return 100 * float(roc_auc_score(np.arange(len(ranks)) < len(higher), ranks))
+    scores = np.r_[higher, lower]
+    return 100 * Ranking(np.arange(len(scores)) < len(higher), scores).auroc()
 
 
 def risks(mistaken: np.ndarray, scores: np.ndarray) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -21,6 +21,7 @@ from semlib.datasets import Dataset
 from workbench.experiment import ConfigError
 from workbench.files import save_atomically, short
 from workbench.images.digests import digests_of
+from workbench.results import oracle
 from workbench.results.names import label
 from workbench.results.ranking import Ranking
 from workbench.runs import plan
@@ -89,7 +90,7 @@ def image_map(
     score: str = "msp",
     plane: str = "PCA",
     share: float | None = None,
-    statistics: str = "mixed",
+    statistics: str = "upright",
     names: Sequence[str] = (),
 ) -> ImageMap:
     """The test images of a run by its features, coloured by whether the anomalies are found.
@@ -200,7 +201,7 @@ def places_of(record: Record, data: Dataset, plane: str, statistics: str) -> np.
             return places
     if record.external or not (record.run_home / "weights.pt").exists():
         raise ConfigError(_trained_again(record))
-    places = _in_plane(_features(record, data, statistics), plane)
+    places = _in_plane(oracle.features(record, data, statistics), plane)
     with suppress(OSError):  # a read-only folder: each process computes them
         save_atomically(path, lambda file: np.save(file, places))
     return places
@@ -218,21 +219,6 @@ def _trained_again(record: Record) -> str:
     pairs = " ".join(f"-p {name} {shlex.quote(text)}" for name, text in texts.items())
     command = f"python -m semlib run notebooks/holdout.ipynb {pairs}"
     return f"{title}: weights.pt is not in {short(record.run_home)}, and a map needs it: {command}"
-
-
-def _features(record: Record, data: Dataset, statistics: str) -> np.ndarray:
-    """The features of the test images that detectors use, float32 (N, D)."""
-    from semlib import metrics
-    from semlib.datasets import augmentation
-    from workbench.runs import execute, machine
-
-    net = execute.network(record, data)
-    run = record.run
-    net = net.to(machine.device(run.experiment))
-    parts = (run.split(data).train.images, data.test.images)
-    train, test = (augmentation.centre(part, run.experiment.crop_side) for part in parts)
-    with metrics.upright(net, train) if statistics == "upright" else nullcontext():
-        return metrics.features(net, test).features
 
 
 def _in_plane(features: np.ndarray, plane: str) -> np.ndarray:

@@ -9,9 +9,11 @@ from contextlib import nullcontext
 import numpy as np
 import pandas as pd
 
+from semlib.datasets import Dataset
 from semlib.metrics import average_precision
 from workbench.results.frame import Runs
 from workbench.runs import plan
+from workbench.runs.store import Record
 
 STRENGTH = 0.003  # C of logistic regression on standardised features
 FOLDS = 5
@@ -37,14 +39,25 @@ def precision(features: np.ndarray, is_anomaly: np.ndarray) -> float:
     return 100 * average_precision(is_anomaly, scores)
 
 
+def features(record: Record, data: Dataset, statistics: str) -> np.ndarray:
+    """The features of the test images that detectors use, float32 (N, D), by the kept weights."""
+    from semlib import metrics
+    from semlib.datasets import augmentation
+    from workbench.runs import machine, network
+
+    run = record.run
+    net = network(record, data).to(machine.device(run.experiment))
+    images = (run.split(data).train.images, data.test.images)
+    train, test = (augmentation.centre(part, run.experiment.crop_side) for part in images)
+    with metrics.upright(net, train) if statistics == "upright" else nullcontext():
+        return metrics.features(net, test).features
+
+
 def of_runs(runs: Runs) -> pd.Series:
     """`precision` by method, data set and held-out class, means over the trials.
 
     Of the runs whose weights are kept, where their images are here; else empty.
     """
-    from semlib import metrics
-    from workbench.runs import network
-
     rows = []
     for experiment, records in runs:
         kept = [r for r in records if r.hold_out and (r.run_home / "weights.pt").exists()]
@@ -52,12 +65,8 @@ def of_runs(runs: Runs) -> pd.Series:
             continue
         data = plan.load(experiment)
         for record in kept:
-            net = network(record, data)
-            train = record.run.split(data).train.images
-            upright = experiment.statistics == "upright"
-            with metrics.upright(net, train) if upright else nullcontext():
-                features = metrics.features(net, data.test.images).features
-            reached = precision(features, record.scores("is_anomaly")["is_anomaly"])
+            found = features(record, data, experiment.statistics)
+            reached = precision(found, record.scores("is_anomaly")["is_anomaly"])
             rows.append([record.method, record.dataset, record.hold_out, reached])
     names = ["method", "dataset", "hold_out"]
     return pd.DataFrame(rows, columns=[*names, "oracle"]).groupby(names, sort=False).oracle.mean()

@@ -22,11 +22,12 @@ from matplotlib.text import Text
 from PIL import Image
 
 from semlib.datasets import Dataset
-from workbench.experiment import PAPERS_SCORES, Experiment
+from workbench.experiment import Experiment
 from workbench.files import result, save_atomically
 from workbench.images import prepared
 from workbench.images.digests import digests_of
 from workbench.results import show, stats, tables
+from workbench.results.frame import Runs
 from workbench.results.image_map import image_map as image_map
 from workbench.results.image_map import pixels
 from workbench.results.names import label
@@ -69,7 +70,6 @@ STYLE: dict[Any, Any] = {
 }
 styled: Any = plt.rc_context(STYLE)  # decorates functions that make a figure
 Records = Sequence[Record]
-Runs = Sequence[tuple[Experiment, Records]]
 
 
 def colours(methods: Sequence[str]) -> dict[str, tuple]:
@@ -85,14 +85,14 @@ def colours(methods: Sequence[str]) -> dict[str, tuple]:
     return found
 
 
-def _panels(shape: tuple[int, int], width: float, height: float, dpi: int = 110, **shared: bool):
+def panels(shape: tuple[int, int], width: float, height: float, dpi: int = 110, **shared: bool):
     """A figure of shape (rows, columns), width x height inches, and the list of its axes."""
     size: dict[str, Any] = {"figsize": (width, height), "dpi": dpi, "layout": "constrained"}
     figure, axes = plt.subplots(*shape, squeeze=False, **size, **shared)
     return figure, [*axes.flat]
 
 
-def _legend(figure: Figure, loc: str = "outside lower center", ncols: int = 1) -> None:
+def legend(figure: Figure, loc: str = "outside lower center", ncols: int = 1) -> None:
     """One legend beside the panels, which has each of their labels once."""
     handles = {}
     for axis in figure.axes:
@@ -101,8 +101,8 @@ def _legend(figure: Figure, loc: str = "outside lower center", ncols: int = 1) -
     figure.legend(handles.values(), handles, **place)
 
 
-def _note(text: str) -> Figure:
-    figure, (axis,) = _panels((1, 1), 8, 1)
+def note(text: str) -> Figure:
+    figure, (axis,) = panels((1, 1), 8, 1)
     axis.text(0.5, 0.5, text, ha="center", va="center", color="0.5", fontsize=10)
     axis.set_axis_off()
     return figure
@@ -119,7 +119,7 @@ def precision_recall(experiment: Experiment, records: Records, curves: int = CUR
     scores = dict(islice(scoring.items(), max(1, curves // len(experiment.methods))))
     held_out = [name for name in plan.held_out(experiment) if name is not None]
     if not held_out:
-        return _note("no class is held out: no precision-recall curve")
+        return note("no class is held out: no precision-recall curve")
     means = tables.by_class(experiment, records).loc[held_out]
     means = means.xs((experiment.scores[0], "mean"), axis=1, level=("measure", "statistic"))
     spread = (means.max(axis=1) - means.min(axis=1)).fillna(-1)
@@ -154,7 +154,7 @@ def curves_by_class(
     columns = min(5, len(classes))
     rows = math.ceil(len(classes) / columns)
     size = (max(1.95 * columns, 5.2), 1.9 * rows + (0.9 if len(classes) > 1 else 2.7))
-    figure, axes = _panels((rows, columns), *size, dpi=180, sharex=True, sharey=True)
+    figure, axes = panels((rows, columns), *size, dpi=180, sharex=True, sharey=True)
     style = dict(zip(table.score.unique(), cycle(STYLES), strict=False))
     for axis, name in zip(axes, classes, strict=False):
         _draw_curves(axis, table[table.hold_out == name], colour, style)
@@ -163,7 +163,7 @@ def curves_by_class(
         axis.label_outer()
     for axis in axes[len(classes) :]:
         axis.remove()
-    _legend(figure, ncols=2 if columns < 3 else 3)
+    legend(figure, ncols=2 if columns < 3 else 3)
     figure.suptitle(title)
     return figure
 
@@ -218,14 +218,14 @@ def gain_by_class(experiment: Experiment, records: Records, most: int = ROWS) ->
     trials = stats.gains_by_trial(drawn, records)
     if table.difference.isna().all():
         said = "not run with both classification and another method, no gain"
-        return _note(f"{experiment.dataset_name}: {said}")
+        return note(f"{experiment.dataset_name}: {said}")
     names = [*table.hold_out.unique()]
     methods = [*table.method.unique()]
     classes = len(names) - 1
     step = 0.7 / len(methods)
     places = dict(zip(names, [*range(classes), classes + 0.3], strict=True))
     size = (3.2 * len(scores) + 0.075 * max(map(len, names)) + 2, 1.9 + 0.22 * (classes + 2))
-    figure, axes = _panels((1, len(scores)), *size, sharex=True, sharey=True)
+    figure, axes = panels((1, len(scores)), *size, sharex=True, sharey=True)
     for (axis, score), method in product(zip(axes, scores, strict=True), methods):
         rows = table[(table.score == score) & (table.method == method)]
         y = rows.hold_out.map(places) + step * (methods.index(method) + 0.5) - 0.35
@@ -238,7 +238,7 @@ def gain_by_class(experiment: Experiment, records: Records, most: int = ROWS) ->
         axis.grid(axis="y", color="0.93")
     axes[0].set(yticks=[*places.values()], yticklabels=[*names[:-1], "mean"])
     axes[0].set_ylim(classes + 0.9, -0.6)
-    _legend(figure, ncols=3)
+    legend(figure, ncols=3)
     title = f"How far each method is above {label('classification').lower()}, by held-out class"
     if classes < len(held_out):
         title += f": {classes} of {len(held_out)}, where the differences are largest"
@@ -266,183 +266,6 @@ def _draw_gains(axis: Axes, rows: pd.DataFrame, trials: pd.DataFrame, y, name, c
 
 
 @styled
-def gain_by_labels(runs: Runs, method: str | None = None) -> Figure:
-    """The method's gain over plain classification by the number of training images a class.
-
-    Panels for MSP, ODIN and accuracy, in points: a thin line for each held-out class, a thick one
-    for the mean of all, with its 95 % interval over classes. Dotted: the paper's numbers of images.
-    method: by default the first that isn't plain classification.
-    """
-    first = runs[0][0]
-    method = method or next((name for name in first.methods if name != "classification"), "")
-    if not method or "classification" not in first.methods:
-        return _note(f"{first.dataset_name}: one method alone, no gain")
-    scores = set.intersection(*({*experiment.scores} for experiment, _ in runs))
-    measures = [name for name in ("msp", "odin", "accuracy") if name in {*scores, "accuracy"}]
-    sized = [(tables.images_a_class(*run), run) for run in runs]
-    sized = sorted((point for point in sized if point[0] > 0), key=lambda point: point[0])
-    if not sized:  # the numbers are NaN
-        return _note(f"{first.dataset_name}: not run, no gain by labels")
-    numbers = [images for images, _ in sized]
-    found = [tables.by_class(*run) for _, run in sized]
-    below = {images: show.averaged(records, "") for images, (_, records) in sized}
-    means = stats.gains(runs).query("method == @method and statistics == @first.statistics")
-    means = means[means.measure.isin(measures)].sort_values("images")
-    for row in tables.rows(means[means.classes < means.planned]):
-        below[row.images] = f"{row.classes or 'none'} of {row.planned} run"
-    low = numbers[0]
-    high = numbers[-1]
-    there = [n for n in tables.PAPERS_IMAGES if low / 1.5 < n < high * 1.5]
-    figure, axes = _panels((1, len(measures)), 3.7 * len(measures), 4.4)
-    for axis, measure in zip(axes, measures, strict=True):
-        gains = [stats.gain(table, method, measure) for table in found]
-        lines = pd.concat(gains, axis=1).set_axis(numbers, axis=1)  # (classes, numbers of images)
-        axis.plot(numbers, lines.T, "o-", color="0.7", ms=2.5, lw=0.9, label="a held-out class")
-        whole = means[(means.measure == measure) & (means.classes == means.planned)]
-        look = {"color": colours([method])[method], "fmt": "o-", "lw": 2.4, "capsize": 4}
-        half = (whole.high - whole.gain).fillna(0)
-        name = "mean over classes, 95 % interval"
-        axis.errorbar(whole.images, whole.gain, half, label=name, zorder=3, **look)
-        axis.axhline(0, **ZERO)
-        axis.set(xscale="log", xlabel="training images a class", ylabel="gain (points)")
-        axis.set_title(label(measure) + ("" if measure == "accuracy" else " average precision"))
-        axis.set_xticks(numbers, [f"{n:,.0f}\n{below[n]}" for n in numbers])
-        axis.minorticks_off()
-        axis.set_xlim(low / 1.4, high * max(1.8, (high / low) ** 0.3))  # room for names
-        for n in there:
-            papers = ", ".join(f"{n:,} in {tables.PAPERS_IMAGES[n]}" for n in there)
-            axis.axvline(n, label=f"the paper's numbers: {papers}", **DOTTED)
-        if len(lines) <= PANELS:
-            _name_lines(axis, lines)
-    _legend(figure, ncols=2)
-    about = f"{first.dataset_name} ({first.profile}, {first.statistics} statistics)"
-    figure.suptitle(f"{label(method)} above {label('classification')}, {about}")
-    return figure
-
-
-def _name_lines(axis: Axes, lines: pd.DataFrame) -> None:
-    """Write each line's name beside its last point; lines: a row each, columns their x."""
-    from sklearn.isotonic import isotonic_regression  # slow to import
-
-    low, high = axis.get_ylim()
-    last = pd.Series([np.flatnonzero(line)[-1] for line in lines.notna().to_numpy()], lines.index)
-    for k in last.unique():
-        ends = lines.iloc[:, k][last == k].sort_values()
-        apart = 0.037 * (high - low) * np.arange(len(ends))
-        y = isotonic_regression(ends.to_numpy() - apart) + apart  # moved as little as possible
-        y += max(low - y[0], 0) + min(high - y[-1], 0)
-        look: dict[str, Any] = {"va": "center", "color": "0.4", "fontsize": 7.5}
-        look |= {"xytext": (5, 0), "textcoords": "offset points", "annotation_clip": False}
-        look |= {"bbox": {"color": "white", "pad": 0.3}}
-        for name, height in zip(ends.index, y, strict=True):
-            axis.annotate(name, (lines.columns[k], height), **look)
-
-
-@styled
-def forest(found: stats.Measured, table: pd.DataFrame) -> Figure:
-    """Differences in average precision, a row for each score, the highest first; colour: method.
-
-    table: the contrasts against MSP, or those against plain classification, of `stats.contrasts`.
-    Dots are held-out classes, the diamond their mean; its 95 % intervals are thin over held-out
-    classes, thick over test images. p by Holm stands beside the rows that are tested.
-    """
-    above = "plain classification" if {*table.against} == {"classification"} else "MSP"
-    title = f"Above {above}\n{'; '.join(show.title(experiment) for experiment, _ in found.runs)}"
-    if table.difference.isna().all():
-        return _note(f"{title}: not run")
-    colour = colours([*found.classes.columns.unique(0)])
-    methods = [*table.method.unique()]
-    scores = [*table.groupby("score", sort=False).difference.first().sort_values().index]
-    height = 0.9 + (0.22 + 0.13 * len(methods)) * (len(scores) + 2)
-    figure, (axis,) = _panels((1, 1), 9.5, height)
-    beside = {"xycoords": ("axes fraction", "data"), "annotation_clip": False, "va": "center"}
-    for row in tables.rows(table):
-        reference = (row.method, "msp") if row.against == "msp" else (row.against, row.score)
-        gained = found.classes[row.method, row.score] - found.classes[reference]
-        y = scores.index(row.score) + 0.36 * ((len(methods) - 1) / 2 - methods.index(row.method))
-        ink = {"color": colour[row.method], "zorder": 3}
-        axis.plot(gained, [y] * len(gained), "o", ms=3.5, mew=0, alpha=0.45, c=colour[row.method])
-        axis.plot([row.low, row.high], [y, y], linewidth=1.2, **ink)
-        axis.plot([row.images_low, row.images_high], [y, y], linewidth=4, **ink)
-        axis.plot(row.difference, y, "D", ms=4, mec="white", label=label(row.method), **ink)
-        if not math.isnan(row.holm):
-            at = (1.01, scores.index(row.score))
-            axis.annotate(f"p {show.p_value(row.holm)}", at, color=colour[row.method], **beside)
-    text = "points of average precision; a dot: a held-out class; bars: 95 %, thin over held-out "
-    text += "classes, thick over test images\n*: the paper's scores; "
-    text += "p: over held-out classes, corrected by Holm"
-    names = [label(score) + (" *" if score in PAPERS_SCORES else "") for score in scores]
-    axis.set_yticks(range(len(scores)), names)
-    axis.set(ylim=(-0.7, len(scores) - 0.3), xlabel=text, title=title)
-    axis.axvline(0, **ZERO)
-    axis.grid(axis="y", color="0.93")
-    _legend(figure, ncols=4)
-    return figure
-
-
-@styled
-def prevalence(found: stats.Measured, curves: int = CURVES) -> Figure:
-    """Average precision by the share of anomalies, in multiples of chance; a panel for each method.
-
-    Of `stats.by_prevalence`. MSP, ODIN and the highest scores of the first method are drawn.
-    """
-    if found.classes.empty:
-        return _note("average precision by prevalence: not run")
-    table = stats.by_prevalence(found)
-    methods = [*table.columns.unique(0)]
-    ranked = found.classes[methods[0]].mean().sort_values(ascending=False).index
-    scores = [s for s in dict.fromkeys([*PAPERS_SCORES, *ranked]) if s in ranked][:curves]
-    figure, axes = _panels((1, len(methods)), 5.2 * len(methods), 4.4, sharey=True)
-    for axis, method in zip(axes, methods, strict=True):
-        times = table[method].reindex(columns=scores).div(100 * table.index, axis=0)
-        for score, style in zip(scores, cycle(STYLES), strict=False):
-            look = {"color": colours(methods)[method], "linestyle": style, "label": label(score)}
-            axis.plot(100 * table.index, times[score], **look)
-        axis.axhline(1, **DOTTED)
-        axis.set(xscale="log", xlabel="anomalies among the images (%)", title=label(method))
-        axis.set_xticks([0.1, 1, 10, 50], ["0.1", "1", "10", "50"])
-        if times.max(axis=None) > 10:  # nearly all are found: from hundreds down to 2
-            axis.set_yscale("log")
-            axis.yaxis.set_major_formatter("{x:g}")
-        axis.minorticks_off()
-        axis.legend(handlelength=4)
-    axes[0].set_ylabel("average precision / share of anomalies (chance: 1)")
-    drawn = f"{len(scores)} of {len(ranked)} scores"
-    figure.suptitle(f"Average precision by prevalence, {drawn}, mean over held-out classes")
-    return figure
-
-
-@styled
-def probes(found: stats.Measured, table: pd.DataFrame, score: str | None = None) -> Figure:
-    """A detector's average precision by that of raw pixels: a panel a probe, a point a class.
-
-    table: of `appendix_d.probes`, with 95 % intervals over test images. score: the detector, by
-    default the first; its rank correlations are `stats.correlations`.
-    """
-    both = found.classes.index.intersection(table.index)
-    if not len(both):
-        return _note("pixels alone: the images are not here, or nothing was run")
-    score = score or found.classes.columns[0][1]
-    detected = found.classes.loc[both].xs(score, axis=1, level=1)  # (classes, methods)
-    rho = stats.correlations(found, table).set_index(["score", "method", "probe"]).loc[score]
-    names = table.columns.unique(0)
-    figure, axes = _panels((1, len(names)), 5.6 * len(names), 4.8, sharey=True)
-    for axis, probe in zip(axes, names, strict=True):
-        x, low, high = table.loc[both, probe].to_numpy().T
-        bars = {"xerr": [x - low, high - x], "fmt": "o", "ms": 5, "alpha": 0.85}
-        for method, y in detected.items():
-            name = f"{label(method)}: rank correlation {show.correlation(rho.loc[method, probe])}"
-            name += ", 95 % over held-out classes"
-            axis.errorbar(x, y, label=name, color=colours([*detected])[method], **bars)
-        for (_, name), *at in zip(both, x, detected.iloc[:, 0], strict=True):
-            axis.annotate(name, at, (4, -9), textcoords="offset points", fontsize=7.5)
-        axis.set_xlabel(f"{probe}: average precision (%), 95 % over test images")
-        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), fontsize=7.5)
-    axes[0].set_ylabel(f"{label(score)}: average precision (%), mean of trials")
-    return figure
-
-
-@styled
 def learning_curves(experiment: Experiment, records: Records) -> Figure:
     """Cost, test accuracy and average precision by epoch (the paper's Figure 1).
 
@@ -462,17 +285,17 @@ def learning_curves(experiment: Experiment, records: Records) -> Figure:
         method = label(record.method, experiment.methods)
         parts.append(record.history().assign(**{"held out": name, "method": method}))
     if not parts:
-        return _note(f"{experiment.dataset_name}: not run, no learning curve")
+        return note(f"{experiment.dataset_name}: not run, no learning curve")
     history = pd.concat(parts, ignore_index=True)
     classes = history["held out"].unique()
     palette = {label(m, experiment.methods): c for m, c in colours(experiment.methods).items()}
     look = {"hue": "method", "palette": palette}
     if 1 < len(classes) <= 3:
         look = {"hue": "held out", "palette": "colorblind"}
-    panels = {"loss": "cost (training)", "accuracy": "test accuracy (%), mixed statistics"}
-    panels["msp"] = "average precision, MSP (%), mixed statistics"
-    figure, axes = _panels((1, 3), 12, 3.8)
-    for axis, (column, text) in zip(axes, panels.items(), strict=True):
+    shown = {"loss": "cost (training)", "accuracy": "test accuracy (%), mixed statistics"}
+    shown["msp"] = "average precision, MSP (%), mixed statistics"
+    figure, axes = panels((1, 3), 12, 3.8)
+    for axis, (column, text) in zip(axes, shown.items(), strict=True):
         if column in history:
             value = history[column] * (1 if column == "loss" else 100)
             how = {"style": "method", "errorbar": "sd", "marker": "o", "markersize": 4}
@@ -486,7 +309,7 @@ def learning_curves(experiment: Experiment, records: Records) -> Figure:
             text += f"; diamonds: {experiment.statistics}, as in the table"
         axis.set(xlabel="epoch", ylabel=text)
         axis.locator_params(axis="x", integer=True)
-    _legend(figure, "outside right center")
+    legend(figure, "outside right center")
     held_out = ", ".join(classes) if len(classes) <= 3 else f"mean of {len(classes)} classes"
     title = f"Learning curves, {experiment.dataset_name}, {held_out} held out"
     figure.suptitle(f"{title} ({experiment.profile})")
@@ -497,7 +320,7 @@ def learning_curves(experiment: Experiment, records: Records) -> Figure:
 def samples(images: Mapping[str, np.ndarray], title: str) -> Figure:
     """The paper's Figures 2 to 6: a row for each class of its images, uint8 (N, C, H, W)."""
     if not any(map(len, images.values())):
-        return _note(f"{title}: no images of it here")
+        return note(f"{title}: no images of it here")
     rows = {}
     for name, members in images.items():
         rows[name if len(members) else f"{name}\n(not here)"] = [(image, "") for image in members]
@@ -532,7 +355,7 @@ def ranked_images(
         choices = ", ".join(record.scoring)
         raise ValueError(f"{score!r} is not a score of this run; choose from {choices}")
     if digests_of(data).test != record.test_digest:
-        return _note("the images that are here now are not those that were scored")
+        return note("the images that are here now are not those that were scored")
     key = score + plan.STATISTICS[statistics]
     predicted = f"predicted{plan.STATISTICS[statistics]}"
     arrays = record.scores("label", predicted, "is_anomaly", key)
@@ -567,7 +390,7 @@ def _sheet(rows: Mapping[str, Sequence], title: str, side: float = 1.25) -> Figu
     lines = max(len(caption.splitlines()) for _, caption in chain(*rows.values()))
     above = 0.12 * lines / side
     size = (max(6, side * columns + 1), side * (1 + above) * len(rows) + 0.4)
-    figure, axes = _panels((len(rows), 1), *size)  # not an axis an image: they are slow to make
+    figure, axes = panels((len(rows), 1), *size)  # not an axis an image: they are slow to make
     for axis, (text, cells) in zip(axes, rows.items(), strict=True):
         axis.set(xticks=[], yticks=[], frame_on=False, anchor="W")
         axis.set(xlim=(0, columns), ylim=(1, -above))
@@ -606,7 +429,10 @@ def save_for_paper(figure: Figure, path: str | Path, width: str = "page") -> str
         for axis in figure.axes:
             for text in (axis.title, axis.xaxis.label):
                 before = text.get_text()  # beside an axis stand names: 12 characters an inch
-                text.set_text(_wrapped(before, int(12 * inches / columns)))
+                lines = before.splitlines()
+                most = int(12 * inches / columns)
+                lines = [textwrap.fill(line, most, break_on_hyphens=False) for line in lines]
+                text.set_text("\n".join(lines))
                 added.append(text.get_text().count("\n") - before.count("\n"))
         figure.set_figheight(figure.get_figheight() + 0.15 * rows * sum(sorted(added)[-2:]))
     for ending in ("pdf", "svg"):
@@ -615,40 +441,35 @@ def save_for_paper(figure: Figure, path: str | Path, width: str = "page") -> str
     return caption
 
 
-def _wrapped(text: str, most: int) -> str:
-    lines = [textwrap.fill(line, most, break_on_hyphens=False) for line in text.splitlines()]
-    return "\n".join(lines)
-
-
 def _lay_out_anew(figure: Figure, inches: float) -> tuple[int, int]:
     """Put the panels into as many columns as the width has room for, and the legend below.
 
     How many rows and columns there are then.
     """
-    panels = figure.axes
-    before: Any = panels[0].get_gridspec()
+    axes = figure.axes
+    before: Any = axes[0].get_gridspec()
     rows, columns = before.get_geometry()
     width, height = figure.get_size_inches()
     across = min(columns, max(1, int(inches * columns / (0.75 * width))))
-    down = math.ceil(len(panels) / across)
+    down = math.ceil(len(axes) / across)
     grid = figure.add_gridspec(down, across)
-    xlabel = panels[-1].get_xlabel()
-    ylabel = panels[0].get_ylabel()
-    for k, axis in enumerate(panels):
+    xlabel = axes[-1].get_xlabel()
+    ylabel = axes[0].get_ylabel()
+    for k, axis in enumerate(axes):
         axis.set_subplotspec(grid[k])
         first = k % across == 0
-        last = k + across >= len(panels)
-        if axis.get_shared_y_axes().joined(axis, panels[0]):
+        last = k + across >= len(axes)
+        if axis.get_shared_y_axes().joined(axis, axes[0]):
             axis.tick_params(labelleft=first)
             axis.set_ylabel(ylabel if first else "")
-        if axis.get_shared_x_axes().joined(axis, panels[0]):
+        if axis.get_shared_x_axes().joined(axis, axes[0]):
             axis.tick_params(labelbottom=last)
             axis.set_xlabel(xlabel if last else "")
     figure.set_size_inches(inches, 0.8 * height * down / rows)
-    for legend in [*figure.legends]:
-        longest = max(len(text.get_text()) for text in legend.get_texts())
-        legend.remove()
-        _legend(figure, ncols=max(1, int(inches / (0.6 + 0.055 * longest))))
+    for before in [*figure.legends]:
+        longest = max(len(text.get_text()) for text in before.get_texts())
+        before.remove()
+        legend(figure, ncols=max(1, int(inches / (0.6 + 0.055 * longest))))
     return down, across
 
 

@@ -104,7 +104,7 @@ def p_value(value: float) -> str:
 
 
 def text(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of `stats` (gains, leaderboard, contrasts) or `tables.by_weight` as text.
+    """A table of `stats` (gains, leaderboard, contrasts), or with such columns, as text.
 
     Methods and measures by their labels; "-" for NaN.
     """
@@ -122,9 +122,6 @@ def text(table: pd.DataFrame) -> pd.DataFrame:
         table["images"] = table.images.map("{:,.0f}".format)
     if "above" in table:
         table["above"] = table.above.where(table.classes > 0)  # of none: "-"
-    if "weight" in table:
-        table["mean_std"] = list(map(mean_std, table.accuracy, table["std"]))
-        table["line"] = table.weight.map("auxiliary_weight: {:g}".format).where(table.chosen, "")
     shown = {}
     for title, how in FORMATS.items():
         fields = {field for _, field, _, _ in Formatter().parse(how)} - {None}
@@ -522,15 +519,17 @@ def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:
 
 def _left_out(experiment: Experiment, records: Sequence[Record]) -> list[str]:
     """A line if methods have not the same runs: what they lack, and what averages are of."""
-    lacks = tables.lacking(experiment, records)
+    chosen = tables.compared(experiment, records)
+    lacks = chosen[chosen.why != ""].reset_index()
     if lacks.empty:
         return []
     counts = lacks[["method", "why"]].value_counts(sort=False).reset_index()
     said = [f"{label(method)} {n} ({why})" for method, why, n in counts.itertuples(index=False)]
-    whole = tables.whole(experiment, records)
-    trials = ", ".join(map(str, sorted({record.trial for record in whole})))
-    methods = ", ".join(label(name) for name in {record.method: 0 for record in whole})
-    of = f"averages are of {methods} in trials {trials}" if whole else "no trial has every class"
+    of = "no trial has every class"
+    if trials := tables.trials_of_averages(chosen):
+        there = chosen.index[chosen.whole].unique("method")
+        methods = [label(name) for name in experiment.methods if name in there]
+        of = f"averages are of {', '.join(methods)} in {trials}"
     lines = f"Runs that a method lacks and another has: {', '.join(said)}."
     return [f"{lines} Rows compare the same classes and trials; {of}."]
 
@@ -565,7 +564,7 @@ def _not_scored(experiment: Experiment, records: Sequence[Record]) -> list[str]:
         return []
     more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
     todo = "missing: train computes them from kept weights"
-    return [f"Not scored yet: {missing[0]}{more}; {todo}."]
+    return [f"Missing scores: {missing[0]}{more}; {todo}."]
 
 
 def unlike_paper(notebook: str, *experiments: Experiment) -> pd.DataFrame:

@@ -65,13 +65,10 @@ def paired(gained: pd.Series) -> dict[str, float]:
 
 def t_interval(values: pd.Series) -> tuple[float, float]:
     """The mean's 95 % interval over held-out classes; NaN of fewer than two."""
-    from scipy.stats import ttest_1samp
+    from scipy.stats import t
 
-    if len(values) < 2:
-        return math.nan, math.nan
-    with warnings.catch_warnings(action="ignore"):  # of a test that is not used, of equal values
-        found = ttest_1samp(values, 0).confidence_interval()
-    return found.low, found.high
+    half = t.ppf(0.975, len(values) - 1) * values.sem()
+    return values.mean() - half, values.mean() + half
 
 
 def gain(table: pd.DataFrame, method: str, measure: str) -> pd.Series:
@@ -99,20 +96,15 @@ def gains(runs: Runs) -> pd.DataFrame:
             of_statistics = experiment.model_copy(update={"statistics": statistics})
             table = tables.by_class(of_statistics, records)
             means = without_average(table).xs("mean", axis=1, level="statistic")
-            for method, measure in means:
-                if method == "classification":
-                    continue
-                gained = gain(table, method, measure)
-                both = means.mean(skipna=False)
+            for method, measure in means.drop(columns="classification", level="method"):
                 row = {"images": images, "statistics": statistics, "method": method}
-                row |= {"measure": measure, "plain": both["classification", measure]}
-                row |= {"with": both[method, measure]} | paired(gained)
-                row |= {"planned": len(means), "p": row.pop("p")}
-                if len(gained) < len(means):
-                    unknown = ("plain", "with", "difference", "low", "high", "p")
-                    row |= dict.fromkeys(unknown, math.nan)
-                rows.append(row)
-    return pd.DataFrame(rows).rename(columns={"difference": "gain"}).reindex(columns=GAIN)
+                row |= {"measure": measure, "plain": means["classification", measure].mean()}
+                row |= {"with": means[method, measure].mean(), "planned": len(means)}
+                rows.append(row | paired(gain(table, method, measure)))
+    found = pd.DataFrame(rows).rename(columns={"difference": "gain"}).reindex(columns=GAIN)
+    unknown = ["plain", "with", "gain", "low", "high", "p"]
+    found.loc[found.classes < found.planned, unknown] = math.nan
+    return found
 
 
 def gains_by_trial(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
@@ -207,7 +199,7 @@ class Measured(NamedTuple):
     rankings: pd.DataFrame  # a row a ranking, which RANKED tells apart, columns MEASURES
     classes: pd.DataFrame  # mean average precisions: rows (dataset, hold_out), columns PAIR
     resampled: pd.DataFrame  # the means of its columns with other test images, a row a resample
-    lacks: pd.DataFrame = pd.DataFrame(columns=["method", "why"])  # of tables.lacking
+    lacks: pd.DataFrame = pd.DataFrame(columns=["method", "why"])  # of tables.compared
 
 
 def measured(runs: Runs, resamples: int = 200, seed: int = 0) -> Measured:
@@ -223,11 +215,11 @@ def measured(runs: Runs, resamples: int = 200, seed: int = 0) -> Measured:
         if (count := names.count(name)) > 1:
             said = f"{name} has {count}, name one"
             raise ConfigError(f"epochs_by_labels: detectors are compared on one; {said}")
-    compared = [(experiment, tables.whole(experiment, records)) for experiment, records in runs]
+    compared = [(e, tables.shared(e, records, "whole")) for e, records in runs]
     rankings, drawn = _ranked(compared, resamples, seed)
     classes = _by_class(rankings.average_precision).dropna(axis=1)
     means = drawn.groupby(level=PAIR).mean()
-    lacks = pd.concat([tables.lacking(experiment, records) for experiment, records in runs])
+    lacks = pd.concat([tables.compared(*run).reset_index() for run in runs]).query("why != ''")
     return Measured(runs, rankings, classes, means.reindex(classes.columns).T, lacks)
 
 
@@ -287,8 +279,8 @@ def leaderboard(found: Measured) -> pd.DataFrame:
 
     images_low to images_high: 95 % over other test images, as many; trial_std: standard deviation
     of that mean over trials; class_low to class_high: 95 % over other held-out classes. auroc,
-    fpr95: as peers report it. paper: the paper's mean. lacks: a column if there are any runs of
-    `tables.lacking`, which it counts; of a method that is left out all else is NaN.
+    fpr95: as peers report it. paper: the paper's mean. lacks: how many runs a method lacks that
+    another has, a column if there are any; of a method that is left out all else is NaN.
     """
     mean = found.classes.mean()
     half = Z * found.resampled.std()
@@ -363,25 +355,18 @@ def max_t(gained: pd.DataFrame) -> np.ndarray:
     by which the largest absolute t of any column is at least the column's own. It is exact, like
     Wilcoxon's, if the differences are symmetric, and it uses how the columns are correlated.
     """
-    from scipy.stats import permutation_test
-
     values = gained.to_numpy()
     classes = len(values)
+    if classes <= EXACT:
+        signs = np.array([*itertools.product((1, -1), repeat=classes)])
+    else:
+        signs = np.random.default_rng(0).choice((1, -1), (2**EXACT, classes))
+        signs[0] = 1  # what was observed is one of the flips
+    means = signs @ values / classes  # (flips, columns)
     squares = (values**2).mean(0)  # no flip changes them
-
-    def sizes(signs: np.ndarray) -> np.ndarray:
-        means = signs @ values / classes  # (flips, columns)
-        return np.abs(means) / np.sqrt(np.maximum(squares - means**2, 1e-18))  # rises with |t|
-
-    def largest(signs: np.ndarray, axis: int) -> np.ndarray:
-        return sizes(signs).max(-1)
-
-    how: dict[str, Any] = {"permutation_type": "samples", "vectorized": True, "random_state": 0}
-    flips = permutation_test([np.ones(classes)], largest, n_resamples=2**EXACT, **how)
-    null = flips.null_distribution
-    observed = sizes(np.ones(classes)) * (1 - 1e-9)  # equal in spite of rounding
-    sampled = int(classes > EXACT)  # what was observed is one of the flips, of a sample not drawn
-    return ((null[:, None] >= observed).sum(0) + sampled) / (len(null) + sampled)
+    sizes = np.abs(means) / np.sqrt(np.maximum(squares - means**2, 1e-18))  # rises with |t|
+    observed = sizes[0] * (1 - 1e-9)  # equal in spite of rounding
+    return (sizes.max(1)[:, None] >= observed).mean(0)
 
 
 def by_prevalence(found: Measured) -> pd.DataFrame:

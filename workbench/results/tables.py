@@ -8,12 +8,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pandas as pd
 
 from workbench.experiment import Experiment
 from workbench.files import result, save_atomically, short
 from workbench.images.digests import Digests
-from workbench.results.frame import Runs, frame
+from workbench.results.frame import frame
 from workbench.results.names import AVERAGE, average_of, average_row, without_average
 from workbench.runs import plan
 from workbench.runs.store import Record
@@ -21,11 +22,6 @@ from workbench.runs.store import Record
 SUBSETS = ("dog", "car", "snake", "spider", "fungus")  # of ImageNet
 HOLD_OUT_TABLES = {"cifar10": "table3_cifar10", "stl10": "table4_stl10"}  # in published/
 HOLD_OUT_TABLES |= {f"imagenet_{name}": f"appendix_b_imagenet_{name}" for name in SUBSETS}
-PAPERS_IMAGES = {  # of a class, and where
-    500: "Table 4 (STL-10)",
-    1300: "Tables 5, 6 (ImageNet's subsets)",
-    5000: "Table 3 (CIFAR-10)",
-}
 PAPERS_DATA = {  # digests of the training and test images
     "cifar10": Digests(
         "d55d672a8e56ec42e1ca007bdf565953bcdffb1c3c4f74ee18ac07c80a650e23",
@@ -34,6 +30,7 @@ PAPERS_DATA = {  # digests of the training and test images
 }
 STL10 = ({1000, 5000}, 8000)  # its training images, in a fold or all, and its test images
 LEVELS = ["method", "measure", "statistic"]  # of a table's columns
+RUN = ["hold_out", "trial", "method"]
 
 
 def rows(table: pd.DataFrame) -> Iterator[Any]:
@@ -89,81 +86,57 @@ def measurements(experiment: Experiment, records: Sequence[Record]) -> pd.DataFr
     """A row a run: hold_out, method, trial, then each score's average precision and accuracy."""
     long = frame([(experiment, records)])
     long = long[long.statistics == experiment.statistics]
-    run = ["hold_out", "method", "trial"]
-    wide = long.pivot_table("value", run, "measure", sort=False)
+    wide = long.pivot_table("value", ["hold_out", "method", "trial"], "measure", sort=False)
     return wide.reindex(columns=[*experiment.scores, "accuracy"]).reset_index()
 
 
-def _there(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
-    """Whether a run is finished with every score that its method has here.
+def compared(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
+    """Which runs are compared: a row for each (hold_out, trial, method) where any method has one.
 
-    A row a (hold_out, trial) of any method, a column a method that was run.
+    scored: finished with every score that its method has here. shared: stands in its class's row,
+    which has the trials that every method has; a method without any run of the class doesn't
+    count. whole: averages are of it, of the trials in which every method has every class; a method
+    without such a trial doesn't count. why: why a run is missing that another method has, else "".
     """
-    values = measurements(experiment, records).set_index(["hold_out", "trial", "method"])
-    values = values.unstack("method").dropna(axis=1, how="all")
-    there = values.notna()
-    of = {name: there.xs(name, axis=1, level="method") for name in there.columns.unique("method")}
-    every = {name: scores.all(axis=1) for name, scores in of.items()}
-    return pd.DataFrame(every, there.index)
-
-
-def _of(records: Sequence[Record], there: pd.DataFrame) -> list[Record]:
-    """The records of the runs that are True in a table like `_there`."""
-    runs = there.stack()
-    names = [(record.hold_out or "none", record.trial, record.method) for record in records]
-    return [record for record, name in zip(records, names, strict=True) if runs.get(name)]
-
-
-def shared(experiment: Experiment, records: Sequence[Record]) -> list[Record]:
-    """The runs whose numbers stand in one row: of each class the trials that every method has.
-
-    A method without any run of the class doesn't count.
-    """
-    if not records:
-        return []
-    there = _there(experiment, records)
-    absent = ~there.groupby(level="hold_out").transform("any")
-    return _of(records, there[(there | absent).all(axis=1)])
-
-
-def whole(experiment: Experiment, records: Sequence[Record]) -> list[Record]:
-    """The runs that averages are of: the trials in which every method has every class.
-
-    A method without such a trial doesn't count: its runs are not among them.
-    """
-    if not records:
-        return []
-    there = _there(experiment, records)
-    every = there.groupby(level="trial").sum() == len(plan.held_out(experiment))
+    values = measurements(experiment, records).set_index(RUN)
+    absent = ~values.notna().groupby("method").transform("any")
+    scored = (values.notna() | absent).all(axis=1).unstack("method", fill_value=False)
+    of_class = (scored | ~scored.groupby("hold_out").transform("any")).all(axis=1)
+    every = scored.groupby("trial").sum() == len(plan.held_out(experiment))
     every = every.loc[:, every.any()]
-    trials = every.index[every.all(axis=1)]
-    in_trials = there.index.isin(trials, level="trial")
-    return _of(records, there.loc[in_trials, every.columns])
+    table = scored.stack().rename("scored").to_frame()
+    run = table.index.droplevel("method")
+    trial = table.index.get_level_values("trial").isin(every.index[every.all(axis=1)])
+    method = table.index.get_level_values("method").isin(every.columns)
+    table["shared"] = table.scored & run.isin(of_class.index[of_class])
+    table["whole"] = table.scored & trial & method
+    finished = [(record.hold_out or "none", record.trial, record.method) for record in records]
+    why = np.where(table.index.isin(finished), "lacks a score", "not run")
+    lacks = ~table.scored & run.isin(scored.index[scored.any(axis=1)])
+    return table.assign(why=np.where(lacks, why, ""))
 
 
-def lacking(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
-    """The runs that a method lacks and another one has: hold_out, method, trial and why."""
-    rows = []
-    if records:
-        there = _there(experiment, records)
-        there = there[there.any(axis=1)]
-        finished = {(r.hold_out or "none", r.trial, r.method) for r in records}
-        for (hold_out, trial, method), is_there in there.stack().items():
-            if not is_there:
-                is_run = (hold_out, trial, method) in finished
-                rows.append([hold_out, method, trial, "not scored" if is_run else "not run"])
-    return pd.DataFrame(rows, columns=["hold_out", "method", "trial", "why"])
+def shared(experiment: Experiment, records: Sequence[Record], of: str = "shared") -> list[Record]:
+    """The runs whose numbers stand in one row, or of averages alone: a column of `compared`."""
+    chosen = compared(experiment, records)[of]
+    return [r for r in records if chosen.get((r.hold_out or "none", r.trial, r.method))]
 
 
-def _said(experiment: Experiment, records: Sequence[Record]) -> dict[str, str]:
-    """`lacking` as a text by row of `by_class`: rotation trial 1 (not run), rotation trial 2..."""
-    lacks = lacking(experiment, records)
+def trials_of_averages(chosen: pd.DataFrame) -> str:
+    """Of a table of `compared`: trial 0, or trials 0, 1; "" if no trial has every class."""
+    trials = sorted(chosen.index[chosen.whole].unique("trial"))
+    name = "trial" if len(trials) == 1 else "trials"
+    return f"{name} {', '.join(map(str, trials))}" if trials else ""
+
+
+def _said(chosen: pd.DataFrame) -> dict[str, str]:
+    """What rows of `by_class` leave out: rotation trial 1 (not run), rotation trial 2..."""
+    lacks = chosen[chosen.why != ""].reset_index()
     texts = lacks.method + " trial " + lacks.trial.astype(str) + " (" + lacks.why + ")"
     said = texts.groupby(lacks.hold_out).agg(", ".join).to_dict()
     if said:
-        trials = sorted({record.trial for record in whole(experiment, records)})
-        of = f"of trials {', '.join(map(str, trials))}" if trials else "no trial has every class"
-        said[average_row(said)] = of
+        trials = trials_of_averages(chosen)
+        said[average_row(said)] = f"of {trials}" if trials else "no trial has every class"
     return said
 
 
@@ -180,9 +153,10 @@ def by_class(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
     average = average_row(classes)
     index = classes if classes == ["none"] else [*classes, average]
     measures = ["accuracy"] if classes == ["none"] else [*experiment.scores, "accuracy"]
-    run = ["hold_out", "trial", "method"]
-    of_classes = measurements(experiment, shared(experiment, records)).set_index(run)[measures]
-    averages = measurements(experiment, whole(experiment, records)).set_index(run)[measures]
+    runs = measurements(experiment, records).set_index(RUN)[measures]
+    chosen = compared(experiment, records)
+    of_classes = runs[runs.index.isin(chosen.index[chosen.shared])]
+    averages = runs[runs.index.isin(chosen.index[chosen.whole])]
     averages = averages.groupby(level=["trial", "method"]).mean()
     averages = pd.concat({average: averages}, names=["hold_out"])
     rows = pd.concat([of_classes, averages]).groupby(level=["hold_out", "method"])
@@ -198,7 +172,7 @@ def by_class(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
     if {*printed.index} != {*classes, AVERAGE}:  # the paper's average is of all classes
         printed = printed.drop(index=AVERAGE, errors="ignore")
     table = beside(here, printed)
-    table.attrs["lacks"] = _said(experiment, records)
+    table.attrs["lacks"] = _said(chosen)
     return table
 
 
@@ -241,33 +215,6 @@ def images_a_class(experiment: Experiment, records: Sequence[Record]) -> float:
     if experiment.train_per_class or not records:
         return float(experiment.train_per_class or math.nan)
     return (records[0].train_images or math.nan) / len(records[0].classes)
-
-
-def by_weight(runs: Runs) -> pd.DataFrame:
-    """Validation accuracy by data set, method and auxiliary weight, mean and std over trials.
-
-    runs: the experiments of auxiliary_weights, of each data set the trials that all of them have.
-    chosen: a method's best weight, the first of equals, once all its runs are there.
-    """
-    table = []
-    trials: dict[str, set[int]] = {}
-    for experiment, records in runs:
-        if records:
-            of_this = {record.trial for record in records}
-            trials.setdefault(experiment.dataset, of_this).intersection_update(of_this)
-    for experiment, records in runs:
-        compared = [r for r in records if r.trial in trials[experiment.dataset]]
-        accuracy = measurements(experiment, compared).accuracy
-        row: dict[str, Any] = {"dataset": experiment.dataset_name}
-        row["images"] = experiment.train_per_class or "all"
-        row |= {"method": experiment.methods[0], "weight": experiment.auxiliary_weight}
-        row |= {"accuracy": accuracy.mean(), "std": accuracy.std()}
-        table.append(row | {"complete": len(records) == len(plan.planned(experiment))})
-    table = pd.DataFrame(table)
-    search = table.groupby(["dataset", "images", "method"])
-    best = search.accuracy.rank(ascending=False, method="first") == 1
-    whole = search.complete.transform("all")
-    return table.assign(chosen=best & whole & (table.method != "classification"))
 
 
 def csv_text(table: pd.DataFrame, **how: Any) -> str:

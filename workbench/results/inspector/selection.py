@@ -212,24 +212,21 @@ class Results:
         self.curves = cache(self._curves)
         self.average_precisions = cache(self._average_precisions)
         self.runs = _undamaged(records, beside, title)
-        self.first: dict[str, Record] = {}  # one run of each method
-        for (_, method, _), record in self.runs.items():
-            self.first.setdefault(method, record)
-        self.methods = tuple(self.first)
         self.dataset = records[0].dataset
         self.known = records[0].classes
-        # the share of anomalies, which is the average precision of a guess
-        self.skew: dict[str, float] = {}
-        for (hold_out, _, _), record in self.runs.items():
-            self.skew.setdefault(hold_out, record.skew)
-        self.classes = tuple(sorted(self.skew, key=[*self.known, *self.skew].index))
-        self.trials = tuple(sorted({trial for _, _, trial in self.runs}))
+        self.first: dict[str, Record] = {}  # one run of each method
+        self.skew: dict[str, float] = {}  # which is the average precision of a guess
         scorings = {}
-        for record in self.runs.values():
+        for (hold_out, method, _), record in self.runs.items():
+            self.first.setdefault(method, record)
+            self.skew.setdefault(hold_out, record.skew)
             scorings |= {json.dumps(scoring): scoring for scoring in record.scoring.values()}
         names = _names([(scoring["score"], scoring) for scoring in scorings.values()])
         self._scorings = dict(zip(names, scorings.values(), strict=True))
+        self.classes = tuple(sorted(self.skew, key=[*self.known, *self.skew].index))
+        self.methods = tuple(self.first)
         self.scores = tuple(names)
+        self.trials = tuple(sorted({trial for _, _, trial in self.runs}))
 
     def run(self, hold_out: str, side: Side) -> Record:
         method, _, trial = side
@@ -252,14 +249,15 @@ class Results:
         """The paper's mean and std in percent; NaN where it has none, or other settings."""
         record = self.first[method]
         scoring = self._scorings[score]
+        usual = all(scoring[name] == DEFAULTS[name] for name in scoring.keys() & DEFAULTS.keys())
+        if not usual or not tables.is_papers_data([record]):
+            return math.nan, math.nan
         network = record.settings.get("architecture", "")
         few = record.settings.get("train_per_class")
-        usual = all(scoring[name] == DEFAULTS[name] for name in scoring.keys() & DEFAULTS.keys())
-        usual = usual and tables.is_papers_data([record])
-        paper = _paper(record.dataset, self.known, network, few) if usual else {}
         column = f"{record.method}_{scoring['score']}"
-        columns = [paper.get(name, {}) for name in (column, f"{column}_std")]
-        return columns[0].get(hold_out, math.nan), columns[1].get(hold_out, math.nan)
+        paper = _paper(record.dataset, self.known, network, few)
+        mean, std = paper.reindex([hold_out], columns=[column, f"{column}_std"]).to_numpy()[0]
+        return mean, std
 
     def _curves(self, choice: Choice) -> pd.DataFrame:
         """One row per curve: its ranking, its measures, and the paper's average precision."""
