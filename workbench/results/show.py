@@ -258,10 +258,19 @@ def print_all(experiments: Iterable[Experiment]) -> None:
     """Each experiment's table on the terminal."""
     for experiment in experiments:
         records = store.finished(experiment)
-        print(f"\n{title(experiment)}: average precision and accuracy, %")
+        print(f"\n{title(experiment)}: average precision{_chance(records)} and accuracy, %")
         if records:
             print(as_text(tables.by_class(experiment, records)))
         print(*remarks(experiment, records), sep="\n")
+
+
+def _chance(records: Sequence[Record]) -> str:
+    """The average precision of random scores, which is the share of anomalies."""
+    skews = sorted({round(100 * record.skew, 1) for record in records if record.hold_out})
+    if not skews:
+        return ""
+    several = f" to {skews[-1]}" if len(skews) > 1 else ""
+    return f" (chance: {skews[0]}{several})"
 
 
 # --- about the runs

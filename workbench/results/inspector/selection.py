@@ -52,8 +52,8 @@ class Choice(NamedTuple):
 def grouped(records: Iterable[Record], experiment: Experiment) -> dict[str, list[Record]]:
     """Records with a held-out class by table: one data set, one value of each setting but OWN.
 
-    Imported scores are in every table of their images. Tables on another version of the data
-    than this machine has say so, and come last.
+    Imported scores are in every table of their images. The table with the most runs comes first;
+    those on another version of the data than this machine has say so, and come last.
     """
     groups: dict[str, list[Record]] = defaultdict(list)  # by the settings of each
     for record in sorted(records, key=lambda record: record.external is not None):
@@ -74,7 +74,8 @@ def grouped(records: Iterable[Record], experiment: Experiment) -> dict[str, list
             here[title] += group
         else:
             other[f"{title}, on other data ({group[0].data}) than is here ({digests})"] += group
-    return here | other
+    by_runs = sorted(here, key=lambda title: len(here[title]), reverse=True)
+    return {title: here[title] for title in by_runs} | other
 
 
 def counted(records: Sequence[Record]) -> str:
