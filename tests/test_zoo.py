@@ -15,7 +15,8 @@ from workbench.runs import execute, store
 
 @pytest.fixture(scope="module")
 def records():
-    given = read_parameters(ROOT / "params" / "cpu" / "holdout.yaml") | {"hold_out": "all"}
+    given = read_parameters(ROOT / "params" / "cpu" / "masking_ablation.yaml")
+    given |= {"methods": ["classification", "rotation"], "first_trial": 2, "trials": 1}
     return store.finished(create(given | {"outputs": str(ROOT / "outputs")}))
 
 
