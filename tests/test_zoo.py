@@ -1,6 +1,9 @@
 """The committed networks: trial 2 of both methods with 500 labels a class, on CIFAR-10's images."""
 
 import hashlib
+import json
+import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ import torch
 from helpers import ROOT
 
 from semlib import metrics
+from workbench import cli
 from workbench.experiment import create, read_parameters
 from workbench.images import prepared
 from workbench.runs import execute, store
@@ -41,3 +45,26 @@ def test_they_give_the_recorded_scores_on_this_processor_too(records, cifar10_ro
         assert (known[logits.argmax(1)] == predicted).mean() > 0.98
         recorded = record.scores("msp")["msp"][:500]
         assert np.corrcoef(metrics.max_softmax(logits), recorded)[0, 1] > 0.999
+
+
+@pytest.mark.data
+@pytest.mark.notebook
+def test_a_score_needs_no_training(cifar10_root, tmp_path, monkeypatch):
+    """The page's command, over a copy of the class's runs."""
+    copy = tmp_path / "mine" / "runs" / "cifar10" / "cat"
+    shutil.copytree(ROOT / "outputs" / "cpu" / "runs" / "cifar10" / "cat", copy)
+    page = (ROOT / "docs" / "extending.md").read_text().replace("\\\n", " ")
+    (line,) = [line for line in page.splitlines() if "-p hold_out cat -p first_trial 2" in line]
+    words = shlex.split(line.removeprefix("python -m semlib "))
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("SEMLIB_DATA", str(cifar10_root))
+    assert cli.main([*words, "-p", "outputs", str(tmp_path)]) == 0
+    for path in copy.glob("*/trial_2-*/record.json"):
+        record = json.loads(path.read_text())
+        metrics = record["metrics"]
+        before = json.loads(
+            (ROOT / "outputs/cpu" / path.relative_to(tmp_path / "mine")).read_text()
+        )
+        assert record["finished"] == before["finished"], "trained again"
+        assert {"energy", "knn", "energy@upright", "knn@upright"} <= {*metrics}
+        assert all(metrics[name] > 0.15 for name in ("energy", "knn"))  # chance: 0.1
