@@ -147,7 +147,7 @@ def test_the_numbers_in_its_sentences_are_those_of_the_committed_records(gains):
     assert f"{upright.gain.item():+.2f} ({interval(next(upright.itertuples()))})" in said(README)
     fast = gains["fast"].query("images == 500 and statistics == 'mixed'").set_index("measure")
     for row in fast.loc[["msp", "odin"]].itertuples():
-        assert f"{row.gain:+.2f} (95 % {interval(row)}, p = {row.p:.3f})" in said(README)
+        assert f"{row.gain:+.2f} ({interval(row)}, p = {row.p:.3f})" in said(README)
 
 
 def test_the_tables_of_results_md_are_those_of_the_committed_records(gains):
