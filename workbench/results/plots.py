@@ -143,7 +143,7 @@ def precision_recall(experiment: Experiment, records: Records, curves: int = CUR
     if len(scores) < len(scoring):
         title += f", the first {len(scores)} of {len(scoring)} scores"
     below = f"{experiment.profile}, {experiment.statistics} statistics; average precision in %, "
-    title += f"\n({below}{show.averaged(records, 'mean ± std of ')})"
+    title += f"\n({below}{show.averaged(drawn, 'mean ± std of ')})"
     return curves_by_class(table, classes, colour, title)
 
 
@@ -248,7 +248,7 @@ def gain_by_class(experiment: Experiment, records: Records, most: int = ROWS) ->
     if table.low[table.hold_out.isin(held_out)].isna().all():
         bars = "of one trial nothing is claimed of a class; bar: 95 %"
     bars += "; the mean: over held-out classes"
-    about = f"{show.title(experiment)}, {show.averaged(records)}"
+    about = f"{show.title(experiment)}, {show.averaged(tables.shared(experiment, records))}"
     figure.suptitle(f"{title}\n({about})\n{bars}")
     return figure
 
@@ -368,7 +368,7 @@ def ranked_images(
             cells = rows[f"{kind},\n{end} anomalous"] = []
             for k, row in members[:count].iterrows():
                 names = [_shortened(record.classes[row[of]]) for of in ("label", predicted)]
-                arrow = " → " if len("".join(names)) <= 21 else "\n→ "
+                arrow = " → " if len("".join(names)) <= 18 else "\n→ "
                 cells.append((data.test.images[k], f"{arrow.join(names)}\n{row[key]:.4g}"))
     what = f"{label(score)} ({statistics} statistics), {label(record.method)}"
     held_out = f"{record.hold_out or 'nothing'} held out"
