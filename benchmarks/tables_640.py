@@ -37,7 +37,7 @@ def measure(experiment) -> dict[str, float]:
     listing = time.perf_counter() - begun
     records = store.finished(experiment)
     table = tables.by_class(experiment, records)
-    for text in (show.formatted, show.differences, show.counts, show.correlation):
+    for text in (show.formatted, show.differences, show.counts):
         text(table)
     show.remarks(experiment, records)
     building = time.perf_counter() - begun - listing
