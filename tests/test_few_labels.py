@@ -159,11 +159,6 @@ def test_the_number_is_in_the_address_and_absent_where_all_are_used():
 # --- parameters
 
 
-def test_the_parameters_former_name_is_told_the_new_one():
-    with pytest.raises(ConfigError, match=r"unknown parameter 'labels' \(epochs_by_labels\?\)"):
-        notebooks.parameters(NOTEBOOK, [], [("labels", "{500: 100}")])
-
-
 WRONG = [{500: 1, "500": 2}, {"all": 1, None: 2}, {}, {0: 3}, {"few": 3}, {500: 0}, {500: None}]
 
 
@@ -197,15 +192,6 @@ def test_table_3_on_cpus_is_the_point_of_all_training_images():
     table = create(read_parameters("params/cpu/table3_cifar10.yaml"))
     addresses = [{run.address for run in plan.planned(e)} for e in (table, whole)]
     assert addresses[0] <= addresses[1]
-
-
-def test_names_of_outputs_carry_the_labels():
-    few, whole = (create({"train_per_class": n, "profile": "cpu"}) for n in (500, None))
-    assert few.output("few_labels", ".csv").name == "few_labels-cifar10-500_a_class.csv"
-    assert whole.output("few_labels", ".csv").name == "few_labels-cifar10.csv"
-    assert notebooks.executed(NOTEBOOK, few).name == "few_labels-cifar10.ipynb"
-    holdout = notebooks.executed(ROOT / "notebooks" / "holdout.ipynb", few)
-    assert holdout.name == "holdout-cifar10-500_a_class.ipynb"
 
 
 # --- tables and figures

@@ -13,7 +13,6 @@ import helpers
 import nbformat
 import numpy as np
 import pytest
-import throughput
 import torch
 from helpers import ROOT, environment, semlib, tiny, tiny_benchmark, tiny_data, tiny_words
 from nbclient import NotebookClient
@@ -169,12 +168,6 @@ def test_a_gpus_records_are_found_on_a_machine_without_one(tmp_path, table):
     store.write_record(run.home, **gpu)
     (record,) = store.finished(experiment)
     assert record.device.startswith("NVIDIA") and record.precision == "bfloat16"
-
-
-def test_a_benchmarks_peak_is_of_what_the_processor_computes_in(monkeypatch, no_bfloat16):
-    assert list(throughput.peak("cpu", side=8)) == ["float32"]
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    assert list(throughput.peak("cpu", side=8)) == ["float32", "bfloat16"]
 
 
 @pytest.mark.slow

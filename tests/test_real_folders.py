@@ -518,13 +518,3 @@ def test_a_folder_named_by_dots_has_its_own_name(tmp_path, say, monkeypatch):
     monkeypatch.chdir(root / "notes")
     status, out, _ = prepare(say, "..")
     assert status == 0 and "own: 6 training" in out
-
-
-def test_stopping_a_preparation_says_nothing_of_checkpoints(tmp_path, say, monkeypatch):
-    def stopped(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(folder, "decode_all", stopped)
-    status, _, error = prepare(say, ants(tmp_path / "own"))
-    assert status == 130 and error == "stopped; the same command begins anew\n"
-    assert not [*tmp_path.glob("data/*.npz")]

@@ -482,14 +482,3 @@ def test_the_forest_has_a_row_a_score_the_classes_as_dots_and_both_intervals(fou
     p = table[tested].set_index("score").holm[plain.index]
     texts = sorted(axis.texts, key=lambda one: one.xy[1])
     assert [one.get_text() for one in texts] == [f"p {show.p_value(value)}" for value in p]
-
-
-def test_no_more_curves_are_drawn_in_a_panel_than_asked(found):
-    curves = stats.by_prevalence(found)
-    board = stats.leaderboard(found)
-    figure = DETECTORS.prevalence(found, curves=3)
-    best = next(s for m, s in board.index if m == "classification" and s not in ("msp", "odin"))
-    for axis, method in zip(figure.axes, ("classification", "rotation"), strict=True):
-        assert axis.get_legend_handles_labels()[1] == ["MSP", "ODIN", show.label(best)]
-        lift = curves[method, "msp"] / 100 / curves.index
-        np.testing.assert_allclose(axis.lines[0].get_ydata(), lift)

@@ -5,7 +5,6 @@ digested, and that a task leaves the network's modes as they were.
 import os
 import re
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -247,12 +246,3 @@ def test_a_function_of_a_notebook_has_no_source_to_tell_edits_by(monkeypatch):
     monkeypatch.setattr(sys.modules["__main__"], "mine", lambda logits: logits, raising=False)
     with pytest.raises(ConfigError, match=r"__main__:mine: .* put it into a .py file"):
         own.digest("__main__:mine")
-
-
-def test_a_python_behind_a_link_has_the_same_standard_library(tmp_path, modules, monkeypatch):
-    (tmp_path / "odd.py").write_text("import json\ndef f(x):\n    return json\n")
-    before = own.digest("odd:f")
-    (tmp_path / "python").symlink_to(Path(own.sysconfig.get_path("stdlib")))
-    monkeypatch.setattr(own.sysconfig, "get_path", lambda kind: str(tmp_path / "python"))
-    own._digests.clear()
-    assert own.digest("odd:f") == before and set(own._closure("odd", "f")) == {"odd"}
