@@ -482,10 +482,12 @@ def test_what_was_not_run_is_said_and_the_rest_is_shown(tmp_path):
         assert view(inspector, name)
     inspector.lists[0].value = ["4"]
     assert "Choose at least one class" in inspector.said.value
+    assert inspector.panels.layout.display == inspector.below.layout.display == "none"
     inspector.save(".pdf")
     assert "Choose at least one class" in inspector.saved.value
     inspector.lists[3].value = [0]
     assert titles_of(inspector) == ["4"] and "Flagging" in inspector.said.value
+    assert inspector.panels.layout.display is inspector.below.layout.display is None
     record = record_of(experiment, "4", "rotation", 0)
     metrics = {name: value for name, value in record.metrics.items() if name != "msp"}
     store.write_record(record.home, **record.model_dump() | {"metrics": metrics})

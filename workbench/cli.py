@@ -63,7 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     add("-o", "--out", type=Path, help="the table, .csv; the contact sheet beside it is a .png")
     add("-p", "--parameter", **PARAMETER)
 
-    command("parameters", _parameters, "list every parameter: type, default, meaning")
+    about = "list every parameter: type, default, meaning"
+    command("parameters", lambda _: print(documented()), about)
     command("cite", _cite, "BibTeX of the paper and of semlib")
     return parser
 
@@ -256,10 +257,6 @@ def _data(args: argparse.Namespace) -> None:
         print(f"the images are not square: rotation needs crop_side, at most {min(height, width)}")
     if len(data.classes) < 3:
         print("holding a class out needs at least 3 classes")
-
-
-def _parameters(args: argparse.Namespace) -> None:
-    print(documented())
 
 
 def _cite(args: argparse.Namespace) -> None:

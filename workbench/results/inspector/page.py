@@ -370,7 +370,7 @@ class Page:
         for k, row in table[:SHEET].iterrows():
             shown = picture(images[k], row["image"], k)
             cells.append(f"{shown}{escape(row['image'])}<br>{escape(row['class'])}")
-        rows = {f"{k + 1} to": cells[k : k + ACROSS] for k in range(0, len(cells), ACROSS)}
+        rows = {f"from {k + 1}": cells[k : k + ACROSS] for k in range(0, len(cells), ACROSS)}
         more = f", of which {SHEET} are shown" if len(table) > SHEET else ""
         return sheet(rows, f"Selected images: {len(table):,}{more}")
 

@@ -240,6 +240,8 @@ class Inspector:
         page = self.page
         choice = self.choice
         curves = page.results.curves(choice)
+        for shown in (self.panels, self.below):  # else they would show the choice before
+            shown.layout.display = "none" if curves.empty else None
         if curves.empty:
             self.said.value = f"<p role='status'>{CHOOSE}</p>"
             return
