@@ -278,8 +278,10 @@ def test_headings_and_remarks_say_how_many_and_the_paper_is_beside_all_images_al
     assert show.differences(few).iloc[0, 0].startswith("the paper has no numbers")
     experiment, records = measured([1] * 8, train_per_class=20)
     assert "20 training images a class" in show.heading(experiment)
-    said = "Trained on 20 images of each class, drawn anew"
-    assert any(line.startswith(said) for line in show.remarks(experiment, records))
+    said = "Trained on 20 images of each class, drawn anew for each "
+    assert f"{said}trial and" in show.summary(experiment, records)
+    alike = experiment.model_copy(update={"subset_seed": 0})
+    assert f"{said}held-out class, the same for each trial" in show.summary(alike, records)
     whole = create({"dataset": "digits"})
     assert "a class" not in show.heading(whole) + show.summary(whole, [])
     said = "averages are of Classification-only, Rotation-augmented in trial 0."

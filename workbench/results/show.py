@@ -374,22 +374,18 @@ def _changes(
     Each experiment is compared with the one of the file, or of `filed`, that it is most like.
     """
     filed = filed or several(with_file({"profile": experiments[0].profile}, notebook))
+    names = ["dataset", "hold_out", "methods", "trials", "first_trial", *DECISIVE, "scores"]
     found: dict[str, list[Any]] = {}
-    for experiment in experiments:
-        for name in min((_unlike(experiment, other) for other in filed), key=len):
-            found.setdefault(name, []).append(getattr(experiment, name))
+    for e in experiments:
+        apart = ([n for n in names if getattr(e, n) != getattr(other, n)] for other in filed)
+        for name in min(apart, key=len):
+            found.setdefault(name, []).append(getattr(e, name))
     count = len(experiments)
     changes = {}
     for name, values in found.items():
         everywhere = len(values) == count and len({*values}) == 1
         changes[name] = values[0] if everywhere else values
     return changes if count == len(filed) else changes | {"experiments": [count]}
-
-
-def _unlike(one: Experiment, other: Experiment) -> list[str]:
-    """The names of the choices in which two experiments differ."""
-    names = ["dataset", "hold_out", "methods", "trials", "first_trial", *DECISIVE, "scores"]
-    return [name for name in names if getattr(one, name) != getattr(other, name)]
 
 
 def losses(*experiments: Experiment) -> list[str]:
@@ -510,8 +506,10 @@ def remarks(experiment: Experiment, records: Sequence[Record]) -> list[str]:
         named = _counted(label(record.method) for record in records if record.external)
         lines.append(f"Trained elsewhere, their scores imported, how is not known here: {named}.")
     if n := experiment.train_per_class:
-        drawn = "drawn anew for each trial and held-out class, the same for each method"
-        lines.append(f"Trained on {n} images of each class, {drawn}.")
+        drawn = "trial and held-out class, the same for each method"
+        if experiment.subset_seed is not None:
+            drawn = "held-out class, the same for each trial and method"
+        lines.append(f"Trained on {n} images of each class, drawn anew for each {drawn}.")
     paper = imagenet.COUNTS.get(experiment.dataset, (0, 0))[0]
     for n in sorted({r.train_images for r in records if r.train_images} - {paper}) if paper else ():
         few = f"{n} of the {paper} training images"
