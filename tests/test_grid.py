@@ -223,12 +223,13 @@ def test_jobs_are_the_runs_of_a_table_each_once(split, classes, count):
 
 def test_a_dry_run_counts_the_runs_and_their_time_and_writes_nothing(tmp_path, monkeypatch, capsys):
     """By the median of what this device took."""
-    experiment = helpers.made_up(tmp_path, dataset="cifar10", methods="classification", trials=1)
+    own = {"methods": "classification", "trials": 1, "precision": "float32"}
+    experiment = helpers.made_up(tmp_path, dataset="cifar10", **own)
     for record, device in zip(store.finished(experiment), ("abacus", "slide rule"), strict=False):
         store.rewrite(record, device=device, seconds=100.0)
     monkeypatch.setattr(machine, "device_name", lambda device: "abacus")
     common = {"dataset": "cifar10", "outputs": str(tmp_path), "profile": "made_up"}
-    common |= {"trials": 3, "missing": "train"}
+    common |= {"trials": 3, "missing": "train", "precision": "float32"}
     files = []
     for name, method in (("table3_cifar10", "rotation"), ("masking_ablation", "center_mask")):
         methods = ["classification", method]
@@ -238,10 +239,10 @@ def test_a_dry_run_counts_the_runs_and_their_time_and_writes_nothing(tmp_path, m
     assert main(words) == 0 and contents(tmp_path) == before
     first, second, both, last = capsys.readouterr().out.splitlines()
     left = "10 of 60 runs are finished, 50 are missing: 20 s of training, 10 s side by side"
-    left += "; the time of 30 is unknown, for"
+    left += "; the time of 30 is unknown"
     assert first.startswith("table3_cifar10 (cifar10): ") and left in first and left in second
     assert both.startswith("all, each run once: 10 of 90 runs are finished, 80 are missing: 20 s")
-    assert last.startswith("30 jobs, ") and last.endswith("times are medians on abacus")
+    assert last.startswith("30 jobs, ") and last.endswith("times by medians on abacus")
     assert len(store.finished(experiment)) == 10
 
 
@@ -249,6 +250,7 @@ def test_a_dry_run_counts_the_runs_and_their_time_and_writes_nothing(tmp_path, m
 def test_a_dry_run_counts_finished_runs_that_lack_scores(tmp_path, capsys, scores):
     """On a machine without the data too, and beside runs that another device has made."""
     common = {"dataset": "cifar10", "methods": "classification", "hold_out": ["cat", "dog"]}
+    common |= {"precision": "float32"}
     helpers.made_up(tmp_path, **common, trials=1)
     common |= {"outputs": str(tmp_path), "profile": "made_up", "trials": 2, "missing": "train"}
     common |= {"data_root": str(tmp_path / "no data"), "scores": scores}

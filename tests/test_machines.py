@@ -125,7 +125,9 @@ def test_a_quota_bounds_the_jobs_and_a_kernels_threads(tmp_path, monkeypatch, ca
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     file, _ = tiny_benchmark(tmp_path, hold_out="all", device="cpu")
     assert main(["grid", str(file), "--dry-run"]) == 0
-    assert "4 jobs, 3 side by side with 1 thread each" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "4 jobs, 3 side by side with 1 thread each" in said
+    assert said.endswith("times by a few steps tried just now\n") and "unknown" not in said
     with notebooks._kernels(None, tmp_path):
         assert os.environ["OMP_NUM_THREADS"] == "3"
     with notebooks._kernels(2, tmp_path):

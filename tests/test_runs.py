@@ -404,7 +404,7 @@ def test_other_images_are_scored_or_trained_anew(folder, no_training, monkeypatc
     before = contents(folder / "outputs", LOCKS)
     other_data(folder)
     assert store.finished(experiment) == [] and len(store.missing(experiment)) == 2
-    said = estimate.of_missing(experiment, store.progress(experiment))
+    said = estimate.of_missing(experiment, store.progress(experiment), execute.seconds)
     assert said.startswith("0 of 2 runs are finished, 2 are missing, 2 of them only to be scored: ")
     second = runs.complete(experiment)
     for old, new in zip(first, second, strict=True):
@@ -768,7 +768,7 @@ def test_a_score_edited_while_its_run_trains_is_kept_as_it_was(untrained, module
 
     with monkeypatch.context() as patch:
         patch.setattr(execute.training, "train", edit)
-        patch.setattr(execute, "_seconds", lambda run, data: 0.1)  # no steps are tried beforehand
+        patch.setattr(execute, "seconds", lambda run, data: 0.1)  # no steps are tried beforehand
         runs.complete(how)
     assert len(store.missing(how)) == 1  # of the source that is there now
     (record,) = runs.complete(how)

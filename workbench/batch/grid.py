@@ -3,6 +3,7 @@
 import argparse
 import fcntl
 import itertools
+import math
 import os
 import re
 import signal
@@ -23,7 +24,7 @@ from workbench.experiment import ConfigError, Experiment
 from workbench.files import CHECKOUT, ROOT, file_name, one_line, save_atomically, short
 from workbench.results import show, tables
 from workbench.results.names import label
-from workbench.runs import estimate, plan, store
+from workbench.runs import estimate, execute, plan, store
 
 WORKFLOW = ROOT / "workflow"
 HOLDOUT = ROOT / "notebooks" / "holdout.ipynb"
@@ -129,7 +130,10 @@ class Grid:
         return self.where / f"{name}.{ending}"
 
     def dry_run(self) -> None:
-        seconds, devices = estimate.seconds_by_kind(self.experiments[0])
+        found = [store.progress(e) for e in self.experiments if e.missing == "train"]
+        measure = execute.seconds if self.args.on == "local" else lambda run: math.nan
+        first = self.experiments[0]
+        seconds, by = estimate.known(first, itertools.chain(*found), measure)
         count = max(1, min(self.side_by_side, len(self.names)))
         for t in self.tables.values():
             about = ", ".join(dict.fromkeys(e.dataset_name for e in t.experiments))
@@ -141,7 +145,7 @@ class Grid:
             print(reason)
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
         text = f"{len(self.names)} jobs, {count} side by side with {threads} each on {self.args.on}"
-        print(f"{text}; times are medians on {devices}" if devices else text)
+        print(f"{text}; times by {by}" if by else text)
 
     def run(self) -> int:
         """Execute what isn't finished, print the tables and what failed; Snakemake's status."""

@@ -13,7 +13,7 @@ from workbench.runs import machine, plan, store
 from workbench.runs.plan import Run
 from workbench.runs.store import Progress
 
-Measure = Callable[[Run], float] | None
+Measure = Callable[[Run], float]
 
 
 def duration(seconds: float) -> str:
@@ -23,33 +23,37 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def seconds_by_kind(experiment: Experiment) -> tuple[pd.Series, str]:
-    """Median training time of each kind of run, on this device or else on all; the devices."""
+def of_missing(experiment: Experiment, found: Progress, measure: Measure) -> str:
+    """How much an experiment trains and how long it takes: a line before it does.
+
+    found: its runs, each with its record.
+    """
+    seconds, by = known(experiment, found, measure)
+    said = _said(_work(found), seconds, 1)
+    return f"{said} (by {by})" if by else said
+
+
+def known(
+    experiment: Experiment, found: Iterable[tuple], measure: Measure
+) -> tuple[pd.Series, str]:
+    """The seconds that each kind of run takes, and by what that is known.
+
+    found: runs, each with its record. Medians of finished runs on this device, else on all; of
+    other kinds what measure(run) gives, NaN if it can't.
+    """
+    kinds = {_kind(run): run for run in _work(found)[1].values()}
     records = [r for r in store.collect(experiment.folder) if not r.external]
     rows = [(_kind(record), record.device, record.seconds) for record in records]
     frame = pd.DataFrame(rows, columns=["kind", "device", "seconds"])
+    frame = frame[frame.kind.isin(kinds)]
     here = frame.device == machine.device_name(machine.device(experiment))
     frame = frame[here] if here.any() else frame
-    return frame.groupby("kind").seconds.median(), ", ".join(sorted(frame.device.unique()))
-
-
-def of_missing(experiment: Experiment, found: Progress, measure: Measure = None) -> str:
-    """How much an experiment trains and how long it takes: a line before it does.
-
-    found: its runs, each with its record. measure: estimates the seconds of a run of which no
-    record tells, NaN if it can't.
-    """
-    seconds, devices = seconds_by_kind(experiment)
-    by = [f"medians on {devices}"] if devices else []
-    work = _work(found)
-    kinds = {_kind(run): run for run in work[1].values()}
-    unknown = kinds.keys() - {*seconds.index}
-    if measure and unknown:
-        for kind in unknown:
-            seconds[kind] = measure(kinds[kind])
-        by.append("a few steps tried just now")
-    said = _said(work, seconds, 1)
-    return f"{said} (by {', '.join(by)})" if by else said
+    medians = frame.groupby("kind").seconds.median()
+    rest = {kind: measure(run) for kind, run in kinds.items() if kind not in medians}
+    tried = pd.Series(rest, dtype=float).dropna()
+    by = [f"medians on {', '.join(sorted(frame.device.unique()))}"] if len(medians) else []
+    by += ["a few steps tried just now"] if len(tried) else []
+    return pd.concat([medians, tried]), " and ".join(by)
 
 
 def _kind(run: Any) -> str:
@@ -81,7 +85,7 @@ def _said(work: tuple, seconds: pd.Series, jobs: int) -> str:
         if lost := sum(not weights.exists() for weights in to_score):
             text += f" ({lost} can't be, for their weights are not here)"
     if unknown := times.isna().sum():
-        text += f"; the time of {unknown} is unknown, for no run like them is finished"
+        text += f"; the time of {unknown} is unknown"
     return text
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -77,7 +78,8 @@ def _train_missing(experiment: Experiment, found: Progress) -> None:
     if experiment.compile:
         torch.compiler.reset()  # past eight compiled networks in a process PyTorch compiles no more
     shown = Live("loss", "accuracy, %", "average precision of MSP, %") if watched() else None
-    measure = partial(_seconds, data=data) if "ipykernel" in sys.modules else None
+    in_kernel = "ipykernel" in sys.modules
+    measure = partial(seconds, data=data) if in_kernel else lambda run: math.nan
     what = f"{experiment.dataset_name}, {', '.join(experiment.methods)}"
     announce(f"{what}: {estimate.of_missing(experiment, found, measure)}")
     failed = _finish_all(store.to_do(experiment, found), data, shown)
@@ -88,10 +90,14 @@ def _train_missing(experiment: Experiment, found: Progress) -> None:
         _raise(failed)
 
 
-def _seconds(run: Run, data: Dataset) -> float:
-    """About how long a run's training takes, by a few steps; NaN of users' functions."""
-    if run.sources or run.experiment.compile:
+def seconds(run: Run, data: Dataset | None = None) -> float:
+    """About how long a run's training takes, by a few steps.
+
+    NaN of users' functions, and where the images have to be fetched first.
+    """
+    if run.sources or run.experiment.compile or run.data is None:
         return math.nan
+    data = data or load(run.experiment)
     machine.set_up(run.experiment)
     split = run.split(data)
     each = math.nan
@@ -102,10 +108,13 @@ def _seconds(run: Run, data: Dataset) -> float:
         where = machine.device(run.experiment)
         times = []
         started = time.perf_counter()
-        for _ in training.train(net, images, recipe, build.loss(run), device=where):
-            times.append(time.perf_counter() - started)
-            started = time.perf_counter()
-        each = min(times) / size
+        with suppress(FloatingPointError):  # of which the run itself will tell
+            for _ in training.train(net, images, recipe, build.loss(run), device=where):
+                times.append(time.perf_counter() - started)
+                if sum(times) > 1:
+                    break
+                started = time.perf_counter()
+        each = min(times, default=math.nan) / size
         if sum(times) > 1:  # a whole batch of a large network takes minutes on a CPU
             break
     return each * len(split.train) * run.experiment.epochs
