@@ -13,7 +13,7 @@ from semlib import datasets
 from semlib.datasets import DataError, Dataset, ImageSet
 from workbench import results, runs
 from workbench.batch import notebooks
-from workbench.experiment import SCORES, ConfigError, create, read_parameters, several
+from workbench.experiment import SCORES, ConfigError, create, several
 from workbench.images import prepared
 from workbench.results import plots, show, stats, tables
 from workbench.runs import plan
@@ -184,14 +184,6 @@ def test_every_number_of_labels_has_as_many_steps_and_ten_evaluations(path):
     assert {e.precision for e in made} == {"bfloat16" if path.parent.name == "fast" else "float32"}
     if made[0].dataset == "cifar10":
         assert set(made[0].scores) == set(SCORES) and made[0].train_per_class == 500
-
-
-def test_table_3_on_cpus_is_the_point_of_all_training_images():
-    _, made = notebooks.parameters(NOTEBOOK, [ROOT / "params/cpu/few_labels.yaml"], [])
-    (whole,) = [e for e in made if e.train_per_class is None]
-    table = create(read_parameters("params/cpu/table3_cifar10.yaml"))
-    addresses = [{run.address for run in plan.planned(e)} for e in (table, whole)]
-    assert addresses[0] <= addresses[1]
 
 
 # --- tables and figures

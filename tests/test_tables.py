@@ -186,7 +186,7 @@ def test_one_trial_has_no_deviation_and_no_trial_is_not_run():
     assert list(text["Rotation-augmented", "ODIN"]) == ["60.00", "not run", "not run"]
     nothing = show.formatted(tables.by_class(experiment(), []))
     assert set(nothing.to_numpy().ravel()) == {"not run"} and nothing.shape == (3, 6)
-    assert "60.00" in show.as_text(tables.by_class(experiment(), RECORDS))
+    assert "60.00" in show.formatted(tables.by_class(experiment(), RECORDS)).to_string()
     runs = [record(None, "classification", t, accuracy=a) for t, a in enumerate((0.9, 0.92))]
     table = tables.by_class(experiment(hold_out="none", methods="classification"), runs)
     assert table.loc["none"].to_list() == pytest.approx([91, 2**0.5])  # the one row, of accuracy

@@ -9,17 +9,18 @@ import psutil
 
 from semlib.datasets import DataError, Dataset
 
-RESERVED = ("all", "none", "", ".", "..")  # words of `hold_out`, and names that no folder can have
+# Words of `hold_out`, a row of tables, and names that no folder can have
+RESERVED = ("all", "none", "average", "", ".", "..")
 
 
 def class_name(name: str, where: object) -> str:
     """The name in Unicode's composed form (NFC). DataError unless a folder of runs can have it."""
     composed = unicodedata.normalize("NFC", name)
     is_plain = composed.isprintable() and composed == composed.strip() and "/" not in composed
-    if composed in RESERVED or not is_plain or len(composed.encode()) > 255:
+    if composed.lower() in RESERVED or not is_plain or len(composed.encode()) > 255:
         raise DataError(
             f"{where}: {name!a} can't be a class's name, which is one line of printable text "
-            "without / or outer spaces, and neither all nor none; rename it"
+            "without / or outer spaces, and not all, none or average; rename it"
         )
     return composed
 

@@ -55,18 +55,11 @@ def differing(records: Sequence[Record]) -> list[str]:
 
 
 def _facts(profile: str, record: Record) -> dict[str, object]:
-    return {
-        "profile": profile,
-        "dataset": record.dataset,
-        "images": float(record.settings.get("train_per_class") or "nan"),
-        "hold_out": record.hold_out or "none",
-        "method": record.method,
-        "trial": record.trial,
-        "device": record.device,
-        "precision": record.precision,
-        "seconds": record.seconds,
-        "address": record.address[:8],
-    }
+    same = ("dataset", "method", "trial", "device", "precision", "seconds")
+    found = {name: getattr(record, name) for name in same} | {"profile": profile}
+    images = float(record.settings.get("train_per_class") or "nan")
+    which = {"hold_out": record.hold_out or "none", "address": record.address[:8]}
+    return found | which | {"images": images}
 
 
 def _numbers(record: Record, scoring: Mapping[str, Mapping]) -> Iterator[dict[str, object]]:

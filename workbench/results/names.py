@@ -14,8 +14,7 @@ LABELS |= {"energy": "Energy", "entropy": "Entropy", "gen": "GEN", "mahalanobis"
 LABELS |= {"rmd": "RMD", "knn": "KNN", "cosine": "Cosine", "vim": "ViM", "react": "ReAct"}
 LABELS |= {"scale": "SCALE", "fdbd": "fDBD", "nnguide": "NNGuide"}
 DATASETS = {"cifar10": "CIFAR-10", "stl10": "STL-10"}
-AVERAGE = "average"
-OTHER_AVERAGE = "average / all"  # where a class is called average; no class's name has a /
+AVERAGE = "average"  # the last row of a table of classes
 
 
 def label(name: str, among: Iterable[str] = ()) -> str:
@@ -44,23 +43,13 @@ def code(text: str) -> str:
     return f"{fence}{text}{fence}" if len(fence) == 1 else f"{fence} {text} {fence}"
 
 
-def average_row(classes: Iterable[str]) -> str:
-    """The label of the average below rows of these classes."""
-    return OTHER_AVERAGE if AVERAGE in map(str.lower, classes) else AVERAGE
-
-
-def average_of(table: pd.DataFrame) -> str:
-    """The label of the average row in a table of classes that has one."""
-    return OTHER_AVERAGE if OTHER_AVERAGE in table.index else AVERAGE
-
-
 def without_average(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of the classes; all rows of a table about something else, whose index has a name."""
-    return table if table.index.name else table.drop(index=average_of(table), errors="ignore")
+    return table if table.index.name else table.drop(index=AVERAGE, errors="ignore")
 
 
 def rows_of(table: pd.DataFrame) -> list[str]:
     """A table's rows as shown; a class is called as its folder is."""
     if table.index.name:
         return [DATASETS.get(name, name) for name in table.index]
-    return [name.capitalize() if name == average_of(table) else name for name in table.index]
+    return [name.capitalize() if name == AVERAGE else name for name in table.index]

@@ -19,7 +19,7 @@ import pandas as pd
 from workbench.experiment import PAPERS_SCORES, ConfigError, Experiment
 from workbench.results import tables
 from workbench.results.frame import Runs
-from workbench.results.names import average_of, without_average
+from workbench.results.names import AVERAGE, without_average
 from workbench.results.ranking import Ranking as Ranking
 from workbench.results.ranking import Z, draws
 from workbench.results.ranking import audit as audit
@@ -136,7 +136,6 @@ def gains_by_class(
     if not comparable or plan.held_out(experiment) == [None]:
         return pd.DataFrame(columns=GAINS)
     table = tables.by_class(experiment, records)
-    average = average_of(table)
     pairs = list(itertools.product(others, experiment.scores))
     gained = pd.DataFrame({pair: gain(table, *pair) for pair in pairs})
     gained = gained.reindex(without_average(table).index)
@@ -153,10 +152,10 @@ def gains_by_class(
         rows = points[shown].to_frame("difference")
         rows["low"] = rows.difference - half[method, score]
         rows["high"] = rows.difference + half[method, score]
-        rows.loc[average] = [points.mean(), *t_interval(points)]
+        rows.loc[AVERAGE] = [points.mean(), *t_interval(points)]
         rows["paper"] = above.get("paper", math.nan)
         if points.isna().any():
-            rows.loc[average] = math.nan
+            rows.loc[AVERAGE] = math.nan
         found[method, score] = rows
     return pd.concat(found, names=[*PAIR, "hold_out"]).reset_index()
 

@@ -15,7 +15,7 @@ from workbench.experiment import Experiment
 from workbench.files import result, save_atomically, short
 from workbench.images.digests import Digests
 from workbench.results.frame import frame
-from workbench.results.names import AVERAGE, average_of, average_row, without_average
+from workbench.results.names import AVERAGE, without_average
 from workbench.runs import plan
 from workbench.runs.store import Record
 
@@ -136,7 +136,7 @@ def _said(chosen: pd.DataFrame) -> dict[str, str]:
     said = texts.groupby(lacks.hold_out).agg(", ".join).to_dict()
     if said:
         trials = trials_of_averages(chosen)
-        said[average_row(said)] = f"of {trials}" if trials else "no trial has every class"
+        said[AVERAGE] = f"of {trials}" if trials else "no trial has every class"
     return said
 
 
@@ -150,15 +150,14 @@ def by_class(experiment: Experiment, records: Sequence[Record]) -> pd.DataFrame:
     "none", and the one measure accuracy. attrs["lacks"]: what rows leave out.
     """
     classes = [name or "none" for name in plan.held_out(experiment)]
-    average = average_row(classes)
-    index = classes if classes == ["none"] else [*classes, average]
+    index = classes if classes == ["none"] else [*classes, AVERAGE]
     measures = ["accuracy"] if classes == ["none"] else [*experiment.scores, "accuracy"]
     runs = measurements(experiment, records).set_index(RUN)[measures]
     chosen = compared(experiment, records)
     of_classes = runs[runs.index.isin(chosen.index[chosen.shared])]
     averages = runs[runs.index.isin(chosen.index[chosen.whole])]
     averages = averages.groupby(level=["trial", "method"]).mean()
-    averages = pd.concat({average: averages}, names=["hold_out"])
+    averages = pd.concat({AVERAGE: averages}, names=["hold_out"])
     rows = pd.concat([of_classes, averages]).groupby(level=["hold_out", "method"])
     here = pd.concat({"mean": rows.mean(), "std": rows.std()}, axis=1, names=["statistic"])
     here = here.rename_axis(columns=["statistic", "measure"]).unstack("method")
@@ -198,7 +197,7 @@ def by_subset(tables: Mapping[str, pd.DataFrame], paper: pd.DataFrame) -> pd.Dat
     whole = []
     for name, table in tables.items():
         subset = name.removeprefix("imagenet_")
-        averages[subset] = table.loc[average_of(table)]
+        averages[subset] = table.loc[AVERAGE]
         if "paper" in averages[subset].dropna().index.unique("statistic"):
             whole.append(subset)
     paper = paper[paper.index.isin(whole)]
