@@ -18,7 +18,7 @@ from workbench.experiment import ConfigError, create
 from workbench.images import prepared
 from workbench.results import plots, show, stats, tables
 from workbench.results.inspector.page import Page
-from workbench.results.inspector.selection import Choice, Results, counted, grouped
+from workbench.results.inspector.selection import Choice, Results, grouped
 from workbench.runs import plan, store
 
 METHOD = "external:vit-b16"
@@ -104,7 +104,6 @@ def test_imported_scores_stand_beside_semlibs_own(imported):
         rows = results.selection(choice, 0.1).query("method == 'perceptron' and score == 'margin'")
         assert rows.average_precision.tolist() == [margin]
         assert "perceptron" in str(Page(results).panels(choice, 0.1))
-    assert counted(members) == "runs: 2, trained elsewhere: 1" and counted([own]) == "runs: 1"
     assert plots.precision_recall(both, records) and plots.learning_curves(both, [record])
 
 
@@ -328,7 +327,7 @@ def test_no_training_waits_for_what_can_only_be_imported(folder):
     assert runs.complete(both) == records and store.missing(both) == []
     said = " ".join(show.remarks(both, records))
     assert "3 of 4 runs" in said and "vit-b16 (1)" in said
-    text = show.as_text(tables.by_class(both, records))
+    text = show.formatted(tables.by_class(both, records)).to_string(line_width=200)
     assert text.count("not run") == 2  # margin of the classifier, for the class and on average
 
 

@@ -299,7 +299,7 @@ def test_runs_of_other_settings_and_other_data_are_tables_of_their_own(tmp_path)
     small = SMALL | {"trials": 1}
     made_up(tmp_path, **small)
     made_up(tmp_path, **small, epochs=7)
-    made_up(tmp_path, **small | {"methods": "rotation"}, auxiliary_weight=2)
+    made_up(tmp_path, **small | {"methods": "rotation"}, auxiliary_weight=0)
     other = Digests("1" * 64, "2" * 64)
     experiment = made_up(tmp_path, **small, epochs=9, data=other)
     folder = tmp_path / "made_up"
@@ -313,9 +313,11 @@ def test_runs_of_other_settings_and_other_data_are_tables_of_their_own(tmp_path)
     titles += [f"digits (epochs 9, data {other}), on other data ({other}) than is here ({here})"]
     assert set(groups) == set(titles) and list(groups)[-1] == titles[-1]
     results = Results(groups[titles[0]])
-    weights = [f"{ROTATION} (auxiliary_weight {weight})" for weight in (0.5, 2.0)]
+    weights = [f"{ROTATION} (auxiliary_weight {weight})" for weight in (0.5, 0.0)]
     assert results.methods == (PLAIN, *weights)
-    assert len({*Page(results).colours.values()}) == 3
+    colours = Page(results).colours
+    assert len({*colours.values()}) == 3
+    assert colours[weights[0]] == to_hex(plots.colours(["rotation"])["rotation"])  # the usual one
     table = results.average_precisions(everything(results, classes=("1",)))["MSP"]
     assert [method for method, kind in table if kind == "difference"] == weights
 
@@ -371,7 +373,8 @@ def test_what_lacks_is_said_and_compared_methods_have_the_same_classes_and_trial
         page = Page(read(experiment))
         choice = everything(page.results, scores=("MSP",))
         said = page.summary(choice, 0.1)
-        same = f"{len(classes)} of 2 classes, {len(trials)} of 2 trials."
+        numbers = ", ".join(map(str, trials))
+        same = f"{len(classes)} of 2 classes, {len(trials)} of 2 trials ({numbers})."
         assert f"{same} Not run: {ROTATION}, MSP: {lacks}" in said
         for name, method in METHODS.items():
             precisions = []
@@ -694,7 +697,10 @@ def test_points_are_the_first_two_principal_components_of_the_features(trained, 
 
 def test_a_map_tells_what_either_run_finds_and_the_rank_of_every_image(trained, tmp_path):
     _, records, data = trained
-    page = plots.image_map(records[0], data, records[1], share=0.3, score="energy")
+    how = {"share": 0.3, "score": "energy"}
+    usual = plots.image_map(records[0], data, records[1], **how)  # the statistics of its table
+    assert "(mixed statistics)" in usual.about
+    page = plots.image_map(records[0], data, records[1], **how, statistics="upright")
     upright = [record.scores() for record in records]
     found = [a["energy@upright"] >= np.sort(a["energy@upright"])[-30] for a in upright]
     is_anomaly = records[0].scores()["is_anomaly"]
@@ -725,7 +731,7 @@ def test_no_name_is_html_on_a_map(trained):
     fields = {"classes": (nasty, *record.classes[1:]), "dataset": nasty}
     changed = record.model_copy(update=fields)  # which a file could not have: it would be refused
     names = [f"{nasty}{k}" for k in range(100)]
-    html = plots.image_map(changed, data, names=names).html()
+    html = plots.image_map(changed, data, names=np.array(names)).html()
     assert "<img src=x" not in html and "onerror" in html
 
 
@@ -747,7 +753,12 @@ def test_missing_weights_are_said_with_a_command_that_trains_the_same_run(traine
     with pytest.raises(ConfigError, match="share: should be a fraction"):
         plots.image_map(record, data, share=5)
     inspector = Inspector(made_up(tmp_path, **SMALL, images=600))
-    assert "python -m semlib run notebooks/holdout.ipynb" in view(inspector, "Map")
+    said = view(inspector, "Map")
+    assert "python -m semlib run notebooks/holdout.ipynb" in said and "weights: none" in said
+    record = record_of(inspector.experiment, "1", "rotation", 1)
+    (record.home / "weights.pt").touch()
+    inspector.plane.value = "t-SNE"
+    assert f"with weights: {ROTATION}, MSP, trial 1. " in inspector.html.value
 
 
 def test_lasso_and_clicks_on_the_map_select_and_mark(tmp_path):

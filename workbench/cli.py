@@ -65,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
 
     about = "list every parameter: type, default, meaning"
     command("parameters", lambda _: print(documented()), about)
-    command("cite", _cite, "BibTeX of the paper and of semlib")
+    cite = Path(__file__).with_name("citation.bib")
+    about = "BibTeX of the paper and of semlib"
+    command("cite", lambda _: print(cite.read_text(), end=""), about)
     return parser
 
 
@@ -257,10 +259,6 @@ def _data(args: argparse.Namespace) -> None:
         print(f"the images are not square: rotation needs crop_side, at most {min(height, width)}")
     if len(data.classes) < 3:
         print("holding a class out needs at least 3 classes")
-
-
-def _cite(args: argparse.Namespace) -> None:
-    print(Path(__file__).with_name("citation.bib").read_text(), end="")
 
 
 def _terminate(*_: object) -> None:

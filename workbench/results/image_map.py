@@ -34,10 +34,10 @@ GROUPS = {  # of a map's images, in the order in which they are drawn
     "normal": "#9a9a9a",
     "found": "#0173b2",
     "missed": "#d55e00",
+    "found by neither": "#d55e00",
     "found by both": "#0173b2",
     "found by left and missed by right": "#029e73",
     "found by right only": "#cc78bc",
-    "found by neither": "#d55e00",
 }
 LEGEND = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"}
 LAYOUT: dict[str, Any] = {  # transparent, for light and dark pages
@@ -90,13 +90,14 @@ def image_map(
     score: str = "msp",
     plane: str = "PCA",
     share: float | None = None,
-    statistics: str = "upright",
+    statistics: str | None = None,
     names: Sequence[str] = (),
 ) -> ImageMap:
     """The test images of a run by its features, coloured by whether the anomalies are found.
 
     right: another run on the same images, to colour by what either finds. plane: PCA or t-SNE.
-    share: of the test images to flag; None: the share of anomalies. names: the images', (N,).
+    share: of the test images to flag; None: the share of anomalies. statistics: batch norm's; None:
+    those of the table for which left was trained. names: the images', (N,).
     ConfigError, with a command, where the weights of left are not here.
     """
     records = [left] if right is None else [left, right]
@@ -105,6 +106,7 @@ def image_map(
     if len({record.hold_out for record in records}) > 1:
         raise ConfigError(f"{left.hold_out} and {records[1].hold_out} held out are not one map")
     share = left.skew if share is None else share
+    statistics = statistics or left.statistics
     if not 0 < share <= 1:
         raise ConfigError(f"share: should be a fraction above 0 and up to 1, not {share}")
     for record in records:
@@ -142,7 +144,8 @@ def described(
         own = record.scores()
         classes = np.array(record.classes)
         if not columns:
-            images = names or [f"test image {k}" for k in range(len(own["label"]))]
+            images = [f"test image {k}" for k in range(len(own["label"]))]
+            images = list(names) or images
             columns = {"image": images, "class": classes[own["label"]]}
         before = f"{title}: " if len(sides) > 1 else ""
         predicted = own[plan.array_name("predicted", statistics)]

@@ -249,18 +249,13 @@ def correlation(row: Any) -> str:
     return "undefined" if math.isnan(row.rho) else interval
 
 
-def as_text(table: pd.DataFrame) -> str:
-    """A table of by_class for a terminal."""
-    return formatted(table).to_string(line_width=200)
-
-
 def print_all(experiments: Iterable[Experiment]) -> None:
     """Each experiment's table on the terminal."""
     for experiment in experiments:
         records = store.finished(experiment)
         print(f"\n{title(experiment)}: average precision{_chance(records)} and accuracy, %")
         if records:
-            print(as_text(tables.by_class(experiment, records)))
+            print(formatted(tables.by_class(experiment, records)).to_string(line_width=200))
         print(*remarks(experiment, records), sep="\n")
 
 
@@ -343,6 +338,8 @@ def _origin(
     changes = _changes(notebook, experiments)
     if changes.pop("experiments", None):
         text = f"a part of {text}"
+    if f"/{experiments[0].profile}/" not in file:
+        text += f" (params/{experiments[0].profile}/ has no such file)"
     if not changes:
         return f"The settings are {text}."
     return (

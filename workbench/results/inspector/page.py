@@ -296,7 +296,7 @@ class Page:
             parts.append(f'<b style="color:{self.colours[method]}">{name}</b> {numbers}')
         there = self.results
         same = f"Means over the same runs for all: {len(classes)} of {len(there.classes)} classes"
-        same += f", {len(trials)} of {len(there.trials)} trials."
+        same += f", {len(trials)} of {len(there.trials)} trials ({', '.join(map(str, trials))})."
         return f"{'; '.join(parts)}. {same} {escape(self.results.lacking(choice))}"
 
     def at_threshold(self, choice: Choice, share: float) -> Styler:
@@ -367,7 +367,8 @@ class Page:
         if table.empty:
             return f"<p>{SELECT}</p>"
         cells = []
-        for k, row in table[:SHEET].iterrows():
+        anomalies_first = table.iloc[np.argsort(table.group == "normal", kind="stable")]
+        for k, row in anomalies_first[:SHEET].iterrows():
             shown = picture(images[k], row["image"], k)
             cells.append(f"{shown}{escape(row['image'])}<br>{escape(row['class'])}")
         rows = {f"from {k + 1}": cells[k : k + ACROSS] for k in range(0, len(cells), ACROSS)}

@@ -44,8 +44,10 @@ const point = (plot, sheet) => {
     if (!plot.layout.meta.map) return;
     const box = plot.getBoundingClientRect();
     shown = thumbnail(customdata, sheet(), plot.layout.meta.map, 96);
-    shown.style.left = `${Math.max(event.clientX - box.left - 104, 0)}px`;
-    shown.style.top = `${event.clientY - box.top + 14}px`;
+    // clear of the text beside the point: above it, or below where there is no room
+    const above = event.clientY - box.top - 150;
+    shown.style.left = `${Math.max(event.clientX - box.left - 48, 0)}px`;
+    shown.style.top = `${above > 0 ? above : above + 204}px`;
     plot.append(shown);
   });
 };

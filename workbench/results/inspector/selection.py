@@ -21,7 +21,7 @@ from workbench.files import one_line, resolve
 from workbench.images import folder, prepared
 from workbench.images.digests import Digests
 from workbench.results import tables
-from workbench.results.names import average_row, label
+from workbench.results.names import AVERAGE, label
 from workbench.results.ranking import Ranking
 from workbench.runs import plan
 from workbench.runs.store import Record
@@ -76,12 +76,6 @@ def grouped(records: Iterable[Record], experiment: Experiment) -> dict[str, list
             other[f"{title}, on other data ({group[0].data}) than is here ({digests})"] += group
     by_runs = sorted(here, key=lambda title: len(here[title]), reverse=True)
     return {title: here[title] for title in by_runs} | other
-
-
-def counted(records: Sequence[Record]) -> str:
-    """runs: 12, trained elsewhere: 2."""
-    elsewhere = sum(record.external is not None for record in records)
-    return f"runs: {len(records)}" + (f", trained elsewhere: {elsewhere}" if elsewhere else "")
 
 
 def _shared(record: Record) -> dict[str, Any]:
@@ -320,10 +314,10 @@ class Results:
         averages = trials[MEASURES].mean()
         shared = averages.index.isin(shared.index[shared], level="trial")
         averages = averages[complete & shared].reset_index()
-        averages["hold_out"] = average = average_row(choice.classes)
+        averages["hold_out"] = AVERAGE
         if set(choice.classes) == set(self.known):  # the paper's average is over all classes
             which = zip(averages.method, averages.score, strict=True)
-            averages["paper"] = [self.published(average, *one)[0] for one in which]
+            averages["paper"] = [self.published(AVERAGE, *one)[0] for one in which]
         rows = pd.concat([curves, averages]).groupby(WHICH)
         table = rows[MEASURES].mean().set_axis(["mean", "AUROC", "FPR95"], axis=1)
         table = table.assign(std=rows.average_precision.std(), paper=rows.paper.first())
@@ -335,7 +329,7 @@ class Results:
         table = table.unstack(["score", "method"]).reorder_levels([1, 2, 0], axis=1)
         kinds = ("mean", "std", "difference", "paper", "AUROC", "FPR95")
         columns = [c for c in itertools.product(choice.scores, choice.methods, kinds) if c in table]
-        table = table.reindex(index=[*choice.classes, average], columns=columns)
+        table = table.reindex(index=[*choice.classes, AVERAGE], columns=columns)
         return table.dropna(axis=1, how="all")
 
 
@@ -348,9 +342,10 @@ def _undamaged(records: Sequence, beside: Sequence, title: str) -> dict[tuple, R
         own = {name: settings[name] for name in OWN} | {"source": record.sources.get(record.method)}
         items.append((record.method, own))
     ends = [""] * len(records) + [f" [{title}]"] * len(beside)
-    ordered = []  # the known methods first, and of equal runs the newest last
-    for end, name, record in zip(ends, _names(items), every, strict=True):
-        place = [*METHODS, record.method].index(record.method)
+    ordered = []  # known methods first, each with its usual settings; of equal runs the newest last
+    for end, name, (method, own), record in zip(ends, _names(items), items, every, strict=True):
+        unusual = sum(own[name] != DEFAULTS[name] for name in OWN)
+        place = ([*METHODS, method].index(method), unusual)
         ordered.append((end, place, name, record.finished, record))
     runs = {}
     for end, _, name, _, record in sorted(ordered, key=lambda run: run[:4]):

@@ -24,16 +24,17 @@ from plotly.utils import PlotlyJSONEncoder
 
 from semlib.datasets import DataError
 from workbench.experiment import Experiment
-from workbench.files import ROOT, file_name, save_atomically
+from workbench.files import ROOT, file_name, result, save_atomically
 from workbench.results import image_map, tables
 from workbench.results.inspector import selection
-from workbench.results.inspector.page import SELECT, Described, Mark, Page, picture, titled
+from workbench.results.inspector.page import FEW, SELECT, Described, Mark, Page, picture, titled
 from workbench.results.inspector.selection import Choice, Images, Results, Side
 from workbench.runs import plan, store
 
 HERE = Path(__file__).parent
 STYLE = HERE / "style.css"
 NOTHING = "There are no finished runs in {}/ yet: run make demo (minutes) or a table's notebook."
+COMPUTING = "A map of 10,000 images takes half a minute, by t-SNE minutes; controls wait."
 ABOUT_IMAGE = "Click an image, or a point of a curve or of the map, to see it here."
 CHOOSE = "Choose at least one class, method, score and trial of what was run."
 VIEWS = ("Average precision", "At the threshold", "Histograms", "Images", "Map", "Confusions")
@@ -148,14 +149,14 @@ class Inspector:
         """wanted: the tables of which one is opened, of the experiment's data set if there is."""
         e = self.experiment
         drop_down = widgets.Dropdown
-        sizes = {title: selection.counted(records) for title, records in self.tables.items()}
-        options = [(f"{title}, {size}", title) for title, size in sizes.items()]
+        options = [(f"{title}, runs: {len(runs)}", title) for title, runs in self.tables.items()]
         self.table = drop_down(description="Table", options=options)
         own = [title for title in wanted if self.tables[title][0].dataset == e.dataset_name]
         self.table.value = (own or wanted)[0]
         self.beside = drop_down(description="Beside", options=["nothing"])
         self.statistics = drop_down(description="Statistics", options=[*plan.STATISTICS])
-        self.statistics.value = e.statistics
+        usual = self.tables[self.table.value][0].statistics
+        self.statistics.value = e.statistics if "statistics" in e.model_fields_set else usual
         lists = ("Held-out classes", "Methods", "Scores", "Trials")
         self.lists = [widgets.SelectMultiple(description=text, rows=4) for text in lists]
         limits = {"max": 100.0, "step": 0.1}
@@ -228,9 +229,11 @@ class Inspector:
         self._lasso.clear()
         self.sides[1].options = ()  # so that it begins with another method than the left
         results = self.page.results
+        most = {"scores": 1, "classes": MANY}
+        most |= {"methods": FEW} if self.beside.value == "nothing" else {}
         for control, name in zip(self.lists, Choice._fields, strict=True):
             control.options = getattr(results, name)
-            control.value = control.options[: {"scores": 1, "classes": MANY}.get(name)]
+            control.value = control.options[: most.get(name)]
         for name in results.classes[:1]:
             self.threshold.value = round(100 * results.skew[name], 1)
         self.name.value = file_name("pr_curves", results.dataset, results.statistics)
@@ -358,13 +361,18 @@ class Inspector:
         record = self._left()
         here = self._images()
         how = (self.plane.value, self.statistics.value)
-        self.said.value = "<p role='status'>Computing the map ...</p>"
+        self.html.value = f"<p role='status'>{COMPUTING}</p>"
+        self.below.children = [self.html]
         try:
             if here.why:
                 raise DataError(here.why)
             places = image_map.places_of(record, here.data, *how)
         except ValueError as error:
-            self.html.value = f"<p role='alert'>{escape(_short(error))}</p>"
+            sides = dict(self.sides[0].options)
+            runs = {text: self.page.results.run(record.hold_out, sides[text]) for text in sides}
+            kept = [text for text in runs if (runs[text].run_home / "weights.pt").exists()]
+            do = f"Runs of this class with weights: {', '.join(kept) or 'none'}. "
+            self.html.value = f"<p role='alert'>{escape(do + _short(error))}</p>"
             return [self._plane], [self.html]
         images = here.data.test.images
         if self.sheet_of != record.test_digest:
@@ -382,7 +390,7 @@ class Inspector:
     def save(self, ending: str) -> None:
         """Save the figure (.png, .pdf) or a table (of SAVED) in the profile's folder."""
         name = re.sub(r"[^\w.-]+", "_", self.name.value) or "pr_curves"
-        path = self.outputs / self.table.value.partition(":")[0] / f"{name}{ending}"
+        path = result(self.outputs / self.table.value.partition(":")[0] / f"{name}{ending}")
         try:
             if self.page.results.curves(self.choice).empty:
                 said = CHOOSE
