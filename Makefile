@@ -56,11 +56,12 @@ bench: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet "pytorch-ood>=0.4" faiss-cpu
 	for script in $(BENCHMARKS); do $(BIN)/python $$script || exit 1; done
 
-# Over copies of the notebooks in lab/. make lab LAB="--no-browser --port 9000" on a remote machine
+# Over copies of the notebooks in lab/, where their tables and figures go too, so that those in outputs/ stay.
+# make lab LAB="--no-browser --port 9000" on a remote machine
 LAB ?=
 lab: $(VENV)/ready
 	$(BIN)/python -c 'from workbench.batch import notebooks; notebooks.copy_all()'
-	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
+	SEMLIB_RESULTS=$(CURDIR)/lab $(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 
 # The site, in docs/_site: pages, executed notebooks, reference. A warning or a broken link is an error.
 docs: $(VENV)/ready

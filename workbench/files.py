@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import psutil
 
-RESULTS = "SEMLIB_RESULTS"  # the folder of the notebook that `run` executes
+RESULTS = "SEMLIB_RESULTS"  # the folder of tables and figures, for `run -o` and `make lab`
 _above = Path(__file__).resolve().parents[1]
 CHECKOUT = (_above / "pyproject.toml").exists()  # else installed: no notebooks/, params/, workflow/
 # JupyterLab and Papermill start kernels in different folders, so paths in notebooks and parameter
