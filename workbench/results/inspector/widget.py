@@ -369,7 +369,7 @@ class Inspector:
             places = image_map.places_of(record, here.data, *how)
         except ValueError as error:
             sides = dict(self.sides[0].options)
-            runs = {text: self.page.results.run(record.hold_out, sides[text]) for text in sides}
+            runs = {text: self.page.results.run(self.held_out.value, sides[text]) for text in sides}
             kept = [text for text in runs if (runs[text].run_home / "weights.pt").exists()]
             do = f"Runs of this class with weights: {', '.join(kept) or 'none'}. "
             self.html.value = f"<p role='alert'>{escape(do + _short(error))}</p>"
