@@ -19,7 +19,7 @@ from workbench.cli import main
 from workbench.experiment import read_parameters, several
 from workbench.results import show, stats, tables
 from workbench.results.names import label
-from workbench.runs import store
+from workbench.runs import plan, store
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -346,13 +346,14 @@ def test_the_numbers_about_the_controls_are_those_of_the_records():
     longer = "(c) twice the epochs"
     still = "(a) weight 0"
     masked = "(d) center mask"
-    names = ("plain", "rotation", longer, still, masked)
+    decay = "(b) twice the decay"
+    names = ("plain", "rotation", longer, still, masked, decay)
     arms = {arm: (by_arm[arm], store.finished(by_arm[arm])) for arm in names}
     pairs = [("1", "rotation", longer), ("2", "rotation", still)]
     pairs += [("7", longer, "plain"), ("7a", still, "plain"), ("4", masked, "plain")]
-    pairs += [("6", "rotation", "plain", (2, 3))]
+    pairs += [("6", "rotation", "plain", (2, 3)), ("3", "rotation", decay), ("7b", decay, "plain")]
     found = controls.contrasts(controls.measured(arms), pairs)
-    of_controls = found[found.contrast.isin(["1", "2"]) & (found.measure == "msp")]
+    of_controls = found[found.contrast.isin(["1", "2", "3"]) & (found.measure == "msp")]
     again = found.contrast == "6"
     assert set(found.trials[~again]) == {"0"} and (of_controls.holm > 0.05).all()
     assert set(found.trials[again]) == {"2"}
@@ -361,21 +362,16 @@ def test_the_numbers_about_the_controls_are_those_of_the_records():
         (README, PAGES["results"]): ("mixed", "msp"),
         (PAGES["results"],): ("upright", "msp"),
     }.items():
-        for contrast, page in itertools.product(("1", "2", "4", "6", "7", "7a"), pages):
+        for contrast, page in itertools.product(found.index.unique("contrast"), pages):
             row = found.loc[(contrast, *key)]
             number = f"{row.difference:+.2f} ({row.low:+.2f} to {row.high:+.2f})"
             assert number in said(page), number
-    of_still = found.loc["7a"].difference
-    assert f"and {of_still['mixed', 'accuracy']:+.2f} of accuracy; with" in said(PAGES["results"])
-    assert f"and {of_still['upright', 'accuracy']:+.2f}. Rotation" in said(PAGES["results"])
-    of_masked = found.loc["4"].difference
-    assert f"-0.35), accuracy {of_masked['mixed', 'accuracy']:+.2f}" in said(README)
-    assert f"and {of_masked['mixed', 'accuracy']:+.2f} of accuracy; with" in said(PAGES["results"])
-    assert f"and {of_masked['upright', 'accuracy']:+.2f}. So half" in said(PAGES["results"])
-    accuracy = found.loc["7"].difference
-    assert f"all of the accuracy, {accuracy['mixed', 'accuracy']:+.2f}" in said(README)
-    assert f"and {accuracy['mixed', 'accuracy']:+.2f} of accuracy" in said(PAGES["results"])
-    assert f"and {accuracy['upright', 'accuracy']:+.2f}. Rotation" in said(PAGES["results"])
+    mixed, upright = (found.xs((s, "accuracy"), level=(1, 2)).difference for s in plan.STATISTICS)
+    assert f"all of the accuracy, {mixed['7']:+.2f} and {mixed['7b']:+.2f};" in said(README)
+    assert f"-0.35), accuracy {mixed['4']:+.2f}" in said(README)
+    for contrast, after in {"7": "Rotation", "7a": "Rotation", "7b": "Rotation", "4": "So"}.items():
+        assert f"and {mixed[contrast]:+.2f} of accuracy; with" in said(PAGES["results"])
+        assert f"and {upright[contrast]:+.2f}. {after}" in said(PAGES["results"])
 
 
 def test_frozen_features_are_those_of_the_committed_table():
