@@ -109,7 +109,7 @@ def address(folder, experiment):
     made_up(folder / "outputs", profile="other", **which)
     for record in store.finished(experiment):  # where a map's points are
         places = np.random.default_rng(record.trial).normal(size=(600, 2))
-        np.save(record.home / "map-PCA-upright-none.npy", places.astype(np.float32))
+        np.save(record.home / "map-PCA-mixed-none.npy", places.astype(np.float32))
     lab.copy(NOTEBOOK, folder / NOTEBOOK, profile="made_up", outputs=str(folder / "outputs"))
     with lab.server(folder) as where:
         yield where

@@ -20,7 +20,7 @@ from workbench.cli import main
 from workbench.experiment import Experiment, documented
 
 # Of the workbench 5,200 and of the tests 11,000 are wanted: these two should be lowered.
-LINES = {"semlib": 2000, "workbench": 9192, "tests": 14951}
+LINES = {"semlib": 2000, "workbench": 9194, "tests": 14947}
 # A file imports from floors before its own. A folder is a floor with all of its files, unless they
 # are listed; a package's own name stands for its __init__.py.
 SEMLIB = """randomness datasets.splits datasets.imagenet datasets.sources datasets.ood

@@ -196,8 +196,7 @@ def places_of(record: Record, data: Dataset, plane: str, statistics: str) -> np.
     """
     if plane not in PLANES:
         raise ConfigError(f"plane: {plane!r} is unknown; choose from {', '.join(PLANES)}")
-    weights = (record.weights_sha256 or "none")[:8]
-    path = record.home / f"map-{plane}-{statistics}-{weights}.npy"
+    path = kept_as(record, plane, statistics)
     with suppress(OSError, ValueError, EOFError):  # none, or damaged
         places = np.load(path, allow_pickle=False)
         if places.shape == (len(data.test.images), 2):
@@ -208,6 +207,11 @@ def places_of(record: Record, data: Dataset, plane: str, statistics: str) -> np.
     with suppress(OSError):  # a read-only folder: each process computes them
         save_atomically(path, lambda file: np.save(file, places))
     return places
+
+
+def kept_as(record: Record, plane: str, statistics: str) -> Path:
+    weights = (record.weights_sha256 or "none")[:8]
+    return record.home / f"map-{plane}-{statistics}-{weights}.npy"
 
 
 def _trained_again(record: Record) -> str:

@@ -33,9 +33,7 @@ def of_missing(experiment: Experiment, found: Progress, measure: Measure) -> str
     return f"{said} (by {by})" if by else said
 
 
-def known(
-    experiment: Experiment, found: Iterable[tuple], measure: Measure
-) -> tuple[pd.Series, str]:
+def known(experiment: Experiment, found: Iterable, measure: Measure) -> tuple[pd.Series, str]:
     """The seconds that each kind of run takes, and by what that is known.
 
     found: runs, each with its record. Medians of finished runs on this device, else on all; of

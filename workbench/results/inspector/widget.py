@@ -361,8 +361,8 @@ class Inspector:
         record = self._left()
         here = self._images()
         how = (self.plane.value, self.statistics.value)
-        self.html.value = f"<p role='status'>{COMPUTING}</p>"
-        self.below.children = [self.html]
+        if not image_map.kept_as(record, *how).exists():
+            self.html.value = f"<p role='status'>{COMPUTING}</p>"
         try:
             if here.why:
                 raise DataError(here.why)
