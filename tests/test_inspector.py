@@ -698,8 +698,7 @@ def test_points_are_the_first_two_principal_components_of_the_features(trained, 
 def test_a_map_tells_what_either_run_finds_and_the_rank_of_every_image(trained, tmp_path):
     _, records, data = trained
     how = {"share": 0.3, "score": "energy"}
-    usual = plots.image_map(records[0], data, records[1], **how)  # the statistics of its table
-    assert "(mixed statistics)" in usual.about
+    assert "(mixed statistics)" in plots.image_map(records[0], data, **how).about  # its table's
     page = plots.image_map(records[0], data, records[1], **how, statistics="upright")
     upright = [record.scores() for record in records]
     found = [a["energy@upright"] >= np.sort(a["energy@upright"])[-30] for a in upright]

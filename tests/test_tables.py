@@ -475,6 +475,7 @@ def test_the_top_of_a_notebook_says_where_values_are_from_and_what_is_not_run():
     over = "of `params/paper/table2_generalization.yaml`: `hold_out = ('none',)`, `trials = 3`."
     assert f"Over them go, {over} Results are those of `profile = 'paper'`." in text
     text = opening("mine", hold_out=["cat", "dog"], train_per_class=20)
+    assert "`params/paper/table3_cifar10.yaml` (params/mine/ has no such file), but for" in text
     words = 'params/paper/table3_cifar10.yaml -p hold_out "[cat, dog]" -p train_per_class 20 -p '
     assert f"`python -m semlib grid {words}profile mine` trains them." in text
 

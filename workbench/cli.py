@@ -66,8 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     about = "list every parameter: type, default, meaning"
     command("parameters", lambda _: print(documented()), about)
     cite = Path(__file__).with_name("citation.bib")
-    about = "BibTeX of the paper and of semlib"
-    command("cite", lambda _: print(cite.read_text(), end=""), about)
+    command("cite", lambda _: print(cite.read_text(), end=""), "BibTeX of the paper and of semlib")
     return parser
 
 

@@ -210,6 +210,7 @@ def places_of(record: Record, data: Dataset, plane: str, statistics: str) -> np.
 
 
 def kept_as(record: Record, plane: str, statistics: str) -> Path:
+    """The file in which the points of a run's map are kept, by its weights."""
     weights = (record.weights_sha256 or "none")[:8]
     return record.home / f"map-{plane}-{statistics}-{weights}.npy"
 

@@ -93,7 +93,7 @@ def _train_missing(experiment: Experiment, found: Progress) -> None:
 def seconds(run: Run, data: Dataset | None = None) -> float:
     """About how long a run's training takes, by a few steps.
 
-    NaN of users' functions, and where the images have to be fetched first.
+    NaN of users' functions and compiled networks, and where images have to be fetched first.
     """
     if run.sources or run.experiment.compile or run.data is None:
         return math.nan
