@@ -110,11 +110,11 @@ def features(
         return kept["train"], kept["test"]
 
 
-def _of(net: Frozen, images: np.ndarray, batch_size: int = 25) -> np.ndarray:  # fits into caches
+def _of(net: Frozen, images: np.ndarray) -> np.ndarray:
     parts = []
-    for start in tqdm(range(0, len(images), batch_size), "features", leave=False):
-        batch = _rgb(images[start : start + batch_size])
-        parts.append(metrics.features(net, batch, batch_size).features)
+    for start in tqdm(range(0, len(images), 1000), "features", leave=False):
+        some = _rgb(images[start : start + 1000])
+        parts.append(metrics.features(net, some, 25).features)  # 25 fit into a processor's caches
     return np.concatenate(parts)
 
 
