@@ -142,7 +142,8 @@ def test_an_arm_is_an_experiment_with_other_settings_over_all_others():
     assert {e.architecture for e in experiments} == {"wrn-10-2"}
     assert (arms["(a) weight 0"].auxiliary_weight, arms["rotation"].auxiliary_weight) == (0, 0.5)
     assert (arms["(c) twice the epochs"].epochs, arms["plain"].epochs) == (200, 100)
-    assert arms["(g) twins together"].hold_out == ("automobile/truck", "cat/dog")
+    groups = [e.hold_out for arm, e in arms.items() if arm.startswith("(g)")]
+    assert groups == [("automobile/truck", "cat/dog"), ("automobile/cat", "dog/truck")]
     assert arms["all labels"].train_per_class is None
     with pytest.raises(ConfigError, match="unknown parameter 'epoch'"):
         notebooks.parameters(NOTEBOOK, [], [("arms", "{plain: {epoch: 3}}")])
@@ -224,17 +225,17 @@ def test_two_networks_on_the_same_labels_are_scored_by_the_mean_of_their_ranks(f
 def test_a_class_is_found_among_the_classes_that_both_networks_know(folder):
     """The notebook's cell, on digits: one alone, and together with two."""
     how = {"epochs": 2, "methods": "classification"}
-    plain = tiny(folder, **how)
-    twins = tiny(folder, **how, hold_out=[["one", "two"]])
+    groups = {"alone": {}, "together": {"hold_out": [["one", "two"]]}}
+    arms = {arm: tiny(folder, **how, **group) for arm, group in groups.items()}
+    arms = {arm: (experiment, runs.complete(experiment)) for arm, experiment in arms.items()}
     names = {"pd": pd, "plan": plan, "stats": stats, "itertools": itertools}
-    names |= {"trained": {"plain": (plain, runs.complete(plain))}}
-    names |= {"twins": (twins, runs.complete(twins))}
+    names |= {"trained": {"plain": arms["alone"]}, "pairs": {"(g)": arms["together"]}}
     (cell,) = (c for c in nbformat.read(NOTEBOOK, 4).cells if "def among_known" in c.source)
     exec(cell.source, names)
     mixed, upright = names["rows"]
     assert (mixed["class"], mixed["statistics"], upright["statistics"]) == ("one", *plan.STATISTICS)
-    for key, where in (("alone", names["trained"]["plain"]), ("with its twin", names["twins"])):
-        arrays = where[1][0].scores()
+    for key, (_, records) in arms.items():
+        arrays = records[0].scores()
         shown = arrays["label"] != 2
         is_one = arrays["label"][shown] == 1
         weight = np.where(is_one, 0.1 / is_one.sum(), 0.9 / (~is_one).sum())

@@ -233,6 +233,8 @@ def test_make_lab_opens_copies_with_this_kernel_and_leaves_edited_ones(tmp_path,
     copies[1].unlink()
     assert notebooks.copy_all(tmp_path) == [copies[1]] and copies[0].read_text() == "edited"
     assert capsys.readouterr().out.count("stays; delete it") == 1
+    started = subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True)
+    assert f"SEMLIB_RESULTS={ROOT}/lab " in started.stdout
 
 
 def test_cite_prints_bibtex_of_the_paper_and_of_semlib_as_in_citation_cff(capsys):
