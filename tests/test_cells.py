@@ -1,5 +1,7 @@
 """Functions from a notebook's cells: what their digest covers, and runs that are made of them."""
 
+import itertools
+
 import pytest
 from helpers import OWN_NETWORK, ROOT, contents, tiny, tiny_data
 from IPython.core.interactiveshell import InteractiveShell
@@ -147,6 +149,6 @@ def test_the_notebook_of_the_method_ends_in_a_table_of_its_own_functions(tmp_pat
     (shown,) = done.cells[-2].outputs
     assert all(name in shown.data["text/plain"] for name in ("my_loss", "my_score", "average"))
     assert len([*tmp_path.glob("method/runs/*/*/*/*/record.json")]) == 6
-    shown = [output for cell in done.cells for output in cell.get("outputs", ())]
+    shown = list(itertools.chain(*(cell.get("outputs", ()) for cell in done.cells)))
     assert len([output for output in shown if "image/png" in output.get("data", {})]) == 11
     assert {output.name for output in shown if output.output_type == "stream"} == {"stdout"}

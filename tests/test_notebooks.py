@@ -51,7 +51,7 @@ def executed(name, outputs, ilsvrc="", **changes):
     assert done.returncode == 0, done.stderr
     out = ROOT / re.search(r"^executing .* -> (.*)$", done.stdout, flags=re.M)[1]
     cells = nbformat.read(out, 4).cells
-    shown = [output for cell in cells for output in cell.get("outputs", ())]
+    shown = list(itertools.chain(*(cell.get("outputs", ()) for cell in cells)))
     assert not [output for output in shown if output.output_type in ("stream", "error")], shown
     text = json.dumps(shown)
     assert not [place for place in (ROOT, outputs, ilsvrc) if place and str(place) in text]
