@@ -229,7 +229,7 @@ def test_a_class_is_found_among_the_classes_that_both_networks_know(folder):
     arms = {arm: tiny(folder, **how, **group) for arm, group in groups.items()}
     arms = {arm: (experiment, runs.complete(experiment)) for arm, experiment in arms.items()}
     names = {"pd": pd, "plan": plan, "stats": stats, "itertools": itertools}
-    names |= {"trained": {"plain": arms["alone"]}, "pairs": {"(g)": arms["together"]}}
+    names |= {"trained": {"plain": arms["alone"]}, "together": {"(g)": arms["together"]}}
     (cell,) = (c for c in nbformat.read(NOTEBOOK, 4).cells if "def among_known" in c.source)
     exec(cell.source, names)
     mixed, upright = names["rows"]

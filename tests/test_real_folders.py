@@ -412,13 +412,11 @@ def test_images_of_any_number_of_channels_are_shown(tmp_path, one_thread, channe
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)
 def test_what_training_can_not_use_is_said_at_once(tmp_path, say, verb):
     reshaped(tmp_path, lambda images: np.repeat(images, 2, 3))
-    assert "not square: rotation needs crop_side, at most 8" in check_tiny(say)[1]
     said = say(*verb, *tiny_words(tmp_path, methods="[classification, rotation]"))
     refused(said, "rotation needs square images", "16x8", "crop_side")
     part = ImageSet(np.zeros((8, 1, 8, 8), np.uint8), np.arange(8) % 2)
     prepared.write(tmp_path / "data" / "tiny.npz", Dataset("tiny", part, part, helpers.CLASSES[:2]))
     refused(say(*verb, *tiny_words(tmp_path, hold_out="all")), "2 classes", "at least 3")
-    assert "at least 3 classes" in check_tiny(say)[1]
 
 
 def test_only_a_damaged_file_may_be_deleted(tmp_path, say, monkeypatch):

@@ -254,10 +254,6 @@ def _data(args: argparse.Namespace) -> None:
     print(f"{len(data.classes)} classes: {', '.join(data.classes)}")
     if found := str(prepared.duplicates(*which)):
         print(found)
-    if height != width:
-        print(f"the images are not square: rotation needs crop_side, at most {min(height, width)}")
-    if len(data.classes) < 3:
-        print("holding a class out needs at least 3 classes")
 
 
 def _terminate(*_: object) -> None:

@@ -447,6 +447,8 @@ def with_file(parameters: Mapping[str, Any], notebook: str) -> dict[str, Any]:
     taken = {*Experiment.model_fields, *Several.model_fields}
     if profile not in (None, given.get("profile")):
         taken -= {*Machine.model_fields}
+    if values.get("settings"):  # files that the caller names have their own
+        taken -= {"epochs", "train_per_class"}
     for name in taken & {*given}:
         if values.get(name) is None:
             values[name] = given[name]

@@ -79,7 +79,7 @@ def colours(methods: Sequence[str]) -> dict[str, tuple]:
     found = dict(zip(KNOWN, sns.color_palette("colorblind"), strict=False))
     others = [method for method in methods if method not in KNOWN]
     dark = math.ceil(len(others) / 2)  # the others are darker or lighter than the known ones
-    lightness = np.r_[np.linspace(0.2, 0.4, dark), np.linspace(0.71, 0.87, len(others) - dark)]
+    lightness = np.r_[np.linspace(0.3, 0.4, dark), np.linspace(0.71, 0.87, len(others) - dark)]
     for k, method in enumerate(others):
         found[method] = sns.husl_palette(1, h=(0.85 + 0.38 * k) % 1, s=0.9, l=lightness[k])[0]
     return found
@@ -338,7 +338,7 @@ def most_anomalous(table: pd.DataFrame, images: np.ndarray, count=42, columns=7)
         name = _shortened(row.file.encode(errors="replace").decode())
         below = f"{_shortened(row.predicted, 16)}, {row[f'{score}_percentile']:.1f}"
         cells.append((images[k], f"{name}\n{below}"))
-    rows = {f"{k + 1} to": cells[k : k + columns] for k in range(0, len(cells), columns)}
+    rows = {f"from {k + 1}": cells[k : k + columns] for k in range(0, len(cells), columns)}
     title = f"The most anomalous of {len(table)} images by {label(score)}: file, predicted class, "
     return _sheet(rows, f"{title}percentile among the run's normal test images", 1.5)
 

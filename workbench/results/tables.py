@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
@@ -31,11 +31,6 @@ PAPERS_DATA = {  # digests of the training and test images
 STL10 = ({1000, 5000}, 8000)  # its training images, in a fold or all, and its test images
 LEVELS = ["method", "measure", "statistic"]  # of a table's columns
 RUN = ["hold_out", "trial", "method"]
-
-
-def rows(table: pd.DataFrame) -> Iterator[Any]:
-    """Each row as a named tuple."""
-    yield from table.itertuples()
 
 
 def parts(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:

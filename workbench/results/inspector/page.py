@@ -17,7 +17,7 @@ from pandas.io.formats.style import Styler
 from PIL import Image
 
 from workbench.experiment import Experiment
-from workbench.results import image_map, plots, show, tables
+from workbench.results import image_map, plots, show
 from workbench.results.inspector.selection import (
     WHICH,
     Choice,
@@ -30,7 +30,8 @@ from workbench.results.inspector.selection import (
 )
 from workbench.runs.store import Record
 
-DASHES = ("solid", "5px,3px", "1px,2px", "5px,2px,1px,2px", "9px,3px", "9px,3px,2px,3px")
+LENGTHS = itertools.product((2, 4, 8), (6, 1, 10, 3, 15))  # of gaps and of strokes, pixels
+DASHES = ("solid", *(f"{stroke}px,{gap}px" for gap, stroke in LENGTHS))
 COLUMNS = 5  # panels in a row
 ACROSS = 16  # images in a row, of both sides together
 SHEET = 96  # selected images that are shown
@@ -90,7 +91,7 @@ class Page:
             traces.append(self._trace(choice, which) | _points(trials) | markers)
         if mark and mark.hold_out in choice.classes:
             curves = self.results.curves(choice)
-            for row in tables.rows(curves[curves.hold_out == mark.hold_out]):
+            for row in curves[curves.hold_out == mark.hold_out].itertuples():
                 side = (row.method, row.score, row.trial)
                 if self.results.run(row.hold_out, side).test_digest == mark.test:
                     there = _points(row.ranking.at(mark.image).assign(trial=row.trial))
@@ -157,7 +158,7 @@ class Page:
         layout: dict[str, Any] = {
             "meta": {"said": "Precision-recall curves, whose numbers are in the tables"},
             "height": (panel + gap) * rows + legend + 20,
-            "margin": {"l": 45, "r": 10, "t": gap + 20, "b": legend},
+            "margin": {"l": 55, "r": 10, "t": gap + 20, "b": legend},
             "grid": grid | {"ygap": gap / (gap + panel)},
             "annotations": [],
         }
@@ -198,7 +199,8 @@ class Page:
         title += "; average precision in %"
         figure = plots.curves_by_class(curves, choice.classes, self.colours, title)
         axes = dict(zip(choice.classes, figure.axes, strict=True))
-        for row in tables.rows(self.results.selection(choice, share)):
+        points: Any = self.results.selection(choice, share)
+        for row in points.itertuples():
             point = (row.recall, row.precision, "o")
             axes[row.hold_out].plot(*point, ms=3.5, color=self.colours[row.method])
         return figure
@@ -236,7 +238,7 @@ class Page:
             line = {"type": "line", "line": {"color": "#e03030", "width": 3}, "y0": 0, "y1": 1}
             layout["shapes"].append(line | x | {"xref": f"x{k}", "yref": "paper"})
             left = "share of the images (%)" if k == 1 else ""
-            layout |= {f"xaxis{k}": _axis("score"), f"yaxis{k}": _axis(left, type="log")}
+            layout |= {f"xaxis{k}": _axis("score"), f"yaxis{k}": _axis(left, type="log", dtick=1)}
             layout["annotations"].append(_heading(k, escape(titled(side))))
             is_marked = mark and self.results.run(hold_out, side).test_digest == mark.test
             if is_marked and np.isfinite(ranking.scores[mark.image]):

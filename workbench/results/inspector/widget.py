@@ -6,7 +6,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
 from functools import cache
 from html import escape
@@ -252,8 +252,10 @@ class Inspector:
         runs = curves[curves.hold_out == self.held_out.value][["method", "score", "trial"]]
         sides = [*runs.itertuples(index=False, name=None)]
         options = [(titled(side), side) for side in sides]
-        others = [side for side in sides if side[0] != sides[0][0]]
-        _offer(self.sides[0], options)
+        _offer(self.sides[0], options, *self._with_weights(sides)[:1])
+        left = self.sides[0].value
+        others = [side for side in sides if side[0] != left[0]]
+        others.sort(key=lambda side: side[1:] != left[1:])
         _offer(self.sides[1], options, *others[:1])
         _offer(self.sort, ["class", *map(" ".join, page.results.average_precisions(choice))])
         mark = self._show()
@@ -312,6 +314,11 @@ class Inspector:
     def _chosen_sides(self) -> tuple[Side, ...]:
         return tuple(dict.fromkeys(side.value for side in self.sides))
 
+    def _with_weights(self, sides: Sequence[Side]) -> list[Side]:
+        """Those of which there can be a map."""
+        runs = {side: self.page.results.run(self.held_out.value, side) for side in sides}
+        return [side for side, run in runs.items() if (run.run_home / "weights.pt").exists()]
+
     def _left(self) -> store.Record:
         return self.page.results.run(self.held_out.value, self.sides[0].value)
 
@@ -368,10 +375,8 @@ class Inspector:
                 raise DataError(here.why)
             places = image_map.places_of(record, here.data, *how)
         except ValueError as error:
-            sides = dict(self.sides[0].options)
-            runs = {text: self.page.results.run(self.held_out.value, sides[text]) for text in sides}
-            kept = [text for text in runs if (runs[text].run_home / "weights.pt").exists()]
-            do = f"Runs of this class with weights: {', '.join(kept) or 'none'}. "
+            kept = self._with_weights([side for _, side in self.sides[0].options])
+            do = f"Runs of this class with weights: {', '.join(map(titled, kept)) or 'none'}. "
             self.html.value = f"<p role='alert'>{escape(do + _short(error))}</p>"
             return [self._plane], [self.html]
         images = here.data.test.images
