@@ -13,7 +13,7 @@ from pathlib import Path
 import lab
 import numpy as np
 import pytest
-from helpers import made_up
+from helpers import made_up, pets
 
 from workbench.batch import notebooks
 from workbench.images import prepared
@@ -110,7 +110,13 @@ def address(folder, experiment):
     for record in store.finished(experiment):  # where a map's points are
         places = np.random.default_rng(record.trial).normal(size=(600, 2))
         np.save(record.home / "map-PCA-mixed-none.npy", places.astype(np.float32))
-    lab.copy(NOTEBOOK, folder / NOTEBOOK, profile="made_up", outputs=str(folder / "outputs"))
+    places = {"outputs": str(folder / "outputs"), "data_root": str(folder / "data")}
+    lab.copy(NOTEBOOK, folder / NOTEBOOK, profile="made_up", outputs=places["outputs"])
+    own = str(pets(folder, seed=0))
+    digest = prepared.digests_of(prepared.load(own, places["data_root"]))
+    how = {"profile": "own", "dataset": own, "data_root": places["data_root"]}
+    made_up(folder / "outputs", images=12, hold_out="bee", data=digest, **how)
+    lab.copy(NOTEBOOK, folder / "own.ipynb", profile="own", dataset=own, **places)
     with lab.server(folder) as where:
         yield where
 
@@ -289,6 +295,18 @@ def test_threshold_curves_and_images_are_on_one_screen_and_follow_the_slider(pag
     page.get_by_label("Page", exact=True).press("Enter")
     other = "before => document.querySelector('.semlib .sides td img').alt !== before"
     page.wait_for_function(other, arg=first, timeout=60_000)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_images_of_an_own_folder_have_the_names_of_their_files(size, address):
+    with lab.browser(*SIZES[size]) as page:
+        lab.execute(page, address, "own.ipynb")
+        press(page, "Images")
+        image = page.locator('.semlib td img[alt^="bee/"]').first
+        name = image.get_attribute("alt", timeout=60_000).split(":")[0]
+        image.click()
+        page.locator(".semlib .beside p", has_text=name).wait_for(timeout=60_000)
+        assert page.locator(f'.semlib .beside [alt="{name}"]').is_visible()
 
 
 def test_a_zoom_is_of_all_panels_and_a_double_click_takes_it_back(page):

@@ -3,7 +3,6 @@
 import itertools
 import math
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -223,24 +222,20 @@ def test_two_networks_on_the_same_labels_are_scored_by_the_mean_of_their_ranks(f
 
 
 def test_a_class_is_found_among_the_classes_that_both_networks_know(folder):
-    """The notebook's cell, on digits: one alone, and together with two."""
+    """On the tiny data: one alone, and together with two."""
     how = {"epochs": 2, "methods": "classification"}
     groups = {"alone": {}, "together": {"hold_out": [["one", "two"]]}}
     arms = {arm: tiny(folder, **how, **group) for arm, group in groups.items()}
     arms = {arm: (experiment, runs.complete(experiment)) for arm, experiment in arms.items()}
-    names = {"pd": pd, "plan": plan, "stats": stats, "itertools": itertools}
-    names |= {"trained": {"plain": arms["alone"]}, "together": {"(g)": arms["together"]}}
-    (cell,) = (c for c in nbformat.read(NOTEBOOK, 4).cells if "def among_known" in c.source)
-    exec(cell.source, names)
-    mixed, upright = names["rows"]
-    assert (mixed["class"], mixed["statistics"], upright["statistics"]) == ("one", *plan.STATISTICS)
+    table = controls.together_and_alone(arms["alone"][1], {"(g)": arms["together"]})
+    assert [*table["class"]] == ["one", "one"] and [*table.statistics] == [*plan.STATISTICS]
     for key, (_, records) in arms.items():
         arrays = records[0].scores()
         shown = arrays["label"] != 2
         is_one = arrays["label"][shown] == 1
         weight = np.where(is_one, 0.1 / is_one.sum(), 0.9 / (~is_one).sum())
         value = average_precision_score(is_one, arrays["msp"][shown], sample_weight=weight)
-        assert mixed[key] == pytest.approx(100 * value)
+        assert table[key][0] == pytest.approx(100 * value)
 
 
 # --- the gain at equal accuracy

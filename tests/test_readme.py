@@ -372,6 +372,15 @@ def test_the_numbers_about_the_controls_are_those_of_the_records():
     for contrast, after in {"7": "Rotation", "7a": "Rotation", "7b": "Rotation", "4": "So"}.items():
         assert f"and {mixed[contrast]:+.2f} of accuracy; with" in said(PAGES["results"])
         assert f"and {upright[contrast]:+.2f}. {after}" in said(PAGES["results"])
+    groups = {arm: (e, store.finished(e)) for arm, e in by_arm.items() if arm.startswith("(g)")}
+    table = controls.together_and_alone(arms["plain"][1], groups)
+    table = table.pivot_table("difference", ["statistics", "class"], "arm")
+    assert (table["(g) twins together"] > table["(g) others together"]).all() and len(table) == 8
+    for statistics, arm in itertools.product(plan.STATISTICS, table):
+        of = table.loc[statistics, arm]
+        number = f"{of.min():+.1f} to {of.max():+.1f}"
+        assert number in said(PAGES["results"])
+        assert statistics == "upright" or number in said(README)
 
 
 def test_frozen_features_are_those_of_the_committed_table():
