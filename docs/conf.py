@@ -124,6 +124,8 @@ def curves():
     colour = {label(m): to_hex(c) for m, c in plots.colours(experiment.methods).items()}
     look = {"color": "method", "line_dash": "score", "color_discrete_map": colour}
     panels = {"facet_col": "held out", "facet_col_wrap": 5, "facet_row_spacing": 0.12}
+    highest = table.precision[table.recall > 0.05].max()  # the first few jump
+    look |= {"range_y": [0, 1.15 * highest]}
     figure = px.line(table, x="recall", y="precision", height=560, **look, **panels)
     figure.for_each_annotation(lambda note: note.update(text=note.text.split("=")[1]))
     figure.update_layout(legend={"orientation": "h", "y": -0.15, "title": None})

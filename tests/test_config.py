@@ -332,12 +332,14 @@ def test_what_a_cell_leaves_none_is_as_in_its_profiles_file_and_what_it_sets_goe
     paper = read_parameters("params/paper/table3_cifar10.yaml")
     alone = from_parameters(own, "paper/table3_cifar10")
     assert alone == create(paper | own | {"compile": False})  # no settings of another's machine
-    assert from_parameters({"profile": "mine", "epochs": None}, "holdout") == create(
-        {"profile": "mine"}
-    )
+    unset = {"profile": "mine", "epochs": None}
+    assert from_parameters(unset, "holdout") == create({"profile": "mine"})
     table3 = ROOT / "notebooks" / "table3_cifar10.ipynb"
     pairs = [["profile", "mine"], ["epochs", "3"], ["norm_batch", "null"]]
     assert one(table3, pairs=pairs) == alone.model_copy(update={"missing": "skip"})
+    named = {"profile": "cpu", "settings": ["params/cpu/few_labels.yaml"]}
+    made = several_from_parameters(named, "paper/figure1_learning_curves")
+    assert [e.train_per_class for e in made] == [500, 100, 2000, None]  # not figure1's own 500
 
 
 def addresses(experiments):

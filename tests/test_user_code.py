@@ -128,9 +128,7 @@ ODD = {  # a module in which the function `f` depends on N in an indirect way
     "a block": "X = 1\nif X:\n    Y = N\nelse:\n    Y = 2\ndef f(x):\n    return Y",
     "a call": "Y = []\nY.append(N)\ndef f(x):\n    return Y",
     "a base class": "class A:\n    X = N\nclass B(A):\n    pass\ndef f(x):\n    return B.X",
-    "an import": "X = 0\nif __name__ != '__main__':\n    X = N\ndef f(x):\n    return X",
     "a default": "ONE = N\ndef f(x, y=ONE):\n    return y",
-    "a function made by another": "def make(n):\n    return lambda x: n\nf = make(N)",
 }
 
 
