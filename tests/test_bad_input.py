@@ -304,7 +304,8 @@ def test_a_damaged_file_is_read_exactly_or_named(tmp_path, monkeypatch, one_thre
         try:
             found = read()
         except documented as error:
-            assert is_one_line(error, *map(str, named or [path])), error
+            other = isinstance(error, store.Outdated)  # a damaged number can be another recipe's
+            assert other or is_one_line(error, *map(str, named or [path])), error
         else:
             assert kind in UNCHECKED or same(found, expected)
 

@@ -125,7 +125,6 @@ def test_what_a_function_depends_on_changes_its_digest_and_not_the_scores(module
 
 ODD = {  # a module in which the function `f` depends on N in an indirect way
     "globals": "def g():\n    return N\ndef f(x):\n    return globals()['g']()",
-    "a block": "X = 1\nif X:\n    Y = N\nelse:\n    Y = 2\ndef f(x):\n    return Y",
     "a call": "Y = []\nY.append(N)\ndef f(x):\n    return Y",
     "a base class": "class A:\n    X = N\nclass B(A):\n    pass\ndef f(x):\n    return B.X",
     "a default": "ONE = N\ndef f(x, y=ONE):\n    return y",
