@@ -24,8 +24,8 @@ paper: PARAMS = $(wildcard params/$(PROFILE)/*.yaml)
 paper: override GRID := --split method $(GRID)
 paper: grid
 
-# Two files of tests side by side, a thread each, in the files' order: those that take longest come early
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Two groups of tests side by side (a file, or a part of it: tests/conftest.py), a thread each, in the files' order
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 QUICK := -m "not slow and not notebook and not browser and not slurm and not data and not gpu"
 

@@ -19,6 +19,13 @@ def pytest_configure(config):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+def pytest_collection_modifyitems(items):
+    """Side by side: files, and of one the tests that share a folder beside those that don't."""
+    for item in items:
+        shares = "outputs" in item.fixturenames
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}, {shares}"))
+
+
 @pytest.fixture(scope="module")
 def one_thread():
     """Networks this small run several times faster on one thread where processors are shared."""

@@ -65,13 +65,7 @@ FILES = {
 SAME = {  # edits that the task doesn't depend on
     "a comment": ("my_task.py", "# twice", "# two times"),
     "a docstring": ("my_task.py", '"""The task."""', '"""My task."""'),
-    "the module's docstring": ("my_task.py", "Tasks and scores of mine.", "Mine."),
-    "layout": ("my_task.py", "return x * SCALE", "return (x\n        * SCALE)"),
-    "quotes": ("my_task.py", '"mine": 4', "'mine': 4"),
     "a score in the same file": ("my_task.py", "logits / TEMPERATURE", "logits * TEMPERATURE"),
-    "a constant of the score": ("my_task.py", "TEMPERATURE = 10.0", "TEMPERATURE = 20.0"),
-    "an attribute of the score": ("my_task.py", '"of the score"', '"another"'),
-    "what runs by hand": ("my_task.py", "by hand", "by foot"),
     "a module that nothing imports": ("unrelated.py", "X = 1", "X = 2"),
     "a comment in a helper": ("my_losses.py", "power(x, 2)", "power(x, 2)  # squared"),
 }
@@ -143,7 +137,6 @@ def test_dependences_that_are_not_plain_are_seen_too(tmp_path, modules, kind):
 FOLLOWED = {  # an import, and the module that it runs
     "from helps import *": "helps.py",
     "import helps": "helps.py",
-    "import helps as h": "helps.py",
     "from helps import VALUE\ndef g():\n    return VALUE": "helps.py",
     "import wrapped.inner": "wrapped/__init__.py",
     "import importlib; H = importlib.import_module('helps')": "helps.py",
