@@ -270,11 +270,10 @@ def made_up(
 
 def finish(run: plan.Run, classes: tuple[str, ...], arrays: dict, scoring: dict) -> store.Record:
     """Write a run's files, with scikit-learn's average precision."""
-    skew = float(arrays["is_anomaly"].mean())
     scores = [name for name in arrays if name.partition("@")[0] in scoring]
-    metrics = {
-        name: float(average_precision_score(arrays["is_anomaly"], arrays[name])) for name in scores
-    }
+    is_anomaly = arrays["is_anomaly"]
+    skew = float(is_anomaly.mean())
+    metrics = {name: float(average_precision_score(is_anomaly, arrays[name])) for name in scores}
     for name in arrays:
         if name.startswith("predicted"):
             right = (arrays["label"] == arrays[name])[~arrays["is_anomaly"]]

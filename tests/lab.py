@@ -57,17 +57,13 @@ def server(folder: Path) -> Iterator[str]:
     quiet.parent.mkdir(parents=True)
     quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
-    command += [
-        "--ServerApp.ip=127.0.0.1",
-        f"--ServerApp.port={port}",
-        "--ServerApp.port_retries=0",
-    ]
-    command += [f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True"]
+    options = ("ip=127.0.0.1", f"port={port}", "port_retries=0", f"root_dir={folder}")
+    command += [f"--ServerApp.{option}" for option in options]
+    command.append("--LabApp.expose_app_in_browser=True")
     log = folder / "lab.log"
     with log.open("w") as out:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment(**own), stdout=out, stderr=out
-        )
+        how = {"cwd": folder, "env": environment(**own), "stdout": out, "stderr": out}
+        process = subprocess.Popen(command, **how)
         try:
             for _ in range(600):
                 assert process.poll() is None, log.read_text()

@@ -375,9 +375,8 @@ def test_a_damaged_checkpoint_is_not_gone_on_from(tmp_path, capsys, how):
     if how == "one bit":
         flip_one_bit(kept.path)
     else:
-        torch.save(
-            {"stamp": {"of": "a"}, "machine": {}, "net": Evil(tmp_path / "proof")}, kept.path
-        )
+        parts = {"stamp": {"of": "a"}, "machine": {}, "net": Evil(tmp_path / "proof")}
+        torch.save(parts, kept.path)
     assert kept.load() is None and not (tmp_path / "proof").exists()
     assert "checkpoint.pt in run can't be read" in "".join(capsys.readouterr())
 

@@ -22,10 +22,8 @@ from workbench.runs import plan, store
 
 NEEDED = [name for name in ("playwright", "jupyterlab") if not importlib.util.find_spec(name)]
 NEEDED += ["chromium"] if lab.CHROMIUM is None else []
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(bool(NEEDED), reason=f"not installed: {', '.join(NEEDED)}"),
-]
+WHY = f"not installed: {', '.join(NEEDED)}"
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(bool(NEEDED), reason=WHY)]
 NOTEBOOK = "inspect_pr_curves.ipynb"
 SIZES = {"laptop": (1280, 800), "desktop": (1920, 1080)}
 PLOTS = ".semlib .js-plotly-plot"

@@ -48,11 +48,9 @@ def test_two_trials_have_the_same_images_with_one_subset_seed_and_other_weights(
 def test_the_subsets_seed_moves_no_address_by_its_default():
     """Known addresses, of records that are committed: outputs/cpu."""
     given = {"train_per_class": 30, "dataset": "digits", "hold_out": "8"}
-    plain, named = (
-        plan.planned(create(given | more), MADE_UP)[0].address
-        for more in ({}, {"subset_seed": None})
-    )
-    seeded = plan.planned(create(given | {"subset_seed": 0}), MADE_UP)[0].address
+    every = (given, given | {"subset_seed": None}, given | {"subset_seed": 0})
+    runs_of = [plan.planned(create(settings), MADE_UP)[0] for settings in every]
+    plain, named, seeded = (run.address for run in runs_of)
     assert plain == named != seeded
     for record in store.collect(ROOT / "outputs" / "cpu")[::40]:
         assert record.place == record.run_home.relative_to(ROOT / "outputs" / "cpu" / "runs")
@@ -126,9 +124,8 @@ def made_up(**classes):
     random = np.random.default_rng(0)
     for arm, counts in classes.items():
         for trial, count in enumerate(counts):
-            for name, *kind in itertools.product(
-                CLASSES[:count], plan.STATISTICS, ("accuracy", "msp")
-            ):
+            aspects = (CLASSES[:count], plan.STATISTICS, ("accuracy", "msp"))
+            for name, *kind in itertools.product(*aspects):
                 row = {"arm": arm, "trial": trial, "hold_out": name, "planned": 10}
                 row |= dict(zip(controls.KIND, kind, strict=True)) | {"whole": count == 10}
                 rows.append(row | {"value": 10 * random.random()})

@@ -44,9 +44,8 @@ def images(count: int, height: int, width: int, seed: int) -> ImageSet:
     return ImageSet(pixels.astype(np.uint8), labels.astype(np.int64))
 
 
-SMALL = Dataset(
-    "small", images(320, 16, 16, seed=1), images(60, 16, 16, seed=2), CLASSES
-)  # 256 to train
+# 256 to train
+SMALL = Dataset("small", images(320, 16, 16, seed=1), images(60, 16, 16, seed=2), CLASSES)
 FEW = Dataset("few", images(80, 16, 16, seed=5), images(10, 16, 16, seed=6), CLASSES)  # 64 to train
 # 8 to train, of 6x2 patches: CPC predicts up to five rows below
 LARGE = Dataset("large", images(10, 224, 96, seed=3), images(5, 224, 96, seed=4), CLASSES)

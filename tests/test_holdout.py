@@ -67,9 +67,8 @@ def test_crop_side_is_the_side_of_training_and_test_images(data):
 def test_the_trunk_begins_alike_for_every_loss_and_an_own_network_is_given_the_same(data):
     split = hold_out(data, "3")
     given = {}
-    plain, rotation = (
-        holdout.network(split, "wrn-10-1", loss, seed=4) for loss in (None, auxiliary.rotation)
-    )
+    losses = (None, auxiliary.rotation)
+    plain, rotation = (holdout.network(split, "wrn-10-1", loss, seed=4) for loss in losses)
     for name, tensor in plain.state_dict().items():
         assert torch.equal(tensor, rotation.state_dict()[name]), name
     assert rotation.heads["rotation"].out_features == 4

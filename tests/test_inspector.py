@@ -366,10 +366,8 @@ def test_what_lacks_is_said_and_compared_methods_have_the_same_classes_and_trial
     """Rotation lacks 4 in trial 1, then 4 wholly: neither mean is over runs that it lacks."""
     experiment = made_up(tmp_path, **SMALL)
     shutil.rmtree(record_of(experiment, "4", "rotation", 1).home)
-    for classes, trials, lacks in (
-        ("14", (0,), "4 (trial 1)"),
-        ("1", (0, 1), "4 (trial 0), 4 (tr"),
-    ):
+    lacking = [("14", (0,), "4 (trial 1)"), ("1", (0, 1), "4 (trial 0), 4 (tr")]
+    for classes, trials, lacks in lacking:
         page = Page(read(experiment))
         choice = everything(page.results, scores=("MSP",))
         said = page.summary(choice, 0.1)

@@ -68,9 +68,8 @@ def test_plain_papermill_or_lab_shows_figures_too(monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")
     code = "from workbench.results import plots\nplots.note('a figure');"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
-    NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
-    ).execute()
+    there = {"metadata": {"path": str(ROOT)}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=there).execute()
     assert ["image/png" in output.data for output in notebook.cells[0].outputs] == [True]
 
 
@@ -108,9 +107,8 @@ def test_system_wide_start_up_files_stay_out_of_a_kernel(tmp_path, monkeypatch):
         f"application.ENV_CONFIG_DIRS.append({str(tmp_path / 'environment')!r})\n"
     )
     monkeypatch.setenv("PYTHONPATH", helpers.semlib_path(tmp_path))
-    cell = nbformat.v4.new_code_cell(
-        "import sys; print({'system', 'environment'} & {*globals()}, sys.path[0] == '')"
-    )
+    code = "import sys; print({'system', 'environment'} & {*globals()}, sys.path[0] == '')"
+    cell = nbformat.v4.new_code_cell(code)
     notebook = nbformat.v4.new_notebook(cells=[cell])
     with notebooks._kernels(1, tmp_path):
         NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
@@ -142,9 +140,8 @@ def no_bfloat16(monkeypatch):
 
 
 def test_bfloat16_is_said_to_be_emulated_where_it_is(folder, no_bfloat16):
-    with pytest.warns(
-        UserWarning, match="precision: bfloat16 is emulated on this processor or GPU"
-    ):
+    said = "precision: bfloat16 is emulated on this processor or GPU"
+    with pytest.warns(UserWarning, match=said):
         runs.check(tiny(folder, precision="bfloat16", device="cpu"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -55,16 +55,14 @@ def test_an_unknown_architecture_is_named_with_the_choices(architecture):
 
 @pytest.mark.parametrize("name", ["wrn-10-1", "wrn-imagenet-cpc"])
 def test_the_weights_follow_the_global_generator_and_the_trunks_do_not_depend_on_the_heads(name):
-    shape = (3, 64, 64)
-    first, same, with_heads = (
-        random_network(name, 5, shape, heads=heads).state_dict() for heads in (None, None, {"r": 4})
-    )
+    nets = [random_network(name, 5, (3, 64, 64), heads=own) for own in (None, None, {"r": 4})]
+    first, same, with_heads = (net.state_dict() for net in nets)
     for key in first:
         assert torch.equal(first[key], same[key])
         # random_network draws the values of norms after the heads'
         if "norm" not in key and not key.startswith("heads.cpc"):
             assert torch.equal(first[key], with_heads[key])
-    other = random_network(name, 5, shape, seed=1).state_dict()
+    other = random_network(name, 5, (3, 64, 64), seed=1).state_dict()
     for key in ("stem.weight", "heads.classification.weight"):
         assert not torch.equal(first[key], other[key])
 

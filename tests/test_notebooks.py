@@ -146,9 +146,8 @@ def test_one_method_alone_has_its_table(name, method, tmp_path, monkeypatch, cap
     results = [*shown(name, **values)]
     plt.close("all")
     said = "".join(map(repr, results)) + capsys.readouterr().out
-    assert "Empty DataFrame" not in said and "runs are finished" in "".join(
-        getattr(result, "data", "") for result in results
-    )
+    texts = [getattr(result, "data", "") for result in results]
+    assert "Empty DataFrame" not in said and "runs are finished" in "".join(texts)
 
 
 EMPTY = ["table2_generalization", "table5_imagenet_rotation", "figure1_learning_curves"]
@@ -202,9 +201,8 @@ def test_the_cells_of_explore_md_run_in_a_notebook(tmp_path):
             for n, image in enumerate(images.images[images.labels == k][:40]):
                 Image.fromarray(image[0]).save(tmp_path / f"birds/{part}/kind {k}/{n}.png")
     page = page.replace("~/birds", str(tmp_path / "birds"))
-    page = page.replace(
-        '"explore",', f'"explore", "outputs": "{tmp_path}", "data_root": "{tmp_path}",'
-    )
+    places = f'"outputs": "{tmp_path}", "data_root": "{tmp_path}"'
+    page = page.replace('"explore",', f'"explore", {places},')
     page = page.replace('frame("explore")', f'frame("explore", "{tmp_path}")')
     cells = re.findall(r"```python\n(.*?)```", page, flags=re.S)
     notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, cells)))

@@ -29,10 +29,9 @@ def test_the_labels_of_a_run_are_those_of_other_runs(tmp_path):
 
 
 def test_a_folder_called_cifar10_never_has_the_papers_numbers_beside_it(tmp_path):
-    own = made_up(
-        tmp_path / "own", 60, dataset="cifar10", trials=1, data=store.Digests("1" * 64, "2" * 64)
-    )
-    real = made_up(tmp_path / "real", 60, dataset="cifar10", trials=1)
+    which = {"dataset": "cifar10", "trials": 1}
+    own = made_up(tmp_path / "own", 60, data=store.Digests("1" * 64, "2" * 64), **which)
+    real = made_up(tmp_path / "real", 60, **which)
     for experiment, beside in ((own, False), (real, True)):
         records = store.finished(experiment)
         table = tables.by_class(experiment, records)
@@ -222,9 +221,8 @@ def test_without_fcntl_one_line_and_without_a_home_all_works(tmp_path, lack):
     if lack == "fcntl":
         (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['fcntl'] = None\n")
         done = semlib("parameters", PYTHONPATH=helpers.semlib_path(tmp_path))
-        assert done.returncode == 1 and done.stderr == (
-            "error: semlib needs Linux or macOS (on Windows its subsystem for Linux)\n"
-        )
+        said = "error: semlib needs Linux or macOS (on Windows its subsystem for Linux)\n"
+        assert done.returncode == 1 and done.stderr == said
     else:
         (tmp_path / "sitecustomize.py").write_text(NOBODY)
         own = helpers.environment(SEMLIB_DATA=tmp_path, PYTHONPATH=helpers.semlib_path(tmp_path))

@@ -186,6 +186,14 @@ def test_what_is_committed_stays_small():
     assert all(path.match("outputs/cpu/runs/cifar10/*/*/trial_2-*/weights.pt") for path in weights)
 
 
+def test_nbstripout_is_for_the_notebooks_alone():
+    repos = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    hooks = itertools.chain(*(repo["hooks"] for repo in repos))
+    (files,) = [hook["files"] for hook in hooks if hook["id"] == "nbstripout"]
+    assert re.search(files, "notebooks/benchmark.ipynb")
+    assert not re.search(files, "outputs/paper/table3_cifar10.ipynb")
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.name)
 def test_notebooks_are_committed_bare(path):
     notebook = nbformat.read(path, 4)

@@ -50,13 +50,9 @@ if __name__ == "__main__":
 '''
 FILES = {
     "my_task.py": OWN,
-    "my_losses.py": (
-        "from my_package.inner import power\n\ndef square(x):\n    return power(x, 2)\n"
-    ),
+    "my_losses.py": "from my_package.inner import power\ndef square(x):\n    return power(x, 2)\n",
     "my_package/__init__.py": "LEVEL = 1\n",
-    "my_package/inner.py": (
-        "from . import deep\n\ndef power(x, n):\n    return deep.identity(x) ** n\n"
-    ),
+    "my_package/inner.py": "from . import deep\ndef power(x, n): return deep.identity(x) ** n\n",
     "my_package/deep.py": "def identity(x):\n    return x\n",
     "my_lazy.py": "def one():\n    return 1\n",
     "scoring_tools.py": "def energy(logits):\n    return -logits\n",
@@ -65,7 +61,13 @@ FILES = {
 SAME = {  # edits that the task doesn't depend on
     "a comment": ("my_task.py", "# twice", "# two times"),
     "a docstring": ("my_task.py", '"""The task."""', '"""My task."""'),
+    "the module's docstring": ("my_task.py", "Tasks and scores of mine.", "Mine."),
+    "layout": ("my_task.py", "return x * SCALE", "return (x\n        * SCALE)"),
+    "quotes": ("my_task.py", '"mine": 4', "'mine': 4"),
     "a score in the same file": ("my_task.py", "logits / TEMPERATURE", "logits * TEMPERATURE"),
+    "a constant of the score": ("my_task.py", "TEMPERATURE = 10.0", "TEMPERATURE = 20.0"),
+    "an attribute of the score": ("my_task.py", '"of the score"', '"another"'),
+    "what runs by hand": ("my_task.py", "by hand", "by foot"),
     "a module that nothing imports": ("unrelated.py", "X = 1", "X = 2"),
     "a comment in a helper": ("my_losses.py", "power(x, 2)", "power(x, 2)  # squared"),
 }
@@ -118,10 +120,23 @@ def test_what_a_function_depends_on_changes_its_digest_and_not_the_scores(module
 
 
 ODD = {  # a module in which the function `f` depends on N in an indirect way
+    "a decorator of the user's": "K = []\n@K.append\ndef g(): return N\ndef f(x): return K[0]()",
+    "a subclass that its base finds": (
+        "class A:\n    KEPT = []\n    def __init_subclass__(cls):\n        A.KEPT.append(cls)\n"
+        "class B(A):\n    X = N\ndef f(x):\n    return A.KEPT[0].X"
+    ),
     "globals": "def g():\n    return N\ndef f(x):\n    return globals()['g']()",
+    "sys.modules": "import sys\nY = N\ndef f(x):\n    return sys.modules[__name__].Y",
+    "a block": "X = 1\nif X:\n    Y = N\nelse:\n    Y = 2\ndef f(x):\n    return Y",
     "a call": "Y = []\nY.append(N)\ndef f(x):\n    return Y",
     "a base class": "class A:\n    X = N\nclass B(A):\n    pass\ndef f(x):\n    return B.X",
+    "an import": "X = 0\nif __name__ != '__main__':\n    X = N\ndef f(x):\n    return X",
+    "its else": "if __name__ == '__main__':\n    X = 0\nelse:\n    X = N\ndef f(x):\n    return X",
     "a default": "ONE = N\ndef f(x, y=ONE):\n    return y",
+    "a function made by another": "def make(n):\n    return lambda x: n\nf = make(N)",
+    "two names at once": "A, B = 0, N\ndef f(x):\n    return B",
+    "another's attribute": "class A:\n    pass\nA.x = N\ndef f(x):\n    return A.x",
+    "itself, through another name": "def g(x):\n    return N\nf = g",
 }
 
 
@@ -137,6 +152,7 @@ def test_dependences_that_are_not_plain_are_seen_too(tmp_path, modules, kind):
 FOLLOWED = {  # an import, and the module that it runs
     "from helps import *": "helps.py",
     "import helps": "helps.py",
+    "import helps as h": "helps.py",
     "from helps import VALUE\ndef g():\n    return VALUE": "helps.py",
     "import wrapped.inner": "wrapped/__init__.py",
     "import importlib; H = importlib.import_module('helps')": "helps.py",

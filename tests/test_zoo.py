@@ -65,9 +65,8 @@ def test_a_score_needs_no_training(cifar10_root, tmp_path, monkeypatch):
     for path in copy.glob("*/trial_2-*/record.json"):
         record = json.loads(path.read_text())
         metrics = record["metrics"]
-        before = json.loads(
-            (ROOT / "outputs/cpu" / path.relative_to(tmp_path / "mine")).read_text()
-        )
+        committed = ROOT / "outputs/cpu" / path.relative_to(tmp_path / "mine")
+        before = json.loads(committed.read_text())
         assert record["finished"] == before["finished"], "trained again"
         assert {"energy", "knn", "energy@upright", "knn@upright"} <= {*metrics}
         assert all(metrics[name] > 0.15 for name in ("energy", "knn"))  # chance: 0.1

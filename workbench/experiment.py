@@ -447,7 +447,7 @@ def with_file(parameters: Mapping[str, Any], notebook: str) -> dict[str, Any]:
     taken = {*Experiment.model_fields, *Several.model_fields}
     if profile not in (None, given.get("profile")):
         taken -= {*Machine.model_fields}
-    if values.get("settings"):  # files that the caller names have their own
+    if values.get("settings"):  # the files that it names have their own
         taken -= {"epochs", "train_per_class"}
     for name in taken & {*given}:
         if values.get(name) is None:
